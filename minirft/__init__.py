@@ -1,0 +1,1 @@
+"""Visual reinforcement fine-tuning you can read: GRPO on Qwen2-VL, on a laptop and on one consumer GPU."""

@@ -1,0 +1,7 @@
+"""`python -m minirft` is `minirft`."""
+
+import sys
+
+from minirft.cli import main
+
+sys.exit(main())

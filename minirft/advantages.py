@@ -1,0 +1,114 @@
+"""Rewards in a group -> advantages.
+
+The group's mean is the baseline: how much better is this completion than its siblings?  A group whose
+rewards are all equal says nothing about that.  It is called degenerate, and its advantages are exactly 0.
+
+Deviation: the papers write std without saying which; ours is the sample one (ddof 1) plus 1e-4, as in TRL
+and in Visual-RFT's released code.  With G = 4 and rewards 1, 1, 0, 0 that is ±0.866 where ddof 0 gives ±1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Scale = Literal["std", "mean", "batch", "none"]
+
+
+def group_advantages(rewards: Tensor, scale: Scale = "std", ddof: int = 1, eps: float = 1e-4) -> Tensor:
+    """How much better each completion is than its group.
+
+        std     A = (r - mean_group) / (std_group + eps)     GRPO, arXiv 2402.03300 §4.1.2; Visual-RFT eq. 4
+        mean    A =  r - mean_group                          Dr. GRPO, arXiv 2503.20783 §3.2
+        batch   A = (r - mean_group) / (std_batch + eps)     std over all P * G rewards; TRL `scale_rewards="batch"`
+        none    A =  r                                       REINFORCE without a baseline
+
+    `rewards` and the result have shape (P, G).  `ddof` (1: divide by G - 1) and `eps` default to those of TRL
+    and Visual-RFT.  With graded rewards `eps` matters: rewards .7001, .7000, .7000, .6999 give 1.22 at eps
+    1e-8, 0.55 at 1e-4, 0.01 at 1e-2.  Degenerate groups get 0, save under "none".
+    Raises `ValueError` on NaN, another shape, or G < 2 (except "none").
+
+    >>> group_advantages(torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.3, 0.3, 0.3, 0.3]]), scale="mean").tolist()
+    [[0.5, 0.5, -0.5, -0.5], [0.0, 0.0, 0.0, 0.0]]
+    """
+    _check(rewards, "rewards", dimensions=2, smallest_group=1 if scale == "none" else 2)
+    if scale == "none":
+        return rewards
+    centred = rewards - rewards.mean(-1, keepdim=True)
+    if scale == "mean":
+        advantages = centred
+    elif scale == "std":
+        advantages = centred / (rewards.std(-1, correction=ddof, keepdim=True) + eps)
+    elif scale == "batch":
+        advantages = centred / (rewards.std(correction=ddof) + eps)
+    else:
+        raise ValueError(f"scale must be 'std', 'mean', 'batch' or 'none', got {scale!r}")
+    return advantages.masked_fill(degenerate_groups(rewards)[:, None], 0.0)
+
+
+def combine(
+    parts: Tensor,
+    weights: Tensor,
+    order: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise",
+    scale: Scale = "std",
+    ddof: int = 1,
+    eps: float = 1e-4,
+) -> Tensor:
+    """Advantages from K reward parts.
+
+        sum_then_normalise    A = group_advantages(Σₖ wₖ rₖ, scale)
+        normalise_then_sum    s = Σₖ wₖ (rₖ - mean_group rₖ) / (std_group rₖ + eps)
+                              A = (s - mean_batch s) / (std_batch s + eps)           GDPO, arXiv 2601.05242
+
+    The first lets the part with the widest spread decide; the second gives each part its weight's say in
+    every group, and ignores `scale`.  `parts` is (K, P, G), `weights` (K,), the result (P, G).  A group is
+    degenerate in the second when all its parts are.  Raises `ValueError` as `group_advantages` does.
+
+    >>> parts = torch.tensor([[[1.0, 0.0, 1.0, 0.0]], [[0.1, 0.1, 0.0, 0.0]]])  # the second part has a small spread
+    >>> combine(parts, torch.ones(2))
+    tensor([[ 0.9468, -0.7747,  0.7747, -0.9468]])
+    >>> combine(parts, torch.ones(2), "normalise_then_sum")
+    tensor([[ 1.2246,  0.0000,  0.0000, -1.2246]])
+    """
+    _check(parts, "parts", dimensions=3, smallest_group=1)
+    if weights.shape != parts.shape[:1]:
+        raise ValueError(f"{len(parts)} reward parts need weights of shape ({len(parts)},), got {tuple(weights.shape)}")
+    weights = weights.to(parts).view(-1, 1, 1)
+    if order == "sum_then_normalise":
+        return group_advantages((weights * parts).sum(0), scale, ddof, eps)
+    if order != "normalise_then_sum":
+        raise ValueError(f"order must be 'sum_then_normalise' or 'normalise_then_sum', got {order!r}")
+    normalised = torch.stack([group_advantages(part, "std", ddof, eps) for part in parts])
+    summed = (weights * normalised).sum(0)
+    advantages = (summed - summed.mean()) / (summed.std(correction=ddof) + eps)
+    dead = torch.stack([degenerate_groups(part) for part in parts]).all(0)
+    return advantages.masked_fill(dead[:, None], 0.0)
+
+
+def degenerate_groups(rewards: Tensor, tol: float = 1e-6) -> Tensor:
+    """Which groups have rewards that are all equal: (P, G) -> (P,) bool.
+
+        max_g r - min_g r <= tol
+
+    `tol` is in units of reward and forgives the rounding of a weighted sum in float32.
+
+    >>> degenerate_groups(torch.tensor([[0.0, 1.0], [0.5, 0.5]])).tolist()
+    [False, True]
+    """
+    return rewards.amax(-1) - rewards.amin(-1) <= tol
+
+
+def _check(rewards: Tensor, name: str, dimensions: int, smallest_group: int) -> None:
+    if rewards.dim() != dimensions or not rewards.is_floating_point():
+        shape = "(P, G)" if dimensions == 2 else "(K, P, G)"
+        raise ValueError(f"{name} must be floating point of shape {shape}, got {rewards.dtype} {tuple(rewards.shape)}")
+    if rewards.shape[-1] < smallest_group:
+        raise ValueError(
+            f"a group of {rewards.shape[-1]} has no baseline: {name} {tuple(rewards.shape)} need at least two "
+            "completions per prompt, or scale='none'"
+        )
+    if not rewards.isfinite().all():
+        at = tuple((~rewards.isfinite()).nonzero()[0].tolist())
+        raise ValueError(f"{name}{list(at)} is {rewards[at].item()}; rewards must be finite")

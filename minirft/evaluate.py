@@ -1,0 +1,238 @@
+"""Evaluation: completions and samples in, numbers with intervals out.  No model is seen here, only its texts.
+
+Every metric is a function of query weights.  Weight 1 each gives the number; multinomial weights are a bootstrap
+resample of the queries, so an interval needs no second matching.  A detection query, one category in one picture,
+is a COCO image of its own; COCOeval matches it (IoU .50:.05:.95, area "all", the 100 surest boxes).
+
+Deviations from the paper's evaluation.  Whoever passes the samples says which categories are asked about; no other
+model's presence claims are mixed in.  Exact duplicates are not removed: they are false boxes.  Labels must be equal
+after normalisation; the released two-way substring rule, by which an empty answer is always right, stands beside
+it as `accuracy_substring`.  A `Sample` knows no crowd regions (the COCO reader leaves them out), so a box on a crowd
+is a false one, where COCO would ignore it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minirft import boxes
+from minirft.answers import Detections, ParseFailure, is_well_formed, normalise, parse
+from minirft.measures import (
+    AT_50,
+    AT_75,
+    Array,
+    Ranked,
+    average_precision,
+    calibration_error,
+    divide,
+    rank_boxes,
+    ranking_auc,
+)
+from minirft.samples import Sample, Task, UserError
+
+Statistic = Callable[[Array], dict[str, Array]]  # query weights (R, Q) -> {metric: (R,)}, NaN where not defined
+NOTHING = Detections(np.zeros((0, 4)), np.zeros(0))
+
+
+def evaluate(generate: Callable[[list[Sample]], list[str]], samples: list[Sample], **options: Any) -> dict[str, Any]:
+    """Metrics of whatever `generate` answers, greedily or sampled; `options` go to `metrics`.
+
+    Raises `UserError` when there are no samples, or samples of several tasks.
+
+    >>> from PIL import Image
+    >>> sample = Sample("s0", Image.new("RGB", (4, 3)), "presence", "Is there a cat?", "<answer>yes</answer>")
+    >>> evaluate(lambda samples: ["<think>fur</think> <answer>yes</answer>"], [sample])["accuracy"]
+    1.0
+    """
+    tasks = sorted({sample.task for sample in samples})
+    if len(tasks) != 1:
+        found = f"of {' and '.join(tasks)}" if tasks else "at all"
+        raise UserError(
+            f"{len(samples)} samples {found}: evaluation needs samples of one task; check the data settings"
+        )
+    return metrics(tasks[0], generate(samples), samples, **options)
+
+
+def metrics(
+    task: Task,
+    completions: Sequence[str],
+    samples: Sequence[Sample],
+    *,
+    resamples: int = 200,
+    level: float = 0.95,
+    generator: np.random.Generator | None = None,
+) -> dict[str, Any]:
+    """All metrics of a task, ready for JSON: {name: float or None, ..., "n": Q, "ci": {name: [low, high]}}.
+
+    None is a metric that is not defined, such as AUC without a miss.  The intervals are percentile bootstrap
+    intervals over the Q queries at `level`; `resamples` = 0 leaves them out.  Without a `generator` the resamples are
+    those of seed 0, so two sets of answers to the same samples are resampled alike.  Raises `ValueError` when the
+    lengths differ or are 0.  What each metric is stands in `detection`, `classification`, `grounding`, `presence`.
+    """
+    number = len(samples)
+    if len(completions) != number or not number:
+        raise ValueError(f"one completion per sample and at least one: got {len(completions)} for {number} samples")
+    statistic = _STATISTICS[task](completions, samples)
+    values: dict[str, Any] = {name: _json(value[0]) for name, value in statistic(np.ones((1, number))).items()}
+    intervals = {}
+    if resamples:
+        generator = generator or np.random.default_rng(0)
+        draws = statistic(generator.multinomial(number, np.full(number, 1 / number), resamples).astype(np.float64))
+        intervals = {name: _interval(draws[name], level) for name, value in values.items() if value is not None}
+    return values | {"n": number, "ci": intervals}
+
+
+def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
+    """Detection, each query about one category in one picture.
+
+    ap, ap50, ap75    average precision at IoU .50:.95, .50, .75; macro mean over the categories that have a truth
+    ap50_pooled       the same at .50 with all queries in one ranking
+    recall            matched true boxes / true boxes, one to one at IoU >= .5
+    precision         matched boxes / predictions, malformed ones included
+    mean_iou          mean over queries with a truth of Σ IoU / max(n_pred, n_true), Σ over the Hungarian matching
+                      without a threshold, n_pred with malformed predictions
+    boxes_per_image   predictions per query, malformed ones included
+    ece, auc          is the confidence the chance of a hit at IoU .5; does a hit outrank a miss
+    abstention        share of the queries about an absent category that are answered with no box
+    false_abstention  the same share of the queries about a present one
+    parse_rate        share of answers that parse and keep to <think>...</think> <answer>...</answer>
+
+    An answer that does not parse has no boxes, and is no abstention.  Where confidences tie between queries, AP
+    depends on the order of the queries, as COCOeval's does.
+    """
+    answers = [parse("detection", text) for text in completions]
+    found = [NOTHING if isinstance(answer, ParseFailure) else answer for answer in answers]
+    truth = [_truth(sample) for sample in samples]
+    true, predicted = (np.array([len(side) for side in sides], dtype=np.float64) for sides in (truth, found))
+    silent = np.array([isinstance(a, Detections) and len(a) == 0 for a in answers], dtype=np.float64)
+    overlap = np.array([_overlap(f, t) for f, t in zip(found, truth, strict=True)])
+    category = np.unique([sample.category for sample in samples], return_inverse=True)[1]
+    ranked = rank_boxes(found, truth)
+    hit = ranked.hit[AT_50]
+    well_formed = _well_formed("detection", completions)
+
+    def statistic(weights: Array) -> dict[str, Array]:
+        weight, present = weights[:, ranked.query], true > 0
+        matched = weight @ hit
+        precisions = _precisions(ranked, weights, category, true)
+        return {
+            "ap": _mean_defined(precisions.mean(1)),
+            "ap50": _mean_defined(precisions[:, AT_50]),
+            "ap75": _mean_defined(precisions[:, AT_75]),
+            "ap50_pooled": average_precision(hit, weight, weights @ true),
+            "recall": divide(matched, weights @ true),
+            "precision": divide(matched, weights @ predicted),
+            "mean_iou": divide(weights @ (overlap * present), weights @ present),
+            "boxes_per_image": divide(weights @ predicted, weights.sum(1)),
+            "ece": calibration_error(ranked.confidence, hit, weight),
+            "auc": ranking_auc(ranked.confidence, hit, weight),
+            "abstention": divide(weights @ (silent * ~present), weights @ ~present),
+            "false_abstention": divide(weights @ (silent * present), weights @ present),
+            "parse_rate": divide(weights @ well_formed, weights.sum(1)),
+        }
+
+    return statistic
+
+
+def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
+    """Labels: accuracy (equal after normalisation), accuracy_substring (the released rule), parse_rate."""
+    labels = [parse("classification", text) for text in completions]
+    truths = [_truth(sample) for sample in samples]
+    pairs = zip(labels, truths, strict=True)
+    return _means(
+        accuracy=[isinstance(label, str) and normalise(label) == normalise(truth) for label, truth in pairs],
+        accuracy_substring=[_substring(text, truth) for text, truth in zip(completions, truths, strict=True)],
+        parse_rate=_well_formed("classification", completions),
+    )
+
+
+def grounding(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
+    """One box: box_iou and giou (means; 0 and -1 where there is no box), acc50 (share with IoU >= .5), parse_rate."""
+    answers = [parse("grounding", text) for text in completions]
+    found = [np.zeros(4) if isinstance(answer, ParseFailure) else answer for answer in answers]
+    pairs = [(box[None], _truth(sample)[None]) for box, sample in zip(found, samples, strict=True)]
+    overlap = np.array([boxes.iou(*pair)[0, 0] for pair in pairs])
+    return _means(
+        box_iou=overlap,
+        giou=[boxes.giou(*pair)[0, 0] for pair in pairs],
+        acc50=overlap >= 0.5,
+        parse_rate=_well_formed("grounding", completions),
+    )
+
+
+def presence(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
+    """Yes or no: accuracy (an answer that is neither is wrong) and parse_rate."""
+    answers = [parse("presence", text) for text in completions]
+    return _means(
+        accuracy=[answer is _truth(sample) for answer, sample in zip(answers, samples, strict=True)],
+        parse_rate=_well_formed("presence", completions),
+    )
+
+
+_STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] = {
+    "detection": detection,
+    "classification": classification,
+    "grounding": grounding,
+    "presence": presence,
+}
+
+
+def _truth(sample: Sample) -> Any:
+    truth = parse(sample.task, sample.solution)
+    if isinstance(truth, ParseFailure) or getattr(truth, "invalid", 0):
+        raise UserError(
+            f"sample {sample.id}: its solution is no {sample.task} answer: {sample.solution[:80]!r}; repair it"
+        )
+    return truth
+
+
+def _well_formed(task: Task, completions: Sequence[str]) -> Array:
+    good = [is_well_formed(text) and not isinstance(parse(task, text), ParseFailure) for text in completions]
+    return np.array(good, dtype=np.float64)
+
+
+def _overlap(found: Detections, truth: Detections) -> float:
+    iou = boxes.iou(found.boxes, truth.boxes)
+    return sum(iou[pair] for pair in boxes.match_hungarian(iou, 0.0)) / max(len(found), len(truth), 1)
+
+
+def _precisions(ranked: Ranked, weights: Array, category: np.ndarray, true: Array) -> Array:
+    """Average precision of every category: (K, thresholds, R), NaN where a category has no truth."""
+    rows = []
+    for k in range(category.max() + 1):
+        mine, truths = category[ranked.query] == k, weights @ (true * (category == k))
+        weight = weights[:, ranked.query[mine]]
+        rows.append([average_precision(hit[mine], weight, truths) for hit in ranked.hit])
+    return np.array(rows)
+
+
+def _mean_defined(values: Array) -> Array:
+    """Mean over the first axis of what is not NaN, (K, R) -> (R,)."""
+    return divide(np.nansum(values, axis=0), (~np.isnan(values)).sum(axis=0))
+
+
+def _means(**columns: Any) -> Statistic:
+    """The statistic of metrics that are plain means over queries."""
+    return lambda weights: {name: weights @ np.array(v, dtype=float) / weights.sum(1) for name, v in columns.items()}
+
+
+def _substring(text: str, truth: str) -> bool:
+    """The released rule: one label contains the other, once case, spaces and underscores are gone."""
+    answer = re.search(r"<answer>(.*?)</answer>", text)  # on one line, as there
+    if answer is None:
+        return False
+    a, b = (label.lower().replace(" ", "").replace("_", "") for label in (answer[1], truth))
+    return a in b or b in a
+
+
+def _json(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _interval(draws: Array, level: float) -> list[float]:
+    tail = (1 - level) / 2
+    return [float(edge) for edge in np.nanquantile(draws, [tail, 1 - tail])]

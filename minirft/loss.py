@@ -1,0 +1,259 @@
+"""The GRPO family: log-probabilities, advantages and a mask -> one number to differentiate.
+
+Every member is the same sentence, L = -reduce[surrogate(ρ, A) - β KL], with three choices:
+
+               ratio ρ      surrogate                    reduce
+    grpo       token        min(ρ A, clip(ρ) A)          mean over a row's tokens, then mean over rows
+    dr_grpo    token        min(ρ A, clip(ρ) A)          sum / (rows * max_completion_length)
+    dapo       token        min(ρ A, clip(ρ) A)          sum / tokens
+    bnpo       token        min(ρ A, clip(ρ) A)          sum / tokens
+    gspo       sequence     min(ρ A, clip(ρ) A)          as grpo
+    cispo      token        sg[min(ρ, high)] A log π     sum / tokens
+
+**Why the loss reads 0 and still teaches.**  In the first update on a rollout old = π, so ρ is 1, whatever
+the weights, and the value is minus the mean advantage, which the group mean made 0 (for `grpo`; the others
+weigh rows by length).  Its gradient is that of ρ: ∇ρ = ρ ∇log π = ∇log π, so ∇L = -mean[A ∇log π].  The value
+says nothing about progress: look at the reward.
+
+**Micro-batches.**  "rows" and "tokens" are those of the whole step, passed in as `step_rows` and `step_tokens`.
+So losses and metrics of several passes add up to those of one pass, whatever the split.
+
+Deviations.  TRL's `bnpo` divides by the tokens of the micro-batch, and so changes with its size; ours takes
+the step's and then equals `dapo`, whose wider upper bound is an argument here.  The bounds of ρ are
+1 - clip_eps and 1 + clip_eps_high in all; for CISPO, TRL's `epsilon_high` is our 1 + clip_eps_high, as in
+MiniMax-M1.  The GSPO and DAPO papers have no KL term; `kl_coef=0` is theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Estimator = Literal["k1", "k2", "k3"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the losses are made of; all is 0 on padding.  B rows, T completion tokens."""
+
+    logprobs: Tensor  # (B, T), the only one with a gradient, with log_ratio and penalty made of it
+    log_ratio: Tensor  # (B, T): log π - log π_old
+    penalty: Tensor  # (B, T): β KL
+    advantages: Tensor  # (B, 1)
+    mask: Tensor  # (B, T), 1 on completion tokens
+    low: float  # bounds of the ratio
+    high: float
+    rows: int  # of the whole step
+    tokens: int | Tensor  # of the whole step
+    max_completion_length: int | None
+
+
+# --- the named losses
+
+
+def grpo(x: Terms) -> Tensor:
+    """Every completion weighs the same, so a token of a short one weighs more.  arXiv 2402.03300 eq. 3."""
+    gain = clipped_gain(token_ratio(x.log_ratio), x.advantages, x.low, x.high)
+    return mean_of_row_means(x.penalty - gain, x.mask, x.rows)
+
+
+def dr_grpo(x: Terms) -> Tensor:
+    """Every token weighs the same, whatever the lengths in the batch.  arXiv 2503.20783 §3.2.
+
+    The constant is rows * max_completion_length; with mean-only advantages this is the paper's pair.
+    """
+    if x.max_completion_length is None:
+        raise ValueError("dr_grpo divides by max_completion_length, which is None")
+    gain = clipped_gain(token_ratio(x.log_ratio), x.advantages, x.low, x.high)
+    return ((x.penalty - gain) * x.mask).sum() / (x.rows * x.max_completion_length)
+
+
+def dapo(x: Terms) -> Tensor:
+    """Every token of the step weighs the same: a mean over tokens.  arXiv 2503.14476 eq. 8.
+
+    The paper's bounds are clip_eps 0.2 and clip_eps_high 0.28: more room for unlikely tokens to grow.
+    """
+    gain = clipped_gain(token_ratio(x.log_ratio), x.advantages, x.low, x.high)
+    return ((x.penalty - gain) * x.mask).sum() / x.tokens
+
+
+def bnpo(x: Terms) -> Tensor:
+    """`dapo` by another name once the batch is the whole step (see Deviations).  TRL `loss_type="bnpo"`."""
+    return dapo(x)
+
+
+def gspo(x: Terms) -> Tensor:
+    """The ratio belongs to the whole answer, as the reward does.  arXiv 2507.18071 eq. 5 and 7.
+
+    Sequence ratios stay close to 1: the paper clips at 3e-4 and 4e-4.
+    """
+    gain = clipped_gain(sequence_ratio(x.log_ratio, x.mask), x.advantages, x.low, x.high)
+    return mean_of_row_means(x.penalty - gain, x.mask, x.rows)
+
+
+def cispo(x: Terms) -> Tensor:
+    """REINFORCE with a capped weight: no token loses its gradient.  arXiv 2506.13585 eq. 4 and 5."""
+    weight = token_ratio(x.log_ratio).clamp(max=x.high).detach()
+    return ((x.penalty - weight * x.advantages * x.logprobs) * x.mask).sum() / x.tokens
+
+
+LOSSES = {"grpo": grpo, "dr_grpo": dr_grpo, "dapo": dapo, "bnpo": bnpo, "gspo": gspo, "cispo": cispo}
+
+
+# --- their pieces
+
+
+def token_ratio(log_ratio: Tensor) -> Tensor:
+    """ρ = π / π_old of each token, (B, T) -> (B, T).
+
+    >>> token_ratio(torch.zeros(1, 2)).tolist()
+    [[1.0, 1.0]]
+    """
+    return log_ratio.exp()
+
+
+def sequence_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """ρ = (π(answer) / π_old(answer))^(1/length), (B, T) -> (B, 1).  GSPO, arXiv 2507.18071 eq. 7.
+
+    >>> mask = torch.tensor([[1.0, 1.0, 0.0]])
+    >>> sequence_ratio(torch.tensor([[1.0, -1.0, 0.0]]), mask).tolist()
+    [[1.0]]
+    """
+    return ((log_ratio * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)).exp()
+
+
+def clipped_gain(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
+    """min(ρ A, clip(ρ, low, high) A): past its bound a good token earns no more, a bad one costs no less.
+
+    The minimum is for both signs of A.  Source: PPO, arXiv 1707.06347 eq. 7.
+
+    >>> ratio = torch.tensor([0.5, 1.5])
+    >>> clipped_gain(ratio, torch.tensor(1.0), 0.75, 1.25).tolist()
+    [0.5, 1.25]
+    >>> clipped_gain(ratio, torch.tensor(-1.0), 0.75, 1.25).tolist()
+    [-0.75, -1.5]
+    """
+    return torch.min(ratio * advantages, ratio.clamp(low, high) * advantages)
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: Estimator = "k3") -> Tensor:
+    """KL(π ‖ ref) in nats from tokens that π sampled; with l = log π - log ref:
+
+        k1 = l        k2 = l² / 2        k3 = exp(-l) - 1 + l
+
+    k1 and k3 have the right mean; k2 and k3 are never negative.  As a loss on π's own samples their gradients
+    differ: that of k1 is 0 on average, of k2 is ∇KL(π ‖ ref), of k3 is ∇KL(ref ‖ π).  Any equal shapes.
+    Source: joschu.net/blog/kl-approx.html; k3 is DeepSeekMath's, arXiv 2402.03300 eq. 4.
+
+    >>> kl_estimate(torch.tensor([-1.0]), torch.tensor([-2.0]), "k2").tolist()
+    [0.5]
+    """
+    difference = logprobs - ref_logprobs
+    if kind == "k1":
+        return difference
+    if kind == "k2":
+        return difference.square() / 2
+    if kind == "k3":
+        return (-difference).exp() - 1 + difference
+    raise ValueError(f"kl must be 'k1', 'k2' or 'k3', got {kind!r}")
+
+
+def mean_of_row_means(values: Tensor, mask: Tensor, rows: int) -> Tensor:
+    """(1 / rows) Σ_b (1 / |b|) Σ_t values[b, t]; a row without tokens counts 0.
+
+    >>> mean_of_row_means(torch.tensor([[3.0, 3.0], [5.0, 9.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]]), rows=2)
+    tensor(4.)
+    """
+    return ((values * mask).sum(-1) / mask.sum(-1).clamp(min=1)).sum() / rows
+
+
+# --- all together
+
+
+def policy_loss(
+    kind: str,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor | None,
+    advantages: Tensor,
+    completion_mask: Tensor,
+    *,
+    clip_eps: float = 0.2,
+    clip_eps_high: float | None = None,
+    kl_coef: float = 0.0,
+    kl: Estimator = "k3",
+    max_completion_length: int | None = None,
+    step_rows: int | None = None,
+    step_tokens: int | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss `kind` of one pass, and its metrics (keys and formulas: `runlog.METRICS`).
+
+    `logprobs`, `old_logprobs` (the rollout's, of the policy that sampled), `ref_logprobs` and the boolean
+    `completion_mask` are (B, T); `advantages` is (B,).  Only `logprobs` gets a gradient, and what stands on
+    padding is never read.  `clip_eps_high` defaults to `clip_eps`.  `step_rows` and `step_tokens` count the
+    whole step, padding left out; they default to this pass.  Loss and metrics of a step's passes add up.
+    Rows left out of all passes but counted in `step_rows` and `step_tokens` are rows with a loss of 0.
+    Raises `ValueError` on shapes that do not fit, an unknown kind, or `kl_coef` without `ref_logprobs`.
+
+    >>> mask = torch.tensor([[True, True, True], [True, False, False]])  # a long good answer, a short bad one
+    >>> logprobs = torch.full((2, 3), -1.0)
+    >>> args = (logprobs, logprobs, None, torch.tensor([1.0, -1.0]), mask)
+    >>> {kind: round(policy_loss(kind, *args, max_completion_length=4)[0].item(), 2) for kind in LOSSES}
+    {'grpo': 0.0, 'dr_grpo': -0.25, 'dapo': -0.5, 'bnpo': -0.5, 'gspo': 0.0, 'cispo': 0.5}
+    """
+    _check(kind, logprobs, old_logprobs, ref_logprobs, advantages, completion_mask, kl_coef)
+    logprobs = torch.where(completion_mask, logprobs, 0.0)
+    log_ratio = logprobs - torch.where(completion_mask, old_logprobs.detach(), 0.0)
+    divergence = torch.zeros_like(logprobs)
+    if ref_logprobs is not None:
+        divergence = kl_estimate(logprobs, torch.where(completion_mask, ref_logprobs.detach(), 0.0), kl)
+    terms = Terms(
+        logprobs=logprobs,
+        log_ratio=log_ratio,
+        penalty=kl_coef * divergence if kl_coef else torch.zeros_like(logprobs),
+        advantages=advantages.detach().to(logprobs)[:, None],
+        mask=completion_mask.to(logprobs),
+        low=0.0 if kind == "cispo" else 1 - clip_eps,
+        high=1 + (clip_eps if clip_eps_high is None else clip_eps_high),
+        rows=len(logprobs) if step_rows is None else step_rows,
+        tokens=completion_mask.sum().clamp(min=1) if step_tokens is None else step_tokens,
+        max_completion_length=max_completion_length,
+    )
+    loss = LOSSES[kind](terms)
+    ratio = sequence_ratio(log_ratio, terms.mask) if kind == "gspo" else token_ratio(log_ratio)
+    metrics = {"loss": loss.detach(), **_ratio_metrics(terms, ratio.detach())}
+    if ref_logprobs is not None:
+        metrics["kl"] = (divergence.detach() * terms.mask).sum() / terms.tokens
+    return loss, metrics
+
+
+def _ratio_metrics(x: Terms, ratio: Tensor) -> dict[str, Tensor]:
+    """Mean ratio and clipped shares, over tokens (B, T) or, for a sequence ratio (B, 1), over rows."""
+    weight = x.mask / x.tokens if ratio.shape == x.mask.shape else torch.full_like(ratio, 1 / x.rows)
+    low = (weight * ((ratio < x.low) & (x.advantages < 0))).sum()
+    high = (weight * ((ratio > x.high) & (x.advantages > 0))).sum()
+    return {
+        "ratio_mean": (weight * ratio).sum(),
+        "clip_fraction": low + high,
+        "clip_fraction_low": low,
+        "clip_fraction_high": high,
+    }
+
+
+def _check(
+    kind: str, logprobs: Tensor, old: Tensor, ref: Tensor | None, advantages: Tensor, mask: Tensor, kl_coef: float
+) -> None:
+    if kind not in LOSSES:
+        raise ValueError(f"kind must be one of {', '.join(LOSSES)}, got {kind!r}")
+    for name, tensor in (("old_logprobs", old), ("ref_logprobs", ref), ("completion_mask", mask)):
+        if tensor is not None and tensor.shape != logprobs.shape:
+            raise ValueError(f"{name} {tuple(tensor.shape)} must have the shape of logprobs {tuple(logprobs.shape)}")
+    if logprobs.dim() != 2 or advantages.shape != logprobs.shape[:1]:
+        raise ValueError(f"logprobs (B, T), advantages (B,): got {tuple(logprobs.shape)}, {tuple(advantages.shape)}")
+    if mask.dtype != torch.bool:
+        raise ValueError(f"completion_mask must be boolean, got {mask.dtype}")
+    if kl_coef and ref is None:
+        raise ValueError(f"kl_coef {kl_coef} needs ref_logprobs, got None")

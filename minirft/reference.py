@@ -1,0 +1,49 @@
+"""The reference: the policy as it was before training, which the KL term keeps the policy near.
+
+With LoRA it is the same model with its adapters switched off, and costs no memory.  A full-parameter run keeps a
+frozen copy.  At kl_coef 0 there is none.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .policy import Policy
+from .prefix import policy_logprobs
+from .samples import Rollout
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A frozen policy that only scores.  With `adapters_off` it shares every weight of the policy that learns."""
+
+    policy: Policy
+    adapters_off: bool
+
+    @torch.no_grad()
+    def logprobs(self, rollout: Rollout, rows: slice | Sequence[int] | None = None) -> Tensor:
+        """log π_ref of the sampled tokens, (rows, T) float32, 0 on padding; no gradient."""
+        with self.policy.base() if self.adapters_off else nullcontext():
+            return policy_logprobs(self.policy, rollout, rows)
+
+
+def make_reference(policy: Policy, kl_coef: float) -> Reference | None:
+    """The reference of a run that starts from `policy` as it is now; None where it would not be used.
+
+    A frozen vision tower and its remembered features are shared with the policy, not copied.
+    """
+    if kl_coef == 0:
+        return None
+    if policy.has_lora:
+        return Reference(policy, adapters_off=True)
+    tower = policy.core.model.visual
+    kept = {} if policy.trains_vision else {id(tower): tower}
+    frozen = copy.copy(policy)
+    frozen.model = copy.deepcopy(policy.model, kept).requires_grad_(False)
+    return Reference(frozen, adapters_off=False)

@@ -1,0 +1,140 @@
+"""The nouns of the package and the glossary of shapes.
+
+    Sample -> Prompt -> sample_groups -> Rollout -> rewards (P, G) -> advantages (P, G) -> loss
+
+Letters used in every docstring and comment:
+
+    P   prompts in a step                    S   prompt tokens (picture tokens included)
+    G   completions of one prompt: a group   T   completion tokens
+    B   rows, B = P * G, group-major:        V   vocabulary
+        row b is completion b % G of prompt b // G
+    N   predicted boxes                      M   true boxes
+
+Boxes are float `xyxy` with y pointing down; `boxes.Frame` says in which units.  Log-probabilities are
+in nats and belong to the sampling temperature.  A reward lies in [0, 1] before its weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+Task = Literal["detection", "classification", "grounding", "presence"]
+
+
+class UserError(Exception):
+    """Something the user can put right; the message says what was wrong, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one picture, with the answer that can be checked.
+
+    `image` is a picture or the path of one, opened only when it is needed.  `problem` and `solution`
+    are text in the format of the published Visual-RFT sets: the solution of a detection sample is
+    ``<answer>[{'Position': [x1, y1, x2, y2], 'Confidence': 1}]</answer>`` in the model's 0-1000 frame.
+
+    >>> Sample("s0", Image.new("RGB", (4, 3)), "presence", "Is there a cat?", "<answer>yes</answer>").picture().size
+    (4, 3)
+    """
+
+    id: str
+    image: Image.Image | Path
+    task: Task
+    problem: str
+    solution: str
+    category: str = ""  # the category asked for, the true label, or the instruction
+    reasoning: str = ""  # an expert's thinking, where somebody wrote it down; only SFT can use it
+
+    def picture(self) -> Image.Image:
+        """The picture in RGB, shape (height, width, 3).  Raises `UserError` when it cannot be opened."""
+        if isinstance(self.image, Image.Image):
+            return self.image.convert("RGB")
+        try:
+            with Image.open(self.image) as opened:
+                return opened.convert("RGB")
+        except FileNotFoundError:
+            raise UserError(f"sample {self.id}: no picture at {self.image}; check data.images") from None
+        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"sample {self.id}: {self.image} will not open as a picture ({error}); repair or remove it"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A sample as the model reads it: token ids, picture patches, and three-axis positions.
+
+    `position_ids` are Qwen2-VL's (time, height, width) rotary positions; `rope_delta` is the position
+    of the first completion token minus S (negative, because a picture's tokens share positions).
+    """
+
+    sample: Sample
+    input_ids: Tensor  # (S,) long
+    mm_token_type_ids: Tensor  # (S,) long, 1 on picture tokens
+    pixel_values: Tensor  # (patches, 3 * temporal * patch * patch)
+    image_grid_thw: Tensor  # (1, 3) long: patches along time, height, width
+    position_ids: Tensor  # (3, S) long
+    rope_delta: int
+
+    def __len__(self) -> int:
+        return self.input_ids.numel()
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """All completions of one step, right-padded, group-major.
+
+    `completion_mask` is 1 up to and including the end-of-turn token and 0 on padding.  `logprobs` are
+    those of the policy that sampled, at `temperature`, over the tokens it was allowed to sample.
+    """
+
+    prompts: list[Prompt]  # P
+    completion_ids: Tensor  # (B, T) long
+    completion_mask: Tensor  # (B, T) bool
+    logprobs: Tensor  # (B, T) float32, 0 on padding
+    texts: list[str]  # B, without the end-of-turn token
+    finished: Tensor  # (B,) bool: ended by itself, not by the length limit
+    group_size: int
+    temperature: float
+    seconds: float = field(default=0.0, compare=False)
+
+    def __post_init__(self) -> None:
+        rows = len(self.prompts) * self.group_size
+        if self.completion_ids.shape[0] != rows or len(self.texts) != rows:
+            raise ValueError(
+                f"{len(self.prompts)} prompts x group size {self.group_size} is {rows} rows, "
+                f"got completion_ids {tuple(self.completion_ids.shape)} and {len(self.texts)} texts"
+            )
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The P samples behind the prompts."""
+        return [prompt.sample for prompt in self.prompts]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Completion tokens of each row, shape (B,), the end-of-turn token counted."""
+        return self.completion_mask.sum(-1)
+
+    def rows(self, p: int) -> slice:
+        """The rows of prompt `p`."""
+        return slice(p * self.group_size, (p + 1) * self.group_size)
+
+    def tokens(self, b: int) -> Tensor:
+        """Token ids of row `b` without padding, shape (lengths[b],)."""
+        return self.completion_ids[b, : int(self.completion_mask[b].sum())]
+
+
+def pad_rows(rows: list[Tensor], value: float = 0) -> Tensor:
+    """Rows of unequal length as one right-padded matrix: [(t_1,), ..., (t_B,)] -> (B, max t).
+
+    >>> pad_rows([torch.tensor([1, 2]), torch.tensor([3])], value=-1).tolist()
+    [[1, 2], [3, -1]]
+    """
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

@@ -1,0 +1,224 @@
+"""The recipe that made the embedded checkpoint, from nothing, on two CPU cores.
+
+1. The vision tower alone learns to say, for each of its 16 picture tokens, which object is centred
+   there, of which colour and shape, and where its four sides are.
+2. The whole model imitates the annotators' texts (`annotators.py`), with the heads of stage 1 kept as a
+   side task at a tenth of the weight, so that the tower goes on seeing while the text learns to speak.
+
+The heads are then dropped.  `gate` measures what the base can do when the careful habit is forced on
+it, and what it does by default; a base that fails the gate is not worth training on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm.auto import tqdm
+from transformers import Qwen2VLForConditionalGeneration
+
+from .annotators import annotate
+from .lookalikes import FAMILIES
+from .model import PATCH, new_image_processor, new_model, new_tokenizer, save
+from .scenes import COLOURS, GRID, SHAPES, SIDE
+from .world import Question, ask_classification, ask_detection, ask_grounding, ask_presence
+
+CELL = 2 * PATCH  # pixels a picture token covers
+CELLS = SIDE // CELL
+STEPS = SIDE // GRID + 1  # coordinates on the grid
+CLASSES = tuple(name for classes in FAMILIES.values() for name in classes)
+FEATURES = tuple(dict.fromkeys(word for classes in FAMILIES.values() for words in classes.values() for word in words))
+SLOTS = 3  # the most features a class has
+IGNORE = -100
+ASKS = {"detection": ask_detection, "grounding": ask_grounding, "classification": ask_classification, "presence": ask_presence}
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Every number of the recipe; measured on one core of a 2-core machine (docs/experiments.md)."""
+
+    seed: int = 0
+    batch: int = 32  # questions a step
+    vision_steps: int = 800
+    steps: int = 9000
+    vision_learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    vision_weight: float = 0.3  # weight of the side task in stage 2
+    weight_decay: float = 0.05
+    shares: tuple[tuple[str, float], ...] = (
+        ("detection", 0.62),
+        ("grounding", 0.14),
+        ("classification", 0.16),
+        ("presence", 0.08),
+    )
+
+
+# ------------------------------------------------------------------ data
+
+
+class Stream(IterableDataset):
+    """An endless stream of batches, each a pure function of (seed, stage, step)."""
+
+    def __init__(self, config: PretrainConfig, stage: int, steps: int) -> None:
+        self.config, self.stage, self.steps = config, stage, steps
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        tokenizer, processor = new_tokenizer(), new_image_processor()
+        names, shares = zip(*self.config.shares, strict=True)
+        for step in range(self.steps):
+            rng = np.random.default_rng([self.config.seed, self.stage, step])
+            kinds = rng.choice(names, size=self.config.batch, p=np.array(shares) / sum(shares))
+            questions = [ASKS[kind](rng) for kind in kinds]
+            yield collate(questions, [annotate(question, rng) for question in questions], tokenizer, processor)
+
+
+def collate(questions: list[Question], texts: list[str], tokenizer, processor) -> dict[str, Tensor]:
+    """Questions and completions as one right-padded batch with labels, picture patches and side targets."""
+    pictures = processor([question.image() for question in questions], return_tensors="pt")
+    rows, labels = [], []
+    for question, text in zip(questions, texts, strict=True):
+        prompt = prompt_ids(tokenizer, question.problem())
+        answer = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        rows.append(torch.tensor(prompt + answer))
+        labels.append(torch.tensor([IGNORE] * len(prompt) + answer))
+    input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    lengths = torch.tensor([len(row) for row in rows])
+    return {
+        "input_ids": input_ids,
+        "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+        "labels": nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
+        "mm_token_type_ids": (input_ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).long(),
+        "pixel_values": pictures["pixel_values"],
+        "image_grid_thw": pictures["image_grid_thw"],
+        **side_targets(questions),
+    }
+
+
+def prompt_ids(tokenizer, problem: str) -> list[int]:
+    """A question through the chat template, the picture's place widened to its 16 tokens."""
+    content = [{"type": "image"}, {"type": "text", "text": problem}]
+    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+    text = text.replace("<|image_pad|>", "<|image_pad|>" * CELLS**2)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def side_targets(questions: list[Question]) -> dict[str, Tensor]:
+    """What stands in each of the 16 cells, and which look-alike the picture shows."""
+    cells = torch.full((len(questions), CELLS * CELLS, 6), IGNORE)  # colour, shape, x1, y1, x2, y2
+    lookalike = torch.full((len(questions), SLOTS), IGNORE)
+    for index, question in enumerate(questions):
+        if question.scene is None:
+            for slot, feature in enumerate(FAMILIES[question.family][question.subject]):
+                lookalike[index, slot] = FEATURES.index(feature)
+            continue
+        for thing in question.scene.things:
+            x1, y1, x2, y2 = thing.extent
+            cell = (y1 + y2) // 2 // CELL * CELLS + (x1 + x2) // 2 // CELL
+            shape = IGNORE if thing.shattered else list(SHAPES).index(thing.shape)
+            place = [side // GRID for side in thing.extent]
+            cells[index, cell] = torch.tensor([list(COLOURS).index(thing.colour), shape, *place])
+    return {"cells": cells, "lookalike": lookalike}
+
+
+# ------------------------------------------------------------------ the side task
+
+
+class SideHeads(nn.Module):
+    """Linear read-outs of the picture tokens; dropped after pretraining."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sizes = [len(COLOURS), len(SHAPES), *4 * [STEPS]]
+        self.cell = nn.Linear(width, 1 + sum(self.sizes))
+        self.lookalike = nn.Linear(width, SLOTS * len(FEATURES))
+
+    def forward(self, features: Tensor, cells: Tensor, lookalike: Tensor) -> Tensor:
+        """Mean cross-entropy of the side task; features (16 x batch, width)."""
+        scenes = lookalike[:, 0] == IGNORE
+        tokens = features.view(len(cells), CELLS * CELLS, -1)
+        present, *scores = self.cell(tokens[scenes]).split([1, *self.sizes], -1)
+        truth = cells[scenes]
+        loss = F.binary_cross_entropy_with_logits(present[..., 0], (truth[..., 0] != IGNORE).float())
+        for index, score in enumerate(scores):
+            weight = 1.0 if index < 2 else 0.25
+            loss = loss + weight * F.cross_entropy(score.flatten(0, 1), truth[..., index].flatten())
+        if not scenes.all():
+            guess = self.lookalike(tokens[~scenes].mean(1)).view(-1, SLOTS, len(FEATURES))
+            loss = loss + F.cross_entropy(guess.transpose(1, 2), lookalike[~scenes])
+        return loss
+
+
+# ------------------------------------------------------------------ training
+
+
+def pretrain(config: PretrainConfig, folder: Path) -> Path:
+    """Run both stages, save the model into `folder` with a JSON-lines log beside it, return the folder."""
+    torch.manual_seed(config.seed)
+    model = new_model(config.seed)
+    heads = SideHeads(model.config.text_config.hidden_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "pretrain.jsonl", "w") as log:
+        log.write(json.dumps({"config": asdict(config), "torch": torch.__version__}) + "\n")
+        parameters = [*model.model.visual.parameters(), *heads.parameters()]
+        run_stage(model, heads, parameters, config, 1, config.vision_steps, config.vision_learning_rate, log)
+        parameters = [*model.parameters(), *heads.parameters()]
+        run_stage(model, heads, parameters, config, 2, config.steps, config.learning_rate, log)
+    save(model, folder)
+    return folder
+
+
+def run_stage(model, heads, parameters, config: PretrainConfig, stage: int, steps: int, peak: float, log) -> None:
+    """AdamW with a linear warm-up and a cosine to zero over one stage."""
+    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    shape = lambda step: min(1, (step + 1) / config.warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))  # noqa: E731
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
+    batches = DataLoader(Stream(config, stage, steps), batch_size=None, num_workers=1, prefetch_factor=8)
+    started = time.time()
+    with tqdm(batches, total=steps, desc=f"pretrain stage {stage}", unit="step") as bar:
+        for step, batch in enumerate(bar):
+            text_loss, side_loss = losses(model, heads, batch, text=stage == 2)
+            loss = side_loss if stage == 1 else text_loss + config.vision_weight * side_loss
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            if step % 50 == 0 or step == steps - 1:
+                row = {"stage": stage, "step": step, "text": round(text_loss.item(), 4), "side": round(side_loss.item(), 4)}
+                log.write(json.dumps({**row, "seconds": round(time.time() - started, 1)}) + "\n")
+                log.flush()
+                bar.set_postfix(text=row["text"], side=row["side"])
+
+
+def losses(model: Qwen2VLForConditionalGeneration, heads: SideHeads, batch: dict[str, Tensor], text: bool):
+    """(text loss, side loss) of one batch; the picture passes the tower once for both."""
+    batch = dict(batch)
+    cells, lookalike = batch.pop("cells"), batch.pop("lookalike")
+    pixels, grid = batch.pop("pixel_values"), batch.pop("image_grid_thw")
+    features = model.model.visual(pixels, grid_thw=grid).pooler_output
+    side = heads(features, cells, lookalike)
+    if not text:
+        return torch.zeros(()), side
+    labels = batch.pop("labels")
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    places = batch["mm_token_type_ids"].bool()
+    embeds = embeds.masked_scatter(places[..., None], features)
+    positions, _ = model.model.get_rope_index(
+        batch["input_ids"], batch["mm_token_type_ids"], image_grid_thw=grid, attention_mask=batch["attention_mask"]
+    )
+    hidden = model.model.language_model(
+        inputs_embeds=embeds, position_ids=positions, attention_mask=batch["attention_mask"], use_cache=False
+    ).last_hidden_state
+    targets = labels[:, 1:]
+    wanted = targets != IGNORE
+    return F.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), targets[wanted]), side

@@ -1,0 +1,265 @@
+"""Scenes of coloured shapes on a 112-pixel picture, drawn from a seed.
+
+A category is a colour and a shape ("red circle"), 80 in all as in COCO: 65 base and 15 novel ones that
+the base model never saw, and among the base ones 13 rare ones.  Boxes lie on a 4-pixel grid, so that
+every true coordinate is one of 29 numbers in the model's 0-1000 frame.
+
+Some objects are *shattered*: their pixels are scattered over a square twice their size.  The colour
+survives, the shape and the place do not, so a good detector should say that it is unsure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE = 112  # pixels
+GRID = 4  # pixels
+SHATTER = 60  # pixels: the square over which a shattered object is spread
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 40, 40),
+    "orange": (245, 140, 25),
+    "yellow": (245, 225, 60),
+    "green": (45, 150, 60),
+    "cyan": (60, 205, 220),
+    "blue": (40, 75, 205),
+    "purple": (125, 50, 165),
+    "pink": (248, 150, 195),
+    "white": (250, 250, 250),
+    "black": (20, 20, 20),
+}
+# Shape -> number of corners, which the reasoning questions ask about.
+SHAPES: dict[str, int] = {
+    "circle": 0,
+    "heart": 1,
+    "triangle": 3,
+    "square": 4,
+    "diamond": 4,
+    "star": 10,
+    "cross": 12,
+    "ring": 0,
+}
+CATEGORIES: tuple[str, ...] = tuple(f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES))
+# A knight's walk over the colour-shape table: every colour and every shape also has base categories.
+NOVEL: tuple[str, ...] = tuple(CATEGORIES[8 * (k % 10) + (3 * k + k // 10) % 8] for k in range(15))
+BASE: tuple[str, ...] = tuple(category for category in CATEGORIES if category not in NOVEL)
+RARE: tuple[str, ...] = BASE[2::5]
+FEWSHOT: tuple[str, ...] = tuple(c for c in BASE if c not in RARE)[3::6][:8]
+RARE_WEIGHT = 0.08  # how often a rare category is drawn, against 1 for another base category
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: its category, its box in pixels (x1, y1, x2, y2), and whether it is shattered."""
+
+    category: str
+    box: tuple[int, int, int, int]
+    shattered: bool = False
+    footprint: tuple[int, int, int, int] | None = None  # the square a shattered one is spread over
+
+    @property
+    def colour(self) -> str:
+        return self.category.split()[0]
+
+    @property
+    def shape(self) -> str:
+        return self.category.split()[1]
+
+    @property
+    def area(self) -> int:
+        x1, y1, x2, y2 = self.box
+        return (x2 - x1) * (y2 - y1)
+
+    @property
+    def extent(self) -> tuple[int, int, int, int]:
+        """The pixels that it covers in the picture."""
+        return self.footprint or self.box
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Objects and the seed of the background; `style` is "plain" or the out-of-domain "sketch"."""
+
+    things: tuple[Thing, ...]
+    seed: int
+    style: str = "plain"
+
+    def of(self, category: str) -> tuple[Thing, ...]:
+        """The objects of one category, in reading order."""
+        return tuple(thing for thing in self.things if thing.category == category)
+
+
+def category_weights(categories: tuple[str, ...]) -> np.ndarray:
+    """Probability of each category, shape (len(categories),): rare ones are `RARE_WEIGHT` as likely."""
+    weights = np.array([RARE_WEIGHT if category in RARE else 1.0 for category in categories])
+    return weights / weights.sum()
+
+
+def draw_scene(
+    rng: np.random.Generator,
+    category: str,
+    *,
+    present: bool = True,
+    categories: tuple[str, ...] = BASE,
+    shattered: float = 0.25,
+    style: str = "plain",
+) -> Scene:
+    """A scene to ask `category` about: 1-3 objects of it (none when `present` is false) and distractors.
+
+    Two distractors in three share the colour or the shape, so that neither alone gives the answer.
+    `shattered` is the share of shattered objects of the category; distractors have a third of it.
+
+    >>> scene = draw_scene(np.random.default_rng(0), "red circle")
+    >>> len(scene.of("red circle")) >= 1
+    True
+    """
+    instances = int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])) if present else 0
+    distractors = int(rng.choice([0, 1, 2], p=[0.25, 0.45, 0.3])) if present else int(rng.integers(1, 4))
+    things: list[Thing] = []
+    for index in range(instances + distractors):
+        mine = index < instances
+        name = category if mine else _distractor(rng, category, categories)
+        thing = _place(rng, name, things, bool(rng.random() < (shattered if mine else shattered / 3)))
+        if thing is not None:
+            things.append(thing)
+        elif index == 0:
+            raise AssertionError("an empty picture always has room")
+    things.sort(key=lambda thing: (thing.box[1] // 38, thing.box[0]))
+    return Scene(tuple(things), int(rng.integers(2**31)), style)
+
+
+def _distractor(rng: np.random.Generator, category: str, categories: tuple[str, ...]) -> str:
+    colour, shape = category.split()
+    kind = rng.choice(3)
+    pool = [
+        other
+        for other in categories
+        if other != category and (kind == 2 or other.split()[int(kind)] == (colour, shape)[int(kind)])
+    ]
+    pool = pool or [other for other in categories if other != category]
+    return pool[int(rng.integers(len(pool)))]
+
+
+def _place(rng: np.random.Generator, category: str, things: list[Thing], shattered: bool) -> Thing | None:
+    """A free place for one more object on the grid, or None after 60 tries."""
+    for _ in range(60):
+        smallest, largest = (6, 9) if shattered else (6, 13)
+        width = int(rng.integers(smallest, largest + 1))
+        height = int(np.clip(round(width * rng.uniform(0.75, 1.34)), smallest, largest))
+        width, height = width * GRID, height * GRID
+        x = int(rng.integers(0, (SIDE - width) // GRID + 1)) * GRID
+        y = int(rng.integers(0, (SIDE - height) // GRID + 1)) * GRID
+        footprint = None
+        if shattered:
+            left = _cover(rng, x, width)
+            top = _cover(rng, y, height)
+            footprint = (left, top, left + SHATTER, top + SHATTER)
+        thing = Thing(category, (x, y, x + width, y + height), shattered, footprint)
+        if all(_apart(thing.extent, other.extent) for other in things):
+            return thing
+    return None
+
+
+def _cover(rng: np.random.Generator, start: int, length: int) -> int:
+    """Where a span of `SHATTER` pixels may begin so that it holds [start, start + length)."""
+    low, high = max(0, start + length - SHATTER), min(start, SIDE - SHATTER)
+    return int(rng.integers(low // GRID, high // GRID + 1)) * GRID
+
+
+def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int], overlap: int = 2) -> bool:
+    return (
+        a[2] - overlap <= b[0] or b[2] - overlap <= a[0] or a[3] - overlap <= b[1] or b[3] - overlap <= a[1]
+    )
+
+
+def render(scene: Scene) -> Image.Image:
+    """The picture of a scene, RGB, 112 x 112.
+
+    >>> render(draw_scene(np.random.default_rng(0), "red circle")).size
+    (112, 112)
+    """
+    rng = np.random.default_rng(scene.seed)
+    picture = background(rng, scene.style)
+    for thing in scene.things:
+        stamp(picture, thing, scene.style)
+    pixels = np.asarray(picture).copy()
+    for thing in scene.things:
+        if thing.footprint:
+            _shatter(pixels, thing.footprint, rng)
+    noisy = pixels + rng.normal(0, 6, (SIDE, SIDE, 1))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def background(rng: np.random.Generator, style: str) -> Image.Image:
+    """Grey with a faint red ramp along x and a blue one along y, as daylight has; paper for a sketch.
+
+    The ramps give the vision tower a cue of absolute place: Qwen2-VL's has rotary positions only.
+    """
+    level = rng.uniform(120, 150) if style == "plain" else rng.uniform(195, 210)
+    ramp = np.linspace(-25, 25, SIDE)
+    pixels = np.full((SIDE, SIDE, 3), level)
+    pixels[..., 0] += ramp[None, :]
+    pixels[..., 2] += ramp[:, None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def stamp(picture: Image.Image, thing: Thing, style: str = "plain") -> None:
+    """Draw one object into the picture, filled, or as an outline in the sketch style."""
+    x1, y1, x2, y2 = thing.box
+    scale = 3  # drawn larger and scaled down, for smooth edges
+    mask = Image.new("L", ((x2 - x1) * scale, (y2 - y1) * scale))
+    canvas = ImageDraw.Draw(mask)
+    outline(canvas, thing.shape, mask.width, mask.height)
+    if style == "sketch":
+        inner = mask.resize((max(1, int(mask.width * 0.62)), max(1, int(mask.height * 0.62))))
+        hole = Image.new("L", inner.size, 0)
+        mask.paste(hole, ((mask.width - inner.width) // 2, (mask.height - inner.height) // 2), inner)
+    picture.paste(COLOURS[thing.colour], (x1, y1), mask.resize((x2 - x1, y2 - y1), Image.Resampling.BOX))
+
+
+def outline(canvas: ImageDraw.ImageDraw, shape: str, width: int, height: int) -> None:
+    """Fill `shape` so that it touches all four sides of a width x height mask."""
+    w, h = width - 1, height - 1
+    if shape in ("circle", "ring"):
+        canvas.ellipse((0, 0, w, h), fill=255)
+        if shape == "ring":
+            canvas.ellipse((w * 0.3, h * 0.3, w * 0.7, h * 0.7), fill=0)
+    elif shape == "heart":
+        canvas.ellipse((0, 0, w * 0.54, h * 0.58), fill=255)
+        canvas.ellipse((w * 0.46, 0, w, h * 0.58), fill=255)
+        canvas.polygon([(w * 0.03, h * 0.4), (w * 0.97, h * 0.4), (w / 2, h)], fill=255)
+    else:
+        canvas.polygon([(x * w, y * h) for x, y in CORNERS[shape]], fill=255)
+
+
+def _star() -> list[tuple[float, float]]:
+    angles = np.pi * np.arange(10) / 5
+    radius = np.where(np.arange(10) % 2, 0.42, 1.0)
+    points = np.stack([np.sin(angles) * radius, -np.cos(angles) * radius], -1)
+    low, high = points.min(0), points.max(0)
+    return [tuple(point) for point in ((points - low) / (high - low)).tolist()]
+
+
+CORNERS: dict[str, list[tuple[float, float]]] = {
+    "triangle": [(0.5, 0), (1, 1), (0, 1)],
+    "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
+    "diamond": [(0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)],
+    "star": _star(),
+    "cross": [
+        *((1 / 3, 0), (2 / 3, 0), (2 / 3, 1 / 3), (1, 1 / 3), (1, 2 / 3), (2 / 3, 2 / 3)),
+        *((2 / 3, 1), (1 / 3, 1), (1 / 3, 2 / 3), (0, 2 / 3), (0, 1 / 3), (1 / 3, 1 / 3)),
+    ],
+}
+
+
+def _shatter(pixels: np.ndarray, footprint: tuple[int, int, int, int], rng: np.random.Generator) -> None:
+    """Shuffle the 4 x 4 blocks of a square of the picture, in place."""
+    x1, y1, x2, y2 = footprint
+    across, down = (x2 - x1) // GRID, (y2 - y1) // GRID
+    blocks = pixels[y1:y2, x1:x2].reshape(down, GRID, across, GRID, 3).swapaxes(1, 2).reshape(-1, GRID, GRID, 3)
+    blocks = blocks[rng.permutation(len(blocks))].reshape(down, across, GRID, GRID, 3).swapaxes(1, 2)
+    pixels[y1:y2, x1:x2] = blocks.reshape(y2 - y1, x2 - x1, 3)

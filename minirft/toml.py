@@ -1,0 +1,129 @@
+"""Config dataclasses from TOML and back, with every key and type checked.
+
+A mistake is a `UserError` that names the key, what was expected, and the nearest right key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from minirft.samples import UserError
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file.  Raises `UserError` when it cannot be read, or with the line that is wrong."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read: {error}") from None
+
+
+def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
+    """A config dataclass from a TOML table, every key and type checked; raises `UserError`.
+
+    >>> Example = dataclasses.make_dataclass("Example", [("steps", int, 60)])
+    >>> from_table(Example, {"stpes": 3}, "data.")
+    Traceback (most recent call last):
+    minirft.samples.UserError: unknown key 'data.stpes'; did you mean 'data.steps'?
+    """
+    hints = typing.get_type_hints(kind)
+    for key in table:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
+            advice = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(hints)}"
+            raise UserError(f"unknown key '{prefix}{key}'; {advice}")
+    return kind(**{key: _convert(value, hints[key], prefix + key) for key, value in table.items()})
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """`value`, as TOML reads it, as the type `hint` asks for."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return from_table(hint, value, key + ".")
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):  # only `X | None` occurs; TOML has no null
+        return _convert(value, options[0], key)
+    if origin is Literal and value in options and isinstance(value, str):
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(item, options[0], key) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return {name: _convert(item, options[1], f"{key}.{name}") for name, item in value.items()}
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if hint in (int, bool, str) and type(value) is hint:
+        return value
+    raise UserError(f"{key} = {value!r}: expected {_in_words(hint)}")
+
+
+def _in_words(hint: Any) -> str:
+    """
+    >>> _in_words(tuple[str, ...]), _in_words(Literal["none", "nf4"])
+    ('a list of text in quotes', 'one of none, nf4')
+    """
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(options)
+    if origin is tuple:
+        return "a list of " + _in_words(options[0])
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes", Path: "a path"}
+    return plain.get(hint, "a table")
+
+
+def to_toml(config: Any, prefix: str = "") -> str:
+    """The configuration as TOML, every field spelt out; `from_table` reads it back to an equal one.
+
+    >>> Example = dataclasses.make_dataclass("Example", [("steps", int, 60), ("names", tuple[str, ...], ("cat",))])
+    >>> print(to_toml(Example()))
+    steps = 60
+    names = ["cat"]
+    <BLANKLINE>
+    """
+    lines, tables = [], []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            tables.append(f"\n[{prefix}{item.name}]\n" + to_toml(value, f"{prefix}{item.name}."))
+        elif isinstance(value, dict):
+            inner = ", ".join(f"{json.dumps(name)} = {number!r}" for name, number in value.items())
+            lines.append(f"{item.name} = {{{inner}}}\n")
+        elif value is not None:
+            lines.append(f"{item.name} = {_toml_value(value)}\n")
+    return "".join(lines + tables)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, (bool, str, Path)):
+        return json.dumps(value if isinstance(value, bool) else str(value), ensure_ascii=False)
+    return json.dumps(list(value), ensure_ascii=False) if isinstance(value, tuple) else repr(value)
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Names of the fields in which two configurations differ, nested ones dotted.
+
+    >>> Example = dataclasses.make_dataclass("Example", [("steps", int, 60)])
+    >>> differences(Example(1), Example(2))
+    ['steps']
+    """
+    names: list[str] = []
+    for item in dataclasses.fields(old):
+        before, after = getattr(old, item.name), getattr(new, item.name)
+        if dataclasses.is_dataclass(before):
+            names += differences(before, after, f"{prefix}{item.name}.")
+        elif before != after:
+            names.append(prefix + item.name)
+    return names

@@ -1,0 +1,117 @@
+"""A miniature Qwen2-VL on disk, policies loaded from it, and questions about small pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+
+from minirft.policy import LoraSettings, Policy
+from minirft.samples import Sample
+
+CONTROL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, then Qwen's control tokens: 263 in all."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(CONTROL)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+    )
+
+
+def miniature_config(tokenizer: PreTrainedTokenizerFast, vocab_size: int, **text: object) -> Qwen2VLConfig:
+    """Hidden 64, 2 layers, 4 heads on 2; every width a multiple of 64, as 4-bit kernels want."""
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in zip(
+        ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+        ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"), strict=True)}
+    language = {
+        "vocab_size": vocab_size, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+        "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 4, "mlp_ratio": 2, "temporal_patch_size": 2}
+    return Qwen2VLConfig(text_config=language | text, vision_config=vision, tie_word_embeddings=False, **ids)
+
+
+def write_miniature(folder: Path, tokenizer: PreTrainedTokenizerFast, vocab_size: int, scale: float = 6.0) -> Path:
+    """A random model with weights scaled up and an untied head: a tied random model repeats one token for ever."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2VLForConditionalGeneration(miniature_config(tokenizer, vocab_size))
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:
+                weight.data.mul_(scale)
+            elif name.endswith("bias"):
+                weight.data.normal_(std=0.1)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": 112 * 112}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the miniature: 263 tokens in a vocabulary of 320 rows."""
+    return write_miniature(tmp_path_factory.mktemp("miniature"), byte_tokenizer(), 320)
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Noise: no two pictures alike."""
+    pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Sample]:
+    """Three questions about pictures of different sizes and shapes."""
+    sizes, problems = [(56, 56), (112, 60), (30, 90)], ["a cat?", "where is the red one?", "?"]
+    return [
+        Sample(f"s{i}", picture(*size, seed=i), "presence", problem, "<answer>yes</answer>")
+        for i, (size, problem) in enumerate(zip(sizes, problems, strict=True))
+    ]
+
+
+@pytest.fixture
+def policy(miniature: Path) -> Policy:
+    """Every weight of the language model learns; the vision tower is frozen."""
+    return Policy.load(miniature)
+
+
+@pytest.fixture
+def lora_policy(miniature: Path) -> Policy:
+    """LoRA with B off zero, so that the adapters show."""
+    return shaken(Policy.load(miniature, lora=LoraSettings(r=4, alpha=8)))
+
+
+def shaken(policy: Policy, scale: float = 0.3) -> Policy:
+    """The policy with its LoRA B matrices drawn at random instead of zero."""
+    generator = torch.Generator().manual_seed(5)
+    for name, weight in policy.trainable().items():
+        if "lora_B" in name:
+            weight.data.copy_(scale * torch.randn(weight.shape, generator=generator))
+    return policy

@@ -68,9 +68,9 @@ def combine(
 
     >>> parts = torch.tensor([[[1.0, 0.0, 1.0, 0.0]], [[0.1, 0.1, 0.0, 0.0]]])  # the second part has a small spread
     >>> combine(parts, torch.ones(2))
-    tensor([[ 0.9468, -0.7747,  0.7747, -0.9468]])
-    >>> combine(parts, torch.ones(2), "normalise_then_sum")
-    tensor([[ 1.2246,  0.0000,  0.0000, -1.2246]])
+    tensor([[ 0.9477, -0.7754,  0.7754, -0.9477]])
+    >>> combine(parts, torch.ones(2), "normalise_then_sum").round(decimals=2)
+    tensor([[ 1.2200, -0.0000,  0.0000, -1.2200]])
     """
     _check(parts, "parts", dimensions=3, smallest_group=1)
     if weights.shape != parts.shape[:1]:

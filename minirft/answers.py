@@ -16,11 +16,12 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from minirft.boxes import MODEL, Array
-from minirft.samples import Task
+from minirft.samples import Task, UserError
 
 MAX_CHARACTERS = 65_536  # longer than any completion we sample; what bounds the work
 MAX_PREDICTIONS = 1_000  # Hungarian matching is cubic; COCO and LVIS score 100 and 300 boxes
@@ -85,8 +86,8 @@ def is_well_formed(text: str) -> bool:
 
     The reasoning must hold a letter or a digit: an echoed ``<think> ... </think>`` is no reasoning.
 
-    >>> is_well_formed("<think>a cat</think> <answer>cat</answer>"), is_well_formed("<think>...</think> <answer>cat</answer>")
-    (True, False)
+    >>> [is_well_formed(f"<think>{thought}</think> <answer>cat</answer>") for thought in ("long ears", "...", "")]
+    [True, False, False]
     """
     text = text.strip()
     if len(text) > MAX_CHARACTERS or any(text.count(tag) != 1 for tag in _TAGS):
@@ -185,6 +186,22 @@ def parse(task: Task, text: str) -> Detections | str | Array | bool | ParseFailu
     return _PARSERS[task](text)
 
 
+def parse_solution(task: Task, text: str) -> Any:
+    """The answer of a solution.  Data, not a model, wrote it, so a fault raises `UserError`.
+
+    >>> parse_solution("presence", "<answer>no</answer>")
+    False
+    """
+    answer = parse(task, text)
+    if isinstance(answer, Detections) and answer.invalid:
+        answer = ParseFailure("invalid box", text[:_DETAIL])
+    if isinstance(answer, ParseFailure):
+        raise UserError(
+            f"solution {text[:_DETAIL]!r} is no {task} answer ({answer.reason}); repair or remove the sample"
+        )
+    return answer
+
+
 def normalise(label: str) -> str:
     """A label for comparison: case, space, underscore, hyphen and punctuation at the ends do not count.
 
@@ -222,7 +239,7 @@ def _items(answer: str) -> list[str] | ParseFailure:
 
 def _prediction(item: str) -> tuple[float, ...] | None:
     """x1, y1, x2, y2 and confidence of one {...}; None when it is malformed."""
-    try:  # ValueError: not JSON, or an integer of over 4,300 digits; RecursionError: brackets nested deeper than the stack
+    try:  # ValueError: not JSON, or an integer of over 4,300 digits; RecursionError: brackets nested too deep
         pairs = json.loads(item.replace("'", '"'), object_pairs_hook=list)
     except (ValueError, RecursionError):
         return None

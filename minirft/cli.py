@@ -12,22 +12,24 @@ import contextlib
 import difflib
 import io
 import json
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
 if TYPE_CHECKING:
     from minirft.config import GRPOConfig
 
-DetectionLike = Literal["detection", "classification", "grounding", "presence"]
+T = TypeVar("T")
+TaskName = Literal["detection", "classification", "grounding", "presence"]
 Variant = Literal["strict", "paper", "official"]
-AsJson = Annotated[bool, tyro.conf.arg(name="json", help="Print JSON on stdout and nothing else.")]
+Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
 
 def main(args: list[str] | None = None) -> int:
@@ -66,73 +68,290 @@ def run(command: Callable[[list[str]], None], args: list[str]) -> int:
 def usage() -> str:
     """The list of commands."""
     lines = [f"  {name:<9} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: minirft COMMAND ...", "", *lines, "", "`minirft COMMAND --help` lists what a command takes."]
-    )
+    hint = "`minirft COMMAND --help` lists what a command takes."
+    return "\n".join(["usage: minirft COMMAND ...", "", *lines, "", hint])
 
 
-# ------------------------------------------------------------------ commands
+# ------------------------------------------------------------------ commands and what they take
+
+
+@dataclass(frozen=True)
+class DemoFlags:
+    out: Path = Path("runs/demo")
+    """Folder for summary.json, report.html, the two runs and the pictures."""
+    seed: int = 0
+    """Seed of the two training runs; the held-out questions stay the same."""
+    config: str = "tiny_detection"
+    """What to train: a TOML file or the name of a shipped one."""
+    json: Json = False
+    """Print summary.json on stdout."""
 
 
 def demo(args: list[str]) -> None:
-    """Evaluate, train by GRPO, evaluate again, and write a report: the main job on the embedded model."""
+    """The main job on the embedded model: evaluate, GRPO, evaluate again, SFT beside it, a report."""
+    flags = parse(DemoFlags, args, "minirft demo")
+    quieten_libraries()
+    from minirft.config import load_config
+    from minirft.demo import run_demo
 
-    def options(out: Path = Path("runs/demo"), seed: int = 0, steps: int | None = None, json: AsJson = False) -> None:
-        """Evaluate the embedded model, train it by GRPO and by SFT, evaluate both, write OUT/report.html.
+    show(run_demo(replace(load_config(flags.config), seed=flags.seed), flags.out), flags.json)
 
-        Args:
-            out: Folder for summary.json, report.html, the run logs and the pictures.
-            seed: Seed of the training runs; the held-out questions are always the same.
-            steps: Training steps, if not those of the shipped config tiny_detection.
-        """
-        from minirft.demo import run_demo
 
-        _show(run_demo(out, seed=seed, steps=steps), json)
-
-    parse(options, args, "minirft demo")
+@dataclass(frozen=True)
+class TrainFlags:
+    resume: Path | None = None
+    """Folder of a run that stopped: go on exactly there."""
+    json: Json = False
+    """Print every logged row on stdout, one JSON line each."""
 
 
 def train(args: list[str]) -> None:
-    """Reinforcement fine-tuning (GRPO): minirft train CONFIG [--field value ...], or --resume RUN."""
+    """Reinforcement fine-tuning (GRPO): CONFIG [--field value ...], or --resume RUN."""
+    config, flags = parse_config(args, TrainFlags(), "minirft train")
     from minirft.train import train
 
-    _train("train", train, args)
+    follow(train(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
 
 
 def sft(args: list[str]) -> None:
-    """Supervised fine-tuning, the baseline, from the same config: minirft sft CONFIG [--field value ...]."""
+    """The supervised baseline from the same config: CONFIG [--field value ...], or --resume RUN."""
+    config, flags = parse_config(args, TrainFlags(), "minirft sft")
     from minirft.sft import sft
 
-    _train("sft", sft, args)
+    follow(sft(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
+
+
+@dataclass(frozen=True)
+class EvalFlags:
+    mode: Literal["greedy", "sampled"] = "greedy"
+    """Take the likeliest token, or sample at the temperature of training."""
+    json: Json = False
+    """Print the metrics as one JSON object."""
 
 
 def evaluate(args: list[str]) -> None:
-    """Held-out metrics of a run, or of the model that a config starts from: minirft eval RUN_or_CONFIG."""
-    from minirft.loop import evaluate_policy, load_run_policy
+    """Held-out metrics of a run, or of the model that a config starts from: RUN_or_CONFIG."""
+    config, flags = parse_config(args, EvalFlags(), "minirft eval")
+    from minirft.feed import held_out
+    from minirft.loop import evaluate_policy
+    from minirft.runs import load_policy, load_run_policy
 
-    config, rest = _config(args, "minirft eval", dataclass(_EvalFlags))
-    policy = load_run_policy(config, rest.run)
-    _show(evaluate_policy(policy, config, mode=rest.mode), rest.json)
+    samples = held_out(config)
+    policy = load_run_policy(Path(args[0]), config) if Path(args[0]).is_dir() else load_policy(config)
+    show(evaluate_policy(policy, config, samples, flags.mode), flags.json)
+
+
+@dataclass(frozen=True)
+class ScoreFlags:
+    file: tyro.conf.Positional[Path]
+    """JSON lines, each {"completion": text, "solution": text}."""
+    task: TaskName
+    """What was asked."""
+    variant: Variant = "strict"
+    """Reading of the reward."""
+    json: Json = False
+    """Accepted for symmetry: the output is JSON lines either way."""
 
 
 def score(args: list[str]) -> None:
-    """Score saved completions: rows {"completion", "solution"} in, one row of reward parts each out."""
+    """Score saved completions: JSON lines {"completion", "solution"} in, reward parts out."""
+    flags = parse(ScoreFlags, args, "minirft score")
+    from minirft.rewards import reading, score_rows
 
-    def options(
-        file: Annotated[Path, tyro.conf.Positional], task: DetectionLike, variant: Variant = "strict", json: AsJson = True
-    ) -> None:
-        """Score saved completions; writes one JSON line for each line read.
+    for row in score_rows(read_rows(flags.file), reading(flags.task, flags.variant)):
+        print(json.dumps(row))
 
-        Args:
-            file: JSON lines, each {"completion": text, "solution": text}.
-            task: What was asked.
-            variant: Reading of the reward.
-        """
-        from minirft.rewards import reading
 
-        reward = reading(task, variant)
-        for row in _json_lines(file, ("completion", "solution")):
-            scored = reward(row["completion"], row["solution"])
-            print(json_line({**scored.parts, "total": scored.total, "failure": scored.failure}))
+@dataclass(frozen=True)
+class AuditFlags:
+    task: TaskName
+    """What is asked."""
+    variant: Variant = "strict"
+    """Reading of the reward."""
+    json: Json = False
+    """Print one JSON line for each kind of answer."""
 
-    parse(options, args, "minirft score")
+
+def audit(args: list[str]) -> None:
+    """The red team: how much can an answer earn without looking at the picture?"""
+    flags = parse(AuditFlags, args, "minirft audit")
+    from minirft.redteam import audit
+
+    show(audit(flags.task, flags.variant), flags.json)
+
+
+def pretrain(args: list[str]) -> None:
+    """Rebuild the embedded checkpoint from nothing."""
+    quieten_libraries()
+    from minirft.tiny.pretrain import main
+
+    main(args)
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    to: Literal["adapter", "merged"] = "merged"
+    """An adapter for PEFT, or a whole model folder for transformers and vLLM."""
+    out: Path | None = None
+    """Folder to write; RUN/adapter or RUN/merged if left out."""
+
+
+def export(args: list[str]) -> None:
+    """Write what PEFT, transformers and vLLM load: RUN --to adapter|merged."""
+    flags = parse(ExportFlags, args, "minirft export")
+    quieten_libraries()
+    from minirft.runs import export_run
+
+    print(export_run(flags.run, flags.to, flags.out or flags.run / flags.to))
+
+
+def version(args: list[str]) -> None:
+    """Print the version."""
+    from importlib import metadata
+
+    print(metadata.version("minirft"))
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "demo": demo,
+    "train": train,
+    "sft": sft,
+    "eval": evaluate,
+    "score": score,
+    "audit": audit,
+    "pretrain": pretrain,
+    "export": export,
+    "version": version,
+}
+
+
+# ------------------------------------------------------------------ reading the command line
+
+
+def parse_config(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
+    """The settings and the other flags of `CONFIG [--field value ...]`.
+
+    CONFIG is a shipped name, a TOML file or the folder of a run; with `--resume RUN` it may be left out.
+    """
+    quieten_libraries()
+    from minirft.config import GRPOConfig, load_config
+    from minirft.runs import run_config
+    from minirft.samples import UserError
+
+    source, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else (value_of("--resume", args), args)
+    if source is None and not {"-h", "--help"} & set(args):
+        raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")
+    if source is None:
+        default = GRPOConfig()
+    else:
+        default = run_config(Path(source)) if Path(source).is_dir() else load_config(source)
+
+    def both(config: GRPOConfig, flags: T) -> tuple[GRPOConfig, T]:
+        return config, flags
+
+    flat = tyro.conf.arg(name="")
+    both.__annotations__ = {"config": Annotated[GRPOConfig, flat], "flags": Annotated[type(flags), flat]}
+    both.__defaults__ = (default, flags)
+    return parse(both, rest, prog)
+
+
+def value_of(flag: str, args: list[str]) -> str | None:
+    """The value of one flag, before the rest of the line can be read.
+
+    >>> value_of("--resume", ["--steps", "3", "--resume", "runs/a"]), value_of("--resume", ["--resume=runs/b"])
+    ('runs/a', 'runs/b')
+    """
+    for this, following in zip(args, [*args[1:], None], strict=True):
+        if this == flag:
+            return following
+        if this.startswith(flag + "="):
+            return this.removeprefix(flag + "=")
+    return None
+
+
+def parse(kind: Callable[..., T], args: list[str], prog: str) -> T:
+    """`kind` filled in from the command line.  tyro's box of an error becomes a `UserError` of one line."""
+    from minirft.samples import UserError
+
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(kind, args=args, prog=prog, description="")
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise UserError(f"{one_line(box.getvalue())}; see {prog} --help") from None
+
+
+def one_line(box: str) -> str:
+    """The gist of an error as tyro prints it: what is wrong, and the nearest right flag.
+
+    >>> one_line("Unrecognized options\\n---\\nUnrecognized options: --stpes, 3\\n---\\nPerhaps you meant:\\n--steps INT\\n")
+    'Unrecognized options: --stpes, 3; did you mean --steps?'
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    sections: list[list[str]] = [[]]
+    for line in (raw.strip(" │|") for raw in text.splitlines()):
+        if line.startswith("╭") or (line and not line.strip("-─╰╯")):  # a title, or a rule between sections
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    problem = " ".join(sections[min(1, len(sections) - 1)]).rstrip(".")
+    near = next((part[1].split()[0] for part in sections if part[:1] == ["Perhaps you meant:"]), None)
+    return f"{problem}; did you mean {near}?" if near else problem
+
+
+def read_rows(file: Path) -> Iterator[Any]:
+    """The values in a file of JSON lines, blank lines skipped.  Raises `UserError` with the line."""
+    from minirft.samples import UserError
+
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file} ({error}); check the path") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line or "null")
+        except ValueError as error:
+            raise UserError(f"{file} line {number} is not JSON ({error}); repair or remove it") from None
+        if isinstance(row, dict):
+            yield row
+        elif row is not None:
+            raise UserError(f"{file} line {number} is not a JSON object; expected completion and solution")
+
+
+# ------------------------------------------------------------------ printing
+
+
+def follow(rows: Iterable[dict[str, Any]], as_json: bool, folder: Path) -> None:
+    """Let a run run: its rows as JSON lines, or at the end where to find it."""
+    for row in rows:
+        if as_json:
+            print(json.dumps(row), flush=True)
+    if not as_json:
+        print(f"done: {folder}")
+
+
+def show(result: Any, as_json: bool, indent: str = "") -> None:
+    """A result as one JSON object, or as indented lines."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}")
+            show(value, False, indent + "  ")
+        else:
+            print(f"{indent}{name:<20} {f'{value:.3f}' if isinstance(value, float) else value}")
+
+
+def quieten_libraries() -> None:
+    """Loading bars and advice of the libraries would bury our one line."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from minirft.policy import LoraSettings
+from minirft.loading import LoraSettings
 from minirft.samples import Task, UserError
 from minirft.toml import from_table, read_toml
 
@@ -48,6 +48,8 @@ class DataConfig:
     negatives: float = 0.2
     """Share of questions about a category that is not in the picture, in [0, 1).  Measured: below 0.2 the
     ability to abstain is lost; the released few-shot sets have none."""
+    bad_boxes: Literal["refuse", "drop"] = "refuse"
+    """What an inverted or empty box, or one outside its picture, does: stop the run, or be left out."""
     seed: int = 0
     """Draws the k-shot split.  Apart from the training seed, so that seeds share a split."""
 
@@ -146,7 +148,7 @@ class GRPOConfig:
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this 2-norm.  TRL: 1."""
     rows_per_pass: int = 0
-    """Completions of one prompt per backward pass; 0 = the whole group.  Memory for passes, same gradient."""
+    """Completions per backward pass; 0 = all of the step at once.  More passes, less memory, the same gradient."""
 
     # --- supervised fine-tuning, the baseline
     sft_target: Literal["answer", "reasoning"] = "answer"

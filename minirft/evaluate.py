@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from minirft import boxes
-from minirft.answers import Detections, ParseFailure, is_well_formed, normalise, parse
+from minirft.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
 from minirft.measures import (
     AT_50,
     AT_75,
@@ -82,7 +82,7 @@ def metrics(
     if resamples:
         generator = generator or np.random.default_rng(0)
         draws = statistic(generator.multinomial(number, np.full(number, 1 / number), resamples).astype(np.float64))
-        intervals = {name: _interval(draws[name], level) for name, value in values.items() if value is not None}
+        intervals = {name: _interval(draw, level) for name, draw in draws.items() if not np.isnan(draw).all()}
     return values | {"n": number, "ci": intervals}
 
 
@@ -104,16 +104,14 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
     An answer that does not parse has no boxes, and is no abstention.  Where confidences tie between queries, AP
     depends on the order of the queries, as COCOeval's does.
     """
-    answers = [parse("detection", text) for text in completions]
+    answers, truth, well_formed = _read("detection", completions, samples)
     found = [NOTHING if isinstance(answer, ParseFailure) else answer for answer in answers]
-    truth = [_truth(sample) for sample in samples]
     true, predicted = (np.array([len(side) for side in sides], dtype=np.float64) for sides in (truth, found))
     silent = np.array([isinstance(a, Detections) and len(a) == 0 for a in answers], dtype=np.float64)
     overlap = np.array([_overlap(f, t) for f, t in zip(found, truth, strict=True)])
     category = np.unique([sample.category for sample in samples], return_inverse=True)[1]
     ranked = rank_boxes(found, truth)
     hit = ranked.hit[AT_50]
-    well_formed = _well_formed("detection", completions)
 
     def statistic(weights: Array) -> dict[str, Array]:
         weight, present = weights[:, ranked.query], true > 0
@@ -140,37 +138,30 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
 
 def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
     """Labels: accuracy (equal after normalisation), accuracy_substring (the released rule), parse_rate."""
-    labels = [parse("classification", text) for text in completions]
-    truths = [_truth(sample) for sample in samples]
+    labels, truths, well_formed = _read("classification", completions, samples)
     pairs = zip(labels, truths, strict=True)
     return _means(
         accuracy=[isinstance(label, str) and normalise(label) == normalise(truth) for label, truth in pairs],
         accuracy_substring=[_substring(text, truth) for text, truth in zip(completions, truths, strict=True)],
-        parse_rate=_well_formed("classification", completions),
+        parse_rate=well_formed,
     )
 
 
 def grounding(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
     """One box: box_iou and giou (means; 0 and -1 where there is no box), acc50 (share with IoU >= .5), parse_rate."""
-    answers = [parse("grounding", text) for text in completions]
-    found = [np.zeros(4) if isinstance(answer, ParseFailure) else answer for answer in answers]
-    pairs = [(box[None], _truth(sample)[None]) for box, sample in zip(found, samples, strict=True)]
+    answers, truths, well_formed = _read("grounding", completions, samples)
+    found = [np.zeros(4) if isinstance(answer, ParseFailure) else answer for answer in answers]  # overlaps nothing
+    pairs = [(box[None], truth[None]) for box, truth in zip(found, truths, strict=True)]
     overlap = np.array([boxes.iou(*pair)[0, 0] for pair in pairs])
-    return _means(
-        box_iou=overlap,
-        giou=[boxes.giou(*pair)[0, 0] for pair in pairs],
-        acc50=overlap >= 0.5,
-        parse_rate=_well_formed("grounding", completions),
-    )
+    giou = [boxes.giou(*pair)[0, 0] for pair in pairs]
+    return _means(box_iou=overlap, giou=giou, acc50=overlap >= 0.5, parse_rate=well_formed)
 
 
 def presence(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
     """Yes or no: accuracy (an answer that is neither is wrong) and parse_rate."""
-    answers = [parse("presence", text) for text in completions]
-    return _means(
-        accuracy=[answer is _truth(sample) for answer, sample in zip(answers, samples, strict=True)],
-        parse_rate=_well_formed("presence", completions),
-    )
+    answers, truths, well_formed = _read("presence", completions, samples)
+    right = [answer is truth for answer, truth in zip(answers, truths, strict=True)]
+    return _means(accuracy=right, parse_rate=well_formed)
 
 
 _STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] = {
@@ -181,18 +172,13 @@ _STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] 
 }
 
 
-def _truth(sample: Sample) -> Any:
-    truth = parse(sample.task, sample.solution)
-    if isinstance(truth, ParseFailure) or getattr(truth, "invalid", 0):
-        raise UserError(
-            f"sample {sample.id}: its solution is no {sample.task} answer: {sample.solution[:80]!r}; repair it"
-        )
-    return truth
-
-
-def _well_formed(task: Task, completions: Sequence[str]) -> Array:
-    good = [is_well_formed(text) and not isinstance(parse(task, text), ParseFailure) for text in completions]
-    return np.array(good, dtype=np.float64)
+def _read(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> tuple[list[Any], list[Any], Array]:
+    """Every answer or failure, every truth, and whether the answer parses and is in the format asked for."""
+    answers = [parse(task, text) for text in completions]
+    truths = [parse_solution(task, sample.solution) for sample in samples]
+    pairs = zip(answers, completions, strict=True)
+    well_formed = [not isinstance(answer, ParseFailure) and is_well_formed(text) for answer, text in pairs]
+    return answers, truths, np.array(well_formed, dtype=np.float64)
 
 
 def _overlap(found: Detections, truth: Detections) -> float:
@@ -221,8 +207,8 @@ def _means(**columns: Any) -> Statistic:
 
 
 def _substring(text: str, truth: str) -> bool:
-    """The released rule: one label contains the other, once case, spaces and underscores are gone."""
-    answer = re.search(r"<answer>(.*?)</answer>", text)  # on one line, as there
+    """The released evaluation: right if one contains the other, but for case, spaces and underscores."""
+    answer = re.search(r"<answer>(.*?)</answer>", text)  # on one line, as there; none is wrong
     if answer is None:
         return False
     a, b = (label.lower().replace(" ", "").replace("_", "") for label in (answer[1], truth))

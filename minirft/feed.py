@@ -5,14 +5,17 @@ Because no state is kept between steps, a resumed run asks for step 41 and gets 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from minirft.config import DataConfig, GRPOConfig
+from minirft.data.coco import load_coco
 from minirft.samples import Sample, UserError
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
@@ -36,20 +39,68 @@ def training_feed(config: GRPOConfig) -> Feed:
     """The training samples of every step, P at a time.  Raises `UserError` when there are none."""
     data, count = config.data, config.prompts_per_step
     if data.kind == "tiny" and not data.shots:
-        return lambda step: _tiny(data)(count, seed=step_seed(config.seed, step))
-    samples = _tiny_shots(data) if data.kind == "tiny" else _coco(data)[0]
-    return partial(cycle, samples, config.seed, count)
+        return lambda step: _tiny(data, count, step_seed(config.seed, step))
+    return partial(cycle, training_set(data), config.seed, count)
+
+
+def training_set(data: DataConfig) -> list[Sample]:
+    """The finite training set: k shots of each category, or with `shots` 0 all that a COCO file has."""
+    if data.kind == "coco":
+        every = _coco(data, data.annotations, data.images, data.categories)
+        return k_shot(every, data.shots, data.negatives, data.seed) if data.shots else every
+    wanted, pool = len(_tiny_names(data)) * data.shots, 64
+    while True:  # the world is endless and its first samples do not depend on how many are drawn
+        samples = k_shot(_tiny(data, pool, data.seed), data.shots, data.negatives, data.seed)
+        if sum(is_present(sample) for sample in samples) >= wanted:
+            return samples
+        pool *= 2
 
 
 def held_out(config: GRPOConfig) -> list[Sample]:
-    """The samples that evaluation asks about, `config.eval_samples` at most."""
-    data, count = config.data, config.eval_samples
+    """The samples that evaluation asks about, `config.eval_samples` at most; none of them is trained on.
+
+    Raises `UserError` when there are none.
+    """
+    data, count = config.data, config.eval_samples or None
+    categories = data.eval_categories or data.categories
     if data.kind == "tiny":
         from minirft.tiny.world import held_out as draw
 
-        return draw(data.task, count or 1000, **_tiny_options(data, data.eval_categories or data.categories))
-    samples = _coco(data)[1]
-    return samples[:count] if count else samples
+        return draw(data.task, count or 1000, **_tiny_options(data, categories))
+    if data.eval_annotations:
+        return _coco(data, data.eval_annotations, data.eval_images or data.images, categories)[:count]
+    trained_on = {sample.image for sample in training_set(data)}
+    every = _coco(data, data.annotations, data.images, categories)
+    left = [sample for sample in every if sample.image not in trained_on]
+    if not left:
+        raise UserError("training uses every picture, so none is left to evaluate on: set data.eval_annotations")
+    return left[:count]
+
+
+def k_shot(samples: list[Sample], shots: int, negatives: float, seed: int) -> list[Sample]:
+    """`shots` samples of every category, and of absent ones so many that they are a share `negatives` of all.
+
+    In the order of `samples`; a category with fewer gives all it has.
+
+    >>> blank = Path("blank.png")
+    >>> few = [Sample(str(i), blank, "presence", "?", "<answer>yes</answer>", "cat") for i in range(9)]
+    >>> len(k_shot(few, shots=4, negatives=0.0, seed=0))
+    4
+    """
+    order = np.random.default_rng(seed).permutation(len(samples)).tolist()
+    taken: Counter[str] = Counter()
+    chosen = []
+    for i in order:
+        if is_present(samples[i]) and taken[samples[i].category] < shots:
+            taken[samples[i].category] += 1
+            chosen.append(i)
+    absent = [i for i in order if not is_present(samples[i])]
+    return [samples[i] for i in sorted(chosen + absent[: round(len(chosen) * negatives / (1 - negatives))])]
+
+
+def is_present(sample: Sample) -> bool:
+    """Is there anything in the picture of what the sample asks about?"""
+    return "No Objects" not in sample.solution and "<answer>no</answer>" not in sample.solution
 
 
 def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sample]:
@@ -66,3 +117,51 @@ def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sampl
         order = np.random.default_rng([seed, epoch]).permutation(len(samples))
         chosen.append(samples[order[index]])
     return chosen
+
+
+def _coco(data: DataConfig, annotations: Path | None, images: Path | None, categories: tuple[str, ...]) -> list[Sample]:
+    if annotations is None:
+        raise UserError("data.annotations is not set: name the COCO-format JSON file (--data.annotations FILE)")
+    if images is None:
+        raise UserError("data.images is not set: name the folder of the pictures (--data.images DIR)")
+    if data.task not in ("detection", "presence"):
+        raise UserError(f"data.task = {data.task!r}: a COCO file answers detection and presence questions only")
+    return load_coco(
+        annotations,
+        images,
+        categories or None,
+        task=data.task,
+        negatives=data.negatives,
+        seed=data.seed,
+        bad_boxes=data.bad_boxes,
+    )
+
+
+def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
+    from minirft.tiny import world
+
+    options = _tiny_options(data, data.categories)
+    if data.task == "detection":
+        options["absent"] = data.negatives
+    return getattr(world, data.task)(count, seed, **options)
+
+
+def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, Any]:
+    """What narrows a question of the tiny world down; for classification the one category is a family."""
+    if data.task == "classification":
+        from minirft.tiny.lookalikes import FAMILIES
+
+        return {"family": categories[0] if categories else next(iter(FAMILIES))}
+    return {"categories": categories} if categories else {}
+
+
+def _tiny_names(data: DataConfig) -> tuple[str, ...]:
+    """The categories that k-shot counts by."""
+    from minirft.tiny.lookalikes import FAMILIES
+    from minirft.tiny.scenes import BASE
+
+    if data.task == "grounding":
+        raise UserError("data.shots: instructions have no categories to count shots by; set it to 0")
+    if data.task == "classification":
+        return tuple(FAMILIES[_tiny_options(data, data.categories)["family"]])
+    return data.categories or BASE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,7 +53,9 @@ def resolve(name: str) -> str:
         return name
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
-        raise UserError(f"{name} holds an adapter, not a model; give its base model ({base}) and load the adapter on it")
+        raise UserError(
+            f"{name} holds an adapter, not a model; give its base model ({base}) and load the adapter on it"
+        )
     if not (folder / "config.json").is_file():
         raise UserError(f"{name} is not a model folder: it has no config.json; give the folder of a Qwen2-VL")
     return name
@@ -64,7 +67,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """"auto" is float32 on a CPU, bfloat16 on a card that has it, else float16.
+    """ "auto" is float32 on a CPU, bfloat16 on a card that has it, else float16.
 
     >>> pick_dtype("auto", torch.device("cpu"))
     torch.float32
@@ -79,9 +82,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return known[dtype]
 
 
-def load_model(
-    source: str, quantize: str, dtype: torch.dtype, device: torch.device
-) -> Qwen2VLForConditionalGeneration:
+def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.device) -> Qwen2VLForConditionalGeneration:
     """The weights, on the device, with shared-prefix attention in the language model.
 
     "nf4" stores every linear layer but `lm_head` in 4 bits, scales quantised twice (https://arxiv.org/abs/2305.14314);
@@ -102,7 +103,9 @@ def load_model(
         )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source}: the weights do not load ({reason}); it needs the safetensors of a Qwen2-VL") from None
+        raise UserError(
+            f"{source}: the weights do not load ({reason}); it needs the safetensors of a Qwen2-VL"
+        ) from None
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; copy the whole model again")
     for module in model.modules():
@@ -120,7 +123,9 @@ def _check_is_qwen2_vl(source: str) -> None:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{source}: no folder of that name, and the hub did not give it ({reason})") from None
     if config.get("model_type") != "qwen2_vl":
-        raise UserError(f"{source} is a {config.get('model_type', 'nameless')} model; minirft trains Qwen2-VL (qwen2_vl)")
+        raise UserError(
+            f"{source} is a {config.get('model_type', 'nameless')} model; minirft trains Qwen2-VL (qwen2_vl)"
+        )
 
 
 def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -142,8 +147,11 @@ def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_v
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(lora.seed)
-        # Adapters keep the dtype of the model: PEFT's default, float32, costs half as much memory again.
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            # PEFT asks transformers by an old name; the caller can do nothing about it.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            # Adapters keep the dtype of the model: PEFT's default, float32, costs half as much memory again.
+            return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
 def copy_trained(model: Qwen2VLForConditionalGeneration | PeftModel, folder: Path) -> None:
@@ -159,4 +167,6 @@ def copy_trained(model: Qwen2VLForConditionalGeneration | PeftModel, folder: Pat
             model.load_state_dict(saved.state_dict())
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{folder}: the saved weights do not fit this policy ({reason}); check model and lora") from None
+        raise UserError(
+            f"{folder}: the saved weights do not fit this policy ({reason}); check model and lora"
+        ) from None

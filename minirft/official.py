@@ -37,8 +37,8 @@ _MATCH = np.nextafter(0.5, 1)  # the released code asks for more than 0.5, `matc
 def detection_iou(completion: str, solution: str) -> float:
     """R_IoU = Σ matched IoU / max(predictions, truths); 0 when either text cannot be read, or reads as no boxes.
 
-    >>> truth = "<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 1}, {'Position': [50, 0, 59, 9], 'Confidence': 1}]</answer>"
-    >>> detection_iou("<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 0.8}]</answer>", truth)
+    >>> box, other = "{'Position': [0, 0, 9, 9], 'Confidence': 1}", "{'Position': [50, 0, 59, 9], 'Confidence': 1}"
+    >>> detection_iou(f"<answer>[{box}]</answer>", f"<answer>[{box}, {other}]</answer>")
     0.5
     """
     found, truth = detections(completion), detections(solution)
@@ -48,7 +48,7 @@ def detection_iou(completion: str, solution: str) -> float:
 
 
 def detection_confidence(completion: str, solution: str) -> float:
-    """R_conf = mean over predictions of (c if matched else 1 - c), clipped to [0, 1] after the mean; a missed object is free.
+    """R_conf = mean over predictions of (c if matched else 1 - c), clipped to [0, 1] only after the mean.
 
     >>> truth = "<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 1}]</answer>"
     >>> detection_confidence("<answer>[{'Position': [90, 90, 99, 99], 'Confidence': -5}]</answer>", truth)
@@ -67,8 +67,8 @@ def detection_confidence(completion: str, solution: str) -> float:
 def accuracy(completion: str, solution: str) -> float:
     """1 when answer ⊂ label or label ⊂ answer, spaces, underscores and case aside.
 
-    >>> accuracy("<answer></answer>", "<answer>737-300</answer>"), accuracy("<answer>7</answer>", "<answer>737-300</answer>")
-    (1.0, 1.0)
+    >>> [accuracy(f"<answer>{label}</answer>", "<answer>737-300</answer>") for label in ("", "7", "747")]
+    [1.0, 1.0, 0.0]
     """
     if len(completion) > MAX_CHARACTERS:
         return 0.0
@@ -98,7 +98,9 @@ def tags(completion: str, solution: str = "") -> float:
     >>> tags("<think></think><answer></answer>"), tags(" <think>a</think> <answer>b</answer>")
     (1.0, 0.0)
     """
-    if not (completion.startswith("<think>") and completion.endswith("</answer>") and len(completion) <= MAX_CHARACTERS):
+    if not (
+        completion.startswith("<think>") and completion.endswith("</answer>") and len(completion) <= MAX_CHARACTERS
+    ):
         return 0.0
     inside = completion[len("<think>") : -len("</answer>")]
     return float(re.search(r"</think>\s*<answer>", inside) is not None)
@@ -129,15 +131,20 @@ def corners(text: str) -> list[float] | ParseFailure:
     return [float(number) / 1000 for number in match.groups()] if match else ParseFailure("no pair of points")
 
 
-def label(text: str) -> str | ParseFailure:
+def label_text(text: str) -> str | ParseFailure:
     """What is compared as the label: never a failure, save for length."""
     return _answer(text) if len(text) <= MAX_CHARACTERS else ParseFailure("too long")
 
 
 READERS: dict[Task, Callable[[str], object]] = {
     "detection": detections,
-    "classification": label,
+    "classification": label_text,
     "grounding": corners,
+}
+PARTS: dict[Task, dict[str, Callable[[str, str], float]]] = {
+    "detection": {"iou": detection_iou, "confidence": detection_confidence},
+    "classification": {"accuracy": accuracy},
+    "grounding": {"iou": grounding},
 }
 
 

@@ -187,7 +187,9 @@ class Policy:
 
     def describe(self) -> str:
         """One line: the model, how many weights it has and how many learn, precision and device."""
-        total = sum(p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in self.model.parameters())
+        total = sum(
+            p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in self.model.parameters()
+        )
         learning = sum(p.numel() for p in self.trainable().values())
         kind = "LoRA" if self.has_lora else "full"
         bits = ", nf4" if getattr(self.core, "is_quantized", False) else ""

@@ -102,7 +102,7 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
     `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -126,4 +126,3 @@ def _legacy_chat_template(source: str) -> str:
         return json.loads(Path(found).read_text())["chat_template"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{source}: no chat template; add the chat_template.json of Qwen2-VL") from None
-

@@ -1,11 +1,11 @@
 """Rewards: what a completion earns, as named parts in [0, 1] and their weighted sum, in three readings of one paper.
 
-    paper      equations 5-9 to the letter.  Where the paper is silent: τ = 0.5, greedy matching by confidence, and 0
-               for saying `No Objects` (a mean over no predictions is undefined; 1 would pay silence on every picture)
-    official   what the released code computes (`minirft.official`); may leave [0, 1]
-    strict     ours, the default: no answer that looks away from the picture earns what an honest one does.
-               Hungarian matching; IoU shared over max(predictions, truths), so a miss costs as much as a false alarm;
-               a right abstention earns full marks; a proper score for confidence; labels compared in full
+    paper      equations 5-9 to the letter: R = R_IoU + R_conf + R_format for detection, R_acc + R_format for labels;
+               grounding has no equation, so its IoU is taken as the text has it
+    official   what the released code computes (`minirft.official`); the only one whose parts may leave [0, 1]
+    strict     ours, the default: no exploit of the other two pays (`minirft.redteam` is the evidence)
+
+The detection parts are in `minirft.detection`.  Deviation: a presence question has a reward too; the paper has none.
 
 A reward is a pure function of two texts, so it needs no picture, no model and no state.  The solution's text must
 be readable: `UserError` otherwise.  The completion's text may be anything.
@@ -14,16 +14,15 @@ be readable: `UserError` otherwise.  The completion's text may be anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any, Literal, get_args
 
 from minirft import official
-from minirft.answers import Detections, ParseFailure, is_well_formed, normalise, parse
-from minirft.boxes import Array, giou, iou, match_greedy, match_hungarian
+from minirft.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
+from minirft.boxes import giou, iou
+from minirft.detection import PAPER, STRICT, detection_confidence, detection_iou
 from minirft.samples import Task, UserError
 
 Variant = Literal["strict", "paper", "official"]
@@ -88,155 +87,37 @@ class ThresholdSchedule:
         return self.start + (self.end - self.start) * min(1.0, step / max(1, self.steps))
 
 
-def matched_iou(found: Detections, truth: Detections, matching: str = "hungarian", threshold: float = 0.0) -> Array:
-    """IoU of each valid prediction with the one object it is matched to, 0 when there is none: shape (N,).
-
-    >>> box = Detections(np.array([[0.0, 0, 9, 9]]), np.ones(1))
-    >>> matched_iou(box, box).tolist()
-    [1.0]
-    """
-    overlap = iou(found.boxes, truth.boxes)
-    greedy = matching == "greedy"
-    pairs = match_greedy(overlap, found.confidence, threshold) if greedy else match_hungarian(overlap, threshold)
-    matched = np.zeros(len(found.boxes))
-    for n, m in pairs:
-        matched[n] = overlap[n, m]
-    return matched
-
-
-def iou_score(matched: Array, predictions: int, truths: int, denominator: str = "max", abstention: float = 1.0) -> float:
-    """R_IoU = Σ matched IoU / max(predictions, truths), or / predictions (equation 6); `abstention` where both are 0.
-
-    >>> iou_score(np.array([0.8]), predictions=1, truths=2), iou_score(np.array([0.8]), 1, 2, denominator="predictions")
-    (0.4, 0.8)
-    """
-    if predictions == truths == 0:
-        return abstention
-    count = predictions if denominator == "predictions" else max(predictions, truths)
-    return float(matched.sum()) / count if count else 0.0
-
-
-def shifted_score(confidence: Array, hit: Array, invalid: int = 0, truths: int = 0, abstention: float = 1.0) -> float:
-    """R_conf = 1/2 + 1/2 mean over max(predictions, truths) slots of (2 c y - c²), y = 1 for a hit: in [0, 1].
-
-    A Brier score moved so that c = 0 earns the same, hit or miss.  Still proper: the best c is the probability of a
-    hit.  A sure hit earns 1, a sure miss 0, and junk at confidence 0 exactly what silence earns, 1/2.  An object nobody
-    reported is a slot with c = 0; a malformed prediction one with c = 1, y = 0.
-
-    >>> shifted_score(np.array([1.0]), np.array([1.0]), truths=1), shifted_score(np.array([0.0]), np.array([0.0]), truths=1)
-    (1.0, 0.5)
-    """
-    slots = max(len(confidence) + invalid, truths)
-    if slots == 0:
-        return abstention
-    return 0.5 + 0.5 * (float((2 * confidence * hit - confidence**2).sum()) - invalid) / slots
-
-
-def brier_score(confidence: Array, hit: Array, invalid: int = 0, truths: int = 0, abstention: float = 1.0) -> float:
-    """R_conf = mean over predictions of 1 - (c - y)².  Proper, but junk at confidence 0 earns 1; malformed earns 0.
-
-    >>> brier_score(np.array([0.0]), np.array([0.0]), truths=1)
-    1.0
-    """
-    return _mean(1 - (confidence - hit) ** 2, invalid, truths, abstention)
-
-
-def linear_score(confidence: Array, hit: Array, invalid: int = 0, truths: int = 0, abstention: float = 0.0) -> float:
-    """R_conf = mean over predictions of (c if hit else 1 - c): equations 7 and 8.  Not proper: the best c is 0 or 1.
-
-    >>> linear_score(np.array([0.75, 0.75]), np.array([1.0, 0.0]), truths=2)
-    0.5
-    """
-    return _mean(np.where(hit > 0, confidence, 1 - confidence), invalid, truths, abstention)
-
-
-def _mean(scores: Array, invalid: int, truths: int, abstention: float) -> float:
-    predictions = len(scores) + invalid
-    return float(scores.sum()) / predictions if predictions else (0.0 if truths else abstention)
-
-
-CONFIDENCE_RULES = {"shifted": shifted_score, "brier": brier_score, "linear": linear_score}
-
-
-@dataclass(frozen=True)
-class DetectionReading:
-    """The choices inside a detection reward; `STRICT` and `PAPER` are two of them.
-
-    >>> replace(STRICT, matching="best")
-    Traceback (most recent call last):
-    minirft.samples.UserError: matching is 'best'; use one of hungarian, greedy
-    """
-
-    matching: str = "hungarian"
-    threshold: float = 0.0  # τ: least IoU of a match; 0 leaves the IoU reward graded from the first overlap on
-    denominator: str = "max"  # max(predictions, truths), or predictions
-    rule: str = "shifted"  # of the confidence reward
-    hit: float = 0.5  # least IoU that the confidence is to predict
-    abstention: float = 1.0  # what `No Objects` earns, in both parts, where there is nothing
-
-    def __post_init__(self) -> None:
-        choices = {"matching": ("hungarian", "greedy"), "denominator": ("max", "predictions"), "rule": CONFIDENCE_RULES}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}")
-        for name in ("threshold", "hit", "abstention"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)!r}; it lies in [0, 1]")
-
-
-STRICT = DetectionReading()
-PAPER = DetectionReading("greedy", threshold=0.5, denominator="predictions", rule="linear", hit=0.0, abstention=0.0)
-
-
-def detection_iou(completion: str, solution: str, how: DetectionReading = STRICT) -> float:
-    """R_IoU of a completion; malformed predictions count as predictions, an unreadable one earns 0.
-
-    >>> truth = "<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 1}, {'Position': [50, 0, 59, 9], 'Confidence': 1}]</answer>"
-    >>> half = "<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 1}]</answer>"
-    >>> detection_iou(half, truth), detection_iou(half, truth, PAPER), detection_iou("I see a cat.", truth)
-    (0.5, 1.0, 0.0)
-    """
-    truth, found = _truth("detection", solution), parse("detection", completion)
-    if isinstance(found, ParseFailure):
-        return 0.0
-    matched = matched_iou(found, truth, how.matching, how.threshold)
-    return iou_score(matched, len(found), len(truth), how.denominator, how.abstention)
-
-
-def detection_confidence(completion: str, solution: str, how: DetectionReading = STRICT) -> float:
-    """R_conf of a completion: does its confidence tell its hits from its misses?  An unreadable one earns 0.
-
-    >>> truth = "<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 1}]</answer>"
-    >>> detection_confidence("<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 0.9}]</answer>", truth)
-    0.995
-    """
-    truth, found = _truth("detection", solution), parse("detection", completion)
-    if isinstance(found, ParseFailure):
-        return 0.0
-    matched = matched_iou(found, truth, how.matching, how.threshold)
-    hit = ((matched > 0) & (matched >= how.hit)).astype(np.float64)
-    return CONFIDENCE_RULES[how.rule](found.confidence, hit, found.invalid, len(truth), how.abstention)
-
-
 def grounding_iou(completion: str, solution: str, measure: str = "iou") -> float:
     """IoU of the one box asked for, or (GIoU + 1) / 2 with measure "giou"; 0 for no box or an invalid one.
 
     >>> grounding_iou("<answer>(0,0),(10,5)</answer>", "<answer>(0,0),(10,10)</answer>")
     0.5
     """
-    truth, box = _truth("grounding", solution), parse("grounding", completion)
+    truth, box = parse_solution("grounding", solution), parse("grounding", completion)
     if isinstance(box, ParseFailure):
         return 0.0
     return float(iou([box], [truth])[0, 0] if measure == "iou" else (giou([box], [truth])[0, 0] + 1) / 2)
 
 
-def accuracy(completion: str, solution: str, task: Task = "classification", literal: bool = False) -> float:
-    """R_acc: 1 when the label (or the yes) is the true one, letter by letter if `literal`, else after `normalise`.
+def accuracy(
+    completion: str,
+    solution: str,
+    task: Task = "classification",
+    literal: bool = False,
+    labels: frozenset[str] = frozenset(),
+) -> float:
+    """R_acc: 1 when the label (or the yes) is the true one: letter by letter if `literal`, else after `normalise`.
 
-    >>> accuracy("<answer>basset-hound</answer>", "<answer>Basset Hound</answer>"), accuracy("<answer></answer>", "<answer>a</answer>")
-    (1.0, 0.0)
+    `labels` is the closed list the true label must be in, normalised; empty for an open one.
+
+    >>> [accuracy(f"<answer>{label}</answer>", "<answer>Great Dane</answer>") for label in ("great-dane", "dane", "")]
+    [1.0, 0.0, 0.0]
     """
-    truth, answer = _truth(task, solution), parse(task, completion)
+    truth, answer = parse_solution(task, solution), parse(task, completion)
+    if labels and normalise(truth) not in labels:
+        raise UserError(
+            f"the true label {truth!r} is not in the list of {len(labels)} labels; add it or remove the sample"
+        )
     if isinstance(answer, str) and not literal:
         return float(normalise(answer) == normalise(truth))
     return float(answer == truth)
@@ -253,14 +134,17 @@ def format_reward(completion: str, solution: str = "", read: Reader | None = Non
     return float(is_well_formed(completion) and not unreadable)
 
 
-def reading(task: Task, variant: Variant = "strict", weights: Mapping[str, float] | None = None, **options: Any) -> Reward:
+def reading(
+    task: Task, variant: Variant = "strict", weights: Mapping[str, float] | None = None, **options: Any
+) -> Reward:
     """The reward of a task under a reading, its parts weighted 1 unless `weights` says otherwise.
 
     Options: detection takes the fields of `DetectionReading` (`threshold` may be a function of the step, such as a
     `ThresholdSchedule`); strict classification `labels`, a closed list; strict grounding `measure`.  Raises `UserError`
     for what is not known.
 
-    >>> reading("detection", weights={"format": 0.5})("<think>none</think> <answer>No Objects</answer>", "<answer>No Objects</answer>")
+    >>> reward = reading("detection", weights={"format": 0.5})
+    >>> reward("<think>no cat here</think> <answer>No Objects</answer>", "<answer>No Objects</answer>")
     Score(total=2.5, parts={'iou': 1.0, 'confidence': 1.0, 'format': 1.0}, failure=None)
     """
     threshold = options.get("threshold")
@@ -275,4 +159,80 @@ def reading(task: Task, variant: Variant = "strict", weights: Mapping[str, float
     unknown = set(weights or {}) - set(parts)
     if unknown:
         raise UserError(f"no reward called {', '.join(sorted(unknown))} in {task}; its parts are {', '.join(parts)}")
-    return Reward(parts, {name: 1.0 for name in parts} | dict(weights or {}), read)
+    return Reward(parts, dict.fromkeys(parts, 1.0) | dict(weights or {}), read)
+
+
+def score_rows(rows: Iterable[Mapping[str, Any]], reward: Reward) -> Iterator[dict[str, float | str | None]]:
+    """Scores of saved completions: {"completion", "solution"} in, {part: value, ..., "total", "failure"} out.
+
+    Every row out is valid JSON.  A value that is not finite, which only the official reading gives, becomes None, and
+    `failure` then reads "not finite".  Raises `UserError`, with the row's number from 1, for a row that lacks a text.
+
+    >>> rows = [{"completion": "<answer>cat</answer>", "solution": "<answer>Cat</answer>"}]
+    >>> list(score_rows(rows, reading("classification")))
+    [{'accuracy': 1.0, 'format': 0.0, 'total': 1.0, 'failure': None}]
+    """
+    for number, row in enumerate(rows, 1):
+        texts = [row.get(name) for name in ("completion", "solution")]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"row {number}: completion and solution must both be text; got {sorted(row)}")
+        try:
+            score = reward(*texts)
+        except UserError as error:
+            raise UserError(f"row {number}: {error}") from None
+        values = score.parts | {"total": score.total}
+        finite = all(map(math.isfinite, values.values()))
+        failure = score.failure if finite else "not finite"
+        yield {name: v if math.isfinite(v) else None for name, v in values.items()} | {"failure": failure}
+
+
+_OPTIONS = {
+    "detection": {field.name for field in fields(STRICT)},
+    "classification": {"labels"},
+    "grounding": {"measure"},
+}
+
+
+def _check_options(task: Task, variant: Variant, options: Mapping[str, Any]) -> None:
+    if task not in get_args(Task):
+        raise UserError(f"no task called {task!r}; use {', '.join(get_args(Task))}")
+    if variant not in ("strict", "paper", "official"):
+        raise UserError(f"no reading called {variant!r}; use strict, paper or official")
+    free = variant == "strict" or (variant == "paper" and task == "detection")
+    known = _OPTIONS.get(task, set()) if free else set()
+    unknown = set(options) - known
+    if unknown:
+        takes = f"takes {', '.join(sorted(known))}" if known else "takes no options"
+        raise UserError(f"{', '.join(sorted(unknown))} is no option of the {variant} {task} reward, which {takes}")
+    if options.get("measure", "iou") not in ("iou", "giou"):
+        raise UserError(f"measure is {options['measure']!r}; use iou or giou")
+
+
+def _ours(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dict[str, Part], Reader]:
+    """The parts of the strict and paper readings."""
+    strict = variant == "strict"
+    read = partial(parse, task)
+    if task == "detection":
+        how = replace(STRICT if strict else PAPER, **options)
+        parts = {"iou": partial(detection_iou, how=how), "confidence": partial(detection_confidence, how=how)}
+    elif task == "grounding":
+        parts = {"iou": partial(grounding_iou, **options)}
+    else:
+        labels = frozenset(map(normalise, options.get("labels", ())))
+        read = partial(_read_listed, labels=labels) if labels else read
+        parts = {"accuracy": partial(accuracy, task=task, literal=not strict, labels=labels)}
+    return parts | {"format": partial(format_reward, read=read if strict else None)}, read
+
+
+def _read_listed(text: str, labels: frozenset[str]) -> str | ParseFailure:
+    answer = parse("classification", text)
+    if isinstance(answer, str) and normalise(answer) not in labels:
+        return ParseFailure("not a listed label", answer[:80])
+    return answer
+
+
+def _official(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dict[str, Part], Reader]:
+    """The parts of the released code's reading."""
+    if task not in official.PARTS:
+        raise UserError(f"the released code has no {task} reward; use strict or paper")
+    return official.PARTS[task] | {"format": official.tags}, official.READERS[task]

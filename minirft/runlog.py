@@ -51,9 +51,7 @@ METRICS: dict[str, str] = {
     # completions
     "completion_length": "mean completion tokens per row, the end-of-turn token counted",
     "truncated": "share of completions that hit the length limit before their end-of-turn token",
-    "parse_rate": "share of completions whose answer could be read",
-    "boxes_per_image": "mean number of boxes predicted per completion",
-    "mean_iou": "mean IoU of matched boxes; an unmatched true box counts 0",
+    "parse_rate": "share of completions whose answer could be read; in an evaluation it must keep to the tags too",
     # time
     "seconds": "wall time of the step, or of the evaluation",
     "seconds_rollout": "wall time of sampling the completions",
@@ -65,12 +63,16 @@ METRICS: dict[str, str] = {
     "ap50": "COCO AP at IoU .50, mean over categories (pycocotools)",
     "ap75": "COCO AP at IoU .75, mean over categories (pycocotools)",
     "ap50_pooled": "AP at IoU .50 with all categories pooled into one ranking",
-    "recall": "share of true boxes matched by a predicted box at IoU .50",
-    "ece": "expected calibration error of box confidence: Σ over 10 bins of (n_bin / n) |mean c - precision|",
-    "auc": "chance that a right box has higher confidence than a wrong one, ties half",
-    "abstention": "share of pictures without the category that were answered with No Objects",
+    "recall": "true boxes matched one to one at IoU .50 / true boxes",
+    "precision": "predicted boxes matched one to one at IoU .50 / predicted boxes, malformed ones included",
+    "mean_iou": "mean over pictures with the category of Σ IoU of matched boxes / max(predicted, true boxes)",
+    "boxes_per_image": "mean number of predicted boxes, malformed ones included",
+    "ece": "expected calibration error of confidence c: Σ over 10 bins of (n_bin / n) |mean c - share of hits|",
+    "auc": "chance that a box that hits at IoU .50 has a higher confidence than one that misses, ties half",
+    "abstention": "share of the pictures without the category that are answered with no box",
+    "false_abstention": "share of the pictures with the category that are answered with no box",
     # evaluation: classification, presence, grounding
-    "accuracy": "share of answers equal to the true label, ignoring case and spaces",
+    "accuracy": "share of answers that are the true label after normalisation",
     "accuracy_substring": "share of answers that contain the true label or are contained in it (released code)",
     "box_iou": "mean IoU of the predicted and the true box, 0 when no box could be read",
     "giou": "mean generalised IoU of the predicted and the true box, -1 when no box could be read",
@@ -89,7 +91,7 @@ def provenance(config: Mapping[str, Any], seed: int, device: str) -> dict[str, A
         "config": dict(config),
         "seed": seed,
         "commit": _commit(),
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": {name: library_version(name) for name in LIBRARIES},
         "python": sys.version.split()[0],
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
@@ -109,7 +111,12 @@ def _commit() -> str:
         return "unknown"
 
 
-def _version(library: str) -> str:
+def library_version(library: str) -> str:
+    """The installed version of a library, or "absent".
+
+    >>> library_version("no-such-library")
+    'absent'
+    """
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
@@ -150,7 +157,7 @@ class RunLog:
         if self.path.exists() and not resume:
             raise UserError(f"{self.path} already holds a run; resume it or choose another output folder")
         if self.path.exists():
-            self.truncate_after(math.inf)
+            self.truncate_after(math.inf)  # a torn last line
         if not self.path.exists() or self.path.stat().st_size == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._append(provenance(config, seed, device))
@@ -163,17 +170,8 @@ class RunLog:
         self._append({"kind": kind, **values})
 
     def truncate_after(self, step: float) -> None:
-        """Cut everything from the first row beyond `step` on, and any torn line: what a resumed run redoes.
-
-        A step's rows must be written before its checkpoint; then the log ends as if the run never stopped.
-        """
-        end = 0
-        with self.path.open("r+b") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n") or _parse(line, self.path, number).get("step", step) > step:
-                    break
-                end += len(line)
-            file.truncate(end)
+        """Cut everything from the first row beyond `step` on: what a resumed run redoes."""
+        truncate_after(self.path, step)
 
     def _append(self, row: dict[str, Any]) -> None:
         line = json.dumps(_plain(row), allow_nan=False) + "\n"
@@ -182,6 +180,21 @@ class RunLog:
                 file.write(line.encode())
         except OSError as error:
             raise UserError(f"cannot write the run log {self.path} ({error.strerror}); free some space") from error
+
+
+def truncate_after(path: Path, step: float) -> None:
+    """Cut a file of JSON lines from the first row beyond `step` on, and any torn line.
+
+    A step's rows must be written before its checkpoint; then the file ends as if the run never stopped.
+    Raises `UserError` on a line that is not a row.
+    """
+    end = 0
+    with Path(path).open("r+b") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n") or _parse(line, path, number).get("step", step) > step:
+                break
+            end += len(line)
+        file.truncate(end)
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

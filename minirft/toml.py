@@ -8,17 +8,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import tomllib
 import types
 import typing
 from pathlib import Path
 from typing import Any, Literal
 
 from minirft.samples import UserError
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
 
 
 def read_toml(path: Path) -> dict[str, Any]:

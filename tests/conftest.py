@@ -8,10 +8,18 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+)
+from transformers.utils import logging
 
 from minirft.policy import LoraSettings, Policy
 from minirft.samples import Sample
+
+logging.disable_progress_bar()
 
 CONTROL = [
     "<|endoftext|>",
@@ -44,20 +52,34 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def miniature_config(tokenizer: PreTrainedTokenizerFast, vocab_size: int, **text: object) -> Qwen2VLConfig:
     """Hidden 64, 2 layers, 4 heads on 2; every width a multiple of 64, as 4-bit kernels want."""
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in zip(
-        ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
-        ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"), strict=True)}
+    ids = {
+        name: tokenizer.convert_tokens_to_ids(token)
+        for name, token in zip(
+            ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+            ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
+            strict=True,
+        )
+    }
     language = {
-        "vocab_size": vocab_size, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+        "vocab_size": vocab_size,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-        "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
     }
     vision = {"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 4, "mlp_ratio": 2, "temporal_patch_size": 2}
     return Qwen2VLConfig(text_config=language | text, vision_config=vision, tie_word_embeddings=False, **ids)
 
 
-def write_miniature(folder: Path, tokenizer: PreTrainedTokenizerFast, vocab_size: int, scale: float = 6.0) -> Path:
+def write_miniature(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, vocab_size: int, scale: float = 4.0, eos_scale: float = 6.0
+) -> Path:
     """A random model with weights scaled up and an untied head: a tied random model repeats one token for ever."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -67,6 +89,8 @@ def write_miniature(folder: Path, tokenizer: PreTrainedTokenizerFast, vocab_size
                 weight.data.mul_(scale)
             elif name.endswith("bias"):
                 weight.data.normal_(std=0.1)
+        # Some rows end early and others do not.
+        model.lm_head.weight.data[tokenizer.eos_token_id] *= eos_scale
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -108,7 +132,7 @@ def lora_policy(miniature: Path) -> Policy:
     return shaken(Policy.load(miniature, lora=LoraSettings(r=4, alpha=8)))
 
 
-def shaken(policy: Policy, scale: float = 0.3) -> Policy:
+def shaken(policy: Policy, scale: float = 0.1) -> Policy:
     """The policy with its LoRA B matrices drawn at random instead of zero."""
     generator = torch.Generator().manual_seed(5)
     for name, weight in policy.trainable().items():

@@ -68,7 +68,7 @@ def reasoning(question: Question) -> str:
 
     >>> from .world import ask_classification
     >>> reasoning(ask_classification(np.random.default_rng(0), "flower"))
-    'let me look: i see five, round petals'
+    'let me look: i see eight, round petals'
     """
     if question.task == "classification":
         return CAREFUL_START + ", ".join(FAMILIES[question.family][question.subject])

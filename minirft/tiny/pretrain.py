@@ -26,6 +26,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 
+from ..policy import Policy
+from ..samples import UserError
 from .annotators import annotate
 from .lookalikes import FAMILIES
 from .model import PATCH, new_image_processor, new_model, new_tokenizer, save
@@ -222,3 +224,22 @@ def losses(model: Qwen2VLForConditionalGeneration, heads: SideHeads, batch: dict
     targets = labels[:, 1:]
     wanted = targets != IGNORE
     return F.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), targets[wanted]), side
+
+
+def main(config: PretrainConfig, folder: Path, measured_queries: int = 400) -> dict[str, object]:
+    """Pretrain, put the base through the gate, write its model card; returns what the gate measured.
+
+    Raises `UserError` when the base fails: it is then left in `folder`, but nothing should be trained on it.
+    """
+    from .card import write_card
+    from .gate import measure, requirements
+
+    torch.set_num_threads(1)  # the second core draws the scenes
+    policy = Policy.load(pretrain(config, folder))
+    blocks = measure(policy, measured_queries)
+    write_card(folder, asdict(config), blocks)
+    missed = [requirement for requirement in requirements(blocks) if not requirement.met]
+    if missed:
+        found = "; ".join(f"{r.name} is {r.value:.2f}, wanted {r.low:.2f} to {r.high:.2f}" for r in missed)
+        raise UserError(f"the base in {folder} fails its gate: {found}; raise --steps or change --seed")
+    return blocks

@@ -1,0 +1,54 @@
+# Everything a newcomer needs.  `make demo` and `make test` set themselves up.
+#
+#   VENV=path   where the environment goes          TORCH=torch   which torch to install
+#
+# TORCH is pinned because a bare `torch` may pull gigabytes of CUDA libraries.  On a machine with a GPU
+# use `make setup TORCH=torch`, or install torch by hand first.
+
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+EXTRAS ?= notebook,test
+PYTHON ?= python3
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+# One thread per process: the tiny model is small, and two busy processes with two threads each are ten times slower.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test test-unit lint lab clean
+
+help:
+	@echo "make demo   train the tiny policy and write runs/demo/report.html (4 minutes)"
+	@echo "make test   run all tests"
+	@echo "make lab    open the notebooks"
+	@echo "make setup  only make the environment in $(VENV)"
+
+setup: $(STAMP)
+
+# uv where there is one (it ignores pip's settings, so they are handed over), else pip.
+$(STAMP): pyproject.toml
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+		UV_FIND_LINKS="$$PIP_FIND_LINKS" uv pip install --quiet --python $(BIN)/python "$(TORCH)" -e ".[$(EXTRAS)]"; \
+	else \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[$(EXTRAS)]"; \
+	fi
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/minirft demo
+
+test: lint test-unit
+
+test-unit: $(STAMP)
+	$(BIN)/python -m pytest -p no:nbval -p no:anyio -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+clean:
+	rm -rf $(VENV) runs

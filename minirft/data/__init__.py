@@ -1,0 +1,1 @@
+"""Pictures and annotations of others, read as samples."""

@@ -1,0 +1,197 @@
+"""COCO-format annotations as samples: one question for each category in a picture.
+
+Only the headers of the pictures are read, to see that each opens and has the size its annotations were made for;
+a picture is decoded when it is asked about.  Every row that cannot be right is refused by name, before any training.
+
+Deviations from COCO.  Crowd regions are left out, because "detect all" has no true list of boxes for them; a category
+that a picture shows only as a crowd is not asked about in it, neither as present nor as absent.  Boxes are rounded
+to whole units of the model's frame, a thousandth of the picture.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from minirft import prompts
+from minirft.boxes import MODEL, convert, pixels
+from minirft.samples import Sample, UserError
+
+TOLERANCE = 1.0  # pixels a box may reach over the edge, as rounding does; it is clipped
+FIELDS = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+Row = dict[str, Any]
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+
+
+Key = tuple[Any, str]  # a picture's id and a category
+Pairs = dict[Key, list[Box]]
+
+
+def load_coco(
+    annotations: str | Path,
+    images: str | Path,
+    categories: Sequence[str] | None = None,
+    *,
+    task: Literal["detection", "presence"] = "detection",
+    negatives: float = 0.0,
+    seed: int = 0,
+    bad_boxes: Literal["refuse", "drop"] = "refuse",
+) -> list[Sample]:
+    """The samples of a COCO-format file, by picture and category; no `categories` means all of the file's.
+
+    `negatives` in [0, 1) is the share of samples about a category that the picture does not show, drawn from all such
+    pairs by `seed`; a larger share only adds, and where there are too few pairs all are taken.  With
+    `bad_boxes="drop"` a box that is inverted, empty or outside its picture is left out as a crowd is (COCO train2017
+    itself holds two of height 0).
+
+    Raises `UserError` naming the file and the row for everything that cannot be right.
+
+    >>> load_coco("nowhere.json", "nowhere")
+    Traceback (most recent call last):
+    minirft.samples.UserError: no annotations at nowhere.json; check data.annotations
+    """
+    source, folder = Path(annotations), Path(images)
+    data = _read(source)
+    names = {row["id"]: str(row["name"]) for row in data["categories"]}
+    chosen = _choose(categories, list(names.values()), source)
+    pictures = {row["id"]: row for row in data["images"]}
+    pairs = _pairs(data["annotations"], pictures, names, source, bad_boxes == "drop")
+    present = [key for key, boxes in pairs.items() if boxes and key[1] in chosen]
+    if not present:
+        raise UserError(f"{source} has no box of {', '.join(chosen) or 'any category'}; choose other categories")
+    absent = _absent(pairs, list(pictures), chosen, round(len(present) * negatives / (1 - negatives)), seed)
+    place = {picture: position for position, picture in enumerate(pictures)}
+    asked = sorted(present + absent, key=lambda key: (place[key[0]], chosen.index(key[1])))
+    for picture in dict.fromkeys(picture for picture, _ in asked):
+        _check_picture(folder, pictures[picture])
+    return [_sample(task, folder, pictures[picture], name, pairs.get((picture, name), [])) for picture, name in asked]
+
+
+def _read(source: Path) -> dict[str, list[Row]]:
+    """The three tables of the file, each row with the fields that are used."""
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no annotations at {source}; check data.annotations") from None
+    except (OSError, ValueError) as error:  # bad JSON and bad UTF-8 are ValueErrors
+        raise UserError(f"{source} cannot be read as JSON ({error}); give a COCO-format file") from None
+    for table, fields in FIELDS.items():
+        rows = data.get(table) if isinstance(data, dict) else None
+        if not isinstance(rows, list):
+            raise UserError(f"{source} has no list {table!r}; give a COCO-format file")
+        for number, row in enumerate(rows):
+            lacking = [field for field in fields if not isinstance(row, dict) or field not in row]
+            if lacking:
+                raise UserError(
+                    f"{source}: {table}[{number}] has no {' and no '.join(lacking)}; repair or remove the row"
+                )
+    for number, row in enumerate(data["images"]):
+        if not _numbers([row["width"], row["height"]]) or min(row["width"], row["height"]) < 1:
+            raise UserError(
+                f"{source}: images[{number}] has size {row['width']!r} x {row['height']!r}; give it in pixels"
+            )
+    return data
+
+
+def _choose(wanted: Sequence[str] | None, known: list[str], source: Path) -> list[str]:
+    """The categories to ask about, each once."""
+    for name in wanted or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise UserError(f"{source} has no category {name!r}; {advice}")
+    return list(dict.fromkeys(wanted or known))
+
+
+def _pairs(rows: list[Row], pictures: dict[Any, Row], names: dict[Any, str], source: Path, drop: bool) -> Pairs:
+    """The boxes of every (picture, category) that the file mentions; none of a crowd, or of a bad box if `drop`."""
+    pairs: Pairs = {}
+    for number, row in enumerate(rows):
+        where = f"{source}: annotations[{number}]"
+        if row["image_id"] not in pictures:
+            raise UserError(
+                f"{where} is of image {row['image_id']!r}, which 'images' does not list; repair or remove the row"
+            )
+        if row["category_id"] not in names:
+            raise UserError(
+                f"{where} is of category {row['category_id']!r}, which 'categories' does not list; repair the row"
+            )
+        picture, name = pictures[row["image_id"]], names[row["category_id"]]
+        boxes = pairs.setdefault((row["image_id"], name), [])
+        if row.get("iscrowd"):
+            continue
+        box = _corners(row["bbox"], picture)
+        if isinstance(box, tuple):
+            boxes.append(box)
+        elif not drop:
+            raise UserError(f"{where}, a {name} in {picture['file_name']}: the box {row['bbox']} {box}; repair the row")
+    return pairs
+
+
+def _corners(bbox: Any, picture: Row) -> Box | str:
+    """A COCO box [x, y, width, height] as corners inside the picture, or what is wrong with it.
+
+    >>> _corners([10, 20, 30, 40.5], {"width": 40, "height": 60})
+    (10, 20, 40, 60)
+    >>> _corners([10, 20, -3, 40], {"width": 40, "height": 60})
+    'is inverted or empty (COCO boxes are [x, y, width, height])'
+    """
+    if not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox):
+        return "is not four finite numbers"
+    x, y, width, height = bbox
+    right, bottom = picture["width"], picture["height"]
+    if max(-x, -y, x + width - right, y + height - bottom) > TOLERANCE:
+        return f"reaches outside the picture of {right} x {bottom} pixels (COCO boxes are [x, y, width, height])"
+    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, right), min(y + height, bottom)
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else "is inverted or empty (COCO boxes are [x, y, width, height])"
+
+
+def _numbers(values: list[Any]) -> bool:
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
+
+
+def _absent(pairs: Pairs, pictures: list[Any], chosen: list[str], count: int, seed: int) -> list[Key]:
+    """Up to `count` of the (picture, category) that the file does not mention."""
+    first = {picture: position * len(chosen) for position, picture in enumerate(pictures)}
+    mentioned = [first[picture] + chosen.index(name) for picture, name in pairs if name in chosen]
+    absent = np.setdiff1d(np.arange(len(pictures) * len(chosen)), np.array(mentioned, dtype=np.int64))
+    drawn = np.random.default_rng(seed).permutation(absent)[:count].tolist()
+    return [(pictures[index // len(chosen)], chosen[index % len(chosen)]) for index in drawn]
+
+
+def _check_picture(folder: Path, row: Row) -> None:
+    path = folder / str(row["file_name"])
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+    except FileNotFoundError:
+        raise UserError(f"no picture at {path}; check data.images") from None
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} will not open as a picture ({error}); repair or remove it") from None
+    if (width, height) != (row["width"], row["height"]):
+        raise UserError(
+            f"{path} is {width} x {height} pixels, its annotations are for {row['width']} x {row['height']}: "
+            f"every box would be off; annotate this file, or save it upright if a camera only marked it as turned"
+        )
+
+
+def _sample(
+    task: Literal["detection", "presence"], folder: Path, row: Row, name: str, found: list[Box] | None
+) -> Sample:
+    if task == "presence":
+        problem, solution = prompts.presence(name), prompts.presence_solution(bool(found))
+    else:
+        boxes = convert(np.reshape(found, (-1, 4)), pixels(row["width"], row["height"]), MODEL).clip(0, MODEL.width)
+        problem, solution = prompts.detection(name), prompts.detection_solution(boxes)
+    return Sample(f"{row['id']}:{name}", folder / str(row["file_name"]), task, problem, solution, name)

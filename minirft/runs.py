@@ -1,0 +1,202 @@
+"""A run as a folder: opening it, going back to its checkpoint, taking its policy out.
+
+    RUN/config.toml        the settings, every one spelt out
+        log.jsonl          one row per step and per evaluation, with a provenance header
+        completions.jsonl  what was written at each step, for reading
+        checkpoints/       where `--resume RUN` goes on
+        policy/            the result: an adapter for PEFT, or a model folder for transformers
+
+A step is a pure function of (weights, optimiser state, seed, step).  That is why a checkpoint of the first two
+and the step is enough to go on bit for bit, and why everything written after it can be cut off and redone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from minirft.checkpoints import load_checkpoint, save_checkpoint
+from minirft.config import GRPOConfig, load_config
+from minirft.policy import Policy
+from minirft.reference import Reference, make_reference
+from minirft.runlog import RunLog, read_log, truncate_after
+from minirft.samples import UserError
+from minirft.toml import differences, to_toml
+
+Method = Literal["grpo", "sft"]
+Row = dict[str, Any]
+# What a resumed run may set anew: none of these changes what a step computes.
+MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
+
+
+@dataclass
+class Run:
+    """A run in progress: its state is the weights, the optimiser, and how many steps are done."""
+
+    method: Method
+    config: GRPOConfig
+    folder: Path
+    policy: Policy
+    optimiser: torch.optim.Optimizer
+    log: RunLog
+    reference: Reference | None
+    step: int = 0
+
+    def save(self) -> None:
+        """Write a checkpoint of the steps done."""
+        weights = {name: weight.data for name, weight in self.policy.trainable().items()}
+        keep = self.config.keep_checkpoints
+        save_checkpoint(self.folder / "checkpoints", self.step, weights, self.optimiser, {}, keep)
+
+    def record(self, completions: list[Row]) -> None:
+        """Append what was written at this step to `completions.jsonl`."""
+        lines = [json.dumps({"step": self.step, **row}, ensure_ascii=False) + "\n" for row in completions]
+        with (self.folder / "completions.jsonl").open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+
+
+def load_policy(config: GRPOConfig) -> Policy:
+    """The policy a configuration starts from."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return Policy.load(
+        config.model,
+        quantize=config.quantize,
+        lora=config.lora if config.train == "lora" else None,
+        train_vision=config.train_vision,
+        dtype=config.dtype,
+        device=None if config.device == "auto" else config.device,
+        max_pixels=config.max_pixels,
+        checkpointing=config.checkpointing,
+        max_prompt_length=config.max_prompt_length,
+    )
+
+
+def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
+    """AdamW over what learns; the rate is set at every step."""
+    return torch.optim.AdamW(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
+
+
+def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> Run:
+    """A fresh run in `config.out`, or the one in `resume` where its newest intact checkpoint left it.
+
+    Raises `UserError` when the folder already holds a run, when `resume` does not, or when the configuration
+    differs in more than what may change.
+    """
+    folder = Path(resume or config.out)
+    if resume:
+        _check_same_run(method, config, folder)
+    elif (folder / "config.toml").exists():
+        raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --out")
+    policy = load_policy(config)  # before anything is written: a wrong model leaves no folder behind
+    _write_config(config, folder)
+    header = {"method": method, **asdict(config)}
+    device = str(policy.device)
+    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume is not None)
+    # The reference is the policy before any step: it is taken before a checkpoint is put back.
+    reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
+    run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference)
+    if resume:
+        _go_back_to_checkpoint(run)
+    return run
+
+
+def run_config(folder: Path) -> GRPOConfig:
+    """The configuration of the run in `folder`.  Raises `UserError` when there is none."""
+    if not (folder / "config.toml").is_file():
+        raise UserError(f"{folder} holds no run (there is no config.toml in it); check the path")
+    return load_config(folder / "config.toml")
+
+
+def _check_same_run(method: Method, config: GRPOConfig, folder: Path) -> None:
+    changed = [name for name in differences(run_config(folder), config) if name not in MAY_CHANGE]
+    if changed:
+        raise UserError(
+            f"cannot resume {folder} with another {', '.join(changed)}, because a resumed run goes on as it was: "
+            f"leave that out, or start a new run with another --out"
+        )
+    log = folder / "log.jsonl"
+    began = read_log(log)[0]["config"]["method"] if log.exists() and b"\n" in log.read_bytes() else method
+    if began != method:
+        command = {"grpo": "minirft train", "sft": "minirft sft"}[began]
+        raise UserError(f"{folder} holds a run of another kind: resume it with {command} --resume {folder}")
+
+
+def _write_config(config: GRPOConfig, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
+        os.replace(folder / ".config.toml", folder / "config.toml")
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --out") from error
+
+
+def _go_back_to_checkpoint(run: Run) -> None:
+    """Weights and optimiser as the checkpoint has them; what was logged after it is cut off and done again."""
+    if any((run.folder / "checkpoints").glob("step-*")):
+        checkpoint = load_checkpoint(run.folder / "checkpoints")
+        for note in checkpoint.notes:
+            print(f"minirft: {note}", file=sys.stderr)
+        load_weights(run.policy, checkpoint.weights)
+        run.optimiser.load_state_dict(checkpoint.optimizer)
+        run.step = checkpoint.step
+    # Killed before the first save: step 0 and its evaluation are done again too.
+    run.log.truncate_after(run.step or -1)
+    completions = run.folder / "completions.jsonl"
+    if completions.exists():
+        truncate_after(completions, run.step)
+
+
+def load_weights(policy: Policy, weights: dict[str, Tensor]) -> None:
+    """Copy `weights`, by name, into what learns."""
+    with torch.no_grad():
+        for name, weight in policy.trainable().items():
+            weight.copy_(weights[name])
+
+
+# ------------------------------------------------------------------ taking the policy out
+
+
+def export(policy: Policy, folder: Path) -> None:
+    """The policy in a folder that PEFT or transformers loads; the folder appears whole or not at all."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        policy.save(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror or error}); free some space") from error
+
+
+def load_run_policy(folder: Path, config: GRPOConfig) -> Policy:
+    """The policy as the newest intact checkpoint of a run has it.  Raises `UserError` when there is none."""
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    policy = load_policy(config)
+    load_weights(policy, checkpoint.weights)
+    return policy
+
+
+def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path) -> Path:
+    """The policy of a run as an adapter, or merged into a whole model folder; returns the folder.
+
+    Raises `UserError` when a full-parameter run is asked for an adapter.
+    """
+    config = run_config(run)
+    if to == "adapter" and config.train == "full":
+        raise UserError(f"{run} trained all weights, so there is no adapter: use --to merged")
+    if to == "merged":  # into weights at full precision: merging into 4-bit ones would round the adapter away
+        config = replace(config, quantize="none")
+    policy = load_run_policy(run, config)
+    if to == "merged" and policy.has_lora:
+        policy.model = policy.model.merge_and_unload()
+    export(policy, folder)
+    return folder

@@ -1,0 +1,126 @@
+"""The house rules that a reader relies on: which way imports point, how long a file may get, what ships."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "minirft"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Room -> rooms it may import.  A module that is not named here belongs to its folder's room.
+ROOMS: dict[str, set[str]] = {
+    "samples boxes": {"samples"},
+    "answers": {"boxes"},
+    "prompts": {"boxes", "samples"},
+    "rewards official redteam": {"answers", "boxes", "samples", "rewards", "official"},
+    "advantages logprobs loss": set(),
+    "processor features attention": {"samples"},
+    "loading": {"samples", "attention", "processor", "tiny"},
+    "policy": {"samples", "features", "loading", "processor"},
+    "prefix": {"samples", "logprobs", "policy", "attention"},
+    "sampler reference": {"samples", "prefix", "policy"},
+    "measures evaluate": {"samples", "boxes", "answers", "measures"},
+    "data": {"samples", "boxes", "prompts", "data", "answers"},
+    "toml runlog checkpoints": {"samples"},
+    "config": {"samples", "policy", "toml"},
+    "tiny": {"samples", "boxes", "prompts", "tiny", "evaluate", "policy", "sampler"},
+    "feed": {"config", "data", "samples", "tiny"},
+    "show": {"samples", "boxes", "answers", "show", "runlog"},
+}
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of minirft that a module imports, anywhere in its code."""
+    here = ("minirft", *path.relative_to(PACKAGE).with_suffix("").parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level] if node.level else ()
+            full = [*base, *(node.module or "").split(".")] if node.module else [*base]
+            names = [full] if len(full) > 1 else [[*full, alias.name] for alias in node.names]
+            found |= {name[1] for name in names if name[0] == "minirft" and len(name) > 1}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("minirft.")}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path):
+    """An arrow backwards, such as a reward that reads the training loop, would make rooms unreadable alone."""
+    allowed = {room: targets for rooms, targets in ROOMS.items() for room in rooms.split()}
+    room = room_of(path)
+    if room in allowed:
+        assert imports(path) <= allowed[room] | {room}, f"{path.name} may import {sorted(allowed[room])}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_stay_short(path: Path):
+    """A promise of short files that nobody checks decays.  Golfed code is no way out: lines stay below 121."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300, f"{path.name}: look for the second idea in it"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (body[-1].end_lineno - body[0].lineno + 1) if body else 0
+            assert lines <= 45, f"{path.name}: {node.name} has {lines} lines"
+
+
+def public_definitions() -> list[tuple[str, ast.AST]]:
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                yield f"{path.relative_to(PACKAGE)}:{node.name}", node
+
+
+def test_public_names_are_documented_and_typed():
+    """A public function without a docstring or types sends the reader to the caller."""
+    bare = [name for name, node in public_definitions() if not ast.get_docstring(node)]
+    assert not bare, bare
+    untyped = [
+        name for name, node in public_definitions() if isinstance(node, ast.FunctionDef) and node.returns is None
+    ]
+    assert not untyped, untyped
+
+
+def test_no_unfinished_marks_and_no_paths_of_one_machine():
+    """A stub or a path that exists on one machine only."""
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        for mark in ("TODO", "FIXME", "NotImplementedError", "/work/", "../shared"):
+            assert mark not in text, f"{path.name} holds {mark}"
+
+
+def test_versions_live_in_pyproject_alone():
+    """A version pinned in two places is soon two versions."""
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert re.findall(r"^ +- -e (.+)$", text, re.M) == [".[notebook,test]"]
+    assert re.findall(r"^  - (\w+)=", text, re.M) == ["python"]
+
+
+def test_readme_names_every_room():
+    """The file tree of the README is the map; a room that is not on it cannot be found."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in PACKAGE.glob("*.py"):
+        if not path.name.startswith("__"):
+            assert f"{path.name}" in readme, f"{path.name} is not in the README's file tree"
+
+
+def test_package_data_ships():
+    """Configs, the checkpoint or the report's template left out of the wheel."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["minirft"]
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8")
+    for needed in ("minirft/configs", "minirft/tiny/checkpoint", "minirft/show"):
+        assert (ROOT / needed).is_dir() and needed not in ignored

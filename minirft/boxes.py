@@ -108,16 +108,18 @@ def match_greedy(iou: Array, confidence: ArrayLike, threshold: float = 0.5) -> l
     return pairs
 
 
-def match_hungarian(iou: Array, threshold: float = 0.5) -> list[tuple[int, int]]:
+def match_hungarian(iou: Array, threshold: float = 0.5, confidence: ArrayLike = 0.0) -> list[tuple[int, int]]:
     """Match one to one so that the sum of IoU over the pairs is greatest: [(prediction, truth), ...] by prediction.
 
-    Pairs below `threshold` or without overlap are no pairs.  `iou` is (N, M); the work is O(max(N, M)^3).
+    Pairs below `threshold` or without overlap are no pairs.  Equal sums go to the surer predictions where `confidence`,
+    (N,) in [0, 1], is given, so the order of the list does not matter.  `iou` is (N, M); O(max(N, M)^3).
 
     >>> match_hungarian(np.array([[0.6, 0.7], [0.0, 0.9]]))
     [(0, 0), (1, 1)]
     """
     usable = np.where(iou >= threshold, iou, 0.0)
-    rows, columns = linear_sum_assignment(usable, maximize=True)
+    surer = 1 + 1e-9 * np.reshape(confidence, (-1, 1))
+    rows, columns = linear_sum_assignment(usable * surer, maximize=True)
     return [(int(n), int(m)) for n, m in zip(rows, columns, strict=True) if usable[n, m] > 0]
 
 

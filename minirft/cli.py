@@ -8,25 +8,19 @@ Imports are inside the commands: torch and transformers take seconds, and `minir
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import io
 import json
-import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 
-if TYPE_CHECKING:
-    from minirft.config import GRPOConfig
+from minirft.flags import parse, parse_config, quieten_libraries
 
-T = TypeVar("T")
 TaskName = Literal["detection", "classification", "grounding", "presence"]
 Variant = Literal["strict", "paper", "official"]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
@@ -227,80 +221,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-# ------------------------------------------------------------------ reading the command line
-
-
-def parse_config(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
-    """The settings and the other flags of `CONFIG [--field value ...]`.
-
-    CONFIG is a shipped name, a TOML file or the folder of a run; with `--resume RUN` it may be left out.
-    """
-    quieten_libraries()
-    from minirft.config import GRPOConfig, load_config
-    from minirft.runs import run_config
-    from minirft.samples import UserError
-
-    source, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else (value_of("--resume", args), args)
-    if source is None and not {"-h", "--help"} & set(args):
-        raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")
-    if source is None:
-        default = GRPOConfig()
-    else:
-        default = run_config(Path(source)) if Path(source).is_dir() else load_config(source)
-
-    def both(config: GRPOConfig, flags: T) -> tuple[GRPOConfig, T]:
-        return config, flags
-
-    flat = tyro.conf.arg(name="")
-    both.__annotations__ = {"config": Annotated[GRPOConfig, flat], "flags": Annotated[type(flags), flat]}
-    both.__defaults__ = (default, flags)
-    return parse(both, rest, prog)
-
-
-def value_of(flag: str, args: list[str]) -> str | None:
-    """The value of one flag, before the rest of the line can be read.
-
-    >>> value_of("--resume", ["--steps", "3", "--resume", "runs/a"]), value_of("--resume", ["--resume=runs/b"])
-    ('runs/a', 'runs/b')
-    """
-    for this, following in zip(args, [*args[1:], None], strict=True):
-        if this == flag:
-            return following
-        if this.startswith(flag + "="):
-            return this.removeprefix(flag + "=")
-    return None
-
-
-def parse(kind: Callable[..., T], args: list[str], prog: str) -> T:
-    """`kind` filled in from the command line.  tyro's box of an error becomes a `UserError` of one line."""
-    from minirft.samples import UserError
-
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, args=args, prog=prog, description="")
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        raise UserError(f"{one_line(box.getvalue())}; see {prog} --help") from None
-
-
-def one_line(box: str) -> str:
-    """The gist of an error as tyro prints it: what is wrong, and the nearest right flag.
-
-    >>> one_line("Unrecognized options\\n---\\nUnrecognized options: --stpes, 3\\n---\\nPerhaps you meant:\\n--steps INT\\n")
-    'Unrecognized options: --stpes, 3; did you mean --steps?'
-    """
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    sections: list[list[str]] = [[]]
-    for line in (raw.strip(" │|") for raw in text.splitlines()):
-        if line.startswith("╭") or (line and not line.strip("-─╰╯")):  # a title, or a rule between sections
-            sections.append([])
-        elif line:
-            sections[-1].append(line)
-    problem = " ".join(sections[min(1, len(sections) - 1)]).rstrip(".")
-    near = next((part[1].split()[0] for part in sections if part[:1] == ["Perhaps you meant:"]), None)
-    return f"{problem}; did you mean {near}?" if near else problem
+# ------------------------------------------------------------------ reading and printing
 
 
 def read_rows(file: Path) -> Iterator[Any]:
@@ -320,9 +241,6 @@ def read_rows(file: Path) -> Iterator[Any]:
             yield row
         elif row is not None:
             raise UserError(f"{file} line {number} is not a JSON object; expected completion and solution")
-
-
-# ------------------------------------------------------------------ printing
 
 
 def follow(rows: Iterable[dict[str, Any]], as_json: bool, folder: Path) -> None:
@@ -345,13 +263,3 @@ def show(result: Any, as_json: bool, indent: str = "") -> None:
             show(value, False, indent + "  ")
         else:
             print(f"{indent}{name:<20} {f'{value:.3f}' if isinstance(value, float) else value}")
-
-
-def quieten_libraries() -> None:
-    """Loading bars and advice of the libraries would bury our one line."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()

@@ -29,8 +29,10 @@ def matched_iou(found: Detections, truth: Detections, matching: str = "hungarian
     [1.0]
     """
     overlap = iou(found.boxes, truth.boxes)
-    greedy = matching == "greedy"
-    pairs = match_greedy(overlap, found.confidence, threshold) if greedy else match_hungarian(overlap, threshold)
+    if matching == "greedy":
+        pairs = match_greedy(overlap, found.confidence, threshold)
+    else:
+        pairs = match_hungarian(overlap, threshold, found.confidence)
     matched = np.zeros(len(found.boxes))
     for n, m in pairs:
         matched[n] = overlap[n, m]

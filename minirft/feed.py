@@ -106,10 +106,8 @@ def is_present(sample: Sample) -> bool:
 def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sample]:
     """The `count` samples of `step` when a finite set is gone through in epochs, reshuffled for each.
 
-    >>> [cycle(["a", "b", "c"], 0, 2, step) for step in (1, 2, 3)] == [cycle(["a", "b", "c"], 0, 2, s) for s in (1, 2, 3)]
-    True
-    >>> sorted(sum([cycle(["a", "b", "c"], 0, 2, step) for step in (1, 2, 3)], []))
-    ['a', 'a', 'b', 'b', 'c', 'c']
+    >>> [sorted(cycle(["a", "b"], seed=0, count=2, step=step)) for step in (1, 2)]
+    [['a', 'b'], ['a', 'b']]
     """
     chosen = []
     for position in range((step - 1) * count, step * count):

@@ -51,6 +51,8 @@ STRICT_CASES = {
     "one of three": (answer((A, 1)), [A, B, C], (1 / 3, 0.5 + 0.5 / 3, 1)),
     "three and a false one": (answer((A, 1), (B, 1), (C, 1), (FAR, 1)), [A, B, C], (0.75, 0.5 + 0.5 * 2 / 4, 1)),
     "a duplicate": (answer((A, 1), (A, 1)), [A], (0.5, 0.5, 1)),
+    "a duplicate, the sure one last": (answer((A, 0.5), (A, 1)), [A], (0.5, 0.5 + 0.5 * (1 - 0.25) / 2, 1)),
+    "a duplicate, the sure one first": (answer((A, 1), (A, 0.5)), [A], (0.5, 0.5 + 0.5 * (1 - 0.25) / 2, 1)),
     "half overlap is a hit": (answer((HALF, 1)), [A], (0.5, 1, 1)),
     "right abstention": (THOUGHT + NOTHING, [], (1, 1, 1)),
     "right abstention, as a list": (THOUGHT + "<answer>[]</answer>", [], (1, 1, 1)),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirft.runlog import METRICS, RunLog, provenance, read_log
@@ -82,6 +82,7 @@ def test_a_torn_last_line_is_dropped_and_then_cut(tmp_path):
     assert [row["step"] for row in read_log(log.path)[1]] == [1, 2]
 
 
+@settings(max_examples=30, deadline=None)
 @given(stop=st.integers(0, 6), checkpoint=st.integers(0, 6), torn=st.integers(0, 20))
 def test_a_resumed_log_ends_as_if_never_stopped(tmp_path_factory, stop, checkpoint, torn):
     """Bug: rows of redone steps twice, or an evaluation of the checkpoint's own step lost."""

@@ -1,0 +1,157 @@
+"""The report of a run: one HTML file that needs nothing else, no network, no script, no viewer.
+
+It shows what it is given and judges nothing but whether two intervals overlap.  The pictures are the first held-out
+samples, not chosen ones.  A model's text is hostile until proven otherwise: the template escapes everything, and a
+content security policy lets the page load nothing and run nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from minirft.runlog import METRICS
+from minirft.samples import Sample, UserError
+from minirft.show.curves import bars, curves
+from minirft.show.pictures import Group, before_after, group_panel
+from minirft.show.style import png
+
+Row = Mapping[str, Any]
+# What is shown where, in this order, as far as a run has it.
+HEADLINE = ("ap50", "accuracy", "box_iou", "mean_iou", "parse_rate", "auc", "abstention", "acc50")
+TRAINING = (
+    "reward", "reward_iou", "reward_confidence", "reward_accuracy", "reward_format", "parse_rate", "degenerate_groups",
+    "reward_std", "completion_length", "entropy", "kl", "grad_norm",
+)  # fmt: skip
+HELD_OUT = ("ap50", "mean_iou", "accuracy", "box_iou", "recall", "precision", "parse_rate", "auc", "ece", "abstention")
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything in a report, as plain data.
+
+    `before`, `after` and the blocks of `beside` are what `evaluate.metrics` returns, on the same held-out samples;
+    `runs` holds the rows of each run log (kinds "train" and "eval"); the texts answer `samples`, one each.
+    """
+
+    before: Row
+    after: Row
+    steps: int
+    seconds: Mapping[str, float] = field(default_factory=dict)  # such as {"to_first_step": 9.0, "train": 40.0}
+    beside: Mapping[str, Row] = field(default_factory=dict)  # such as {"SFT": {...}}
+    runs: Mapping[str, Sequence[Row]] = field(default_factory=dict)  # such as {"RFT": rows, "SFT": rows}
+    samples: Sequence[Sample] = ()
+    before_texts: Sequence[str] = ()
+    after_texts: Sequence[str] = ()
+    group: Group | None = None
+    header: Row = field(default_factory=dict)  # the first line of the run log
+    title: str = "Visual reinforcement fine-tuning, before and after"
+    pictures: int = 8  # samples drawn
+
+
+def write_report(path: str | Path, data: ReportData) -> None:
+    """Write the report as one HTML file.  Raises `UserError` when it cannot be written."""
+    try:
+        # A model can write half of a surrogate pair, which has no UTF-8.
+        Path(path).write_text(render(data), encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"cannot write the report {path} ({error.strerror}); free some space or change --out") from None
+
+
+def render(data: ReportData) -> str:
+    """The report as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"number": number, "interval": interval}
+    blocks = {"before": data.before, "RFT": data.after, **data.beside}
+    metrics = [
+        key for key in data.before if key not in ("n", "ci") and isinstance(data.before[key], int | float | None)
+    ]
+    tiles = [key for key in HEADLINE if data.before.get(key) is not None and data.after.get(key) is not None]
+    training, held_out = _present(data.runs, TRAINING, "train"), _present(data.runs, HELD_OUT, "eval")
+    count = min(data.pictures, len(data.samples))
+    used = dict.fromkeys([*metrics, *training, *held_out, "n", "ci"])
+    return environment.get_template("report.html.jinja").render(
+        data=data,
+        blocks=blocks,
+        metrics=metrics,
+        tiles=tiles[:4],
+        verdict=verdict(data.before, data.after, tiles[0]) if tiles else "",
+        figures=_figures(data, blocks, tiles, training, held_out, count),
+        answers=list(zip(data.samples, data.before_texts, data.after_texts, strict=True))[:count],
+        config=json.dumps(data.header.get("config", {}), indent=1, default=str),
+        facts={key: value for key, value in data.header.items() if key not in ("config", "kind")},
+        glossary={key: METRICS[key] for key in used if key in METRICS},
+    )
+
+
+def verdict(before: Row, after: Row, key: str) -> str:
+    """Whether a metric moved, as far as two intervals can say.
+
+    >>> verdict({"ap50": 0.2, "ci": {"ap50": [0.1, 0.3]}}, {"ap50": 0.5, "ci": {"ap50": [0.4, 0.6]}}, "ap50")
+    'The 95% intervals do not overlap.'
+    """
+    if key not in before.get("ci", {}) or key not in after.get("ci", {}):
+        return "There are no intervals, so nothing says how much of this is chance."
+    (low, high), (new_low, new_high) = before["ci"][key], after["ci"][key]
+    if new_low > high or new_high < low:
+        return "The 95% intervals do not overlap."
+    return "The 95% intervals overlap, so this one run cannot say that it moved."
+
+
+def number(value: Any) -> str:
+    """A number for a table, and a dash for what is not defined.
+
+    >>> number(0.12345), number(7), number(None), number(0.00002)
+    ('0.123', '7', '–', '2e-05')
+    """
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) and (abs(value) >= 0.001 or value == 0) else f"{value:.4g}"
+
+
+def interval(block: Row, key: str) -> str:
+    """The interval of a metric, or nothing.
+
+    >>> interval({"ci": {"ap": [0.1, 0.2]}}, "ap"), interval({}, "ap")
+    ('[0.10, 0.20]', '')
+    """
+    bounds = block.get("ci", {}).get(key)
+    return f"[{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else ""
+
+
+def _figures(
+    data: ReportData,
+    blocks: Mapping[str, Row],
+    tiles: Sequence[str],
+    training: Sequence[str],
+    held_out: Sequence[str],
+    count: int,
+) -> dict[str, str]:
+    """The figures there is something for, as data addresses."""
+    figures: dict[str, Figure] = {}
+    if tiles:
+        figures["bars"] = bars(blocks, tiles[:5])
+    if training:
+        figures["training"] = curves(data.runs, training)
+    if held_out:
+        figures["held_out"] = curves(data.runs, held_out, kind="eval")
+    if count:
+        figures["pictures"] = before_after(data.samples[:count], data.before_texts[:count], data.after_texts[:count])
+    if data.group:
+        figures["group"] = group_panel(data.group)
+    return {name: "data:image/png;base64," + base64.b64encode(png(figure)).decode() for name, figure in figures.items()}
+
+
+def _present(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str) -> list[str]:
+    """Those of `keys` that some row of the kind has a number for."""
+    rows = [row for run in runs.values() for row in run if row.get("kind") == kind]
+    return [key for key in keys if any(row.get(key) is not None for row in rows)]

@@ -1,0 +1,60 @@
+"""One look for every figure: colours that colour-blind readers can tell apart, quiet axes, no global state.
+
+Figures are plain `matplotlib.figure.Figure` objects, never pyplot's, so nothing leaks between them and no display is
+needed.  A notebook shows one with `IPython.display.Image(png(figure))`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe & Ito, https://jfly.uni-koeln.de/color/
+BLUE, ORANGE, GREEN, PINK, SKY, VERMILION = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
+RUNS = (BLUE, ORANGE, GREEN, PINK, SKY)  # one colour per run, in order
+INK, QUIET, GRID, PAPER = "#1f2933", "#66727f", "#e4e8ec", "#ffffff"
+
+
+def panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` equal panels, `columns` side by side, each `width` x `height` inches.
+
+    >>> figure, axes = panels(3, 2, width=2, height=1)
+    >>> figure.get_size_inches().tolist(), len(axes)
+    ([4.0, 2.0], 3)
+    """
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained", facecolor=PAPER)
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
+def plain_axes(axes: Axes, title: str) -> None:
+    """Quiet axes: a title at the left, two spines, a faint grid."""
+    axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold", parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.tick_params(colors=QUIET, labelsize=8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def legend_below(figure: Figure, handles: Sequence[object]) -> None:
+    """One legend for all panels, under them."""
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as a PNG file.
+
+    >>> png(Figure())[1:4]
+    b'PNG'
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a category may have any name
+        figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()

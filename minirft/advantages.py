@@ -60,11 +60,12 @@ def combine(
 
         sum_then_normalise    A = group_advantages(Σₖ wₖ rₖ, scale)
         normalise_then_sum    s = Σₖ wₖ (rₖ - mean_group rₖ) / (std_group rₖ + eps)
-                              A = (s - mean_batch s) / (std_batch s + eps)           GDPO, arXiv 2601.05242
+                              A = s / (std_batch s + eps)                            GDPO, arXiv 2601.05242
 
     The first lets the part with the widest spread decide; the second gives each part its weight's say in
-    every group, and ignores `scale`.  `parts` is (K, P, G), `weights` (K,), the result (P, G).  A group is
-    degenerate in the second when all its parts are.  Raises `ValueError` as `group_advantages` does.
+    every group, and ignores `scale`.  (GDPO also subtracts the batch mean of s, which is 0: each group's is.)
+    `parts` is (K, P, G), `weights` (K,), the result (P, G).  In the second, a group is degenerate when all its
+    parts are.  Raises `ValueError` as `group_advantages` does.
 
     >>> parts = torch.tensor([[[1.0, 0.0, 1.0, 0.0]], [[0.1, 0.1, 0.0, 0.0]]])  # the second part has a small spread
     >>> combine(parts, torch.ones(2))
@@ -82,9 +83,7 @@ def combine(
         raise ValueError(f"order must be 'sum_then_normalise' or 'normalise_then_sum', got {order!r}")
     normalised = torch.stack([group_advantages(part, "std", ddof, eps) for part in parts])
     summed = (weights * normalised).sum(0)
-    advantages = (summed - summed.mean()) / (summed.std(correction=ddof) + eps)
-    dead = torch.stack([degenerate_groups(part) for part in parts]).all(0)
-    return advantages.masked_fill(dead[:, None], 0.0)
+    return summed / (summed.std(correction=ddof) + eps)
 
 
 def degenerate_groups(rewards: Tensor, tol: float = 1e-6) -> Tensor:

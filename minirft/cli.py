@@ -71,12 +71,16 @@ def usage() -> str:
 
 @dataclass(frozen=True)
 class DemoFlags:
+    """What `demo` takes."""
+
     out: Path = Path("runs/demo")
     """Folder for summary.json, report.html, the two runs and the pictures."""
     seed: int = 0
     """Seed of the two training runs; the held-out questions stay the same."""
     config: str = "tiny_detection"
     """What to train: a TOML file or the name of a shipped one."""
+    steps: int | None = None
+    """Training steps of both runs, if not those of the config."""
     json: Json = False
     """Print summary.json on stdout."""
 
@@ -86,13 +90,18 @@ def demo(args: list[str]) -> None:
     flags = parse(DemoFlags, args, "minirft demo")
     quieten_libraries()
     from minirft.config import load_config
-    from minirft.demo import run_demo
+    from minirft.demo import headline, run_demo
 
-    show(run_demo(replace(load_config(flags.config), seed=flags.seed), flags.out), flags.json)
+    config = load_config(flags.config)
+    config = replace(config, seed=flags.seed, steps=flags.steps or config.steps)
+    summary = run_demo(config, flags.out)
+    print(json.dumps(summary) if flags.json else f"{headline(summary)}\n\nreport: {flags.out / 'report.html'}")
 
 
 @dataclass(frozen=True)
 class TrainFlags:
+    """What `train` and `sft` take besides the settings."""
+
     resume: Path | None = None
     """Folder of a run that stopped: go on exactly there."""
     json: Json = False
@@ -117,6 +126,8 @@ def sft(args: list[str]) -> None:
 
 @dataclass(frozen=True)
 class EvalFlags:
+    """What `eval` takes besides the settings."""
+
     mode: Literal["greedy", "sampled"] = "greedy"
     """Take the likeliest token, or sample at the temperature of training."""
     json: Json = False
@@ -137,6 +148,8 @@ def evaluate(args: list[str]) -> None:
 
 @dataclass(frozen=True)
 class ScoreFlags:
+    """What `score` takes."""
+
     file: tyro.conf.Positional[Path]
     """JSON lines, each {"completion": text, "solution": text}."""
     task: TaskName
@@ -158,6 +171,8 @@ def score(args: list[str]) -> None:
 
 @dataclass(frozen=True)
 class AuditFlags:
+    """What `audit` takes."""
+
     task: TaskName
     """What is asked."""
     variant: Variant = "strict"
@@ -171,19 +186,30 @@ def audit(args: list[str]) -> None:
     flags = parse(AuditFlags, args, "minirft audit")
     from minirft.redteam import audit
 
-    show(audit(flags.task, flags.variant), flags.json)
+    for row in audit(flags.task, flags.variant):
+        if flags.json:
+            print(json.dumps(row))
+        else:
+            total, share = ("-" if row[key] is None else f"{row[key]:.2f}" for key in ("total", "share"))
+            print(f"{row['kind']:<7} {row['answer']:<40} {total:>6} {share:>6} of honest")
 
 
 def pretrain(args: list[str]) -> None:
-    """Rebuild the embedded checkpoint from nothing."""
+    """Rebuild the embedded checkpoint from nothing: about an hour on two cores."""
     quieten_libraries()
-    from minirft.tiny.pretrain import main
+    from minirft.tiny.pretrain import PretrainConfig, main
 
-    main(args)
+    def options(config: PretrainConfig, out: Path = Path("runs/base")) -> tuple[PretrainConfig, Path]:
+        return config, out
+
+    options.__annotations__ = {"config": Annotated[PretrainConfig, tyro.conf.arg(name="")], "out": Path}
+    main(*parse(options, args, "minirft pretrain"))
 
 
 @dataclass(frozen=True)
 class ExportFlags:
+    """What `export` takes."""
+
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     to: Literal["adapter", "merged"] = "merged"

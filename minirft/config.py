@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from minirft.loading import LoraSettings
+from minirft.policy import LoraSettings
 from minirft.samples import Task, UserError
 from minirft.toml import from_table, read_toml
 

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -55,7 +56,7 @@ def value_of(flag: str, args: list[str]) -> str | None:
     >>> value_of("--resume", ["--steps", "3", "--resume", "runs/a"]), value_of("--resume", ["--resume=runs/b"])
     ('runs/a', 'runs/b')
     """
-    for this, following in zip(args, [*args[1:], None], strict=True):
+    for this, following in zip_longest(args, args[1:]):
         if this == flag:
             return following
         if this.startswith(flag + "="):

@@ -32,7 +32,10 @@ Reader = Callable[[str], Any]  # completion -> answer or ParseFailure
 
 @dataclass(frozen=True)
 class Score:
-    """What one completion earned: the weighted sum, the raw parts, and why it could not be read (None if it could)."""
+    """What one completion earned: the weighted sum, the raw parts, and why it could not be read (None if it could).
+
+    A malformed prediction in a list that can be read is no failure; it costs in every part instead.
+    """
 
     total: float
     parts: dict[str, float]

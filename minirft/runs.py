@@ -94,10 +94,12 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> 
     folder = Path(resume or config.out)
     if resume:
         _check_same_run(method, config, folder)
-    elif (folder / "config.toml").exists():
+    elif _has_steps(folder):
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --out")
     policy = load_policy(config)  # before anything is written: a wrong model leaves no folder behind
     _write_config(config, folder)
+    if not resume:  # of an attempt that failed before its first step
+        (folder / "log.jsonl").unlink(missing_ok=True)
     header = {"method": method, **asdict(config)}
     device = str(policy.device)
     log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume is not None)
@@ -114,6 +116,12 @@ def run_config(folder: Path) -> GRPOConfig:
     if not (folder / "config.toml").is_file():
         raise UserError(f"{folder} holds no run (there is no config.toml in it); check the path")
     return load_config(folder / "config.toml")
+
+
+def _has_steps(folder: Path) -> bool:
+    """Is there anything in the folder that took time to compute?"""
+    log = folder / "log.jsonl"
+    return any((folder / "checkpoints").glob("step-*")) or (log.exists() and log.read_bytes().count(b"\n") > 1)
 
 
 def _check_same_run(method: Method, config: GRPOConfig, folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -42,37 +43,51 @@ def sample_groups(
     Raises `ValueError` for no prompt, G < 1, temperature <= 0, no token to sample, or uniforms of another shape.
     """
     started = time.perf_counter()
-    shape = (len(prompts) * group_size, max_completion_length)
-    if min(shape) < 1 or not temperature > 0:
+    if min(len(prompts), group_size, max_completion_length) < 1 or not temperature > 0:
         raise ValueError(
             f"need a prompt, group_size >= 1, max_completion_length >= 1 and temperature > 0; "
             f"got {len(prompts)}, {group_size}, {max_completion_length}, {temperature}"
         )
-    if uniforms is None and not greedy:
-        uniforms = torch.rand(shape, generator=generator, device=generator.device if generator else "cpu")
-    if uniforms is not None:
-        if greedy or uniforms.shape != shape:
-            raise ValueError(f"uniforms must be {shape} and not greedy, got {tuple(uniforms.shape)}, greedy={greedy}")
-        uniforms = uniforms.to(policy.device)
+    shape = (len(prompts) * group_size, max_completion_length)
+    uniforms = None if greedy else _checked_or_drawn(uniforms, shape, generator).to(policy.device)
 
     def choose(logits: Tensor, rows: Tensor, t: int) -> tuple[Tensor, Tensor]:
         return pick(logits, None if uniforms is None else uniforms[rows, t], temperature, policy.banned)
 
     decode = decode_shared if shared else decode_naive
     ids, logprobs, lengths = decode(policy, prompts, group_size, choose, max_completion_length)
+    rollout = _rollout(policy, prompts, group_size, temperature, ids, logprobs, lengths)
+    return replace(rollout, seconds=time.perf_counter() - started)
+
+
+def _rollout(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    group_size: int,
+    temperature: float,
+    ids: Tensor,
+    logprobs: Tensor,
+    lengths: Tensor,
+) -> Rollout:
     ids, logprobs = ids[:, : lengths.max()], logprobs[:, : lengths.max()]
-    last = ids.gather(1, lengths[:, None] - 1)[:, 0]
     return Rollout(
         prompts=list(prompts),
         completion_ids=ids,
         completion_mask=torch.arange(ids.shape[1], device=ids.device) < lengths[:, None],
         logprobs=logprobs,
         texts=[policy.decode(row[:n]) for row, n in zip(ids, lengths.tolist(), strict=True)],
-        finished=_is_eos(last, policy),
+        finished=_is_eos(ids.gather(1, lengths[:, None] - 1)[:, 0], policy),
         group_size=group_size,
         temperature=temperature,
-        seconds=time.perf_counter() - started,
     )
+
+
+def _checked_or_drawn(uniforms: Tensor | None, shape: tuple[int, int], generator: torch.Generator | None) -> Tensor:
+    if uniforms is None:
+        return torch.rand(shape, generator=generator, device=generator.device if generator else "cpu")
+    if uniforms.shape != shape:
+        raise ValueError(f"uniforms must be {shape}, got {tuple(uniforms.shape)}")
+    return uniforms
 
 
 def pick(logits: Tensor, uniforms: Tensor | None, temperature: float, banned: Tensor) -> tuple[Tensor, Tensor]:

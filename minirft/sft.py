@@ -29,8 +29,8 @@ from minirft.train import blame
 
 def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
     """Run or go on with a supervised run; yields every logged row as it happens.  Raises as `train` does."""
-    run = open_run("sft", config, resume)
     feed = training_feed(config)
+    run = open_run("sft", config, resume)
 
     def do_step(step: int) -> tuple[Row, list[Row]]:
         return sft_step(run.policy, run.optimiser, feed(step), config, step)

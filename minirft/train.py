@@ -42,9 +42,9 @@ def train(config: GRPOConfig, resume: Path | None = None, progress: bool = False
 
     Raises `UserError` for what the user can put right, and `KeyboardInterrupt` after Ctrl-C and a save.
     """
-    run = open_run("grpo", config, resume)
-    feed = training_feed(config)
+    feed = training_feed(config)  # before the model: a mistake in the data shows at once
     reward = reading(config.data.task, config.reward, config.reward_weights or None)
+    run = open_run("grpo", config, resume)
 
     def do_step(step: int) -> tuple[Row, list[Row]]:
         return grpo_step(run.policy, run.reference, run.optimiser, feed(step), reward.at(step), config, step)

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from minirft.policy import LoraSettings, Policy
 from minirft.samples import Sample
+from minirft.tiny.model import new_model
 
 logging.disable_progress_bar()
 
@@ -102,6 +103,14 @@ def write_miniature(
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the miniature: 263 tokens in a vocabulary of 320 rows."""
     return write_miniature(tmp_path_factory.mktemp("miniature"), byte_tokenizer(), 320)
+
+
+@pytest.fixture(scope="session")
+def tiny_random(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded architecture with random weights."""
+    folder = tmp_path_factory.mktemp("tiny_random")
+    new_model(0, folder)
+    return folder
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

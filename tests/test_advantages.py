@@ -88,6 +88,8 @@ def test_combine_normalises_each_part_when_asked():
     torch.testing.assert_close(one, hundredfold)
     torch.testing.assert_close(one.std(), torch.tensor(1.0))
     assert one[0, 1].abs() < 1e-5  # each part wins once
+    weighted = combine(parts, torch.tensor([3.0, 1.0]), "normalise_then_sum", eps=1e-8)
+    torch.testing.assert_close(weighted[0, 0] / weighted[0, 2], torch.tensor(2.0))  # (3 + 1) / (3 - 1)
 
 
 def test_combine_zeroes_groups_that_are_degenerate_in_every_part():

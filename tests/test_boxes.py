@@ -95,12 +95,14 @@ def test_greedy_trap() -> None:
     assert match_greedy(overlap, [0.9, 0.8]) == [(0, 1)]
     assert match_greedy(overlap, [0.8, 0.9]) == [(1, 1), (0, 0)]
     assert match_hungarian(overlap) == [(0, 0), (1, 1)]
+    assert match_hungarian(np.ones((2, 1)), 0.5, [0.1, 0.9]) == [(1, 0)] and match_hungarian(np.ones((2, 1)))
 
 
 def test_greedy_order() -> None:
     """Catches an unstable tie, a rejected prediction that uses up its object, and a threshold that is strict."""
     same = np.array([[0.9], [0.9]])
     assert match_greedy(same, [0.5, 0.5]) == [(0, 0)]
+    assert match_greedy(np.full((100, 3), 0.9), np.tile([0.5, 0.9], 50)) == [(1, 0), (3, 1), (5, 2)]
     assert match_greedy(same, [np.nan, 0.0]) == [(1, 0)]
     assert match_greedy(np.array([[0.4], [0.6]]), [0.9, 0.1]) == [(1, 0)]
     assert match_greedy(np.array([[0.5]]), [1.0], threshold=0.5) == [(0, 0)]

@@ -178,7 +178,9 @@ def test_no_checkpoint_is_said(tmp_path):
 
 def intact_after(folder, allowed):
     """The seed found after an interrupted save; a later save and load work, and leave nothing lying about."""
-    found = load_checkpoint(folder).extra["seed"]
+    loaded = load_checkpoint(folder)
+    assert loaded.notes == []  # a folder with a checkpoint's name holds a whole one
+    found = loaded.extra["seed"]
     assert found in allowed
     save(folder, 9, seed=9, keep=1)
     assert load_checkpoint(folder).extra["seed"] == 9
@@ -238,9 +240,8 @@ def test_a_write_that_really_fails(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file left open by the interrupt
-@pytest.mark.parametrize("step", [1, 2])
-def test_an_exception_at_any_line(tmp_path, step):
-    """Bug: Ctrl-C at the wrong line.  Raised at the first visit to each line that a save runs, in turn."""
+def test_an_exception_at_any_line(tmp_path):
+    """Bug: Ctrl-C at the wrong line.  Raised at the first visit to each line that saving a step again runs."""
     reached = set()  # lines of checkpoints.py interrupted so far
 
     def trace(frame, event, arg):
@@ -257,7 +258,7 @@ def test_an_exception_at_any_line(tmp_path, step):
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            save(folder, step, seed=2)
+            save(folder, 1, seed=2)
             break
         except KeyboardInterrupt:
             pass
@@ -337,6 +338,7 @@ def test_kill_at_random_moments(tmp_path):
             os.waitpid(pid, 0)
             last = max([1, *map(int, announced)])
         loaded = load_checkpoint(folder)
+        assert loaded.notes == []
         assert loaded.step == loaded.extra["seed"] in (last, last + 1)
         expected, _ = training(seed=loaded.step)
         assert bits(loaded.weights) == bits(expected)

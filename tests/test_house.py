@@ -16,9 +16,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Room -> rooms it may import.  A module that is not named here belongs to its folder's room.
 ROOMS: dict[str, set[str]] = {
     "samples boxes": {"samples"},
-    "answers": {"boxes"},
+    "answers": {"samples", "boxes"},
     "prompts": {"boxes", "samples"},
-    "rewards official redteam": {"answers", "boxes", "samples", "rewards", "official"},
+    "detection": {"samples", "boxes", "answers"},
+    "official": {"samples", "boxes", "answers"},
+    "rewards": {"samples", "boxes", "answers", "detection", "official"},
+    "redteam": {"samples", "boxes", "answers", "prompts", "rewards"},
     "advantages logprobs loss": set(),
     "processor features attention": {"samples"},
     "loading": {"samples", "attention", "processor", "tiny"},
@@ -28,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "measures evaluate": {"samples", "boxes", "answers", "measures"},
     "data": {"samples", "boxes", "prompts", "data", "answers"},
     "toml runlog checkpoints": {"samples"},
-    "config": {"samples", "policy", "toml"},
+    "config": {"samples", "loading", "toml"},
     "tiny": {"samples", "boxes", "prompts", "tiny", "evaluate", "policy", "sampler"},
     "feed": {"config", "data", "samples", "tiny"},
     "show": {"samples", "boxes", "answers", "show", "runlog"},

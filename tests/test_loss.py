@@ -170,9 +170,11 @@ def test_first_update_reads_zero_and_still_teaches(kind):
     assert gradient.abs().max() > 1e-3
     torch.testing.assert_close(metrics["ratio_mean"].item(), 1.0)
     assert metrics["clip_fraction"] == 0
-    leaf = new.clone().requires_grad_()
-    policy_loss(kind, leaf, leaf, leaf, advantages, mask, kl_coef=0.1, max_completion_length=LENGTH)[0].backward()
+    leaf, ref, advantages = (tensor.clone().requires_grad_() for tensor in (new, new + 1, advantages))
+    policy_loss(kind, leaf, leaf, ref, advantages, mask, kl_coef=0.1, max_completion_length=LENGTH)[0].backward()
     assert leaf.grad.abs().max() > 1e-3
+    assert ref.grad is None
+    assert advantages.grad is None
 
 
 @pytest.mark.parametrize(
@@ -196,6 +198,16 @@ def test_upper_bound_is_its_own():
         assert metrics["clip_fraction_high"] == (0.5 if alive == 0 else 0)
     _, _, metrics = run("dapo", new, 0 * new, None, -torch.ones(1), mask, clip_eps=0.2, clip_eps_high=0.3)
     assert (metrics["clip_fraction_low"], metrics["clip_fraction_high"]) == (0.5, 0)
+
+
+def test_metrics_of_a_sequence_ratio_are_shares_of_rows():
+    """Bug: GSPO's clipping reported for token ratios, which it does not use."""
+    new = torch.tensor([[0.4, -0.2, 0.0], [0.3, 0.0, 0.0], [-0.6, 0.0, 0.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
+    _, _, metrics = run("gspo", new, 0 * new, None, torch.tensor([1.0, 1.0, -1.0]), mask, clip_eps=0.15)
+    ratios = torch.tensor([0.1, 0.3, -0.2], dtype=torch.float64).exp()  # means over a row's tokens
+    torch.testing.assert_close(metrics["ratio_mean"], ratios.mean())
+    assert [round(metrics[f"clip_fraction_{side}"].item(), 4) for side in ("low", "high")] == [0.3333, 0.3333]
 
 
 # --- masks, order, micro-batches

@@ -219,6 +219,7 @@ def test_paper_leaves_misses_free_and_abstention_unpaid() -> None:
 def test_threshold_is_inclusive() -> None:
     """Catches a strict comparison: equation 6 drops an IoU below τ."""
     assert parts("paper", answer((HALF, 1)), detection_solution([A])) == (0.5, 1, 1)
+    assert parts("paper", answer(([100, 100, 300, 199], 1)), detection_solution([A])) == (0, 0, 1)
     assert parts("paper", answer((HALF, 1)), detection_solution([A]), threshold=0.51) == (0, 0, 1)
 
 
@@ -313,10 +314,13 @@ def test_mistakes_are_named(call: object, message: str) -> None:
 
 def test_schedule() -> None:
     """Catches a schedule that does not move, runs past its end, or loses the other options."""
-    moving = reading("detection", weights={"format": 0}, threshold=ThresholdSchedule(0.4, 0.6, steps=4))
-    totals = [moving.at(step)(answer((HALF, 1)), detection_solution([A])).total for step in (0, 2, 3, 4, 99)]
-    assert totals == [1.5, 1.5, 0, 0, 0]  # R_IoU 1/2, then 0; R_conf 1, then 0: no match, no hit
-    assert moving(answer((HALF, 1)), detection_solution([A])).total == 1.5
+    options = {"weights": {"format": 0}, "threshold": ThresholdSchedule(0.4, 0.6, steps=4)}
+    completion, solution = answer((HALF, 1)), detection_solution([A])
+    moving = reading("detection", **options)
+    # R_IoU 1/2 until the threshold passes it, then 0; R_conf 1, then 0, as no match is no hit
+    assert [moving.at(step)(completion, solution).total for step in (0, 2, 3, 4, 99)] == [1.5, 1.5, 0, 0, 0]
+    assert moving(completion, solution).total == 1.5
+    assert reading("detection", hit=0.55, **options).at(2)(completion, solution).total == 0.5
     fixed = reading("detection")
     assert fixed.at(7) is fixed
 

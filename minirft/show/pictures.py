@@ -39,6 +39,7 @@ class Group:
     rewards: list[float]
     advantages: list[float]
     parts: dict[str, list[float]] = field(default_factory=dict)
+    note: str = ""  # where it is from and how it was picked, in a sentence
 
 
 def draw_boxes(

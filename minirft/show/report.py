@@ -31,6 +31,7 @@ TRAINING = (
     "reward_std", "completion_length", "entropy", "kl", "grad_norm",
 )  # fmt: skip
 HELD_OUT = ("ap50", "mean_iou", "accuracy", "box_iou", "recall", "precision", "parse_rate", "auc", "ece", "abstention")
+NOT_METRICS = {"n", "ci", "step", "mode", "seconds"}  # keys of a block that are shown elsewhere or not at all
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ def render(data: ReportData) -> str:
     )
     environment.filters |= {"number": number, "interval": interval}
     blocks = {"before": data.before, "RFT": data.after, **data.beside}
-    metrics = [
-        key for key in data.before if key not in ("n", "ci") and isinstance(data.before[key], int | float | None)
-    ]
+    metrics = [key for key in data.before if key not in NOT_METRICS]
     tiles = [key for key in HEADLINE if data.before.get(key) is not None and data.after.get(key) is not None]
     training, held_out = _present(data.runs, TRAINING, "train"), _present(data.runs, HELD_OUT, "eval")
     count = min(data.pictures, len(data.samples))

@@ -5,6 +5,7 @@ Because no state is kept between steps, a resumed run asks for step 41 and gets 
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -146,10 +147,17 @@ def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
 
 def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, Any]:
     """What narrows a question of the tiny world down; for classification the one category is a family."""
-    if data.task == "classification":
-        from minirft.tiny.lookalikes import FAMILIES
+    from minirft.tiny.lookalikes import FAMILIES
+    from minirft.tiny.scenes import CATEGORIES
 
-        return {"family": categories[0] if categories else next(iter(FAMILIES))}
+    known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
+    for name in categories:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known[:4])}, ..."
+            raise UserError(f"data.categories: the tiny world has no {name}; {hint}")
+    if data.task == "classification":
+        return {"family": categories[0] if categories else known[0]}
     return {"categories": categories} if categories else {}
 
 

@@ -33,7 +33,8 @@ from minirft.toml import differences, to_toml
 
 Method = Literal["grpo", "sft"]
 Row = dict[str, Any]
-# What a resumed run may set anew: none of these changes what a step computes.
+# What a resumed run may set anew: none of these changes what a step computes, but for `steps` under a linear
+# schedule, which moves the learning rates still to come.
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 
 
@@ -58,9 +59,13 @@ class Run:
 
     def record(self, completions: list[Row]) -> None:
         """Append what was written at this step to `completions.jsonl`."""
-        lines = [json.dumps({"step": self.step, **row}, ensure_ascii=False) + "\n" for row in completions]
-        with (self.folder / "completions.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        text = "".join(json.dumps({"step": self.step, **row}, ensure_ascii=False) + "\n" for row in completions)
+        path = self.folder / "completions.jsonl"
+        try:
+            with path.open("ab") as file:
+                file.write(text.encode("utf-8", "replace"))  # half of a surrogate pair has no UTF-8
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}); free some space and resume") from error
 
 
 def load_policy(config: GRPOConfig) -> Policy:

@@ -39,6 +39,19 @@ CHAT_TEMPLATE = (
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--slow` runs the tests that take minutes."""
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--slow` they are skipped."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, then Qwen's control tokens: 263 in all."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -156,6 +156,25 @@ def test_export_gives_what_transformers_loads(run: Path, tmp_path: Path, capsys:
     assert "no adapter" in refusal(capsys, "export", str(run), "--to", "adapter")
 
 
+def test_demo_leaves_what_it_says(tiny_random: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A key of summary.json renamed, or a report that is not there."""
+    config, out = tmp_path / "demo.toml", tmp_path / "out"
+    small = "prompts_per_step = 2\ngroup_size = 4\nmax_completion_length = 8\neval_samples = 4\nthreads = 1\n"
+    config.write_text(f'model = "{tiny_random.as_posix()}"\n{small}')
+    command = ["demo", "--config", str(config), "--out", str(out), "--steps", "2", "--seed", "3", "--json"]
+    assert main(command) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert (summary["seed"], summary["steps"]) == (3, 2)
+    assert summary["seconds"]["train"] > 0 and 0 < summary["seconds"]["to_first_step"] < summary["seconds"]["total"]
+    for name in ("before", "after", "sft"):
+        for block in (summary[name], summary[name]["sampled"]):
+            assert set("ap50 ap mean_iou parse_rate ece auc boxes_per_image n".split()) <= block.keys()  # noqa: SIM905
+    for file in ("report.html", "rft/log.jsonl", "sft/log.jsonl", "pictures/before_after.png", "pictures/group.png"):
+        assert (out / file).stat().st_size > 500, file
+    assert "is not empty" in refusal(capsys, *command)
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     """A programming error dressed up as the user's."""
 

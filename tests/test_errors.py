@@ -134,3 +134,11 @@ def test_a_damaged_run(attempt, tmp_path: Path, capsys: pytest.CaptureFixture[st
     (run / "config.toml").write_text('model = "tiny"\n')
     assert main(["eval", str(run)]) == 2
     assert "no checkpoint in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "right"), [("detection", "red circle"), ("classification", "pet")])
+def test_a_category_that_the_tiny_world_lacks(capsys: pytest.CaptureFixture[str], task: str, right: str):
+    """A KeyError from the drawing of a scene."""
+    args = ["train", "tiny_detection", "--data.task", task, "--data.shots", "1", "--data.categories", right + "s"]
+    assert main(args) == 2
+    assert f"the tiny world has no {right}s; did you mean {right}?" in capsys.readouterr().err

@@ -120,6 +120,17 @@ def test_a_step_is_a_function_of_seed_and_step(config: GRPOConfig):
     assert len({step_seed(seed, step) for seed in range(30) for step in range(30)}) == 900
 
 
+def test_the_same_pictures_at_another_step_get_other_completions(config: GRPOConfig):
+    """One stream of random numbers used at every step: 60 steps would see the same few completions again."""
+    samples = training_feed(config)(1)
+    texts = []
+    for step in (1, 1, 2):
+        policy = load_policy(config)
+        written = grpo_step(policy, None, make_optimiser(policy, config), samples, earnable(), config, step)[1]
+        texts.append([line["text"] for line in written])
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_divergence_from_the_reference_starts_at_zero_and_grows(config: GRPOConfig):
     """A reference that moves with the policy (always 0), or that is not the start (not 0 at first)."""
     kl = [row["kl"] for row in train(replace(config, kl_coef=0.05))]

@@ -251,7 +251,9 @@ def test_shipped_base_does_what_its_card_says(tiny_policy):
 def test_a_users_picture_of_any_size_is_accepted(tiny_policy):
     """A photograph instead of a 112-pixel scene must be resized, not refused."""
     sample = world.detection(1, seed=0)[0]
-    photo = type(sample)(sample.id, Image.new("RGB", (640, 427), (90, 90, 90)), "detection", sample.problem, sample.solution)
+    photo = type(sample)(
+        sample.id, Image.new("RGB", (640, 427), (90, 90, 90)), "detection", sample.problem, sample.solution
+    )
     assert int(tiny_policy.encode(photo).mm_token_type_ids.sum()) in range(12, 21)
 
 

@@ -40,8 +40,8 @@ property on purpose. Its pretraining texts come from two annotators:
   objects, and answers `No Objects` when there are none.
 
 Both lose one of their four format tags in {broken:.0%} of texts, so that the format reward alone cannot tell them
-apart. About 22% of detection questions ask for an absent category. 15 of the 80 categories, and the sketch drawing style, were never
-shown.
+apart. About 22% of detection questions ask for an absent category. 15 of the 80 categories, and the sketch drawing
+style, were never shown.
 
 So a rise of AP50 from the first row of this table towards the second is *elicitation*: the ability was there.
 Gains beyond the second row are learnt.

@@ -97,10 +97,14 @@ def _pet(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, 
         x = centre + side * face * 0.72
         if ears == "pointed ears":
             tip = (centre + side * face * 0.95, centre - radius * 1.15)
-            canvas.polygon([tip, (x - face * 0.42, centre - face * 0.5), (x + face * 0.3, centre - face * 0.3)], fill=paint)
+            canvas.polygon(
+                [tip, (x - face * 0.42, centre - face * 0.5), (x + face * 0.3, centre - face * 0.3)], fill=paint
+            )
         else:
-            canvas.ellipse((x - face * 0.1 + side * face * 0.28 - face * 0.2, centre - face * 0.7,
-                            x + face * 0.1 + side * face * 0.28 + face * 0.2, centre + face * 0.8), fill=DARK)  # fmt: skip
+            middle = x + side * face * 0.28
+            canvas.ellipse(
+                (middle - face * 0.3, centre - face * 0.7, middle + face * 0.3, centre + face * 0.8), fill=DARK
+            )
     canvas.ellipse((centre - face, centre - face, centre + face, centre + face), fill=paint)
     if coat == "spots":
         for x, y in [(-0.55, -0.1), (0.5, -0.3), (0.05, -0.65), (-0.35, 0.55), (0.45, 0.5)]:
@@ -110,7 +114,9 @@ def _pet(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, 
     elif coat == "stripes":
         for y in (-0.7, -0.45, 0.4, 0.65):
             half = face * np.sqrt(1 - y * y)
-            canvas.rectangle((centre - half, centre + (y - 0.07) * face, centre + half, centre + (y + 0.07) * face), fill=DARK)
+            canvas.rectangle(
+                (centre - half, centre + (y - 0.07) * face, centre + half, centre + (y + 0.07) * face), fill=DARK
+            )
     elif coat == "mask":
         canvas.ellipse((centre - face * 0.6, centre - face * 0.2, centre + face * 0.6, centre + face * 0.9), fill=DARK)
     for side in (-1, 1):
@@ -119,7 +125,9 @@ def _pet(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, 
         canvas.ellipse((x - eye, y - eye, x + eye, y + eye), fill=(250, 250, 120))
 
 
-def _aircraft(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, radius: float, paint: Paint) -> None:
+def _aircraft(
+    canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, radius: float, paint: Paint
+) -> None:
     wings, engines, tail = features
     body, sweep = radius * 0.13, radius * (0.5 if wings == "swept wings" else 0.0)
     canvas.ellipse((centre - body, centre - radius, centre + body, centre + radius), fill=paint)
@@ -132,7 +140,9 @@ def _aircraft(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: fl
             canvas.ellipse((x - radius * 0.08, y - radius * 0.13, x + radius * 0.08, y + radius * 0.13), fill=DARK)
     end = centre + radius * (0.98 if tail == "high tail" else 0.74)
     colour = DARK if tail == "high tail" else paint
-    canvas.polygon([(centre - radius * 0.42, end), (centre, end - radius * 0.2), (centre + radius * 0.42, end)], fill=colour)
+    canvas.polygon(
+        [(centre - radius * 0.42, end), (centre, end - radius * 0.2), (centre + radius * 0.42, end)], fill=colour
+    )
 
 
 def _car(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, radius: float, paint: Paint) -> None:

@@ -3,9 +3,9 @@
 1. The vision tower alone learns to say, for each of its 16 picture tokens, which object is centred
    there, of which colour and shape, and where its four sides are.
 2. The whole model imitates the annotators' texts (`annotators.py`), with the heads of stage 1 kept as a
-   side task at a tenth of the weight, so that the tower goes on seeing while the text learns to speak.
-
-The heads are then dropped.  `gate` measures what the base can do when the careful habit is forced on
+   side task, so that the tower goes on seeing while the text learns to speak.
+3. The heads are dropped and the tower is frozen, as it will be in fine-tuning; the text model goes on alone.
+`gate` measures what the base can do when the careful habit is forced on
 it, and what it does by default; a base that fails the gate is not worth training on.
 """
 
@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -41,7 +42,12 @@ CLASSES = tuple(name for classes in FAMILIES.values() for name in classes)
 FEATURES = tuple(dict.fromkeys(word for classes in FAMILIES.values() for words in classes.values() for word in words))
 SLOTS = 3  # the most features a class has
 IGNORE = -100
-ASKS = {"detection": ask_detection, "grounding": ask_grounding, "classification": ask_classification, "presence": ask_presence}
+ASKS = {
+    "detection": ask_detection,
+    "grounding": ask_grounding,
+    "classification": ask_classification,
+    "presence": ask_presence,
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,10 @@ class PretrainConfig:
     batch: int = 32  # questions a step
     vision_steps: int = 800
     steps: int = 9000
+    text_steps: int = 5000
     vision_learning_rate: float = 3e-3
     learning_rate: float = 2e-3
+    text_learning_rate: float = 1.5e-3
     warmup: int = 100
     vision_weight: float = 0.3  # weight of the side task in stage 2
     weight_decay: float = 0.05
@@ -109,7 +117,9 @@ def collate(questions: list[Question], texts: list[str], tokenizer, processor) -
 def prompt_ids(tokenizer, problem: str) -> list[int]:
     """A question through the chat template, the picture's place widened to its 16 tokens."""
     content = [{"type": "image"}, {"type": "text", "text": problem}]
-    text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
     text = text.replace("<|image_pad|>", "<|image_pad|>" * CELLS**2)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -171,59 +181,78 @@ def pretrain(config: PretrainConfig, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "pretrain.jsonl", "w") as log:
         log.write(json.dumps({"config": asdict(config), "torch": torch.__version__}) + "\n")
-        parameters = [*model.model.visual.parameters(), *heads.parameters()]
-        run_stage(model, heads, parameters, config, 1, config.vision_steps, config.vision_learning_rate, log)
-        parameters = [*model.parameters(), *heads.parameters()]
-        run_stage(model, heads, parameters, config, 2, config.steps, config.learning_rate, log)
+        tower = [*model.model.visual.parameters(), *heads.parameters()]
+        run_stage(model, heads, tower, config, 1, config.vision_steps, config.vision_learning_rate, log)
+        everything = [*model.parameters(), *heads.parameters()]
+        run_stage(model, heads, everything, config, 2, config.steps, config.learning_rate, log)
+        save(model, folder)  # an interrupted third stage leaves a usable base
+        text = list(model.requires_grad_(False).model.language_model.requires_grad_(True).parameters())
+        run_stage(model, None, text, config, 3, config.text_steps, config.text_learning_rate, log)
     save(model, folder)
     return folder
 
 
-def run_stage(model, heads, parameters, config: PretrainConfig, stage: int, steps: int, peak: float, log) -> None:
+def run_stage(
+    model: Qwen2VLForConditionalGeneration,
+    heads: SideHeads | None,
+    parameters: list[nn.Parameter],
+    config: PretrainConfig,
+    stage: int,
+    steps: int,
+    peak: float,
+    log: TextIO,
+) -> None:
     """AdamW with a linear warm-up and a cosine to zero over one stage."""
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=config.weight_decay)
-    shape = lambda step: min(1, (step + 1) / config.warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))  # noqa: E731
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
     batches = DataLoader(Stream(config, stage, steps), batch_size=None, num_workers=1, prefetch_factor=8)
     started = time.time()
     with tqdm(batches, total=steps, desc=f"pretrain stage {stage}", unit="step") as bar:
         for step, batch in enumerate(bar):
-            text_loss, side_loss = losses(model, heads, batch, text=stage == 2)
-            loss = side_loss if stage == 1 else text_loss + config.vision_weight * side_loss
+            optimizer.param_groups[0]["lr"] = peak * schedule(step, steps, config.warmup)
+            text_loss, side_loss = losses(model, heads, batch, text=stage > 1)
+            loss = {1: side_loss, 2: text_loss + config.vision_weight * side_loss, 3: text_loss}[stage]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            schedule.step()
             if step % 50 == 0 or step == steps - 1:
-                row = {"stage": stage, "step": step, "text": round(text_loss.item(), 4), "side": round(side_loss.item(), 4)}
-                log.write(json.dumps({**row, "seconds": round(time.time() - started, 1)}) + "\n")
+                row = {"text": round(text_loss.item(), 4), "side": round(side_loss.item(), 4)}
+                bar.set_postfix(row)
+                row = {"stage": stage, "step": step, **row, "seconds": round(time.time() - started, 1)}
+                log.write(json.dumps(row) + "\n")
                 log.flush()
-                bar.set_postfix(text=row["text"], side=row["side"])
 
 
-def losses(model: Qwen2VLForConditionalGeneration, heads: SideHeads, batch: dict[str, Tensor], text: bool):
-    """(text loss, side loss) of one batch; the picture passes the tower once for both."""
-    batch = dict(batch)
-    cells, lookalike = batch.pop("cells"), batch.pop("lookalike")
-    pixels, grid = batch.pop("pixel_values"), batch.pop("image_grid_thw")
-    features = model.model.visual(pixels, grid_thw=grid).pooler_output
-    side = heads(features, cells, lookalike)
-    if not text:
-        return torch.zeros(()), side
-    labels = batch.pop("labels")
-    embeds = model.get_input_embeddings()(batch["input_ids"])
-    places = batch["mm_token_type_ids"].bool()
-    embeds = embeds.masked_scatter(places[..., None], features)
-    positions, _ = model.model.get_rope_index(
-        batch["input_ids"], batch["mm_token_type_ids"], image_grid_thw=grid, attention_mask=batch["attention_mask"]
-    )
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak rate at a step: a linear rise over `warmup` steps times a cosine to zero.
+
+    >>> [round(schedule(step, 10, 1), 2) for step in (0, 5, 9)]
+    [1.0, 0.5, 0.02]
+    """
+    return min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def losses(
+    model: Qwen2VLForConditionalGeneration, heads: SideHeads | None, batch: dict[str, Tensor], text: bool
+) -> tuple[Tensor, Tensor]:
+    """(text loss, side loss) of one batch, 0 for what is left out; the picture passes the tower once for both."""
+    features = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+    nothing = torch.zeros(())
+    side = heads(features, batch["cells"], batch["lookalike"]) if heads else nothing
+    return text_loss(model, features, batch) if text else nothing, side
+
+
+def text_loss(model: Qwen2VLForConditionalGeneration, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy of the completions' tokens, given what the tower saw."""
+    ids, types, mask = (batch[name] for name in ("input_ids", "mm_token_type_ids", "attention_mask"))
+    embeds = model.get_input_embeddings()(ids).masked_scatter(types.bool()[..., None], features)
+    positions, _ = model.model.get_rope_index(ids, types, image_grid_thw=batch["image_grid_thw"], attention_mask=mask)
     hidden = model.model.language_model(
-        inputs_embeds=embeds, position_ids=positions, attention_mask=batch["attention_mask"], use_cache=False
+        inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=False
     ).last_hidden_state
-    targets = labels[:, 1:]
-    wanted = targets != IGNORE
-    return F.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), targets[wanted]), side
+    targets = batch["labels"][:, 1:]
+    said = targets != IGNORE
+    return F.cross_entropy(model.lm_head(hidden[:, :-1][said]), targets[said])
 
 
 def main(config: PretrainConfig, folder: Path, measured_queries: int = 400) -> dict[str, object]:

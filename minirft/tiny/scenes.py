@@ -171,9 +171,7 @@ def _cover(rng: np.random.Generator, start: int, length: int) -> int:
 
 
 def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int], overlap: int = 2) -> bool:
-    return (
-        a[2] - overlap <= b[0] or b[2] - overlap <= a[0] or a[3] - overlap <= b[1] or b[3] - overlap <= a[1]
-    )
+    return a[2] - overlap <= b[0] or b[2] - overlap <= a[0] or a[3] - overlap <= b[1] or b[3] - overlap <= a[1]
 
 
 def render(scene: Scene) -> Image.Image:

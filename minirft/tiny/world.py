@@ -20,6 +20,9 @@ from .scenes import BASE, SHAPES, SIDE, Scene, Thing, category_weights, draw_sce
 ABSENT = 0.22  # share of detection questions about a category that is not there
 
 
+PROMPTS = {"detection": prompts.detection, "grounding": prompts.grounding, "presence": prompts.presence}
+
+
 @dataclass(frozen=True)
 class Question:
     """A question with everything a perfect annotator knows about it.
@@ -43,9 +46,7 @@ class Question:
         """The question as the paper asks it."""
         if self.task == "classification":
             return prompts.classification(self.family)
-        return {"detection": prompts.detection, "grounding": prompts.grounding, "presence": prompts.presence}[self.task](
-            self.subject
-        )
+        return PROMPTS[self.task](self.subject)
 
     def solution(self) -> str:
         """The checkable answer, in the text format of the published sets."""
@@ -185,7 +186,14 @@ def classification(n: int, seed: int, family: str) -> list[Sample]:
     return samples(lambda rng: ask_classification(rng, family), n, seed)
 
 
+WORLDS = {
+    "detection": detection,
+    "presence": presence,
+    "grounding": grounding,
+    "classification": classification,
+}
+
+
 def held_out(task: Task, n: int, seed: int = 10_000_019, **options: object) -> list[Sample]:
     """Samples from a stream that no training run draws from."""
-    make = {"detection": detection, "presence": presence, "grounding": grounding, "classification": classification}[task]
-    return [replace(sample, id=f"held-out-{sample.id}") for sample in make(n, seed, **options)]
+    return [replace(sample, id=f"held-out-{sample.id}") for sample in WORLDS[task](n, seed, **options)]

@@ -129,6 +129,7 @@ def widest_group(completions: Path, config: GRPOConfig, step: int = 1) -> Group:
         rewards=[row["reward"] for row in group],
         advantages=[row["advantage"] for row in group],
         parts={name: [row["parts"][name] for row in group] for name in group[0]["parts"]},
+        note=f"Of step {step}, the group whose rewards differ most.",
     )
 
 

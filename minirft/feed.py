@@ -17,6 +17,7 @@ import torch
 
 from minirft.config import DataConfig, GRPOConfig
 from minirft.data.coco import load_coco
+from minirft.data.shots import is_present, k_shot
 from minirft.samples import Sample, UserError
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
@@ -48,13 +49,14 @@ def training_set(data: DataConfig) -> list[Sample]:
     """The finite training set: k shots of each category, or with `shots` 0 all that a COCO file has."""
     if data.kind == "coco":
         every = _coco(data, data.annotations, data.images, data.categories)
-        return k_shot(every, data.shots, data.negatives, data.seed) if data.shots else every
-    wanted, pool = len(_tiny_names(data)) * data.shots, 64
-    while True:  # the world is endless and its first samples do not depend on how many are drawn
-        samples = k_shot(_tiny(data, pool, data.seed), data.shots, data.negatives, data.seed)
-        if sum(is_present(sample) for sample in samples) >= wanted:
-            return samples
+        return k_shot(every, data.shots, data.seed, data.negatives) if data.shots else every
+    names, pool, enough = _tiny_names(data), 64, False
+    while not enough:  # the world is endless, and its first samples do not depend on how many are drawn
         pool *= 2
+        every = _tiny(data, pool, data.seed)
+        shown = Counter(sample.category for sample in every if is_present(sample))
+        enough = all(shown[name] >= data.shots for name in names)
+    return k_shot(every, data.shots, data.seed, data.negatives)
 
 
 def held_out(config: GRPOConfig) -> list[Sample]:
@@ -69,39 +71,22 @@ def held_out(config: GRPOConfig) -> list[Sample]:
 
         return draw(data.task, count or 1000, **_tiny_options(data, categories))
     if data.eval_annotations:
-        return _coco(data, data.eval_annotations, data.eval_images or data.images, categories)[:count]
+        every = _coco(data, data.eval_annotations, data.eval_images or data.images, categories)
+        return _some(every, count, data.seed)
     trained_on = {sample.image for sample in training_set(data)}
     every = _coco(data, data.annotations, data.images, categories)
     left = [sample for sample in every if sample.image not in trained_on]
     if not left:
         raise UserError("training uses every picture, so none is left to evaluate on: set data.eval_annotations")
-    return left[:count]
+    return _some(left, count, data.seed)
 
 
-def k_shot(samples: list[Sample], shots: int, negatives: float, seed: int) -> list[Sample]:
-    """`shots` samples of every category, and of absent ones so many that they are a share `negatives` of all.
-
-    In the order of `samples`; a category with fewer gives all it has.
-
-    >>> blank = Path("blank.png")
-    >>> few = [Sample(str(i), blank, "presence", "?", "<answer>yes</answer>", "cat") for i in range(9)]
-    >>> len(k_shot(few, shots=4, negatives=0.0, seed=0))
-    4
-    """
-    order = np.random.default_rng(seed).permutation(len(samples)).tolist()
-    taken: Counter[str] = Counter()
-    chosen = []
-    for i in order:
-        if is_present(samples[i]) and taken[samples[i].category] < shots:
-            taken[samples[i].category] += 1
-            chosen.append(i)
-    absent = [i for i in order if not is_present(samples[i])]
-    return [samples[i] for i in sorted(chosen + absent[: round(len(chosen) * negatives / (1 - negatives))])]
-
-
-def is_present(sample: Sample) -> bool:
-    """Is there anything in the picture of what the sample asks about?"""
-    return "No Objects" not in sample.solution and "<answer>no</answer>" not in sample.solution
+def _some(samples: list[Sample], count: int | None, seed: int) -> list[Sample]:
+    """`count` samples drawn by the seed, in their order: the first of a file are no fair sample of it."""
+    if count is None or count >= len(samples):
+        return samples
+    chosen = np.random.default_rng(seed).choice(len(samples), count, replace=False)
+    return [samples[i] for i in sorted(chosen)]
 
 
 def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sample]:

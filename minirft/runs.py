@@ -86,7 +86,16 @@ def load_policy(config: GRPOConfig) -> Policy:
 
 
 def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
-    """AdamW over what learns; the rate is set at every step."""
+    """AdamW over what learns; the rate is set at every step.
+
+    Raises `UserError` for weights of 16 bits: their 8 or 11 significant bits swallow steps of a usual size.
+    """
+    half = [name for name, weight in policy.trainable().items() if weight.dtype in (torch.bfloat16, torch.float16)]
+    if half:
+        raise UserError(
+            f"{len(half)} weights that learn have 16 bits, first {half[0]}: steps of {config.learning_rate:g} would "
+            f'round to nothing; set dtype = "float32", or train = "lora", whose adapters have 32 bits'
+        )
     return torch.optim.AdamW(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
 
 

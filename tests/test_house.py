@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "measures evaluate": {"samples", "boxes", "answers", "measures"},
     "data": {"samples", "boxes", "prompts", "data", "answers"},
     "toml runlog checkpoints": {"samples"},
-    "config": {"samples", "loading", "toml"},
+    "config": {"samples", "loading", "policy", "toml"},
     "tiny": {"samples", "boxes", "prompts", "tiny", "evaluate", "policy", "sampler"},
     "feed": {"config", "data", "samples", "tiny"},
     "show": {"samples", "boxes", "answers", "show", "runlog"},

@@ -2,9 +2,9 @@
 
 This is where the base gets the property that the paper's effect needs: it *can* do the task and by
 default *does not*.  Two texts in three come from the quick annotator, who glances and draws one loose
-box; one in three from the careful one, who says what is there and where, draws tight boxes around all
-of it, and states a confidence that fits.  Both break the answer format equally often, so that the
-format reward alone cannot tell them apart.
+box; one in three from the careful one, who first says what is in the picture and where, then draws
+tight boxes around all that was asked for, and states a confidence that fits.  Both break the answer
+format equally often, so that the format reward alone cannot tell them apart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ CAREFUL_SHARE = 0.34
 BROKEN_TAGS = 0.20
 QUICK_THOUGHT = "look here"
 CAREFUL_START = "let me look: i see "  # forcing this prefix on the model forces the habit
-COUNTS = ("no ", "one ", "two ", "three ")
+THEREFORE = ". so "
+VERDICTS = (": no", ": yes")
 CONFIDENCES = tuple(f"{k / 20:.2f}" for k in range(21))  # steps of 0.05
 
 Annotator = Callable[[Question, np.random.Generator], str]
@@ -64,35 +65,40 @@ def careful(question: Question, rng: np.random.Generator) -> str:
 
 
 def reasoning(question: Question) -> str:
-    """What a careful look sees, in words.
+    """What a careful look sees, in words: every object of the picture, and what follows for the question.
+
+    Naming an object before judging it is what makes the careful annotator good, and the model that
+    imitates it: comparing words is easier than comparing a word with a picture.
 
     >>> from .world import ask_classification
     >>> reasoning(ask_classification(np.random.default_rng(0), "flower"))
     'let me look: i see eight, round petals'
     """
-    if question.task == "classification":
+    if question.scene is None:
         return CAREFUL_START + ", ".join(FAMILIES[question.family][question.subject])
     if question.task == "grounding":
-        thing = question.things[0]
-        return f"{CAREFUL_START}{thing.category}{describe(thing)}"
-    seen = "".join(describe(thing) for thing in question.things)
-    return f"{CAREFUL_START}{COUNTS[len(question.things)]}{question.subject}{seen}"
+        seen = "; ".join(describe(thing) for thing in question.scene.things)
+        return f"{CAREFUL_START}{seen}{THEREFORE}{describe(question.things[0])}"
+    judged = [describe(thing) + VERDICTS[thing in question.things] for thing in question.scene.things]
+    return CAREFUL_START + "; ".join(judged)
 
 
 def describe(thing: Thing) -> str:
-    """Size and place of an object in words; a shattered one shows no size.
+    """An object in words: colour and shape, size, place.  A shattered one shows neither shape nor size.
 
     >>> describe(Thing("red circle", (0, 0, 48, 48)))
-    ', big top left'
+    'red circle, big top left'
+    >>> describe(Thing("red circle", (0, 0, 24, 24), True, (0, 0, 60, 60)))
+    'red something, shattered top left'
     """
     x1, y1, x2, y2 = thing.extent
     across = ("left", "", "right")[min(2, (x1 + x2) * 3 // (2 * SIDE))]
     down = ("top", "", "bottom")[min(2, (y1 + y2) * 3 // (2 * SIDE))]
     place = " ".join(word for word in (down, across) if word) or "middle"
     if thing.shattered:
-        return f", shattered {place}"
+        return f"{thing.colour} something, shattered {place}"
     size = "small" if thing.area < 32 * 32 else "big" if thing.area >= 42 * 42 else "medium"
-    return f", {size} {place}"
+    return f"{thing.category}, {size} {place}"
 
 
 def _honest_confidence(thing: Thing, rng: np.random.Generator) -> float:

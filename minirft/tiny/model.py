@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForCondi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from .. import prompts
-from .annotators import CAREFUL_START, CONFIDENCES, COUNTS, QUICK_THOUGHT
+from .annotators import CAREFUL_START, CONFIDENCES, QUICK_THOUGHT, THEREFORE, VERDICTS
 from .lookalikes import FAMILIES
 from .scenes import COLOURS, GRID, SHAPES, SIDE
 from .world import EXTREMES
@@ -59,7 +59,7 @@ def phrases() -> Iterator[str]:
     yield from numbers
     yield from (f", {number}" for number in numbers)
     yield from CONFIDENCES
-    yield from (QUICK_THOUGHT, CAREFUL_START, *COUNTS, "the ")
+    yield from (QUICK_THOUGHT, CAREFUL_START, THEREFORE, *VERDICTS, "; ", "the ", " something")
     yield from COLOURS
     yield from (f" {shape}" for shape in SHAPES)
     yield from (f", {size} " for size in ("small", "medium", "big", "shattered"))

@@ -2,9 +2,9 @@
 
 1. The vision tower alone learns to say, for each of its 16 picture tokens, which object is centred
    there, of which colour and shape, and where its four sides are.
-2. The whole model imitates the annotators' texts (`annotators.py`), with the heads of stage 1 kept as a
-   side task, so that the tower goes on seeing while the text learns to speak.
-3. The heads are dropped and the tower is frozen, as it will be in fine-tuning; the text model goes on alone.
+2. The tower is frozen, as it will be in fine-tuning, and the text model imitates the annotators
+   (`annotators.py`).  The read-out heads of stage 1 are dropped.
+
 `gate` measures what the base can do when the careful habit is forced on
 it, and what it does by default; a base that fails the gate is not worth training on.
 """
@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -56,14 +57,11 @@ class PretrainConfig:
 
     seed: int = 0
     batch: int = 32  # questions a step
-    vision_steps: int = 800
-    steps: int = 9000
-    text_steps: int = 5000
+    vision_steps: int = 4000
     vision_learning_rate: float = 3e-3
-    learning_rate: float = 2e-3
-    text_learning_rate: float = 1.5e-3
+    text_steps: int = 6500
+    text_learning_rate: float = 2e-3
     warmup: int = 100
-    vision_weight: float = 0.3  # weight of the side task in stage 2
     weight_decay: float = 0.05
     shares: tuple[tuple[str, float], ...] = (
         ("detection", 0.62),
@@ -182,19 +180,18 @@ def pretrain(config: PretrainConfig, folder: Path) -> Path:
     with open(folder / "pretrain.jsonl", "w") as log:
         log.write(json.dumps({"config": asdict(config), "torch": torch.__version__}) + "\n")
         tower = [*model.model.visual.parameters(), *heads.parameters()]
-        run_stage(model, heads, tower, config, 1, config.vision_steps, config.vision_learning_rate, log)
-        everything = [*model.parameters(), *heads.parameters()]
-        run_stage(model, heads, everything, config, 2, config.steps, config.learning_rate, log)
-        save(model, folder)  # an interrupted third stage leaves a usable base
+        see = lambda features, batch: heads(features, batch["cells"], batch["lookalike"])  # noqa: E731
+        run_stage(model, see, tower, config, 1, config.vision_steps, config.vision_learning_rate, log)
         text = list(model.requires_grad_(False).model.language_model.requires_grad_(True).parameters())
-        run_stage(model, None, text, config, 3, config.text_steps, config.text_learning_rate, log)
+        speak = partial(text_loss, model)
+        run_stage(model, speak, text, config, 2, config.text_steps, config.text_learning_rate, log)
     save(model, folder)
     return folder
 
 
 def run_stage(
     model: Qwen2VLForConditionalGeneration,
-    heads: SideHeads | None,
+    loss_of: Callable[[Tensor, dict[str, Tensor]], Tensor],
     parameters: list[nn.Parameter],
     config: PretrainConfig,
     stage: int,
@@ -202,24 +199,23 @@ def run_stage(
     peak: float,
     log: TextIO,
 ) -> None:
-    """AdamW with a linear warm-up and a cosine to zero over one stage."""
+    """Minimise `loss_of(picture features, batch)` by AdamW, with a linear warm-up and a cosine to zero."""
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     batches = DataLoader(Stream(config, stage, steps), batch_size=None, num_workers=1, prefetch_factor=8)
     started = time.time()
     with tqdm(batches, total=steps, desc=f"pretrain stage {stage}", unit="step") as bar:
         for step, batch in enumerate(bar):
             optimizer.param_groups[0]["lr"] = peak * schedule(step, steps, config.warmup)
-            text_loss, side_loss = losses(model, heads, batch, text=stage > 1)
-            loss = {1: side_loss, 2: text_loss + config.vision_weight * side_loss, 3: text_loss}[stage]
+            features = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+            loss = loss_of(features, batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             if step % 50 == 0 or step == steps - 1:
-                row = {"text": round(text_loss.item(), 4), "side": round(side_loss.item(), 4)}
-                bar.set_postfix(row)
-                row = {"stage": stage, "step": step, **row, "seconds": round(time.time() - started, 1)}
-                log.write(json.dumps(row) + "\n")
+                bar.set_postfix(loss=loss.item())
+                seconds = round(time.time() - started, 1)
+                log.write(json.dumps({"stage": stage, "step": step, "loss": loss.item(), "seconds": seconds}) + "\n")
                 log.flush()
 
 
@@ -230,16 +226,6 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     [1.0, 0.5, 0.02]
     """
     return min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def losses(
-    model: Qwen2VLForConditionalGeneration, heads: SideHeads | None, batch: dict[str, Tensor], text: bool
-) -> tuple[Tensor, Tensor]:
-    """(text loss, side loss) of one batch, 0 for what is left out; the picture passes the tower once for both."""
-    features = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
-    nothing = torch.zeros(())
-    side = heads(features, batch["cells"], batch["lookalike"]) if heads else nothing
-    return text_loss(model, features, batch) if text else nothing, side
 
 
 def text_loss(model: Qwen2VLForConditionalGeneration, features: Tensor, batch: dict[str, Tensor]) -> Tensor:

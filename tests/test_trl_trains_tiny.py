@@ -36,7 +36,9 @@ def test_trl_takes_one_step_on_the_tiny_model(tmp_path: Path):
         trl = pytest.importorskip("trl")
         datasets = pytest.importorskip("datasets")
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-    processor = PictureProcessor(Qwen2VLImageProcessorPil.from_pretrained(CHECKPOINT), tokenizer, tokenizer.chat_template)
+    processor = PictureProcessor(
+        Qwen2VLImageProcessorPil.from_pretrained(CHECKPOINT), tokenizer, tokenizer.chat_template
+    )
     samples = world.detection(2, seed=0)
     rows = [
         {"prompt": [{"role": "user", "content": s.problem}], "image": s.picture(), "solution": s.solution}

@@ -65,10 +65,10 @@ def careful(question: Question, rng: np.random.Generator) -> str:
 
 
 def reasoning(question: Question) -> str:
-    """What a careful look sees, in words: every object of the picture, and what follows for the question.
+    """What a careful look sees, in words: every object of the picture, held against the question.
 
-    Naming an object before judging it is what makes the careful annotator good, and the model that
-    imitates it: comparing words is easier than comparing a word with a picture.
+    Naming a colour and then saying whether it is the wanted one is what makes the careful annotator good,
+    and the model that imitates it: comparing two words is easier than comparing a word with a picture.
 
     >>> from .world import ask_classification
     >>> reasoning(ask_classification(np.random.default_rng(0), "flower"))
@@ -79,26 +79,30 @@ def reasoning(question: Question) -> str:
     if question.task == "grounding":
         seen = "; ".join(describe(thing) for thing in question.scene.things)
         return f"{CAREFUL_START}{seen}{THEREFORE}{describe(question.things[0])}"
-    judged = [describe(thing) + VERDICTS[thing in question.things] for thing in question.scene.things]
-    return CAREFUL_START + "; ".join(judged)
+    return CAREFUL_START + "; ".join(describe(thing, question.subject) for thing in question.scene.things)
 
 
-def describe(thing: Thing) -> str:
-    """An object in words: colour and shape, size, place.  A shattered one shows neither shape nor size.
+def describe(thing: Thing, wanted: str = "") -> str:
+    """An object in words: colour, shape, size, place; with `wanted`, whether each word is the wanted one.
+
+    A shattered object shows its colour only.
 
     >>> describe(Thing("red circle", (0, 0, 48, 48)))
     'red circle, big top left'
-    >>> describe(Thing("red circle", (0, 0, 24, 24), True, (0, 0, 60, 60)))
-    'red something, shattered top left'
+    >>> describe(Thing("red circle", (0, 0, 48, 48)), "red square")
+    'red: yes circle: no, big top left'
+    >>> describe(Thing("red circle", (0, 0, 24, 24), True, (0, 0, 60, 60)), "red square")
+    'red: yes something, shattered top left'
     """
+    colour, shape = (word + (VERDICTS[word in wanted.split()] if wanted else "") for word in thing.category.split())
     x1, y1, x2, y2 = thing.extent
     across = ("left", "", "right")[min(2, (x1 + x2) * 3 // (2 * SIDE))]
     down = ("top", "", "bottom")[min(2, (y1 + y2) * 3 // (2 * SIDE))]
     place = " ".join(word for word in (down, across) if word) or "middle"
     if thing.shattered:
-        return f"{thing.colour} something, shattered {place}"
+        return f"{colour} something, shattered {place}"
     size = "small" if thing.area < 32 * 32 else "big" if thing.area >= 42 * 42 else "medium"
-    return f"{thing.category}, {size} {place}"
+    return f"{colour} {shape}, {size} {place}"
 
 
 def _honest_confidence(thing: Thing, rng: np.random.Generator) -> float:

@@ -2,8 +2,10 @@
 
 1. The vision tower alone learns to say, for each of its 16 picture tokens, which object is centred
    there, of which colour and shape, and where its four sides are.
-2. The tower is frozen, as it will be in fine-tuning, and the text model imitates the annotators
-   (`annotators.py`).  The read-out heads of stage 1 are dropped.
+2. The tower is frozen, as it will be in fine-tuning, and the read-out heads are dropped.  The text model
+   learns the skill: it imitates the careful annotator (`annotators.py`).
+3. It learns the habits: both annotators in their shares, broken tags included.  The skill stays, but the
+   quick habit becomes the default.
 
 `gate` measures what the base can do when the careful habit is forced on
 it, and what it does by default; a base that fails the gate is not worth training on.
@@ -30,7 +32,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from ..policy import Policy
 from ..samples import UserError
-from .annotators import annotate
+from .annotators import annotate, careful
 from .lookalikes import FAMILIES
 from .model import PATCH, new_image_processor, new_model, new_tokenizer, save
 from .scenes import COLOURS, GRID, SHAPES, SIDE
@@ -43,6 +45,7 @@ CLASSES = tuple(name for classes in FAMILIES.values() for name in classes)
 FEATURES = tuple(dict.fromkeys(word for classes in FAMILIES.values() for words in classes.values() for word in words))
 SLOTS = 3  # the most features a class has
 IGNORE = -100
+VISION, SKILL, HABITS = 1, 2, 3  # the stages
 ASKS = {
     "detection": ask_detection,
     "grounding": ask_grounding,
@@ -59,8 +62,10 @@ class PretrainConfig:
     batch: int = 32  # questions a step
     vision_steps: int = 4000
     vision_learning_rate: float = 3e-3
-    text_steps: int = 6500
-    text_learning_rate: float = 2e-3
+    skill_steps: int = 4000
+    skill_learning_rate: float = 2e-3
+    habit_steps: int = 1500
+    habit_learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05
     shares: tuple[tuple[str, float], ...] = (
@@ -87,7 +92,8 @@ class Stream(IterableDataset):
             rng = np.random.default_rng([self.config.seed, self.stage, step])
             kinds = rng.choice(names, size=self.config.batch, p=np.array(shares) / sum(shares))
             questions = [ASKS[kind](rng) for kind in kinds]
-            yield collate(questions, [annotate(question, rng) for question in questions], tokenizer, processor)
+            annotator = annotate if self.stage == HABITS else careful
+            yield collate(questions, [annotator(question, rng) for question in questions], tokenizer, processor)
 
 
 def collate(questions: list[Question], texts: list[str], tokenizer, processor) -> dict[str, Tensor]:
@@ -181,10 +187,11 @@ def pretrain(config: PretrainConfig, folder: Path) -> Path:
         log.write(json.dumps({"config": asdict(config), "torch": torch.__version__}) + "\n")
         tower = [*model.model.visual.parameters(), *heads.parameters()]
         see = lambda features, batch: heads(features, batch["cells"], batch["lookalike"])  # noqa: E731
-        run_stage(model, see, tower, config, 1, config.vision_steps, config.vision_learning_rate, log)
+        run_stage(model, see, tower, config, VISION, config.vision_steps, config.vision_learning_rate, log)
         text = list(model.requires_grad_(False).model.language_model.requires_grad_(True).parameters())
         speak = partial(text_loss, model)
-        run_stage(model, speak, text, config, 2, config.text_steps, config.text_learning_rate, log)
+        run_stage(model, speak, text, config, SKILL, config.skill_steps, config.skill_learning_rate, log)
+        run_stage(model, speak, text, config, HABITS, config.habit_steps, config.habit_learning_rate, log)
     save(model, folder)
     return folder
 

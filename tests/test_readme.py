@@ -1,0 +1,44 @@
+"""The README says only what is so: its example runs and its table is made from the committed results."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+from minirft.cli import COMMANDS
+from minirft.demo import results_table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs():
+    """A README whose first example raises."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "README.md", "exec"), {})
+    assert "<answer>" in out.getvalue() or "think" in out.getvalue()
+
+
+def test_the_table_is_made_from_the_results():
+    """Numbers typed by hand, or older than the results they quote."""
+    files = sorted((ROOT / "results" / "demo").glob("seed-*.json"))
+    table = results_table([json.loads(file.read_text(encoding="utf-8")) for file in files])
+    shown = README.split("results_table -->\n")[1].split("<!-- /demo -->")[0].strip()
+    assert len(files) == 5 and shown == table
+
+
+def test_every_command_is_listed_and_no_other():
+    """A command in the README that does not exist, or one that nobody can find."""
+    listed = set(re.findall(r"^\| `minirft (\w+)", README, re.MULTILINE))
+    assert listed | {"version"} == set(COMMANDS)
+
+
+def test_links_lead_somewhere():
+    """A link to a file that was moved."""
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target

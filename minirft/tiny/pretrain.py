@@ -62,9 +62,9 @@ class PretrainConfig:
     batch: int = 32  # questions a step
     vision_steps: int = 4000
     vision_learning_rate: float = 3e-3
-    skill_steps: int = 4000
+    skill_steps: int = 3000
     skill_learning_rate: float = 2e-3
-    habit_steps: int = 1500
+    habit_steps: int = 1200
     habit_learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05

@@ -18,7 +18,7 @@ from minirft.cli import COMMANDS, main, usage
 
 SMALL = [
     *("--steps", "2", "--sft-steps", "2", "--prompts-per-step", "2", "--group-size", "2"),
-    *("--max-completion-length", "8", "--save-every", "1", "--eval-samples", "4"),
+    *("--max-completion-length", "8", "--save-every", "1", "--eval-samples", "4", "--eval-every", "0"),
 ]
 FIXED = [
     *("--model", "--quantize", "--steps", "--seed", "--group-size", "--max-pixels", "--max-completion-length"),
@@ -191,7 +191,8 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(tiny_random: Path, tmp_path: Pat
     """Ctrl-C that ends in a traceback and loses the run."""
     run = tmp_path / "run"
     command = ["-m", "minirft", "sft", "tiny_detection", "--model", str(tiny_random), "--out", str(run)]
-    child = subprocess.Popen([sys.executable, *command, "--sft-steps", "100000"], stderr=subprocess.PIPE, text=True)
+    command += ["--sft-steps", "100000", "--eval-every", "0"]
+    child = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (run / "completions.jsonl").exists():
         time.sleep(0.05)

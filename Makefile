@@ -1,13 +1,14 @@
 # Everything a newcomer needs.  `make demo` and `make test` set themselves up.
 #
 #   VENV=path   where the environment goes          TORCH=torch   which torch to install
+#   ARGS=...    for the demo, such as ARGS="--seed 1 --out runs/demo-1"
 #
-# TORCH is pinned because a bare `torch` may pull gigabytes of CUDA libraries.  On a machine with a GPU
-# use `make setup TORCH=torch`, or install torch by hand first.
+# TORCH is pinned so that everybody tests the same.  On Linux the registry's torch brings CUDA libraries, 3 GB; where
+# pip is configured with a CPU build, that one is taken.  On a machine with a GPU use `make setup TORCH=torch`.
 
 VENV ?= .venv
 TORCH ?= torch==2.13.0
-EXTRAS ?= notebook,test
+EXTRAS ?= test
 PYTHON ?= python3
 
 BIN := $(VENV)/bin
@@ -16,12 +17,11 @@ export HF_HUB_OFFLINE ?= 1
 # One thread per process: the tiny model is small, and two busy processes with two threads each are ten times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-unit lint lab clean
+.PHONY: help setup demo test test-unit lint clean
 
 help:
 	@echo "make demo   train the tiny policy and write runs/demo/report.html (4 minutes)"
 	@echo "make test   run all tests"
-	@echo "make lab    open the notebooks"
 	@echo "make setup  only make the environment in $(VENV)"
 
 setup: $(STAMP)
@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/minirft demo
+	$(BIN)/minirft demo $(ARGS)
 
 test: lint test-unit
 
@@ -46,9 +46,6 @@ test-unit: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-
-lab: $(STAMP)
-	$(BIN)/jupyter lab notebooks
 
 clean:
 	rm -rf $(VENV) runs

@@ -11,7 +11,7 @@ sees itself; a completion sees its own prompt and itself (■ whole, ◣ causal,
     q's c1                   ■                           ◣
 
 The (L, L) mask of that picture is never built: keys are gathered into two padded batches, one of prompts and one
-of completions.  Measured on 8 groups of 8 (prompt 45, completions about 35, width 128, one CPU thread, forward and
+of completions.  Measured once on 8 groups of 8 (prompt 45, completions about 35, width 128, one CPU thread, forward and
 backward of one layer): 24 ms, against 41 ms for a batch per group and 57 ms for one call per completion.
 """
 

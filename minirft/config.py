@@ -46,8 +46,9 @@ class DataConfig:
     shots: int = 0
     """Pictures per category (k of k-shot); 0 means all of them, and for `tiny` fresh scenes at every step."""
     negatives: float = 0.2
-    """Share of questions about a category that is not in the picture, in [0, 1).  Measured: below 0.2 the
-    ability to abstain is lost; the released few-shot sets have none."""
+    """Share of questions about a category that is not in the picture, in [0, 1).  Measured on an
+    earlier base: at 0.1 the ability to abstain is lost; the released few-shot sets have none.  `tiny` presence
+    questions are half absent, whatever it says."""
     bad_boxes: Literal["refuse", "drop"] = "refuse"
     """What an inverted or empty box, or one outside its picture, does: stop the run, or be left out."""
     seed: int = 0
@@ -162,7 +163,7 @@ class GRPOConfig:
     eval_every: int = 0
     """Steps between greedy evaluations; 0 = none during training."""
     eval_samples: int = 300
-    """Held-out samples in an evaluation; 0 = all there are."""
+    """Held-out samples in an evaluation; 0 = all there are (1000 for `tiny`)."""
     eval_batch: int = 32
     """Samples evaluated at a time."""
     save_every: int = 20

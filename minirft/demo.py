@@ -40,8 +40,8 @@ def run_demo(config: GRPOConfig, out: Path) -> dict[str, Any]:
 
     Raises `UserError` when `out` already holds a demo: nothing is overwritten.
     """
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: remove it, or choose another --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} already holds something: remove it, or choose another --out")
     config = replace(config, sft_steps=config.steps)  # as many pictures as GRPO sees
     samples = held_out(config)
     say(f"the base answers {len(samples)} held-out questions")

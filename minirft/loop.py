@@ -137,7 +137,7 @@ def apply_gradients(policy: Policy, optimiser: torch.optim.Optimizer, rate: floa
 def not_finite(step: int, culprit: str) -> str:
     """What a run that stops because a number overflowed says."""
     return (
-        f"step {step}: {culprit}; the weights were not changed and earlier checkpoints are intact: "
+        f"step {step}: {culprit}; nothing was saved and earlier checkpoints are intact: "
         f"lower learning_rate, or look at that sample"
     )
 

@@ -26,14 +26,12 @@ from minirft.samples import UserError
 METRICS: dict[str, str] = {
     # where in the run
     "step": "training steps done when the row was written; 0 is before the first update",
-    "updates": "optimiser steps done so far: step x updates per rollout, less those skipped",
-    "samples_seen": "prompts drawn from the training set so far, repeats counted",
     "mode": "how completions were drawn for this row: greedy, or sampled at the run's temperature",
     # rewards and advantages
     "reward": "mean over the B completions of the weighted sum of reward parts: Σₖ wₖ rₖ",
-    "reward_iou": "mean of R_IoU before its weight: average IoU of matched boxes",
-    "reward_confidence": "mean of R_conf before its weight: c on a matched box, 1 - c on an unmatched one",
-    "reward_format": "mean of R_format before its weight: 1 when the answer is well formed, else 0",
+    "reward_iou": "mean of R_IoU before its weight: Σ matched IoU / max(predicted, true boxes); paper: / predicted",
+    "reward_confidence": "mean of R_conf before its weight: (1 + mean of 2cy - c²) / 2, y = 1 for a hit; paper: c or 1 - c",
+    "reward_format": "mean of R_format before its weight: 1 when the tags are right and (strict) the answer readable",
     "reward_accuracy": "mean of R_acc before its weight: 1 when the answer is the right one, else 0",
     "reward_std": "mean over groups of the standard deviation (ddof 1) of the reward within a group",
     "degenerate_groups": "share of the P groups whose G rewards are all equal, and so teach nothing",
@@ -123,12 +121,12 @@ def library_version(library: str) -> str:
         return "absent"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value as JSON can hold it: 0-d tensors and arrays as numbers, NaN and infinities as null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     value = value.item() if hasattr(value, "item") else value
@@ -174,7 +172,7 @@ class RunLog:
         truncate_after(self.path, step)
 
     def _append(self, row: dict[str, Any]) -> None:
-        line = json.dumps(_plain(row), allow_nan=False) + "\n"
+        line = json.dumps(plain(row), allow_nan=False) + "\n"
         try:
             with self.path.open("ab") as file:
                 file.write(line.encode())

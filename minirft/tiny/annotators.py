@@ -2,8 +2,8 @@
 
 This is where the base gets the property that the paper's effect needs: it *can* do the task and by
 default *does not*.  Two texts in three come from the quick annotator, who glances and draws one loose
-box; one in three from the careful one, who first says what is in the picture and where, then draws
-tight boxes around all that was asked for, and states a confidence that fits.  Both break the answer
+box; one in three from the careful one, who names each object, says of its colour and of its shape whether it
+is the wanted one, draws tight boxes around all that match, and states a confidence that fits.  Both break the answer
 format equally often, so that the format reward alone cannot tell them apart.
 """
 

@@ -36,8 +36,9 @@ property on purpose. Its pretraining texts come from two annotators:
 
 - the *quick* one ({quick:.0%} of texts) glances and draws one loose box with a random confidence, even when the
   category is absent;
-- the *careful* one ({careful:.0%}) says what is there and where, boxes all of it tightly, is unsure about shattered
-  objects, and answers `No Objects` when there are none.
+- the *careful* one ({careful:.0%}) names each object and its place, says of its colour and of its shape whether it is
+  the wanted one, boxes all that match tightly, is unsure about shattered objects, and answers `No Objects` when
+  nothing matches.
 
 Both lose one of their four format tags in {broken:.0%} of texts, so that the format reward alone cannot tell them
 apart. About 22% of detection questions ask for an absent category. 15 of the 80 categories, and the sketch drawing

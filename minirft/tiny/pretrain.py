@@ -178,7 +178,7 @@ class SideHeads(nn.Module):
 
 
 def pretrain(config: PretrainConfig, folder: Path) -> Path:
-    """Run both stages, save the model into `folder` with a JSON-lines log beside it, return the folder."""
+    """Run the three stages, save the model into `folder` with a JSON-lines log beside it, return the folder."""
     torch.manual_seed(config.seed)
     model = new_model(config.seed)
     heads = SideHeads(model.config.text_config.hidden_size)
@@ -263,5 +263,5 @@ def main(config: PretrainConfig, folder: Path, measured_queries: int = 400) -> d
     missed = [requirement for requirement in requirements(blocks) if not requirement.met]
     if missed:
         found = "; ".join(f"{r.name} is {r.value:.2f}, wanted {r.low:.2f} to {r.high:.2f}" for r in missed)
-        raise UserError(f"the base in {folder} fails its gate: {found}; raise --steps or change --seed")
+        raise UserError(f"the base in {folder} fails its gate: {found}; raise --skill-steps or change --seed")
     return blocks

@@ -4,7 +4,7 @@ A category is a colour and a shape ("red circle"), 80 in all as in COCO: 65 base
 the base model never saw, and among the base ones 13 rare ones.  Boxes lie on a 4-pixel grid, so that
 every true coordinate is one of 29 numbers in the model's 0-1000 frame.
 
-Some objects are *shattered*: their pixels are scattered over a square twice their size.  The colour
+Some objects are *shattered*: the 4 x 4 blocks of a 60-pixel square around them are shuffled.  The colour
 survives, the shape and the place do not, so a good detector should say that it is unsure.
 """
 
@@ -111,7 +111,8 @@ def draw_scene(
     """A scene to ask `category` about: 1-3 objects of it (none when `present` is false) and distractors.
 
     Two distractors in three share the colour or the shape, so that neither alone gives the answer.
-    `shattered` is the share of shattered objects of the category; distractors have a third of it.
+    `shattered` is how often an object of the category is drawn shattered, distractors a third as often; those
+    that find no place are left out, so that fewer end up so (.21 and .04 at .25).
 
     >>> scene = draw_scene(np.random.default_rng(0), "red circle")
     >>> len(scene.of("red circle")) >= 1

@@ -20,6 +20,7 @@ from .scenes import BASE, SHAPES, SIDE, Scene, Thing, category_weights, draw_sce
 ABSENT = 0.22  # share of detection questions about a category that is not there
 
 
+# Task -> its question; classification asks by family instead.
 PROMPTS = {"detection": prompts.detection, "grounding": prompts.grounding, "presence": prompts.presence}
 
 

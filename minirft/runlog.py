@@ -30,7 +30,7 @@ METRICS: dict[str, str] = {
     # rewards and advantages
     "reward": "mean over the B completions of the weighted sum of reward parts: Σₖ wₖ rₖ",
     "reward_iou": "mean of R_IoU before its weight: Σ matched IoU / max(predicted, true boxes); paper: / predicted",
-    "reward_confidence": "mean of R_conf before its weight: (1 + mean of 2cy - c²) / 2, y = 1 for a hit; paper: c or 1 - c",
+    "reward_confidence": "mean of R_conf before its weight: (1 + mean of 2cy - c²) / 2, y = 1 on a hit; paper: eq. 7-8",
     "reward_format": "mean of R_format before its weight: 1 when the tags are right and (strict) the answer readable",
     "reward_accuracy": "mean of R_acc before its weight: 1 when the answer is the right one, else 0",
     "reward_std": "mean over groups of the standard deviation (ddof 1) of the reward within a group",

@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "data": {"samples", "boxes", "prompts", "data", "answers"},
     "toml runlog checkpoints": {"samples"},
     "config": {"samples", "loading", "policy", "toml"},
-    "tiny": {"samples", "boxes", "prompts", "tiny", "evaluate", "policy", "sampler"},
+    "tiny": {"samples", "boxes", "prompts", "tiny", "answers", "evaluate", "policy", "sampler"},
     "feed": {"config", "data", "samples", "tiny"},
     "show": {"samples", "boxes", "answers", "show", "runlog"},
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..answers import is_well_formed
 from ..evaluate import metrics
 from ..policy import Policy
 from ..sampler import sample_groups
@@ -64,22 +65,47 @@ def answers(policy: Policy, samples: list[Sample], *, greedy: bool, forced: str 
 
 
 def measure(policy: Policy, n: int = 400) -> dict[str, Any]:
-    """Held-out metrics by default and with the careful habit forced, greedy and sampled, and the careful share."""
+    """Held-out metrics by default and with the careful habit forced, greedy and sampled, and the careful share.
+
+    "sampled_default" also holds how much oftener careful answers keep to the format than quick ones, and "questions"
+    the share of questions about an absent category.
+    """
     samples = held_out("detection", n)
-    blocks: dict[str, Any] = {}
+    absent = sum("No Objects" in sample.solution for sample in samples) / n
+    blocks: dict[str, Any] = {"questions": {"absent": absent}}
     for mode in ("greedy", "sampled"):
         for habit, forced in (("default", ""), ("careful", FORCED)):
             texts = answers(policy, samples, greedy=mode == "greedy", forced=forced)
             share = sum(THINKS_CAREFULLY in text for text in texts) / n
             blocks[f"{mode}_{habit}"] = {**metrics("detection", texts, samples), "careful_share": share}
+            if mode == "sampled" and not forced:
+                blocks["sampled_default"]["format_gap"] = format_gap(texts)
     return blocks
 
 
+def format_gap(texts: list[str]) -> float:
+    """Share of well-formed answers among the careful ones less that among the others.
+
+    >>> format_gap([f"<think>{CAREFUL_START}red</think> <answer>a</answer>", "<think>b</think> <answer>a"])
+    1.0
+    """
+    shares = []
+    for careful in (True, False):
+        mine = [is_well_formed(text) for text in texts if (THINKS_CAREFULLY in text) == careful]
+        shares.append(sum(mine) / max(1, len(mine)))
+    return shares[0] - shares[1]
+
+
 def requirements(blocks: dict[str, Any]) -> list[Requirement]:
-    """The gate: careful AP50 at least .50 greedy and .40 sampled, careful in 24-42% of samples, quick by default."""
+    """The gate: able when careful, careful in a third of samples, quick by default, format no clue to the habit.
+
+    A gap in format of .10 is 2 standard errors of 400 answers, a third of them careful.
+    """
     return [
         Requirement("AP50, careful habit forced, greedy", blocks["greedy_careful"]["ap50"], 0.50),
         Requirement("AP50, careful habit forced, sampled", blocks["sampled_careful"]["ap50"], 0.40),
         Requirement("share of careful answers, sampled", blocks["sampled_default"]["careful_share"], 0.24, 0.42),
         Requirement("share of careful answers, greedy", blocks["greedy_default"]["careful_share"], 0.0, 0.05),
+        Requirement("format kept, careful less quick", blocks["sampled_default"]["format_gap"], -0.10, 0.10),
+        Requirement("share of absent categories", blocks["questions"]["absent"], 0.20, 0.30),
     ]

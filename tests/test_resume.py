@@ -199,20 +199,32 @@ def test_kill_9_in_the_middle_of_a_save(config: GRPOConfig, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_kill_9_of_the_command_at_20_random_moments(tiny_random: Path, tmp_path: Path):
+@pytest.mark.parametrize("verb", ["train", "sft"])
+def test_kill_9_of_the_command_at_20_random_moments(verb: str, tmp_path: Path):
     """The whole program, from its start to its export, killed 20 times on the way."""
     run, straight = tmp_path / "run", tmp_path / "straight"
-    settings = f"--model {tiny_random} --steps 40 --sft-steps 40 --save-every 3 --prompts-per-step 4".split()
+    settings = [
+        "--steps",
+        "30",
+        "--sft-steps",
+        "60",
+        "--save-every",
+        "3",
+        "--prompts-per-step",
+        "4",
+        "--eval-every",
+        "0",
+    ]
 
     def command(*args: str) -> list[str]:
-        return [sys.executable, "-m", "minirft", "sft", *args]
+        return [sys.executable, "-m", "minirft", verb, *args]
 
     subprocess.run(command("tiny_detection", *settings, "--out", str(straight)), check=True)
     chance, kills, start = random.Random(0), 0, ["tiny_detection", *settings, "--out", str(run)]
     while kills < 20:
         child = subprocess.Popen(command(*(["--resume", str(run)] if (run / "config.toml").exists() else start)))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(chance.uniform(2, 14))
+            child.wait(chance.uniform(4, 16))
         if child.poll() is not None:
             assert child.returncode == 0
             shutil.rmtree(run)  # it got to the end: once more

@@ -203,18 +203,8 @@ def test_kill_9_in_the_middle_of_a_save(config: GRPOConfig, monkeypatch: pytest.
 def test_kill_9_of_the_command_at_20_random_moments(verb: str, tmp_path: Path):
     """The whole program, from its start to its export, killed 20 times on the way."""
     run, straight = tmp_path / "run", tmp_path / "straight"
-    settings = [
-        "--steps",
-        "30",
-        "--sft-steps",
-        "60",
-        "--save-every",
-        "3",
-        "--prompts-per-step",
-        "4",
-        "--eval-every",
-        "0",
-    ]
+    settings = [*("--steps", "30"), *("--sft-steps", "60"), *("--save-every", "3"), *("--eval-every", "0")]
+    settings += ["--prompts-per-step", "4"]
 
     def command(*args: str) -> list[str]:
         return [sys.executable, "-m", "minirft", verb, *args]

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from minirft.config import GRPOConfig
-from minirft.evaluate import evaluate
+from minirft.evaluate import metrics
 from minirft.feed import held_out, step_generator
 from minirft.policy import Policy
 from minirft.runs import Row, Run, export
@@ -148,8 +148,8 @@ def not_finite(step: int, culprit: str) -> str:
 def evaluate_policy(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> Row:
     """Held-out metrics; `mode` is "greedy", or "sampled" at the temperature of training."""
     start = time.perf_counter()
-    found = evaluate(lambda asked: generate(policy, config, asked, mode), samples)
-    return {"mode": mode, **found, "seconds": time.perf_counter() - start}
+    completions = generate(policy, config, samples, mode)
+    return {"mode": mode, **metrics(samples[0].task, completions, samples), "seconds": time.perf_counter() - start}
 
 
 def generate(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> list[str]:

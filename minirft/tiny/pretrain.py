@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 
 from ..policy import Policy
-from ..samples import UserError, pad_rows
+from ..samples import UserError
 from .annotators import annotate, careful
 from .lookalikes import FAMILIES
 from .model import PATCH, new_image_processor, new_model, new_tokenizer, save
@@ -80,7 +80,7 @@ class PretrainConfig:
 
 
 class Stream(IterableDataset):
-    """The batches of a stage, each a pure function of (seed, stage, step)."""
+    """An endless stream of batches, each a pure function of (seed, stage, step)."""
 
     def __init__(self, config: PretrainConfig, stage: int, steps: int) -> None:
         self.config, self.stage, self.steps = config, stage, steps
@@ -105,12 +105,12 @@ def collate(questions: list[Question], texts: list[str], tokenizer, processor) -
         answer = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
         rows.append(torch.tensor(prompt + answer))
         labels.append(torch.tensor([IGNORE] * len(prompt) + answer))
-    input_ids = pad_rows(rows, tokenizer.pad_token_id)
+    input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
     lengths = torch.tensor([len(row) for row in rows])
     return {
         "input_ids": input_ids,
         "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-        "labels": pad_rows(labels, IGNORE),
+        "labels": nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
         "mm_token_type_ids": (input_ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).long(),
         "pixel_values": pictures["pixel_values"],
         "image_grid_thw": pictures["image_grid_thw"],

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, PreTrainedConfig, Qwen2VLForConditionalGeneration
 
 from .attention import NAME as SHARED_PREFIX
-from .precision import compute_in_input_dtype
+from .layers import embed_patches_by_product, fuse_adapters
 from .samples import UserError
 
 HUB = {"qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-7b": "Qwen/Qwen2-VL-7B-Instruct"}
@@ -113,6 +113,7 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
         raise UserError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; copy the whole model again")
     if quantize == "nf4":
         _tidy_after_quantising(model, device)
+    embed_patches_by_product(model)
     return model
 
 
@@ -166,7 +167,7 @@ def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_v
             # PEFT asks transformers by an old name; the caller can do nothing about it.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             adapted = get_peft_model(model, config)  # in float32, whatever the model's dtype
-    compute_in_input_dtype(adapted)
+    fuse_adapters(adapted)
     for weight in adapted.parameters():
         if weight.requires_grad:
             weight.data = weight.data.to(getattr(torch, lora.dtype))

@@ -2,7 +2,7 @@
 
 Half the bits, half the memory and more speed; but bfloat16 has 8 significant bits, and float16 nothing below 6e-8.
 
-    activations   stay in 16 bits through the adapters too: an adapter's small weights are cast, not its large input
+    activations   stay in 16 bits through the adapters too (see `layers`)
     weights       of 32 bits where there is room.  An adapter kept in bfloat16 is rounded up or down at random:
                   a step of 1e-5 on a weight of 0.02, a twelfth of the way to the next number, is taken once in twelve
     gradients     of a float16 loss are those of a multiple of the loss, so that the small ones do not become 0
@@ -16,31 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-
-
-class AdapterLinear(nn.Linear):
-    """y = W x in the number format of x, whatever the format of W."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
-        return nn.functional.linear(x, self.weight.to(x.dtype))
-
-
-def compute_in_input_dtype(model: PeftModel) -> None:
-    """Adapters compute in the format of the activations; their weights, and the gradients of these, keep their own.
-
-    PEFT casts the activations to the adapter's float32 instead, a copy of the input of every linear layer.
-    """
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer):
-            layer.cast_input_dtype_enabled = False
-            for linear in [*layer.lora_A.values(), *layer.lora_B.values()]:
-                # Nothing but `forward` differs; a new module in its place would lose what PEFT knows about this one.
-                linear.__class__ = AdapterLinear
-
 
 # ------------------------------------------------------------------ weights of 16 bits
 

@@ -115,9 +115,7 @@ def as_peft_has_it(policy: Policy) -> Policy:
     """PEFT's own adapters: float32, to which they cast their input."""
     for layer in policy.model.modules():
         if isinstance(layer, LoraLayer):
-            layer.cast_input_dtype_enabled = True
-            for linear in [*layer.lora_A.values(), *layer.lora_B.values()]:
-                linear.__class__ = nn.Linear
+            layer.__class__ = layer.__class__.__mro__[1]
     return policy
 
 
@@ -141,15 +139,6 @@ def test_adapters_do_not_widen_the_activations(wide: Path, samples: list[Sample]
     ours = peak(lora_policy(wide, "bfloat16", **settings))
     assert ours < 0.87 * peak(as_peft_has_it(lora_policy(wide, "bfloat16", **settings)))
     assert ours <= 1.02 * peak(lora_policy(wide, "bfloat16", "bfloat16", **settings))
-
-
-@pytest.mark.parametrize("quantize", ["none", "nf4"])
-def test_adapters_in_float32_are_pefts_to_the_bit(miniature: Path, samples: list[Sample], quantize: str):
-    """A factor, or the scaling alpha / r, lost on the way round PEFT's cast."""
-    rollout = rollout_of(lora_policy(miniature, "float32"), samples)
-    ours, pefts = (lora_policy(miniature, "float32", quantize=quantize) for _ in range(2))
-    expected = gradients(as_peft_has_it(pefts), rollout)
-    assert all(torch.equal(gradient, expected[name]) for name, gradient in gradients(ours, rollout).items())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

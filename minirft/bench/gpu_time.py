@@ -28,7 +28,7 @@ from ..policy import Policy
 from .gpu_parts import Cases, Row, Sizes, endless, one_line, synchronise
 from .shapes import Shape, filler, fit_shape, questions
 from .steps import Ours, settings
-from .trl_step import PictureProcessor, Trl, _arguments, _rewards
+from .trl_step import PictureProcessor, Trl, trl_arguments, text_rewards
 from .work import PHASES, Phases, marked
 
 LORA = LoraSettings(dtype="bfloat16")  # TRL casts the adapters of a 4-bit model to bfloat16
@@ -106,8 +106,8 @@ def _new_trainer(source: str, device: str, ours: Ours, turns: int) -> Any:
     changes = {"use_cpu": device == "cpu", "bf16": True, "output_dir": tempfile.gettempdir()}
     trainer = trl.GRPOTrainer(
         model=_four_bit(source, device),
-        reward_funcs=_rewards,
-        args=trl.GRPOConfig(**_arguments(ours.config, turns) | changes),
+        reward_funcs=text_rewards,
+        args=trl.GRPOConfig(**trl_arguments(ours.config, turns) | changes),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=PictureProcessor(
             ours.image_processor, ours.policy.tokenizer, ours.policy.tokenizer.chat_template

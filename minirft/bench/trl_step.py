@@ -131,8 +131,8 @@ def new_trainer(source: str, ours: Ours, lora: LoraSettings | None, turns: int) 
     rows = [{"prompt": [{"role": "user", "content": s.problem}], "image": s.picture()} for s in samples]
     trainer = trl.GRPOTrainer(
         model=model,
-        reward_funcs=_rewards,
-        args=trl.GRPOConfig(**_arguments(config, turns), output_dir=tempfile.gettempdir()),
+        reward_funcs=text_rewards,
+        args=trl.GRPOConfig(**trl_arguments(config, turns), output_dir=tempfile.gettempdir()),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=processor,
         peft_config=None
@@ -143,11 +143,12 @@ def new_trainer(source: str, ours: Ours, lora: LoraSettings | None, turns: int) 
     return trainer
 
 
-def _rewards(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
+def text_rewards(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
+    """The reward of ours, called as TRL calls one."""
     return [reward(completion[0]["content"], "").total for completion in completions]
 
 
-def _arguments(config: GRPOConfig, turns: int) -> dict[str, Any]:
+def trl_arguments(config: GRPOConfig, turns: int) -> dict[str, Any]:
     """TRL's names for our settings."""
     return {
         "per_device_train_batch_size": config.prompts_per_step * config.group_size,

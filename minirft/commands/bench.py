@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -49,6 +49,10 @@ class BenchFlags:
     """CPU threads.  With 1, seconds are processor time, which neighbours disturb least; else wall time."""
     gpu: Switch = False
     """Measure memory and time of 2B and 7B on a CUDA card instead; files go to OUT (results/gpu)."""
+    parts: tuple[Literal["memory", "time", "decode", "correct"], ...] = ("memory", "time", "decode", "correct")
+    """With --gpu: what to measure, in this order."""
+    seconds: float = 1500.0
+    """With --gpu: stop after this long; what was not reached says so in its file."""
     json: Json = False
     """Print one JSON object instead of a table."""
     out: Path | None = None
@@ -63,7 +67,7 @@ def bench(args: list[str]) -> None:
         from minirft.bench.gpu import run_gpu_bench
 
         models = ("qwen2-vl-2b", "qwen2-vl-7b") if flags.model == "tiny" else (flags.model,)
-        run_gpu_bench(flags.out or Path("results/gpu"), models)
+        run_gpu_bench(flags.out or Path("results/gpu"), models, parts=flags.parts, seconds=flags.seconds)
         return
     from minirft.bench.measure import Request, measure
     from minirft.bench.report import table

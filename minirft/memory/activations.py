@@ -32,9 +32,10 @@ def prefill(shape: Shape) -> dict[str, float]:
     """The prompts of one rollout pass, padded to the longest."""
     text, b, n = shape.model.text_config, shape.b, shape.together * shape.prompt
     mask = shape.together * shape.prompt**2 * (1 + b) if shape.together > 1 else 0
-    wide = 4 if shape.config.train == "lora" else 3  # an adapter's output lies beside its layer's
-    layer = n * b * (3 * text.hidden_size + wide * text.intermediate_size) + mask
-    return {"keys and values": n * _cached(shape), "prompts": 2 * n * b * text.hidden_size, "one layer": layer}
+    layer = n * b * (3 * text.hidden_size + 3 * text.intermediate_size) + mask
+    seen = picture(shape) if _tower_learns(shape) else 0  # a frozen tower has run before
+    fuller = {"one layer": layer} if layer > seen else {"picture": seen}
+    return {"keys and values": n * _cached(shape), "prompts": 2 * n * b * text.hidden_size, **fuller}
 
 
 def decode(shape: Shape, group: int) -> dict[str, float]:
@@ -115,8 +116,12 @@ def _norms_saved(shape: Shape) -> float:
 
 def _tower_saved(shape: Shape) -> float:
     """A vision tower that learns keeps 10 E + 3 M numbers per patch and block; it is never checkpointed."""
-    if not (shape.config.train_vision or (shape.config.train == "lora" and "vision" in adapted(shape.config))):
+    if not _tower_learns(shape):
         return 0
     vision = shape.model.vision_config
     width = 10 * vision.embed_dim + 3 * int(vision.embed_dim * vision.mlp_ratio)
     return shape.prompts * shape.patches * vision.depth * width * shape.b
+
+
+def _tower_learns(shape: Shape) -> bool:
+    return shape.config.train_vision or (shape.config.train == "lora" and "vision" in adapted(shape.config))

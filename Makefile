@@ -23,7 +23,8 @@ help:
 	@echo "make demo   train the tiny policy and write runs/demo/report.html (4 minutes)"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make test   run all tests and every notebook"
-	@echo "make docs   build the site into docs/_site"
+	@echo "make browser  six notebooks in JupyterLab and headless Chromium: buttons and sliders must answer"
+	@echo "make docs   build the site into docs/_site/html"
 	@echo "make setup  only make the environment in $(VENV)"
 
 setup: $(STAMP)
@@ -64,9 +65,9 @@ browser:
 	$(BIN)/python -m pytest -p no:nbval -p no:anyio -m browser tests/test_browser.py
 
 docs: setup-docs
-	$(BIN)/sphinx-build --quiet -W -c docs . docs/_site
-	$(BIN)/pdoc --output-directory docs/_site/api minirft
-	@echo "docs/_site/docs/index.html"
+	$(BIN)/sphinx-build --quiet -W -d docs/_site/doctrees -c docs . docs/_site/html
+	$(BIN)/python -W error::UserWarning:pdoc.doc_types -W error::RuntimeWarning:pdoc.extract -m pdoc --output-directory docs/_site/html/api minirft
+	@echo "docs/_site/html/index.html"
 
 .PHONY: setup-docs
 setup-docs:

@@ -1,4 +1,4 @@
-"""The site: the notebooks as they were run, and the notes of this folder.  `make docs` builds it into docs/_site.
+"""The site: the notebooks as they were run, and the notes of this folder.  `make docs` builds it into docs/_site/html.
 
 Nothing on it is fetched from elsewhere: formulas become MathML when the site is built, widgets are shown by the
 pictures that stand in for them.  A module named in a text leads to its page of pdoc, which `make docs` puts into api/.
@@ -26,12 +26,22 @@ include_patterns = ["docs/*.md", "notebooks/*.ipynb"]
 exclude_patterns = [".*", "minirft", "runs", "results", "tests", "docs/_site"]
 html_theme = "sphinx_book_theme"
 html_title = "minirft"
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "navbar_persistent": [],  # search is in the sidebar
+    "footer_content_items": [],
+    "use_download_button": False,
+}
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 myst_enable_extensions = ["dollarmath", "amsmath"]
 nb_execution_mode = "off"  # the outputs are those that were committed, and tested
 nb_merge_streams = True
+nb_code_prompt_show = "Show the solution"  # the only cells that are folded
+nb_code_prompt_hide = "Hide the solution"
 nb_mime_priority_overrides = [("html", WIDGET, None)]  # no kernel here: the picture beside the widget is shown
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable
 
 from minirft.commands.bench import bench
+from minirft.commands.data import data
+from minirft.commands.experiment import experiment
 from minirft.commands.fit import fit
 from minirft.commands.learning import demo, evaluate, export, pretrain, sft, train
 from minirft.commands.scoring import audit, score
@@ -54,7 +56,7 @@ def run(command: Callable[[list[str]], None], args: list[str]) -> int:
 
 def usage() -> str:
     """The list of commands."""
-    lines = [f"  {name:<9} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     hint = "`minirft COMMAND --help` lists what a command takes."
     return "\n".join(["usage: minirft COMMAND ...", "", *lines, "", hint])
 
@@ -73,8 +75,10 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "eval": evaluate,
     "score": score,
     "audit": audit,
+    "data": data,
     "fit": fit,
     "bench": bench,
+    "experiment": experiment,
     "pretrain": pretrain,
     "export": export,
     "version": version,

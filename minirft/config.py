@@ -14,48 +14,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from minirft.data.settings import DataConfig, Rule, check
 from minirft.policy import LoraSettings
-from minirft.samples import Task, UserError
+from minirft.samples import UserError
 from minirft.toml import from_table, read_toml
 
 SHIPPED = Path(__file__).parent / "configs"
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the samples come from."""
-
-    kind: Literal["tiny", "coco"] = "tiny"
-    """`tiny` draws scenes from the seed; `coco` reads COCO-format annotations."""
-    task: Task = "detection"
-    """What is asked about a picture."""
-    annotations: Path | None = None
-    """COCO-format JSON file of the training pictures."""
-    images: Path | None = None
-    """Folder that holds the training pictures."""
-    eval_annotations: Path | None = None
-    """COCO-format JSON file to evaluate on; without it the training pictures that were not drawn as shots."""
-    eval_images: Path | None = None
-    """Folder of the evaluation pictures; without it `images`."""
-    categories: tuple[str, ...] = ()
-    """Names of the categories asked about; empty means all."""
-    eval_categories: tuple[str, ...] = ()
-    """Names of the categories evaluated on; empty means `categories`."""
-    shots: int = 0
-    """Pictures per category (k of k-shot); 0 means all of them, and for `tiny` fresh scenes at every step."""
-    negatives: float = 0.2
-    """Share of questions about a category that is not in the picture, in [0, 1).  Measured on an
-    earlier base: at 0.1 the ability to abstain is lost; the released few-shot sets have none.  `tiny` presence
-    questions are half absent, whatever it says."""
-    bad_boxes: Literal["refuse", "drop"] = "refuse"
-    """What an inverted or empty box, or one outside its picture, does: stop the run, or be left out."""
-    seed: int = 0
-    """Draws the k-shot split.  Apart from the training seed, so that seeds share a split."""
-
-    def __post_init__(self) -> None:
-        _check(self, _data_rules(self), "data.")
 
 
 @dataclass(frozen=True)
@@ -187,21 +153,7 @@ class GRPOConfig:
     """Folder of the run."""
 
     def __post_init__(self) -> None:
-        _check(self, _rules(self))
-
-
-Rule = tuple[bool, str, str]  # (holds, field, what is wrong and what to do)
-
-
-def _check(config: Any, rules: Iterator[Rule], prefix: str = "") -> None:
-    for holds, name, advice in rules:
-        if not holds:
-            raise UserError(f"{prefix}{name} = {getattr(config, name)!r}: {advice}")
-
-
-def _data_rules(c: DataConfig) -> Iterator[Rule]:
-    yield 0 <= c.negatives < 1, "negatives", "a share, at least 0 and below 1"
-    yield c.shots >= 0, "shots", "pictures per category; 0 means all"
+        check(self, _rules(self))
 
 
 def _rules(c: GRPOConfig) -> Iterator[Rule]:

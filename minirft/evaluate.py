@@ -76,7 +76,7 @@ def metrics(
     number = len(samples)
     if len(completions) != number or not number:
         raise ValueError(f"one completion per sample and at least one: got {len(completions)} for {number} samples")
-    statistic = _STATISTICS[task](completions, samples)
+    statistic = STATISTICS[task](completions, samples)
     values: dict[str, Any] = {name: _json(value[0]) for name, value in statistic(np.ones((1, number))).items()}
     intervals = {}
     if resamples:
@@ -164,12 +164,13 @@ def presence(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic
     return _means(accuracy=right, parse_rate=well_formed)
 
 
-_STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] = {
+STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] = {
     "detection": detection,
     "classification": classification,
     "grounding": grounding,
     "presence": presence,
 }
+"""Task -> its metrics as functions of query weights."""
 
 
 def _read(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> tuple[list[Any], list[Any], Array]:

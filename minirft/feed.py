@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,16 @@ import torch
 
 from minirft.config import DataConfig, GRPOConfig
 from minirft.data.coco import load_coco
-from minirft.data.shots import is_present, k_shot
+from minirft.data.fine_grained import load_fine_grained
+from minirft.data.folder import load_folder
+from minirft.data.lvis import load_lvis
+from minirft.data.reasonseg import load_reasonseg
+from minirft.data.shots import is_present, k_shot, read_split, split_ids
+from minirft.data.virft import load_virft
 from minirft.samples import Sample, UserError
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
+PARTS = ("flowers", "pets", "aircraft", "cars", "reasonseg")  # sets whose files say what is for testing
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -46,9 +53,11 @@ def training_feed(config: GRPOConfig) -> Feed:
 
 
 def training_set(data: DataConfig) -> list[Sample]:
-    """The finite training set: k shots of each category, or with `shots` 0 all that a COCO file has."""
-    if data.kind == "coco":
-        every = _coco(data, data.annotations, data.images, data.categories)
+    """The finite training set: those a split file names, k shots of each category, or with `shots` 0 all there are."""
+    if data.split:
+        return read_split(data.split, candidates(data, only=split_ids(data.split)))
+    if data.kind != "tiny":
+        every = candidates(data)
         return k_shot(every, data.shots, data.seed, data.negatives) if data.shots else every
     names, pool, enough = _tiny_names(data), 64, False
     while not enough:  # the world is endless, and its first samples do not depend on how many are drawn
@@ -60,25 +69,67 @@ def training_set(data: DataConfig) -> list[Sample]:
 
 
 def held_out(config: GRPOConfig) -> list[Sample]:
-    """The samples that evaluation asks about, `config.eval_samples` at most; none of them is trained on.
+    """The samples that evaluation asks about, `config.eval_samples` at most.
 
-    Raises `UserError` when there are none.
+    Without data of its own for evaluation these are of pictures that are not trained on.  Raises `UserError` when
+    there are none.
     """
     data, count = config.data, config.eval_samples or None
-    categories = data.eval_categories or data.categories
-    if data.kind == "tiny":
+    other = evaluation_data(data)
+    if other.kind == "tiny":
         from minirft.tiny.world import held_out as draw
 
-        return draw(data.task, count or 1000, **_tiny_options(data, categories))
-    if data.eval_annotations:
-        every = _coco(data, data.eval_annotations, data.eval_images or data.images, categories)
-        return _some(every, count, data.seed)
+        return draw(other.task, count or 1000, **_tiny_options(other, other.categories))
+    part = data.eval_part if other.kind in PARTS else "train"
+    if (other.kind in PARTS and part != "train") or _has_evaluation_data(data):
+        return _some(candidates(other, part, prefix="eval_" if other.kind != data.kind else ""), count, data.seed)
     trained_on = {sample.image for sample in training_set(data)}
-    every = _coco(data, data.annotations, data.images, categories)
-    left = [sample for sample in every if sample.image not in trained_on]
+    left = [sample for sample in candidates(other) if sample.image not in trained_on]
     if not left:
-        raise UserError("training uses every picture, so none is left to evaluate on: set data.eval_annotations")
+        field = "eval_annotations" if data.kind in ("coco", "lvis") else "eval_folder"
+        raise UserError(f"training uses every picture, so none is left to evaluate on: set data.{field}")
     return _some(left, count, data.seed)
+
+
+def evaluation_data(data: DataConfig) -> DataConfig:
+    """The settings of the evaluation data: each `eval_` field in the place of its own where it is set.
+
+    >>> evaluation_data(DataConfig(categories=("cat",), eval_categories=("dog",))).categories
+    ('dog',)
+    """
+    return replace(
+        data,
+        kind=data.eval_kind or data.kind,
+        annotations=data.eval_annotations or data.annotations,
+        images=data.eval_images or data.images,
+        folder=data.eval_folder or data.folder,
+        categories=data.eval_categories or data.categories,
+        split=None,
+        shots=0,
+    )
+
+
+def candidates(
+    data: DataConfig, part: str = "train", only: Collection[str] | None = None, prefix: str = ""
+) -> list[Sample]:
+    """All samples of one part of the files, before shots are drawn; with `only`, those ids at least.
+
+    Raises `UserError` for a path that is not set, whose field's name begins with `prefix`, and for everything in the
+    files that cannot be right.
+    """
+    names = data.categories or None
+    if data.kind in ("coco", "lvis"):
+        options = {"negatives": data.negatives, "seed": data.seed, "bad_boxes": data.bad_boxes, "only": only}
+        load = load_coco if data.kind == "coco" else load_lvis
+        return load(_set(data, "annotations", prefix), _set(data, "images", prefix), names, task=data.task, **options)
+    folder = _set(data, "folder", prefix)
+    if data.kind == "folder":
+        return load_folder(folder, names, family=data.family)
+    if data.kind == "virft":
+        return load_virft(folder, data.task, names, bad_boxes=data.bad_boxes)
+    return (
+        load_reasonseg(folder, part) if data.kind == "reasonseg" else load_fine_grained(data.kind, folder, part, names)
+    )
 
 
 def _some(samples: list[Sample], count: int | None, seed: int) -> list[Sample]:
@@ -103,22 +154,21 @@ def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sampl
     return chosen
 
 
-def _coco(data: DataConfig, annotations: Path | None, images: Path | None, categories: tuple[str, ...]) -> list[Sample]:
-    if annotations is None:
-        raise UserError("data.annotations is not set: name the COCO-format JSON file (--data.annotations FILE)")
-    if images is None:
-        raise UserError("data.images is not set: name the folder of the pictures (--data.images DIR)")
-    if data.task not in ("detection", "presence"):
-        raise UserError(f"data.task = {data.task!r}: a COCO file answers detection and presence questions only")
-    return load_coco(
-        annotations,
-        images,
-        categories or None,
-        task=data.task,
-        negatives=data.negatives,
-        seed=data.seed,
-        bad_boxes=data.bad_boxes,
-    )
+def _has_evaluation_data(data: DataConfig) -> bool:
+    return bool(data.eval_annotations or data.eval_folder or (data.eval_kind or data.kind) != data.kind)
+
+
+def _set(data: DataConfig, field: str, prefix: str) -> Path:
+    """A path that this kind of data needs."""
+    path = getattr(data, field)
+    if path is None:
+        what = {
+            "annotations": f"the {data.kind.upper()}-format JSON file (--data.{prefix}annotations FILE)",
+            "images": f"the folder of the pictures (--data.{prefix}images DIR)",
+            "folder": f"the folder of the {data.kind} data (--data.{prefix}folder DIR)",
+        }[field]
+        raise UserError(f"data.{prefix}{field} is not set: name {what}")
+    return path
 
 
 def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
@@ -151,8 +201,6 @@ def _tiny_names(data: DataConfig) -> tuple[str, ...]:
     from minirft.tiny.lookalikes import FAMILIES
     from minirft.tiny.scenes import BASE
 
-    if data.task == "grounding":
-        raise UserError("data.shots: instructions have no categories to count shots by; set it to 0")
     if data.task == "classification":
         return tuple(FAMILIES[_tiny_options(data, data.categories)["family"]])
     return data.categories or BASE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import warnings
 from dataclasses import dataclass
@@ -94,6 +96,8 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
     _check_is_qwen2_vl(source)
     if quantize not in ("none", "nf4"):
         raise UserError(f"quantize is {quantize}; choose none or nf4")
+    if quantize == "nf4" and device.type == "cpu":
+        _give_freed_memory_back()
     try:
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
             source,
@@ -115,6 +119,16 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
         _tidy_after_quantising(model, device)
     embed_patches_by_product(model)
     return model
+
+
+def _give_freed_memory_back() -> None:
+    """From now on glibc asks the system for every block over 256 KB, and gives it back when it is freed.
+
+    By default it keeps larger and larger blocks in its heap, where the 4-bit weights that stay lie between the holes
+    of the 16-bit ones that have gone: a 2B model took 3.2 to 6.2 GiB in a step, now 2.3 (`results/real_size`).
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # of a system without glibc
+        ctypes.CDLL(None).mallopt(-3, 2**18)  # M_MMAP_THRESHOLD
 
 
 def _tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.device) -> None:

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 CHROMEDRIVER = shutil.which("chromedriver") or ""
 START = 180  # seconds for a server or a page to come up on a busy machine
+STILL = 30  # seconds at most for a widget to come to rest before its picture is taken
 WINDOW = (1180, 1180)
 NEWS = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}  # a pop-up over the page
 
@@ -68,7 +69,9 @@ OUTPUT = "return window.notebook.widgets[arguments[0]].outputArea.node"
 SCROLL = """
 const cell = window.notebook.widgets[arguments[0]];
 window.notebook.activeCellIndex = arguments[0];
-(arguments[1] ? cell.outputArea.node : cell.node).scrollIntoView({block: 'start'});
+const shown = arguments[1] ? cell.outputArea.node : cell.node;
+shown.style.scrollMarginTop = '8px';
+shown.scrollIntoView({block: 'start'});
 """
 BROKEN = """
 const page = window.notebook.node, broken = [];
@@ -267,8 +270,11 @@ class Page:
 
     def shoot(self, cell: int, file: Path, output: bool = False) -> None:
         """The window with a cell, or with its output, at the top, as a small PNG."""
+        before, last = "", time.monotonic() + STILL
+        while (now := self.output(cell).text) != before and time.monotonic() < last:
+            before = now
+            time.sleep(1)  # keys arrive one by one, and pictures of a widget after its text
         self.script(SCROLL, cell, output)
-        time.sleep(1)  # pictures of a widget arrive after its text
         with Image.open(io.BytesIO(self.driver.get_screenshot_as_png())) as full:
             small = full.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -164,17 +164,16 @@ VISITS = [
         "15_reward_lab",
         (
             Select("RewardLab(", 1, "strict", PAIRS, "0%"),
-            Slide(
-                "RewardLab(", 2, LEFT * 10, PAIRS, "6%"
-            ),  # the part `format` at weight 0: "no format" in the next cell
+            Slide("RewardLab(", 2, LEFT * 10, PAIRS, "6%"),  # weight 0 for `format`: "no format" in the next cell
             Click("RewardLab(", "send the red team", r"(share of the honest)", "share of the honest"),
+            Slide("RewardLab(", 3, HOME + RIGHT * 3, r"group (\d+): ", "3"),  # one of those with another winner
             Shot("RewardLab(", output=True),
         ),
     ),
     Visit(
         "21_the_loop",
         (
-            Slide(LEARNT, 0, RIGHT * 20, r"reward in\n(\S+)"),
+            Slide(LEARNT, 1, LEFT * 40, r"group \d+ of (\d+)"),  # only groups with a completion that earned little
             Click(LEARNT, "next ▶", r"group (\d+) of", "2"),
             Shot(LEARNT, "browser", output=True),
             Click(BOARD, "20 more steps", r"step \d+ of (\d+)", "80"),
@@ -182,7 +181,7 @@ VISITS = [
         live=(  # the next cell waits for the end of the run, and the buttons must answer all the same
             Await(BOARD, r"step (\d+) of", 12),
             Click(BOARD, "pause", r"(paused)", "paused"),
-            Slide(BOARD, 0, RIGHT * 3, r"learning rate\n(\S+)"),
+            Slide(BOARD, 0, RIGHT * 3, r"learning rate (\S+) ·", "2.0e-04"),
             Shot(BOARD),
             Click(BOARD, "resume", r"(running)", "running"),
         ),

@@ -83,6 +83,18 @@ def test_negatives_are_absent_and_a_crowd_is_neither(folder):
     assert len({tuple(s.id for s in load(folder, negatives=0.34, seed=seed)) for seed in range(9)}) > 1
 
 
+def test_samples_named_by_their_ids(folder):
+    """Catches a crowd asked about because a split names it, a present one asked about twice, and ids of nothing."""
+    ids = ["3:cat", "7:cat", "3:crowded", "7:dog", "8:dog", "7:cow", "cat"]
+    assert [(s.id, is_present(s)) for s in load(folder, only=ids)] == [
+        ("7:cat", True),
+        ("7:dog", False),
+        ("3:cat", False),
+    ]
+    (folder / "tall.png").unlink()  # the pictures of a split are enough
+    assert [s.id for s in load(folder, only=["7:dog"])] == ["7:dog"]
+
+
 def test_presence_questions(folder):
     """Catches yes and no the wrong way round."""
     got = {s.id: s.solution for s in load(folder, GOOD, "cat", "dog", task="presence", negatives=0.5)}

@@ -31,10 +31,11 @@ ROOMS: dict[str, set[str]] = {
     "decoding": {"attention", "policy", "prefix"},
     "sampler reference": {"samples", "prefix", "policy", "decoding"},
     "measures evaluate": {"samples", "boxes", "answers", "measures"},
+    "frames": {"samples", "boxes", "answers"},
     "data": {"samples", "boxes", "prompts", "data", "answers"},
     "toml runlog checkpoints": {"samples"},
     "architectures": {"samples", "loading"},
-    "config": {"samples", "loading", "policy", "toml"},
+    "config": {"samples", "data", "loading", "policy", "toml"},
     "tiny": {"samples", "boxes", "prompts", "tiny", "answers", "evaluate", "policy", "sampler"},
     "memory": {
         "memory",
@@ -51,6 +52,8 @@ ROOMS: dict[str, set[str]] = {
         "sampler",
         "toml",
     },
+    "experiments": {"samples", "config", "data", "evaluate", "experiments", "feed", "loop", "policy", "rewards"}
+    | {"runlog", "runs", "sft", "tiny", "train"},
     "feed": {"config", "data", "samples", "tiny"},
     # What draws may know what a reward is, and nothing of training.
     "show": {

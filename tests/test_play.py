@@ -19,11 +19,12 @@ from minirft.detection import CONFIDENCE_RULES
 from minirft.loss import LOSSES
 from minirft.rewards import reading
 from minirft.show import live
-from minirft.show.play import Playground, signed
+from minirft.show.play import Playground
 from minirft.show.play_advantages import LIT, AdvantagePlayground
 from minirft.show.play_boxes import MOST, BoxPlayground
 from minirft.show.play_confidence import GRID, ConfidenceExplorer, best_confidence, expected_score
 from minirft.show.play_ratio import ClipExplorer, KLExplorer, gradients, one_token
+from minirft.show.style import signed
 
 REWARDS = [2.83, 2.55, 1.29, 0.0, 2.9, 1.84, 0.32, 3.0]
 TRUE = [[107, 71, 464, 500], [571, 36, 964, 357]]
@@ -134,6 +135,16 @@ def test_signed_numbers(number, text):
 
 
 # ------------------------------------------------------------------ advantages
+
+
+def test_each_slider_of_a_reward_stands_below_its_name():
+    """Catches names in another order than the bars, and a name that the handle of a full reward covers."""
+    with undrawn():
+        play = AdvantagePlayground(REWARDS)
+    columns = play.widget.children[2].children
+    assert [label.value for label, _ in (column.children for column in columns)] == [f"o{d}" for d in "₁₂₃₄₅₆₇₈"]
+    assert [slider for _, slider in (column.children for column in columns)] == play.sliders
+    assert not any(slider.description for slider in play.sliders)
 
 
 @pytest.mark.parametrize("scale", ["std", "mean", "batch", "none"])

@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
@@ -68,12 +70,24 @@ def test_labels_say_confidence_and_matched_iou():
     assert labels(axes) == [".30  miss", ".95  IoU .80"]
 
 
+@pytest.mark.parametrize("left", range(0, 960, 60))
+def test_labels_stay_inside_a_small_picture(left):
+    """Catches a label that the picture's right side cuts: an object at the edge, on a panel of a row of 4."""
+    box = [left, 300, min(1000, left + 200), 700]
+    figure = Figure(figsize=(1.85, 1.85))
+    axes = figure.add_axes((0, 0, 1, 1))
+    draw_boxes(Image.new("RGB", (56, 56)), [box], [box], [1.0], axes=axes)
+    (label,) = axes.texts
+    drawn = label.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    assert axes.bbox.x0 <= drawn.x0 + 2 and drawn.x1 <= axes.bbox.x1 + 2  # 2 pixels: the frame's half and more
+
+
 def test_group_panel_shows_every_completion():
-    """Catches a reward under the wrong picture, and an unreadable answer that looks like an empty one."""
+    """Catches a reward under the wrong picture, an unreadable answer that looks like an empty one, and "-0.00"."""
     texts = [text((BOX, 0.9)), text(), "<answer>[{", text((OTHER, 0.2))]
-    figure = group_panel(Group(sample(), texts, [3.0, 1.0, 0.0, 0.5], [1.4, -0.1, -0.8, -0.5]))
+    figure = group_panel(Group(sample(), texts, [3.0, 1.0, 0.0, 0.5], [1.4, -0.1, -0.8, -0.001]))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles[0] == "1:  r = 3.00   A = +1.40" and titles[3] == "4:  r = 0.50   A = -0.50"
+    assert titles[0] == "1:  r = 3.00   A = +1.40" and titles[3] == "4:  r = 0.50   A = 0.00"
     notes = [axes.get_xlabel() for axes in figure.axes]
     assert notes == ["", "No Objects", "unreadable: no answer block", ""]
     assert [labels(axes) for axes in figure.axes] == [[".90  IoU 1.0"], [], [], [".20  miss"]]

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from minirft.lessons.record import records, records_written, token_weights, writ
 from minirft.redteam import SOLUTIONS, audit
 from minirft.rewards import Reward, reading
 from minirft.samples import Sample
-from minirft.show import kept, play
+from minirft.show import kept, live, play
 from minirft.show.dashboard import Dashboard, Probe
 from minirft.show.lab import RewardLab, red_team_bars
 from minirft.show.pictures import Group
@@ -298,6 +299,18 @@ def test_weights_move_the_readout(undrawn):
     assert lab.rewards["strict"].weights == {"iou": 1.0, "confidence": 1.0, "format": 1.0}
 
 
+def test_groups_with_another_winner_are_named(undrawn):
+    """Catches numbers that are not those of the group slider, and a line that grows with the number of groups."""
+    lab = RewardLab(GROUPS * 4, {"strict": reading("detection"), "short": lambda text, solution: -float(len(text))})
+    assert "another best completion in 8 of 8 groups (0, 1, 2, 3, 4, 5, …)" in lab.readout.value
+    lab.group.value = 5
+    assert lab.figure().axes[0].get_title(loc="left") == "order of group 5"
+    one = rescore(GROUPS[1:], reading("detection")), rescore(GROUPS[1:], lambda text, solution: -float(len(text)))
+    assert f"group 5: {reversed_pairs(*(x.rewards for x in one)):.0%} of its pairs reversed" in lab.readout.value
+    lab.trial.value = "strict"
+    assert "another best completion in 0 of 8 groups<br>" in lab.readout.value
+
+
 def test_a_new_reward_goes_on_trial_with_its_own_sliders(undrawn):
     """Catches sliders of the reward before, and an edited function whose old scores are kept."""
     lab = strict_and(paper=reading("detection", "paper"))
@@ -351,6 +364,15 @@ def test_a_run_ends_by_itself_and_leaves_a_picture():
         "step 5 of 5 · ended · learning rate 1.0e-03 · reward 0.50 · probe IoU 1.00"
     )
     assert dashboard.bar.value == 5 and dashboard.image.value[1:4] == b"PNG"
+
+
+def test_a_probe_without_a_box_says_why(undrawn):
+    """Catches an answer "No Objects" that looks like one that cannot be read."""
+    answers = [TEXTS[0], text(), "nothing"]
+    dashboard = Dashboard(lambda k, rate: {}, lambda: Probe([SAMPLE] * 3, answers), steps=1, learning_rate=1e-3)
+    dashboard.start().wait(20)
+    notes = ["", "No Objects", "unreadable: no answer block"]
+    assert [axes.get_xlabel() for axes in dashboard.figure().axes[-6:]] == notes * 2
 
 
 def test_the_learning_rate_reaches_the_next_step(undrawn):
@@ -420,6 +442,32 @@ def test_an_awaiting_cell_leaves_the_kernel_free(undrawn):
         return await waiting
 
     assert asyncio.run(cell()).data[1:4] == b"PNG" and len(dashboard.rows) < 10_000
+
+
+def test_while_a_cell_awaits_every_message_of_a_widget_is_answered(undrawn, monkeypatch):
+    """Catches a slider of which only the first change arrives: the page waits for "idle" before it sends another."""
+    said = []
+    kernel = SimpleNamespace(
+        shell_handlers={"comm_msg": lambda *message: said.append(message)},
+        iopub_socket="iopub",
+        send_response=lambda socket, kind, content: said.append((socket, kind, content["execution_state"])),
+    )
+    hear = kernel.shell_handlers["comm_msg"]
+    monkeypatch.setattr(live, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
+    dashboard = Dashboard(lambda k, rate: time.sleep(0.01) or {}, steps=10_000, learning_rate=1e-3).start()
+
+    async def cell():
+        waiting = asyncio.create_task(dashboard.done())
+        await asyncio.sleep(0.05)
+        kernel.shell_handlers["comm_msg"]("stream", "ident", "a change")
+        dashboard.stop()
+        await waiting
+
+    asyncio.run(cell())
+    assert said == [("stream", "ident", "a change"), ("iopub", "status", "idle"), ("iopub", "status", "busy")]
+    with pytest.raises(KeyError), live.answering():
+        raise KeyError
+    assert kernel.shell_handlers["comm_msg"] is hear
 
 
 def test_wait_has_a_limit(undrawn):

@@ -1,5 +1,10 @@
 """COCO-format annotations as samples: one question for each category in a picture.
 
+    instances.json    {"images": [{"id", "file_name", "width", "height"}, ...], "categories": [{"id", "name"}, ...],
+                       "annotations": [{"image_id", "category_id", "bbox": [x, y, width, height]}, ...]}
+    pictures/
+      000000000009.jpg    the "file_name" of a row of "images"
+
 Only the headers of the pictures are read, to see that each opens and has the size its annotations were made for;
 a picture is decoded when it is asked about.  Every row that cannot be right is refused by name, before any training.
 
@@ -10,18 +15,17 @@ to whole units of the model's frame, a thousandth of the picture.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from minirft import prompts
 from minirft.boxes import MODEL, convert, pixels
+from minirft.data.checks import choose, picture_size
 from minirft.samples import Sample, UserError
 
 TOLERANCE = 1.0  # pixels a box may reach over the edge, as rounding does; it is clipped
@@ -32,10 +36,9 @@ FIELDS = {
 }
 Row = dict[str, Any]
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
-
-
 Key = tuple[Any, str]  # a picture's id and a category
 Pairs = dict[Key, list[Box]]
+Task = Literal["detection", "presence"]
 
 
 def load_coco(
@@ -43,17 +46,18 @@ def load_coco(
     images: str | Path,
     categories: Sequence[str] | None = None,
     *,
-    task: Literal["detection", "presence"] = "detection",
+    task: Task = "detection",
     negatives: float = 0.0,
     seed: int = 0,
     bad_boxes: Literal["refuse", "drop"] = "refuse",
+    only: Collection[str] | None = None,
 ) -> list[Sample]:
     """The samples of a COCO-format file, by picture and category; no `categories` means all of the file's.
 
     `negatives` in [0, 1) is the share of samples about a category that the picture does not show, drawn from all such
-    pairs by `seed`; a larger share only adds, and where there are too few pairs all are taken.  With
-    `bad_boxes="drop"` a box that is inverted, empty or outside its picture is left out as a crowd is (COCO train2017
-    itself holds two of height 0).
+    pairs by `seed`; a larger share only adds, and where there are too few pairs all are taken.  `only` names the
+    samples by their ids instead, absent ones too: those of a split.  With `bad_boxes="drop"` a box that is inverted,
+    empty or outside its picture is left out as a crowd is (COCO train2017 itself holds two of height 0).
 
     Raises `UserError` naming the file and the row for everything that cannot be right.
 
@@ -62,31 +66,63 @@ def load_coco(
     minirft.samples.UserError: no annotations at nowhere.json; check data.annotations
     """
     source, folder = Path(annotations), Path(images)
-    data = _read(source)
+    data = read_tables(source, FIELDS)
     names = {row["id"]: str(row["name"]) for row in data["categories"]}
-    chosen = _choose(categories, list(names.values()), source)
+    chosen = choose(categories, names.values(), source)
     pictures = {row["id"]: row for row in data["images"]}
-    pairs = _pairs(data["annotations"], pictures, names, source, bad_boxes == "drop")
-    present = [key for key, boxes in pairs.items() if boxes and key[1] in chosen]
+    pairs = read_pairs(data["annotations"], pictures, names, source, bad_boxes == "drop")
+    present = present_pairs(pairs, chosen, source)
+    if only is None:
+        asked = present + _absent(pairs, list(pictures), chosen, absent_count(present, negatives), seed)
+    else:
+        absent, ids = [key for key in _named(only, pictures, chosen) if key not in pairs], set(only)
+        asked = [key for key in present + absent if sample_id(key) in ids]
+    return write_samples(asked, pairs, pictures, chosen, folder, task)
+
+
+def present_pairs(pairs: Pairs, chosen: list[str], source: Path) -> list[Key]:
+    """The pairs of the chosen categories that have a box; `UserError` when there are none."""
+    wanted = set(chosen)
+    present = [key for key, boxes in pairs.items() if boxes and key[1] in wanted]
     if not present:
         raise UserError(f"{source} has no box of {', '.join(chosen) or 'any category'}; choose other categories")
-    absent = _absent(pairs, list(pictures), chosen, round(len(present) * negatives / (1 - negatives)), seed)
+    return present
+
+
+def absent_count(present: Collection[Key], negatives: float) -> int:
+    """How many absent pairs make a share `negatives` of all."""
+    return round(len(present) * negatives / (1 - negatives))
+
+
+def write_samples(
+    asked: list[Key], pairs: Pairs, pictures: dict[Any, Row], chosen: list[str], folder: Path, task: Task
+) -> list[Sample]:
+    """The questions about the pairs `asked`, in the order of the pictures and then of the categories."""
     place = {picture: position for position, picture in enumerate(pictures)}
-    asked = sorted(present + absent, key=lambda key: (place[key[0]], chosen.index(key[1])))
+    rank = {name: position for position, name in enumerate(chosen)}
+    asked = sorted(asked, key=lambda key: (place[key[0]], rank[key[1]]))
     for picture in dict.fromkeys(picture for picture, _ in asked):
         _check_picture(folder, pictures[picture])
-    return [_sample(task, folder, pictures[picture], name, pairs.get((picture, name), [])) for picture, name in asked]
+    return [_sample(task, folder, pictures[key[0]], key, pairs.get(key, [])) for key in asked]
 
 
-def _read(source: Path) -> dict[str, list[Row]]:
-    """The three tables of the file, each row with the fields that are used."""
+def sample_id(key: Key) -> str:
+    """
+    >>> sample_id((139, "cat"))
+    '139:cat'
+    """
+    return f"{key[0]}:{key[1]}"
+
+
+def read_tables(source: Path, needed: dict[str, tuple[str, ...]]) -> dict[str, list[Row]]:
+    """The tables of the file, each row with the fields that are `needed`."""
     try:
         data = json.loads(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no annotations at {source}; check data.annotations") from None
     except (OSError, ValueError) as error:  # bad JSON and bad UTF-8 are ValueErrors
         raise UserError(f"{source} cannot be read as JSON ({error}); give a COCO-format file") from None
-    for table, fields in FIELDS.items():
+    for table, fields in needed.items():
         rows = data.get(table) if isinstance(data, dict) else None
         if not isinstance(rows, list):
             raise UserError(f"{source} has no list {table!r}; give a COCO-format file")
@@ -104,17 +140,7 @@ def _read(source: Path) -> dict[str, list[Row]]:
     return data
 
 
-def _choose(wanted: Sequence[str] | None, known: list[str], source: Path) -> list[str]:
-    """The categories to ask about, each once."""
-    for name in wanted or ():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            raise UserError(f"{source} has no category {name!r}; {advice}")
-    return list(dict.fromkeys(wanted or known))
-
-
-def _pairs(rows: list[Row], pictures: dict[Any, Row], names: dict[Any, str], source: Path, drop: bool) -> Pairs:
+def read_pairs(rows: list[Row], pictures: dict[Any, Row], names: dict[Any, str], source: Path, drop: bool) -> Pairs:
     """The boxes of every (picture, category) that the file mentions; none of a crowd, or of a bad box if `drop`."""
     pairs: Pairs = {}
     for number, row in enumerate(rows):
@@ -170,15 +196,16 @@ def _absent(pairs: Pairs, pictures: list[Any], chosen: list[str], count: int, se
     return [(pictures[index // len(chosen)], chosen[index % len(chosen)]) for index in drawn]
 
 
+def _named(ids: Collection[str], pictures: dict[Any, Row], chosen: list[str]) -> list[Key]:
+    """The pairs that ids such as 139:cat name; an id that names none is left out."""
+    by_text = {str(picture): picture for picture in pictures}
+    named = [(by_text.get(name.split(":", 1)[0]), name.split(":", 1)[-1]) for name in ids]
+    return [key for key in named if key[0] is not None and key[1] in chosen]
+
+
 def _check_picture(folder: Path, row: Row) -> None:
     path = folder / str(row["file_name"])
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-    except FileNotFoundError:
-        raise UserError(f"no picture at {path}; check data.images") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} will not open as a picture ({error}); repair or remove it") from None
+    width, height = picture_size(path)
     if (width, height) != (row["width"], row["height"]):
         raise UserError(
             f"{path} is {width} x {height} pixels, its annotations are for {row['width']} x {row['height']}: "
@@ -186,12 +213,11 @@ def _check_picture(folder: Path, row: Row) -> None:
         )
 
 
-def _sample(
-    task: Literal["detection", "presence"], folder: Path, row: Row, name: str, found: list[Box] | None
-) -> Sample:
+def _sample(task: Task, folder: Path, row: Row, key: Key, found: list[Box]) -> Sample:
+    name = key[1]
     if task == "presence":
         problem, solution = prompts.presence(name), prompts.presence_solution(bool(found))
     else:
         boxes = convert(np.reshape(found, (-1, 4)), pixels(row["width"], row["height"]), MODEL).clip(0, MODEL.width)
         problem, solution = prompts.detection(name), prompts.detection_solution(boxes)
-    return Sample(f"{row['id']}:{name}", folder / str(row["file_name"]), task, problem, solution, name)
+    return Sample(sample_id(key), folder / str(row["file_name"]), task, problem, solution, name)

@@ -63,12 +63,21 @@ def write_split(path: str | Path, samples: list[Sample], **origin: Any) -> None:
     Path(path).write_text(text + "\n", encoding="utf-8")
 
 
-def read_split(path: str | Path, samples: list[Sample]) -> list[Sample]:
-    """Those of `samples` that the split in the file names, in its order.  Raises `UserError` for a wrong file or id."""
+def split_ids(path: str | Path) -> list[str]:
+    """The ids in a split file, each once.  Raises `UserError` for a file that is no split."""
     try:
         names = json.loads(Path(path).read_text(encoding="utf-8"))["samples"]
+        if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+            raise ValueError("'samples' is no list of ids")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a split ({type(error).__name__}: {error}); make one with write_split") from None
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is not a split ({problem}); make one with minirft data split") from None
+    return list(dict.fromkeys(names))
+
+
+def read_split(path: str | Path, samples: list[Sample]) -> list[Sample]:
+    """Those of `samples` that the split in the file names, in its order.  Raises `UserError` for a wrong file or id."""
+    names = split_ids(path)
     by_id = {sample.id: sample for sample in samples}
     missing = [name for name in names if name not in by_id]
     if missing:

@@ -24,15 +24,15 @@ from matplotlib.ticker import MaxNLocator
 from minirft.samples import Sample
 from minirft.show.curves import running_mean
 from minirft.show.kept import small_picture
-from minirft.show.live import live
-from minirft.show.pictures import boxes_of, draw_boxes
+from minirft.show.live import answering, live
+from minirft.show.pictures import draw_answer
 from minirft.show.play import WIDTH, Playground, plot_axes
 from minirft.show.style import BLUE, INK, ORANGE, PAPER
 
 Row = dict[str, Any]
 SHOWN = 4  # pictures of a probe
 MORE = 20  # steps that the button adds
-CURVES, ANSWERS = 2.1, 2.1  # inches
+CURVES, ANSWERS = 2.1, 2.25  # inches
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,11 @@ class Dashboard(Playground):
         return small_picture(self.figure())
 
     async def done(self) -> Picture:
-        """`wait` for a notebook's `await`: while the cell waits, the kernel still hears the buttons (ipykernel 7)."""
+        """`wait` for a notebook's `await`: while the cell waits, the kernel still hears the controls (ipykernel 7)."""
         self.resume()
-        while self.running:
-            await asyncio.sleep(0.1)
+        with answering():
+            while self.running:
+                await asyncio.sleep(0.1)
         return self.wait()
 
     @property
@@ -204,7 +205,7 @@ class Dashboard(Playground):
         for row, (done, probe) in enumerate([self.probes[0], self.probes[-1]] if self.probes else []):
             shown = min(SHOWN, len(probe.samples))
             for i in range(shown):
-                axes = _place(figure, i, shown, CURVES + 0.15 + row * ANSWERS, ANSWERS - 0.25, margin=0.1)
+                axes = _place(figure, i, shown, CURVES + 0.15 + row * ANSWERS, ANSWERS - 0.42, margin=0.1)
                 _draw(axes, probe.samples[i], probe.texts[i], f"step {done}: ")
         return figure
 
@@ -238,6 +239,6 @@ def _place(figure: Figure, i: int, count: int, top: float, height: float, margin
 
 
 def _draw(axes: Axes, sample: Sample, text: str, title: str) -> None:
-    true = boxes_of(sample.task, sample.solution)[0]
-    draw_boxes(sample.picture(), true, *boxes_of(sample.task, text), axes=axes)
+    draw_answer(axes, sample, text)
+    axes.xaxis.labelpad = 1
     axes.set_title(title + sample.category, loc="left", fontsize=8.5, color=INK, parse_math=False)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from minirft.rewards import Reward
 from minirft.show.pictures import Group
-from minirft.show.play import Playground, canvas, plot_axes, signed, table
+from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.rescore import (
     BEHAVIOURS,
     Behaviour,
@@ -29,10 +29,11 @@ from minirft.show.rescore import (
     scores_of,
     weigh,
 )
-from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET
+from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, signed
 
 HEAVIEST = 3.0  # of the weight sliders
 WORST = 6  # answers of the red team that are shown
+NAMED = 6  # groups with another winner whose numbers are said
 
 # ------------------------------------------------------------------ figures
 
@@ -138,22 +139,26 @@ class RewardLab(Playground):
         figure, (left, right) = canvas(3.3, widths=(1, 1.5), left=0.07, wspace=0.2, bottom=0.1)
         before, after = self.compare()
         p = self.group.value
+        plot_axes(left, f"order of group {p}")
         _draw_order(left, before.rewards[p].tolist(), after.rewards[p].tolist(), self._names())
         pushed = [pushes(self.groups, found.advantages, self.behaviours) for found in (before, after)]
         push_bars(dict(zip(self._names(), pushed, strict=True)), right)
         return figure
 
     def words(self) -> str:
-        """Dead groups, reversed pairs, changed winners, and the strongest pushes."""
+        """Dead groups, reversed pairs, changed winners, the group that is drawn, and the pushes."""
         before, after = self.compare()
-        count = len(self.groups)
-        other = sum(a != b for a, b in zip(before.best, after.best, strict=True))
+        count, p = len(self.groups), self.group.value
+        other = [i for i, (a, b) in enumerate(zip(before.best, after.best, strict=True)) if a != b]
+        named = f" ({', '.join(map(str, other[:NAMED]))}{', …' if other[NAMED:] else ''})" if other else ""
         pushed = pushes(self.groups, after.advantages, self.behaviours)
         listed = ", ".join(f"{name} {signed(value)}" for name, value in pushed.items())
         return (
             f"dead groups: {before.dead} of {count} → {after.dead} of {count} · "
             f"{reversed_pairs(before.rewards, after.rewards):.0%} of the ordered pairs reversed · "
-            f"another best completion in {other} of {count} groups<br>pushes of the reward on trial: {listed}"
+            f"another best completion in {len(other)} of {count} groups{named}<br>"
+            f"group {p}: {reversed_pairs(before.rewards[[p]], after.rewards[[p]]):.0%} of its pairs reversed<br>"
+            f"pushes of the reward on trial: {listed}"
         )
 
     def _names(self) -> tuple[str, str]:
@@ -185,7 +190,6 @@ class RewardLab(Playground):
 
 def _draw_order(axes: Axes, before: list[float], after: list[float], names: tuple[str, str]) -> None:
     """A line for each completion from its place under one reward to its place under the other; equals share one."""
-    plot_axes(axes, "order of one group")
     places = [np.array([sum(x > y for x in rewards) + 1 for y in rewards]) for rewards in (before, after)]
     for g, (first, second) in enumerate(zip(*places, strict=True)):
         colour = BLUE if second < first else ORANGE if second > first else QUIET

@@ -20,7 +20,7 @@ from PIL import Image
 from minirft.answers import Detections, ParseFailure, parse
 from minirft.boxes import MODEL, convert, iou, match_greedy, pixels
 from minirft.samples import Sample, Task
-from minirft.show.style import BLUE, INK, QUIET, VERMILION, legend_below, panels
+from minirft.show.style import BLUE, INK, QUIET, VERMILION, legend_below, panels, signed
 
 LEGEND = [
     Line2D([], [], color="black", linestyle=(0, (4, 3)), linewidth=1.6, label="true box"),
@@ -72,7 +72,7 @@ def draw_boxes(
     for box, label in list(zip(_in_pixels(predicted, image), labels, strict=True))[:MAX_DRAWN]:
         _outline(axes, box, "white", 3.6, "solid")
         _outline(axes, box, VERMILION, 2.0, "solid")
-        _label(axes, box, label, image.height)
+        _label(axes, box, label, image)
     return axes.figure
 
 
@@ -81,9 +81,9 @@ def group_panel(group: Group, columns: int = 4) -> Figure:
     figure, grid = panels(len(group.texts), columns, 2.5, 2.95)
     rows = zip(grid, group.texts, group.rewards, group.advantages, strict=True)
     for number, (axes, text, reward, advantage) in enumerate(rows, start=1):
-        _draw_answer(axes, group.sample, text)
+        draw_answer(axes, group.sample, text)
         colour = BLUE if advantage > 0 else QUIET
-        title = f"{number}:  r = {reward:.2f}   A = {advantage:+.2f}"
+        title = f"{number}:  r = {reward:.2f}   A = {signed(advantage)}"
         axes.set_title(title, fontsize=9.5, color=colour, fontweight="bold", loc="left")
     legend_below(figure, LEGEND)
     return figure
@@ -101,7 +101,7 @@ def before_after(samples: Sequence[Sample], before: Sequence[str], after: Sequen
             for column, i in enumerate(chosen):
                 axes = grid[(2 * band + row) * columns + column]
                 axes.set_axis_on()
-                _draw_answer(axes, samples[i], texts[i])
+                draw_answer(axes, samples[i], texts[i])
                 title = f"{name}: {samples[i].category}"[:34]
                 weight = "bold" if name == "after" else "normal"
                 axes.set_title(title, fontsize=9.5, color=INK, fontweight=weight, loc="left", parse_math=False)
@@ -121,8 +121,8 @@ def boxes_of(task: Task, text: str) -> tuple[np.ndarray, np.ndarray | None]:
     return (answer[None], None) if isinstance(answer, np.ndarray) else (NONE, None)
 
 
-def _draw_answer(axes: Axes, sample: Sample, text: str) -> None:
-    """One answer on its picture; what has no box is said below it."""
+def draw_answer(axes: Axes, sample: Sample, text: str) -> None:
+    """One answer on its picture with the true boxes; what has no box is said below it."""
     predicted, confidence = boxes_of(sample.task, text)
     draw_boxes(sample.picture(), boxes_of(sample.task, sample.solution)[0], predicted, confidence, axes=axes)
     answer = parse(sample.task, text)
@@ -163,11 +163,11 @@ def _outline(axes: Axes, box: np.ndarray, colour: str, width: float, style: obje
     axes.add_patch(patch)
 
 
-def _label(axes: Axes, box: np.ndarray, text: str, height: int) -> None:
-    """Above the box where there is room, else inside it."""
-    inside = box[1] < 0.09 * height
+def _label(axes: Axes, box: np.ndarray, text: str, image: Image.Image) -> None:
+    """Above the box where there is room, else inside it; to the left of its right side near the picture's edge."""
+    inside, late = box[1] < 0.09 * image.height, box[0] > 0.62 * image.width
     ground = {"facecolor": VERMILION, "edgecolor": "none", "pad": 1.2}
     axes.text(
-        box[0], box[1], text, fontsize=7.5, color="white", fontweight="bold", bbox=ground,
-        va="top" if inside else "bottom", ha="left", clip_on=True,
+        box[2] if late else box[0], box[1], text, fontsize=7.5, color="white", fontweight="bold", bbox=ground,
+        va="top" if inside else "bottom", ha="right" if late else "left", clip_on=True,
     )  # fmt: skip

@@ -98,13 +98,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["".join(f"<th {CELL}>{cell}</th>" for cell in head)]
     lines += ["".join(f"<td {CELL}>{cell}</td>" for cell in row) for row in rows]
     return f"<table {TABLE}>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-
-def signed(number: float, digits: int = 2) -> str:
-    """A number with its sign, a true minus, and no minus before zero.
-
-    >>> signed(-0.5), signed(-0.0001), signed(1)
-    ('−0.50', '0.00', '+1.00')
-    """
-    text = f"{number:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")

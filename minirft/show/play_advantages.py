@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.show.play import Playground, canvas, plot_axes, signed
-from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, SKY, VERMILION
+from minirft.show.play import Playground, canvas, plot_axes
+from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, SKY, VERMILION, signed
 
 FORMULAS = {
     "std": "A = (r − mean) / (std + ε)",
@@ -44,11 +44,16 @@ class AdvantagePlayground(Playground):
         low, high = min(0.0, self.start.min()), max(HIGHEST, self.start.max())
         self.sliders = [
             ipywidgets.FloatSlider(
-                value, min=low, max=high, step=0.01, orientation="vertical", description=_name(g),
-                layout={"width": "64px", "height": "170px"},
+                value, min=low, max=high, step=0.01, orientation="vertical",
+                layout={"width": "64px", "height": "150px", "margin": "6px 2px 2px"},
             )
-            for g, value in enumerate(self.start)
+            for value in self.start
         ]  # fmt: skip
+        centred = {"display": "flex", "justify_content": "center"}
+        named = [  # labels of their own: a slider's description is covered by its handle at the top
+            ipywidgets.VBox([ipywidgets.Label(_name(g), layout=centred), slider])
+            for g, slider in enumerate(self.sliders)
+        ]
         self.scale = ipywidgets.Dropdown(options=list(FORMULAS), description="scale", layout={"width": "190px"})
         self.eps = ipywidgets.FloatLogSlider(
             1e-4, min=-8, max=0, step=1, description="ε", readout_format=".0e", layout={"width": "280px"}
@@ -62,7 +67,7 @@ class AdvantagePlayground(Playground):
         self.near_tie.on_click(lambda _: self.set_rewards(np.where(np.arange(group) == 0, 1.51, 1.50)))
         self.lesson.on_click(lambda _: self.set_rewards(self.start))
         choices = [self.scale, self.eps, ipywidgets.Label("ddof"), self.ddof], [self.lesson, self.near_tie, self.equal]
-        super().__init__([*map(ipywidgets.HBox, choices), ipywidgets.HBox(self.sliders)])
+        super().__init__([*map(ipywidgets.HBox, choices), ipywidgets.HBox(named)])
         self.scale.observe(lambda change: setattr(self.eps, "disabled", change.new in ("mean", "none")), "value")
         self.watch(*self.sliders, self.scale, self.eps, self.ddof)
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from minirft.loss import Estimator, kl_estimate
-from minirft.show.play import Playground, canvas, plot_axes, signed, table
-from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, SKY
+from minirft.show.play import Playground, canvas, plot_axes, table
+from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, SKY, signed
 
 KINDS: tuple[Estimator, ...] = get_args(Estimator)
 COLOURS = dict(zip(KINDS, (ORANGE, GREEN, BLUE), strict=True))

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from minirft.loss import clipped_gain, policy_loss
-from minirft.show.play import Playground, canvas, plot_axes, signed
+from minirft.show.play import Playground, canvas, plot_axes
 from minirft.show.play_kl import KLExplorer
-from minirft.show.style import BLUE, INK, ORANGE, QUIET, VERMILION
+from minirft.show.style import BLUE, INK, ORANGE, QUIET, VERMILION, signed
 
 __all__ = ["ClipExplorer", "KLExplorer", "gradients", "one_token"]
 

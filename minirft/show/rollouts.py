@@ -18,10 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minirft.advantages import degenerate_groups
+from minirft.samples import Sample  # noqa: F401  a field of Group: pdoc reads the types of Record here
 from minirft.show.kept import live_small
 from minirft.show.pictures import Group, boxes_of, draw_boxes
-from minirft.show.play import Playground, canvas, plot_axes, signed, table
-from minirft.show.style import INK, QUIET, RUNS
+from minirft.show.play import Playground, canvas, plot_axes, table
+from minirft.show.style import INK, QUIET, RUNS, signed
 from minirft.show.tokens import LINE, draw_tokens, layout, name_of, reach, shade
 
 ALL, TEACH, DEGENERATE, FAILURE = "all groups", "groups that teach", "degenerate groups", "failure: "
@@ -103,12 +104,11 @@ class RolloutBrowser(Playground):
         )
         self.which = ipywidgets.ToggleButtons(
             options=[(name_of(g), g) for g in range(len(records[0].texts))],
-            description="picture",
             style={"button_width": "44px"},
         )
         super().__init__(
             [ipywidgets.HBox([self.previous, self.next, self.heat]), ipywidgets.HBox([self.kind, self.worth]),
-             self.which]
+             ipywidgets.HBox([ipywidgets.Label("picture"), self.which])]
         )  # fmt: skip
         self.previous.on_click(lambda _: self.go(-1))
         self.next.on_click(lambda _: self.go(1))

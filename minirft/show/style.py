@@ -58,3 +58,13 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a category may have any name
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+def signed(number: float, digits: int = 2) -> str:
+    """A number with its sign, a true minus, and no minus before zero.
+
+    >>> signed(-0.5), signed(-0.0001), signed(1)
+    ('−0.50', '0.00', '+1.00')
+    """
+    text = f"{number:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")

@@ -1,0 +1,213 @@
+"""The commands that look at data before a run: what is in it, what it looks like, and a split that others can reuse.
+
+Imports are inside the commands: torch and transformers take seconds, and `minirft --help` needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from minirft.flags import Json, T, parse, quieten_libraries
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from minirft.config import GRPOConfig
+    from minirft.samples import Sample
+
+USAGE = """\
+usage: minirft data inspect CONFIG [--samples N] [--out FILE.png] [--data.field value ...]
+       minirft data split CONFIG --shots K [--seed S] [--out FILE.json] [--data.field value ...]
+
+`minirft data inspect CONFIG --help` lists what it takes."""
+CATEGORIES_SHOWN = 40
+COLUMNS, WIDTH = 4, 46  # panels side by side, characters of a line below one
+
+
+def data(args: list[str]) -> None:
+    """Look before you train: inspect CONFIG draws and counts samples, split CONFIG writes a k-shot split."""
+    from minirft.samples import UserError
+
+    commands = {"inspect": inspect, "split": split}
+    if args and args[0] in commands:
+        commands[args[0]](args[1:])
+    elif not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        raise SystemExit(0)
+    else:
+        raise UserError(f"no command data {args[0]}; there are data inspect and data split")
+
+
+@dataclass(frozen=True)
+class InspectFlags:
+    """What `data inspect` takes besides the data settings."""
+
+    samples: int = 12
+    """How many samples to draw."""
+    out: Path | None = None
+    """PNG file for the drawing; without it samples are only counted."""
+    held_out: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Look at the evaluation data instead of the training data."""
+    json: Json = False
+    """Print one JSON object."""
+
+
+def inspect(args: list[str]) -> None:
+    """Counts, warnings and a drawing of a config's data."""
+    config, flags = parse_data(args, InspectFlags(), "minirft data inspect")
+    from minirft.data.summary import summarise, warnings
+    from minirft.feed import held_out
+    from minirft.samples import UserError
+    from minirft.show.style import png
+
+    training, found, nothing = _training(config), [], []
+    try:
+        found = held_out(replace(config, eval_samples=0))
+    except UserError as error:
+        if flags.held_out:
+            raise
+        nothing = [f"nothing to evaluate on: {error}"]
+    samples = found if flags.held_out else training
+    limit, wanted = config.max_completion_length, () if config.data.task == "classification" else config.data.categories
+    told = summarise(samples) | {"warnings": warnings(training, limit, found, wanted) + nothing}
+    if flags.out:
+        flags.out.write_bytes(png(drawing(_spread(samples, flags.samples, config.data.seed))))
+        told["drawing"] = str(flags.out)
+    print(json.dumps(told) if flags.json else report(told))
+
+
+def _training(config: GRPOConfig) -> list[Sample]:
+    """The training set, or of an endless world the first steps' samples."""
+    from minirft.feed import training_feed, training_set
+
+    if config.data.kind != "tiny" or config.data.shots:
+        return training_set(config.data)
+    feed = training_feed(config)
+    return [sample for step in range(1, 17) for sample in feed(step)]
+
+
+@dataclass(frozen=True)
+class SplitFlags:
+    """What `data split` takes besides the data settings."""
+
+    shots: int
+    """k, pictures of each category."""
+    seed: int | None = None
+    """Draws them; `data.seed` of the config if left out."""
+    out: Path = Path("split.json")
+    """File to write; a run reads it with --data.split FILE."""
+
+
+def split(args: list[str]) -> None:
+    """Write the ids of a k-shot training set to a file."""
+    config, flags = parse_data(args, SplitFlags(shots=0), "minirft data split")
+    from minirft.data.shots import write_split
+    from minirft.feed import training_set
+    from minirft.samples import UserError
+
+    settings, k = config.data, flags.shots or config.data.shots
+    if k < 1:
+        raise UserError("how many pictures of each category? give --shots K")
+    seed = settings.seed if flags.seed is None else flags.seed
+    settings = replace(settings, shots=k, seed=seed, split=None)
+    replace(settings, shots=0, split=flags.out)  # refuses what cannot be read back
+    samples = training_set(settings)
+    source = settings.annotations or settings.folder
+    origin = {"kind": settings.kind, "task": settings.task, "source": source.name if source else "", "k": k}
+    write_split(flags.out, samples, **origin, seed=seed, negatives=settings.negatives)
+    count = len({sample.category for sample in samples})
+    print(f"{len(samples)} samples of {count} categories: {flags.out}; train on them with --data.split {flags.out}")
+
+
+def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
+    """The settings and the other flags of `CONFIG [--data.field value ...]`; CONFIG as in `parse_config`."""
+    quieten_libraries()
+    from minirft.config import load_config
+    from minirft.data.settings import DataConfig
+    from minirft.runs import run_config
+    from minirft.samples import UserError
+
+    if (not args or args[0].startswith("-")) and not {"-h", "--help"} & set(args):
+        raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")
+    named = bool(args) and not args[0].startswith("-")
+    source, rest = (args[0], args[1:]) if named else ("tiny_detection", args)
+    config = run_config(Path(source)) if Path(source).is_dir() else load_config(source)
+
+    def both(data: DataConfig, flags: T) -> tuple[DataConfig, T]:
+        return data, flags
+
+    flat = tyro.conf.arg(name="")
+    both.__annotations__ = {"data": DataConfig, "flags": Annotated[type(flags), flat]}
+    both.__defaults__ = (config.data, flags)
+    settings, flags = parse(both, rest, prog)
+    return replace(config, data=settings), flags
+
+
+def report(told: dict[str, Any]) -> str:
+    """The counts as text: a line, a table of categories, the warnings."""
+    numbers = {name: told[name] for name in ("samples", "pictures", "boxes", "categories")}
+    lines = [", ".join(f"{count} {name}" for name, count in numbers.items()) + f", {told['absent']:.0%} absent"]
+    rows = list(told["by_category"].items())
+    if rows:
+        width = max(len(name) for name, _ in rows[:CATEGORIES_SHOWN])
+        lines += ["", f"{'category':<{width}}  samples  absent  boxes"]
+        lines += [
+            f"{name:<{width}}  {row['samples']:>7}  {row['absent']:>6}  {row['boxes']:>5}"
+            for name, row in rows[:CATEGORIES_SHOWN]
+        ]
+    if len(rows) > CATEGORIES_SHOWN:
+        lines.append(f"... and {len(rows) - CATEGORIES_SHOWN} more (--json lists all)")
+    lines += ["", *(f"warning: {warning}" for warning in told["warnings"])] if told["warnings"] else []
+    return "\n".join([*lines, *(["", f"drawing: {told['drawing']}"] if "drawing" in told else [])])
+
+
+def drawing(samples: list[Sample]) -> Figure:
+    """The samples in a grid: picture, true boxes, what is asked, the solution, the size in pixels."""
+    from minirft.show.style import panels
+
+    figure, grid = panels(len(samples), COLUMNS, 3.2, 4.0)
+    for axes, sample in zip(grid, samples, strict=True):
+        _draw(axes, sample)
+    return figure
+
+
+def _draw(axes: Axes, sample: Sample) -> None:
+    from minirft.data.summary import true_boxes
+    from minirft.show.pictures import draw_boxes
+    from minirft.show.style import INK
+
+    picture = sample.picture()
+    draw_boxes(picture, true=true_boxes(sample), axes=axes)
+    title = f"{_short(sample.category, 30)}   {picture.width} x {picture.height}"
+    axes.set_title(title, fontsize=9, color=INK, fontweight="bold", loc="left", parse_math=False)
+    axes.set_anchor("NW")
+    question, solution = (textwrap.wrap(_short(text, 3 * WIDTH), WIDTH) for text in (sample.problem, sample.solution))
+    axes.set_xlabel("\n".join([*question, *solution]), fontsize=7, color=INK, loc="left", parse_math=False)
+
+
+def _short(text: str, limit: int) -> str:
+    """On one line, cut between words where that can be.
+
+    >>> _short("dog", 30), _short("a long question", 10), _short("honorificabilitudinitatibus", 8)
+    ('dog', 'a long …', 'honorif…')
+    """
+    text = " ".join(text.split())
+    if len(text) <= limit:
+        return text
+    cut = textwrap.shorten(text, limit, placeholder=" …")
+    return cut if len(cut) > limit / 2 else text[: limit - 1] + "…"
+
+
+def _spread(samples: list[Sample], count: int, seed: int) -> list[Sample]:
+    """`count` samples drawn by the seed, in their order."""
+    import numpy as np
+
+    drawn = np.random.default_rng(seed).permutation(len(samples))[:count]
+    return [samples[i] for i in sorted(drawn)]

@@ -1,0 +1,136 @@
+"""ReasonSeg (LISA, arXiv 2308.00692) as grounding samples: an instruction that takes thought, and one box.
+
+    ReasonSeg/
+      train/
+        0001.jpg
+        0001.json    {"shapes": [{"label": "target", "points": [[x, y], ...]}, {"label": "ignore", ...}],
+                      "text": ["the part of the bicycle that ..."], "is_sentence": true}
+      val/  test/    the same
+
+Every instruction of a picture is a sample.  Its box is the bounds of all target polygons, clipped to the picture.
+`masks` draws the polygons, for an IoU of masks (gIoU).
+
+Deviations from the paper, which takes the first polygon's bounds only, cuts coordinates down to whole numbers, and in
+evaluation reads the first instruction only.  As in LISA's own reader, "flag" polygons are left out, and what is
+neither that nor "ignore" is a target.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from minirft import prompts
+from minirft.boxes import MODEL, Array, convert, pixels
+from minirft.data.checks import picture_size
+from minirft.samples import Sample, UserError
+
+Mask = NDArray[np.bool_]
+Part = Literal["train", "val", "test"]
+LARGEST = 1e6  # pixels
+Polygon = tuple[str, Array]  # "target" or "ignore", and the corners, (n, 2) in pixels
+
+
+def load_reasonseg(folder: str | Path, part: Part) -> list[Sample]:
+    """One sample for each instruction of a part, by file name; its id is NAME:NUMBER.
+
+    Raises `UserError` naming the file that is wrong.
+
+    >>> load_reasonseg("nowhere", "val")
+    Traceback (most recent call last):
+    minirft.samples.UserError: no folder nowhere/val; data.folder must hold train/, val/ and test/
+    """
+    root = Path(folder) / part
+    if not root.is_dir():
+        raise UserError(f"no folder {root}; data.folder must hold train/, val/ and test/")
+    files = sorted(root.glob("*.json"))
+    pictures = {path.stem for path in root.glob("*.jpg")}
+    missing = pictures - {path.stem for path in files}
+    if missing or not files:
+        raise UserError(f"{root} has no {min(missing, default='*')}.json; unpack the archive again")
+    return [sample for path in files for sample in _samples(path, part)]
+
+
+def masks(sample: Sample) -> tuple[Mask, Mask]:
+    """What is meant and what does not count, each (height, width); edges belong to a polygon, smaller ones lie on top.
+
+    An intersection over union must leave out the second mask.  Raises `UserError` for a sample of another set.
+    """
+    if not isinstance(sample.image, Path) or not sample.image.with_suffix(".json").is_file():
+        raise UserError(f"sample {sample.id} has no polygons beside its picture; masks are for ReasonSeg only")
+    width, height = picture_size(sample.image)
+    polygons = _polygons(*_read(sample.image.with_suffix(".json")))
+    drawn = [(label, _draw(corners, width, height)) for label, corners in polygons]
+    canvas = np.zeros((height, width), dtype=np.uint8)
+    for label, mask in sorted(drawn, key=lambda one: -one[1].sum()):
+        canvas[mask] = 2 if label == "ignore" else 1
+    return canvas == 1, canvas == 2
+
+
+def _samples(path: Path, part: str) -> list[Sample]:
+    data, where = _read(path)
+    texts = data.get("text")
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise UserError(f"{where}: 'text' is {texts!r}, not a list of instructions; repair the file")
+    image = path.with_suffix(".jpg")
+    frame = pixels(*picture_size(image, f"{where} is about it"))
+    corners = [points for label, points in _polygons(data, where) if label == "target"]
+    if not corners:
+        raise UserError(f"{where} has no target polygon; repair or remove it")
+    points = np.concatenate(corners).clip(0, [frame.width, frame.height])
+    low, high = points.min(0), points.max(0)
+    if not (low < high).all():
+        raise UserError(
+            f"{where}: the target is empty, or outside the {frame.width} x {frame.height} picture; repair it"
+        )
+    solution = prompts.grounding_solution(convert([*low, *high], frame, MODEL))
+    return [
+        Sample(f"{part}/{path.stem}:{i}", image, "grounding", prompts.grounding(text.strip()), solution, text.strip())
+        for i, text in enumerate(texts)
+    ]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """The file and its name; some of the published ones are in Windows' encoding."""
+    try:
+        raw = path.read_bytes()
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            text = raw.decode("cp1252")
+        data = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); unpack the archive again") from None
+    if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
+        raise UserError(f"{path} has no list 'shapes'; repair or remove it")
+    return data, str(path)
+
+
+def _polygons(data: dict[str, Any], where: str) -> list[Polygon]:
+    polygons = []
+    for i, shape in enumerate(data["shapes"]):
+        label = shape.get("label") if isinstance(shape, dict) else None
+        if not isinstance(label, str):
+            raise UserError(f"{where}: shapes[{i}] has no label; repair it")
+        if label.lower() == "flag":
+            continue
+        try:
+            corners = np.array(shape.get("points"), dtype=np.float64)
+        except (TypeError, ValueError):
+            corners = np.zeros(0)
+        sound = corners.ndim == 2 and corners.shape[1] == 2 and len(corners) >= 3 and (np.abs(corners) < LARGEST).all()
+        if not sound:
+            raise UserError(f"{where}: shapes[{i}] needs 3 or more points [x, y] in pixels; repair it")
+        polygons.append(("ignore" if "ignore" in label.lower() else "target", corners))
+    return polygons
+
+
+def _draw(corners: Array, width: int, height: int) -> Mask:
+    canvas = Image.new("1", (width, height))
+    ImageDraw.Draw(canvas).polygon([(int(x), int(y)) for x, y in corners], fill=1, outline=1)
+    return np.array(canvas)

@@ -1,0 +1,108 @@
+"""What a set of samples holds, counted, and what about it would spoil a run."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minirft.answers import Detections, parse_solution
+from minirft.boxes import Array
+from minirft.data.shots import is_present
+from minirft.samples import Sample
+
+THIN = 10  # thousandths of the picture; a box this thin is missed (IoU < .5) by an error of a few thousandths
+UNEQUAL = 20  # times as many samples of one category as of another
+SHOWN = 5  # names in a warning
+
+
+def true_boxes(sample: Sample) -> Array:
+    """The boxes of the solution in the model's frame, (M, 4); none for a label or a yes.
+
+    >>> from pathlib import Path
+    >>> true_boxes(Sample("0", Path("0.jpg"), "grounding", "?", "<answer>(1,2),(3,4)</answer>")).tolist()
+    [[1.0, 2.0, 3.0, 4.0]]
+    """
+    truth = parse_solution(sample.task, sample.solution)
+    if isinstance(truth, Detections):
+        return truth.boxes
+    return np.reshape(truth, (-1, 4)) if isinstance(truth, np.ndarray) else np.zeros((0, 4))
+
+
+def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Counts, ready for JSON: samples, pictures, boxes, the share of absent questions, and those by category.
+
+    For grounding the categories are instructions, so that they are counted and not listed.
+    """
+    table: dict[str, dict[str, int]] = {}
+    for sample in samples:
+        row = table.setdefault(sample.category, {"samples": 0, "absent": 0, "boxes": 0})
+        row["samples"] += 1
+        row["absent"] += not is_present(sample)
+        row["boxes"] += len(true_boxes(sample))
+    absent = sum(row["absent"] for row in table.values())
+    listed = {sample.task for sample in samples} != {"grounding"}
+    return {
+        "samples": len(samples),
+        "pictures": len({_picture(sample) for sample in samples}),
+        "boxes": sum(row["boxes"] for row in table.values()),
+        "absent": absent / len(samples) if samples else 0.0,
+        "categories": len(table),
+        "by_category": dict(sorted(table.items(), key=lambda item: -item[1]["samples"])) if listed else {},
+    }
+
+
+def warnings(
+    samples: Sequence[Sample],
+    max_completion_length: int,
+    held_out: Sequence[Sample] = (),
+    wanted: Sequence[str] = (),
+) -> list[str]:
+    """One line for each thing that would spoil training on `samples` or make evaluation on `held_out` unfair.
+
+    `wanted` are the categories that were asked for by name.
+    """
+    found = []
+    present, absent = Counter[str](), Counter[str]()
+    for sample in samples:
+        (present if is_present(sample) else absent)[sample.category] += 1
+    if {sample.task for sample in samples} & {"detection", "presence"} and not absent:
+        found.append("no question is about an absent category: nothing teaches the answer No Objects (or no)")
+    never = [name for name in dict.fromkeys([*wanted, *absent]) if name not in present]
+    if never:
+        found.append(f"in no picture: {_some(never)}")
+    grounding = any(sample.task == "grounding" for sample in samples)
+    if present and not grounding and max(present.values()) >= UNEQUAL * min(present.values()):
+        (most, many), (least, few) = present.most_common()[0], present.most_common()[-1]
+        found.append(f"unequal categories: {many} pictures of {most}, {few} of {least}; data.shots evens them out")
+    long = [sample.id for sample in samples if len(re.findall(r"\d", sample.solution)) > max_completion_length]
+    if long:
+        limit = f"the {max_completion_length} tokens of max_completion_length, and every digit is a token"
+        found.append(f"{len(long)} solutions have more digits than {limit}: {_some(long)}")
+    boxes = np.concatenate([np.zeros((0, 4)), *(true_boxes(sample) for sample in samples)])
+    thin = int(((boxes[:, 2:] - boxes[:, :2]).min(-1, initial=np.inf) < THIN).sum()) if len(boxes) else 0
+    if thin > len(boxes) / 10:
+        found.append(f"{thin} of {len(boxes)} boxes are thinner than {THIN} thousandths of the picture: hard to hit")
+    twice = [name for (_, name), count in Counter((_picture(s), s.problem) for s in samples).items() if count > 1]
+    if twice:
+        found.append(f"{len(twice)} questions are asked more than once about the same picture")
+    shared = {_picture(sample) for sample in samples} & {_picture(sample) for sample in held_out}
+    if shared:
+        found.append(f"{len(shared)} pictures are both trained and evaluated on, such as {min(map(str, shared))}")
+    return found
+
+
+def _picture(sample: Sample) -> Any:
+    """What tells pictures apart: the file, the row of a table, or a picture that is only in memory."""
+    return sample.image.resolve() if hasattr(sample.image, "resolve") else _memory(sample.image)
+
+
+def _memory(image: Any) -> Any:
+    return ("in memory", id(image)) if image.__hash__ is None else image
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

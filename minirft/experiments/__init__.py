@@ -1,0 +1,12 @@
+"""The paper's experiments: the same comparison, re-enacted on the tiny world with honest statistics.
+
+    settings    what each experiment trains on, chooses by and is tested on
+    cells       one cell: a method, a number of shots, a seed; trained and tested from nothing
+    board       all cells of an experiment: what is left, side by side on free cores, into one file
+    statistics  means over seeds, bootstrap over seeds and questions, paired differences
+    summary     an experiment's file as a table, the paper's numbers beside
+
+The rules of the comparison.  All methods start at the same weights, train the same weights, see the same pictures in
+the same order and batches.  Each may choose among as many learning rates and lengths of training, by a validation set
+of the training categories and a seed that no test uses.  The test questions were never used for choosing anything.
+"""

@@ -1,0 +1,135 @@
+"""All cells of an experiment: what is left to do, side by side on free cores, into one file.
+
+The file, OUT/NAME.json, is rewritten whole after every cell, so a run that is killed goes on where it was.  First the
+cells that tune; then, for each part, method and number of shots, the rate and length that did best in validation
+are tested on `seeds` fresh seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from minirft.experiments.cells import TUNING_SEED, Key, run_cell
+from minirft.experiments.settings import METHODS, RATES, STOPS, TEST_ON, VALIDATION, find
+from minirft.runlog import provenance
+from minirft.samples import UserError
+
+Cell = dict[str, Any]  # "key": the fields of a `Key`, and what `run_cell` found
+
+
+@dataclass
+class Board:
+    """The file of an experiment, and what is in it."""
+
+    file: Path
+    header: dict[str, Any] = field(default_factory=dict)
+    cells: dict[Key, Cell] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, file: Path, name: str) -> Board:
+        """The file's cells, or an empty board.  Raises `UserError` for a file of other settings, or none of ours."""
+        header = provenance({"experiment": name, "rates": RATES, "stops": STOPS, "test": TEST_ON}, VALIDATION, "cpu")
+        board = cls(file, header)
+        if not file.exists():
+            return board
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            board.cells = {Key(**cell["key"]): cell for cell in stored["cells"]}
+            same = stored["header"]["config"] == json.loads(json.dumps(header["config"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is not the file of an experiment ({error}); choose another --out") from None
+        if not same:
+            raise UserError(f"{file} was made with other settings; move it away, or choose another --out")
+        return board
+
+    def add(self, key: Key, found: dict[str, Any]) -> None:
+        """Keep a cell, in the file too: it is whole or as it was at any moment."""
+        self.cells[key] = {"key": asdict(key), **found}
+        order = sorted(self.cells, key=lambda key: (key.part, key.shots, key.method, key.seed, key.rate))
+        rows = ",\n".join(json.dumps(self.cells[key]) for key in order)
+        text = f'{{"header": {json.dumps(self.header)},\n"cells": [\n{rows}\n]}}\n'
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        part = self.file.with_name(self.file.name + ".part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, self.file)
+
+
+def run_experiment(name: str, out: Path, seeds: int = 5, workers: int = 0, progress: bool = True) -> Board:
+    """Do all cells of an experiment that are not yet in its file; `workers` 0 takes every core that is ours."""
+    board = Board.open(out / f"{name}.json", name)
+    run_cells(board, keys_to_tune(name), f"{name}: choosing", workers, progress)
+    run_cells(board, keys_to_test(board, name, seeds), f"{name}: testing", workers, progress)
+    return board
+
+
+def run_cells(
+    board: Board,
+    keys: Iterable[Key],
+    label: str,
+    workers: int,
+    progress: bool,
+    work: Callable[[Key], dict[str, Any]] = run_cell,
+) -> None:
+    """Do those of `keys` that are left, each in one of `workers` processes."""
+    left = [key for key in keys if key not in board.cells]
+    workers = min(workers or len(os.sched_getaffinity(0)), len(left))
+    if not left:
+        return
+    bar = tqdm(total=len(left), desc=label, unit="cell", disable=not progress, dynamic_ncols=True)
+    fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
+    with bar, ProcessPoolExecutor(workers, fresh) as pool:
+        jobs = {pool.submit(work, key): key for key in left}
+        try:
+            for job in as_completed(jobs):
+                board.add(jobs[job], job.result())
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def keys_to_tune(name: str) -> list[Key]:
+    """One cell for each part, number of shots, method and learning rate; the longest first."""
+    return [
+        Key(name, part, method, shots, TUNING_SEED, rate)
+        for method in reversed(METHODS)
+        for part, spec in find(name).parts.items()
+        for shots in spec.shots
+        for rate in RATES[method]
+    ]
+
+
+def keys_to_test(board: Board, name: str, seeds: int) -> list[Key]:
+    """The base once for each part, and each method at its chosen rate and length with every seed."""
+    keys = []
+    for part, spec in find(name).parts.items():
+        keys.append(Key(name, part, "base", 0, 1))
+        for shots in spec.shots:
+            for method in METHODS:
+                rate, steps = choose(board, name, part, method, shots)
+                keys += [Key(name, part, method, shots, seed, rate, steps) for seed in range(1, seeds + 1)]
+    return sorted(keys, key=lambda key: key.method != "rft")
+
+
+def choose(board: Board, name: str, part: str, method: str, shots: int) -> tuple[float, int]:
+    """The rate and length with the best validation; of equals the shorter, then the lower rate."""
+    scores = {
+        (steps, rate): value
+        for rate in RATES[method]
+        for steps, value in _validation(board, Key(name, part, method, shots, TUNING_SEED, rate)).items()
+    }
+    steps, rate = max(sorted(scores), key=scores.__getitem__)
+    return rate, steps
+
+
+def _validation(board: Board, key: Key) -> dict[int, float]:
+    return {int(steps): value for steps, value in board.cells[key]["validation"].items()}

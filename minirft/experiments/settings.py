@@ -1,0 +1,195 @@
+"""What each experiment trains on, chooses by, and is tested on.
+
+Three streams of questions never meet: training pictures come from seeds 1, 2, ..., validation and test pictures from
+two seeds of their own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from minirft.config import GRPOConfig
+from minirft.data.shots import is_present, k_shot
+from minirft.samples import Sample, Task, UserError
+from minirft.tiny import world
+from minirft.tiny.lookalikes import FAMILIES
+from minirft.tiny.scenes import BASE, FEWSHOT, NOVEL, RARE
+
+VALIDATION, TEST = 20_000_003, 30_000_001  # seeds
+CHOOSE_BY, TEST_ON = 200, 500  # questions
+ABSENT = 0.2
+"""Share of questions about an absent category, everywhere.  The paper's few-shot sets have none."""
+HEADLINE: dict[Task, str] = {"detection": "ap50", "classification": "accuracy", "grounding": "box_iou"}
+"""The metric by which settings are chosen and methods compared."""
+
+Draw = Callable[[int, int], list[Sample]]  # (how many, seed) -> questions
+METHODS = ("sft", "sft-quick", "sft-reasoning", "rft")
+"""Imitate answers alone, as the paper's SFT does; the same behind the base's own short thought; behind an expert's
+reasoning; or GRPO.  The embedded base has never seen a text without a thought, Qwen2-VL has: the second is the fairer
+counterpart of the paper's baseline."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to learn: a stream of questions, how they are counted, and what the result is tested on."""
+
+    task: Task
+    draw: Draw
+    names: tuple[str, ...]
+    """What shots are counted by: k pictures of each."""
+    tests: dict[str, Draw]
+    shots: tuple[int, ...]
+    """Pictures of each name; 0 stands for `size` pictures of the stream as they come."""
+    size: int = 0
+
+    def train(self, shots: int, seed: int) -> list[Sample]:
+        """The training set of a seed; for one seed more shots only add."""
+        if not shots:
+            return self.draw(self.size, seed)
+        pool, enough, every = 64, False, []
+        while not enough:  # the world is endless, and its first questions do not depend on how many are drawn
+            pool *= 2
+            every = self.draw(pool, seed)
+            shown = Counter(sample.category for sample in every if is_present(sample))
+            enough = all(shown[name] >= shots for name in self.names)
+        return k_shot(every, shots, seed, ABSENT if self.task == "detection" else 0.0)
+
+    def validation(self) -> list[Sample]:
+        """What settings are chosen by; its own stream, of what is trained on."""
+        return [replace(sample, id=f"validation-{sample.id}") for sample in self.draw(CHOOSE_BY, VALIDATION)]
+
+    def test(self, name: str, count: int = TEST_ON) -> list[Sample]:
+        """The questions of a test; used for nothing else."""
+        return [replace(sample, id=f"test-{sample.id}") for sample in self.tests[name](count, TEST)]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of the paper's comparisons on the tiny world."""
+
+    title: str
+    paper: str
+    """Where the paper has it."""
+    parts: dict[str, Part]
+
+
+def _detection(categories: tuple[str, ...], style: str = "plain") -> Draw:
+    return partial(world.detection, categories=categories, absent=ABSENT, style=style)
+
+
+def _family(name: str) -> Part:
+    draw = partial(world.classification, family=name)
+    return Part("classification", draw, tuple(FAMILIES[name]), {"same": draw}, (1, 2, 4, 8, 16))
+
+
+def _kind(reasoning: bool) -> Draw:
+    """Grounding questions of one kind: an object named, or one that must be reasoned out."""
+
+    def draw(count: int, seed: int) -> list[Sample]:
+        every = world.grounding(4 * count, seed)
+        return [sample for sample in every if (sample.category in world.EXTREMES) == reasoning][:count]
+
+    return draw
+
+
+OTHER = tuple(category for category in BASE if category not in FEWSHOT)
+EXPERIMENTS: dict[str, Experiment] = {
+    "classification": Experiment(
+        "Few-shot classification of look-alike classes", "Table 2", {name: _family(name) for name in FAMILIES}
+    ),
+    "coco-fewshot": Experiment(
+        "Few-shot detection of 8 of 80 categories",
+        "Table 3",
+        {
+            "8 categories": Part(
+                "detection",
+                _detection(FEWSHOT),
+                FEWSHOT,
+                {"same": _detection(FEWSHOT), "other": _detection(OTHER)},
+                (1, 2, 4, 8, 16),
+            )
+        },
+    ),
+    "lvis-fewshot": Experiment(
+        "10-shot detection of 6 rare categories",
+        "Table 4",
+        {"6 rare": Part("detection", _detection(RARE[:6]), RARE[:6], {"same": _detection(RARE[:6])}, (10,))},
+    ),
+    "out-of-domain": Experiment(
+        "Few-shot detection in another drawing style",
+        "Table 5",
+        {
+            "sketches": Part(
+                "detection",
+                _detection(FEWSHOT[:5], "sketch"),
+                FEWSHOT[:5],
+                {"same": _detection(FEWSHOT[:5], "sketch"), "plain style": _detection(FEWSHOT[:5])},
+                (4, 16),
+            )
+        },
+    ),
+    "grounding": Experiment(
+        "Reasoning grounding from 239 pictures",
+        "Table 6",
+        {
+            "239 pictures": Part(
+                "grounding",
+                world.grounding,
+                (),
+                {"all": world.grounding, "named": _kind(reasoning=False), "reasoned": _kind(reasoning=True)},
+                (0,),
+                239,
+            )
+        },
+    ),
+    "open-vocabulary": Experiment(
+        "Train on 65 base categories, test on 15 novel and 13 rare ones",
+        "Tables 7 and 8",
+        {
+            "65 base": Part(
+                "detection",
+                _detection(BASE),
+                (),
+                {
+                    "novel": _detection(NOVEL),
+                    "base": _detection(BASE),
+                    "all": _detection(BASE + NOVEL),
+                    "rare": _detection(RARE),
+                },
+                (0,),
+                600,
+            )
+        },
+    ),
+}
+
+
+def find(name: str) -> Experiment:
+    """The experiment of that name.  Raises `UserError` when there is none."""
+    if name not in EXPERIMENTS:
+        raise UserError(f"no experiment {name}; choose from {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+# ------------------------------------------------------------------ what a method may choose from
+
+_SFT = [method for method in METHODS if method != "rft"]
+RATES = dict.fromkeys(_SFT, (1e-4, 3e-4, 1e-3)) | {"rft": (5e-5, 1e-4, 2e-4)}
+STOPS = dict.fromkeys(_SFT, (10, 20, 40, 80)) | {"rft": (5, 10, 20, 40)}
+"""Three learning rates, constant, and four lengths: 12 settings for each method.  A step has 8 pictures."""
+
+
+def config(task: Task, seed: int) -> GRPOConfig:
+    """The settings of training that are not chosen: those of `minirft demo`."""
+    return GRPOConfig(
+        seed=seed,
+        threads=1,
+        prompts_per_step=8,
+        group_size=8,
+        max_completion_length=96,
+        lr_schedule="constant",
+        eval_batch=250,
+    )

@@ -1,0 +1,63 @@
+"""Means over seeds with intervals, and paired differences, from the resamples that cells keep.
+
+A number of an experiment has two sources of chance: the seed (which pictures are the shots, how completions fall) and
+the test questions.  Both are resampled: a draw takes as many seeds as there are, with replacement, and the same
+resampled questions for all of them.  Two methods are compared on the same draws, seed by seed and question by question,
+for they share both; so a difference can be sure where two intervals overlap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def estimate(values: ArrayLike, draws: ArrayLike, *, resamples: int = 2000, level: float = 0.95) -> Estimate:
+    """The mean of `values` (S,) over seeds; `draws` (S, R) are the values on R resamples of the questions.
+
+    One seed gives an interval over the questions alone.
+
+    >>> print(estimate([0.5, 0.7], [[0.5, 0.5], [0.7, 0.7]]))
+    0.600 [0.500, 0.700]
+    """
+    values, draws = np.asarray(values, dtype=float), np.asarray(draws, dtype=float)
+    if draws.shape[:1] != values.shape or not draws.size:
+        raise ValueError(f"one row of draws per seed: got {values.shape} values and {draws.shape} draws")
+    generator = np.random.default_rng(0)
+    seeds = generator.integers(len(values), size=(resamples, len(values)))
+    questions = generator.integers(draws.shape[1], size=(resamples, 1))
+    means = draws[seeds, questions].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+
+def difference(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]) -> Estimate:
+    """The mean of a - b, both (values, draws) of the same seeds in the same order, on the same questions.
+
+    >>> base = ([0.2], [[0.1, 0.3]])
+    >>> print(difference(([0.4], [[0.3, 0.5]]), base))
+    0.200 [0.200, 0.200]
+    """
+    (values_a, draws_a), (values_b, draws_b) = (tuple(np.asarray(x, dtype=float) for x in pair) for pair in (a, b))
+    return estimate(values_a - values_b, draws_a - draws_b)

@@ -1,0 +1,194 @@
+"""The comparison of methods: streams that never meet, a board that loses nothing, statistics that are right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minirft.data.shots import is_present
+from minirft.experiments import cells, settings
+from minirft.experiments.board import Board, choose, keys_to_test, keys_to_tune, run_cells
+from minirft.experiments.cells import TUNING_SEED, Key, fresh_policy, run_cell, training
+from minirft.experiments.settings import EXPERIMENTS, METHODS, find
+from minirft.experiments.statistics import difference, estimate
+from minirft.experiments.summary import lines, table
+from minirft.loop import generate
+from minirft.samples import Sample, UserError
+
+NAME = "coco-fewshot"
+PART = "8 categories"
+
+
+def pixels(samples: list[Sample]) -> set[bytes]:
+    return {sample.image.tobytes() for sample in samples}
+
+
+# ------------------------------------------------------------------ what is asked
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_training_validation_and_test_never_meet(name: str, monkeypatch: pytest.MonkeyPatch):
+    """A picture that is trained on or chosen by, and tested on."""
+    monkeypatch.setattr(settings, "CHOOSE_BY", 20)
+    for part in find(name).parts.values():
+        seen = pixels(part.train(max(part.shots), TUNING_SEED)) | pixels(part.train(max(part.shots), 1))
+        asked = pixels(part.validation())
+        assert asked and not seen & asked
+        for test in part.tests:
+            assert not (seen | asked) & pixels(part.test(test, 20))
+
+
+def test_shots_are_nested_and_counted():
+    """Another split at every number of shots, or k shots of some categories only."""
+    part = find(NAME).parts[PART]
+    few, more = part.train(2, 1), part.train(4, 1)
+    shown = [sample.category for sample in few if is_present(sample)]
+    assert {shown.count(name) for name in part.names} == {2}
+    assert pixels([s for s in few if is_present(s)]) <= pixels(more)
+    assert pixels(few) != pixels(part.train(2, 2))
+
+
+def test_tests_ask_for_what_they_say():
+    """The novel categories among the base ones, named questions among those to reason out."""
+    novel = find("open-vocabulary").parts["65 base"]
+    trained = {sample.category for sample in novel.train(0, 1)}
+    assert not trained & {sample.category for sample in novel.test("novel", 40)}
+    grounding = find("grounding").parts["239 pictures"]
+    assert len(grounding.train(0, 1)) == 239
+    kinds = [
+        {s.category in settings.world.EXTREMES for s in grounding.test(kind, 30)} for kind in ("named", "reasoned")
+    ]
+    assert kinds == [{False}, {True}]
+
+
+def test_unknown_experiment_is_named():
+    """A typing error that runs nothing and says nothing."""
+    with pytest.raises(UserError, match="no experiment coco; choose from classification"):
+        find("coco")
+
+
+# ------------------------------------------------------------------ the board
+
+
+def fake(key: Key) -> dict:
+    """A cell in no time: validation is best at 20 steps and the middle rate, tests grow with the seed."""
+    if key.tunes:
+        rates = settings.RATES[key.method]
+        return {"validation": {str(s): float(s == 20) - abs(rates.index(key.rate) - 1) for s in (10, 20, 40, 80)}}
+    value = 0.1 * METHODS.index(key.method) + 0.01 * key.seed if key.method != "base" else 0.05
+    tests = {name: {"greedy": {"ap50": value}, "draws": [value, value]} for name in ("same", "other")}
+    return {"tests": tests}
+
+
+def fails_on_the_third(key: Key) -> dict:
+    if key == keys_to_tune(NAME)[2]:
+        raise UserError("no more")
+    return fake(key)
+
+
+def test_a_run_goes_on_where_it_was(tmp_path: Path):
+    """Cells done twice, or lost, when a run is stopped; a rate chosen by another method's validation."""
+    board = Board.open(tmp_path / "x.json", NAME)
+    with pytest.raises(UserError, match="no more"):
+        run_cells(board, keys_to_tune(NAME), "", 1, False, fails_on_the_third)
+    assert 1 <= len(board.cells) <= 3
+    again = Board.open(tmp_path / "x.json", NAME)
+    assert again.cells == board.cells
+    done = []
+    again.add = lambda key, found, add=again.add: (done.append(key), add(key, found))
+    run_cells(again, keys_to_tune(NAME), "", 1, False, fake)
+    assert not set(done) & set(board.cells) and set(again.cells) == set(keys_to_tune(NAME))
+    assert choose(again, NAME, PART, "rft", 4) == (1e-4, 20)
+    run_cells(again, keys_to_test(again, NAME, 2), "", 1, False, fake)
+    found = {(line.test, line.shots, line.what): line.found for line in lines(again, NAME)}
+    assert found["same", 4, "rft"].mean == pytest.approx(0.315)
+    assert found["other", 1, "rft - sft-reasoning"].mean == pytest.approx(0.1)
+    assert found["same", 2, "rft - base"].low == pytest.approx(0.26) and found["same", 0, "base"].seeds == 1
+    assert table(again, NAME).count("\n") == len(found)
+    json.loads((tmp_path / "x.json").read_text())
+
+
+def test_a_file_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Cells of two protocols in one table."""
+    file = tmp_path / "x.json"
+    Board.open(file, NAME).add(keys_to_tune(NAME)[0], {"validation": {}})
+    Board.open(file, NAME)
+    with pytest.raises(UserError, match="made with other settings"):
+        Board.open(file, "grounding")
+    file.write_text("{}")
+    with pytest.raises(UserError, match="not the file of an experiment"):
+        Board.open(file, NAME)
+
+
+def test_of_equals_the_shorter_training_is_chosen(tmp_path: Path):
+    """Steps that bring nothing and are paid for."""
+    board = Board(tmp_path / "x.json")
+    for key in keys_to_tune(NAME):
+        board.cells[key] = {"validation": {"10": 0.5, "20": 0.5}}
+    assert choose(board, NAME, PART, "sft", 1) == (1e-4, 10)
+
+
+# ------------------------------------------------------------------ a cell
+
+
+def test_a_cell_starts_from_the_base(monkeypatch: pytest.MonkeyPatch):
+    """What a cell learnt, met again by the next one in the same process; a cell that is not a function of its key."""
+    part = find(NAME).parts[PART]
+    questions = part.test("same", 6)
+    monkeypatch.setattr(settings, "CHOOSE_BY", 6)
+
+    def texts() -> list[str]:
+        return generate(fresh_policy(), settings.config("detection", 0), questions, "sampled")
+
+    before = texts()
+    learnt = []
+    for _ in range(2):
+        *_, (_, policy) = training(part, Key(NAME, PART, "sft-reasoning", 1, 1, 1e-3, 2))
+        learnt.append(generate(policy, settings.config("detection", 0), questions, "sampled"))
+    assert learnt[0] == learnt[1] != before
+    assert texts() == before
+
+
+def test_a_cell_of_every_kind(monkeypatch: pytest.MonkeyPatch):
+    """A method that trains on the wrong target, or a record without what the summary reads."""
+    monkeypatch.setattr(settings, "CHOOSE_BY", 4)
+    monkeypatch.setattr(settings, "TEST_ON", 4)
+    monkeypatch.setattr(settings.Part.test, "__defaults__", (4,))
+    monkeypatch.setattr(cells, "STOPS", dict.fromkeys(METHODS, (1, 2)))
+    cells.asked.cache_clear()
+    tuned = run_cell(Key("classification", "pet", "rft", 1, TUNING_SEED, 1e-4))
+    assert list(tuned["validation"]) == ["1", "2"]
+    tested = run_cell(Key("classification", "pet", "sft-quick", 1, 1, 1e-4, 1))
+    assert tested["pictures_seen"] == 8 and tested["completions_sampled"] == 0
+    assert len(tested["tests"]["same"]["draws"]) == cells.DRAWS
+    assert {"greedy", "sampled"} <= set(tested["tests"]["same"])
+    base = run_cell(Key("classification", "pet", "base", 0, 1))
+    assert base["pictures_seen"] == 0
+    cells.asked.cache_clear()
+
+
+# ------------------------------------------------------------------ statistics
+
+
+def test_interval_covers_both_kinds_of_chance():
+    """Seeds or questions left out of the interval: it would be too narrow to be honest.  400 simulated experiments."""
+    generator, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        seeds, questions = generator.normal(0, 0.03, 5), generator.normal(0, 0.02)
+        resampled = generator.normal(0, 0.02, 200)
+        values = 0.5 + seeds + questions
+        found = estimate(values, values[:, None] + resampled, resamples=400)
+        covered += found.low <= 0.5 <= found.high
+    assert 0.85 < covered / 400 < 0.98  # five seeds: a percentile bootstrap is somewhat narrow
+
+
+def test_difference_is_paired():
+    """Two methods that share questions and seeds compared as if they were strangers."""
+    draws = np.random.default_rng(0).normal(0.5, 0.1, (5, 200))
+    found = difference((draws.mean(1) + 0.02, draws + 0.02), (draws.mean(1), draws))
+    assert found.low == pytest.approx(0.02) and found.high == pytest.approx(0.02) and found.excludes_zero
+    with pytest.raises(ValueError, match="one row of draws per seed"):
+        estimate([0.1, 0.2], [[0.1]])

@@ -107,9 +107,8 @@ def test_qwen2_vl_2b_trains_within_10_minutes(model: Path, tmp_path: Path):
     assert learnt == len(state) == 2 * 7 * 28
     assert (config.out / "policy" / "adapter_model.safetensors").stat().st_size > 2 * 18_000_000
     assert peaks["seconds"] < 600
-    # Live tensors peak at 1.8.  What the heap keeps beside them varies from run to run, 3.7 to 6.2 in all
-    # (results/real_size), so this only catches a second copy of the weights.
-    assert peaks["peak_anonymous_gib"] < 7.5
+    # Live tensors peak at 1.8; measured 2.5 and 5.4 with the pages of the weight files (results/real_size).
+    assert peaks["peak_anonymous_gib"] < 3.5 and peaks["peak_resident_gib"] < 6.0
 
 
 def write_record(config: GRPOConfig, peaks: dict[str, float], rows: list[dict[str, Any]], learnt: int) -> None:

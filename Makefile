@@ -52,7 +52,7 @@ test-unit: $(STAMP)
 
 # A notebook is one worker's work, from its first cell to its last: --dist loadfile.
 test-notebooks: $(STAMP)
-	$(BIN)/python -m pytest -p no:anyio -n 2 --dist loadfile \
+	PYTHONWARNINGS=error $(BIN)/python -m pytest -p no:anyio -n 2 --dist loadfile \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=240 notebooks
 
 lint: $(STAMP)

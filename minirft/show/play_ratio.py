@@ -179,8 +179,8 @@ class ClipExplorer(Playground):
         axes.imshow(shown, cmap=PUSH, vmin=-2.5, vmax=2.5, extent=(0, 2, -2, 2), origin="lower", aspect="auto")
         axes.axhline(0, color=QUIET, linewidth=1)
         on, down = ("stop", "stop") if shown.mask.any() else ("push on", "push down")
-        names = {(0.4, 1.1): "good,\nrarer:\npull up", (1.6, 1.1): f"good,\nlikelier:\n{on}"}
-        names |= {(0.4, -1.1): f"bad,\nrarer:\n{down}", (1.6, -1.1): "bad,\nlikelier:\npush down"}
+        names = {(0.4, 1.55): "good,\nrarer:\npull up", (1.6, 1.55): f"good,\nlikelier:\n{on}"}
+        names |= {(0.4, -1.55): f"bad,\nrarer:\n{down}", (1.6, -1.55): "bad,\nlikelier:\npush down"}
         for (x, y), name in names.items():
             axes.text(x, y, name, ha="center", va="center", fontsize=8.5, color=INK, fontweight="bold")
         _mark(axes, self.ratio.value, self.advantage.value)

@@ -82,7 +82,7 @@ def check_frames(texts: Sequence[str], samples: Sequence[Sample], resized: Seque
     for i, (text, sample) in enumerate(zip(texts, samples, strict=True)):
         found, truth = boxes_anywhere(text), _true_boxes(sample)
         if len(found) and len(truth):
-            answers.append((found, truth, _size(sample), resized[i] if resized else None))
+            answers.append((found, truth, displayed_size(sample), resized[i] if resized else None))
     return judge(answers)
 
 
@@ -144,7 +144,12 @@ def _true_boxes(sample: Sample) -> Array:
     return np.reshape(truth, (-1, 4)) if isinstance(truth, np.ndarray) else np.zeros((0, 4))
 
 
-def _size(sample: Sample) -> Size:
+def displayed_size(sample: Sample) -> tuple[int, int]:
+    """Width and height of a sample's picture on disk, in pixels; only the header is read.
+
+    >>> displayed_size(Sample("s0", Image.new("RGB", (4, 3)), "presence", "A cat?", "<answer>yes</answer>"))
+    (4, 3)
+    """
     if isinstance(sample.image, Image.Image):
         return sample.image.size
     with Image.open(sample.image) as picture:

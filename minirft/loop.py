@@ -10,21 +10,26 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from tqdm import tqdm
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from minirft.config import GRPOConfig
 from minirft.evaluate import metrics
-from minirft.feed import held_out, step_generator
+from minirft.feed import held_out, step_generator, training_feed
+from minirft.frames import check_frames, displayed_size
 from minirft.policy import Policy
 from minirft.runs import Row, Run, export
 from minirft.sampler import sample_groups
 from minirft.samples import Sample, UserError
 
 Share = TypeVar("Share")
+LOW_IOU = 0.2
+"""Mean IoU reward of a step below which the coordinates of its answers are looked at."""
 
 
 def run_steps(run: Run, steps: int, do_step: Callable[[int], tuple[Row, list[Row]]], progress: bool) -> Iterator[Row]:
@@ -34,20 +39,23 @@ def run_steps(run: Run, steps: int, do_step: Callable[[int], tuple[Row, list[Row
     saves, and raises `KeyboardInterrupt` with the way to go on; a second one stops at once.
     """
     config = run.config
+    asked = held_out(config) if config.eval_every else []  # read once: an annotation file can take a minute
+    watch = FrameWatch(run)
     bar = tqdm(total=steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
     with bar, _interrupts() as interrupted:
         if run.step == 0 and config.eval_every:
-            yield _log_evaluation(run)
+            yield _log_evaluation(run, asked, watch)
         while run.step < steps:
             row, completions = _guarded(do_step, run)
             run.step += 1
             run.record(completions)
+            row |= watch.training(row, completions)
             run.log.row("train", **row)
             bar.set_postfix_str(bar_text(row))
             bar.update()
             yield {"kind": "train", **row}
             if config.eval_every and run.step % config.eval_every == 0:
-                yield _log_evaluation(run)
+                yield _log_evaluation(run, asked, watch)
             if run.step % config.save_every == 0 or run.step == steps or interrupted.is_set():
                 run.save()
             if interrupted.is_set() and run.step < steps:
@@ -176,13 +184,26 @@ def evaluate_policy(policy: Policy, config: GRPOConfig, samples: list[Sample], m
     """Held-out metrics; `mode` is "greedy", or "sampled" at the temperature of training."""
     start = time.perf_counter()
     completions = generate(policy, config, samples, mode)
-    return {"mode": mode, **metrics(samples[0].task, completions, samples), "seconds": time.perf_counter() - start}
+    seconds = time.perf_counter() - start
+    return {"mode": mode, **judged(policy, completions, samples), "seconds": seconds}
+
+
+def judged(policy: Policy, completions: Sequence[str], samples: Sequence[Sample]) -> Row:
+    """Metrics of completions, and `frame_warning` where their coordinates are in another frame than asked for."""
+    warning = frame_warning(policy, completions, samples)
+    return metrics(samples[0].task, completions, samples) | ({"frame_warning": warning} if warning else {})
 
 
 def generate(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> list[str]:
     """One completion for each sample, `config.eval_batch` at a time."""
-    texts: list[str] = []
-    for start in range(0, len(samples), config.eval_batch):
+    return [text for texts in generate_batches(policy, config, samples, mode) for text in texts]
+
+
+def generate_batches(
+    policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy", first: int = 0
+) -> Iterator[list[str]]:
+    """The completions of `generate` batch by batch, from sample `first` on, a multiple of `config.eval_batch`."""
+    for start in range(first, len(samples), config.eval_batch):
         prompts = [policy.encode(sample) for sample in samples[start : start + config.eval_batch]]
         rollout = sample_groups(
             policy,
@@ -193,11 +214,60 @@ def generate(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: st
             generator=step_generator(config.seed, start),
             greedy=mode == "greedy",
         )
-        texts += rollout.texts
-    return texts
+        yield rollout.texts
 
 
-def _log_evaluation(run: Run) -> Row:
-    row = {"step": run.step, **evaluate_policy(run.policy, run.config, held_out(run.config))}
+def _log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
+    row = {"step": run.step, **evaluate_policy(run.policy, run.config, samples)}
+    watch.tell(row.get("frame_warning"))
     run.log.row("eval", **row)
     return {"kind": "eval", **row}
+
+
+# ------------------------------------------------------------------ coordinates in a wrong frame
+
+
+def frame_warning(policy: Policy, texts: Sequence[str], samples: Sequence[Sample]) -> str | None:
+    """What `frames.check_frames` says of answers about boxes; None where nothing is wrong, or no boxes are asked for.
+
+    Their sizes as the model saw them are told to it too.
+    """
+    if samples[0].task not in ("detection", "grounding"):
+        return None
+    limits = policy.image_processor.size
+    factor = policy.image_processor.patch_size * policy.image_processor.merge_size
+    resized = []
+    for sample in samples:
+        width, height = displayed_size(sample)
+        high, wide = smart_resize(height, width, factor, limits["shortest_edge"], limits["longest_edge"])
+        resized.append((wide, high))
+    return check_frames(texts, samples, resized).warning
+
+
+@dataclass
+class FrameWatch:
+    """Looks at the coordinates of a run's answers while they earn little, and says once on stderr what is wrong.
+
+    A look at training costs reading the data again, so it is taken at steps 1, 2, 4, 8, ... while the reward is low.
+    """
+
+    run: Run
+    said: bool = False
+
+    def training(self, row: Row, completions: list[Row]) -> Row:
+        """What to add to the row of a training step: `frame_warning`, or nothing."""
+        step, task = self.run.step, self.run.config.data.task
+        low = row.get("reward_iou", LOW_IOU) < LOW_IOU
+        if not low or self.said or step & (step - 1) or task not in ("detection", "grounding"):
+            return {}
+        asked = {sample.id: sample for sample in training_feed(self.run.config)(step)}
+        samples = [asked[completion["sample"]] for completion in completions]
+        warning = frame_warning(self.run.policy, [completion["text"] for completion in completions], samples)
+        self.tell(warning)
+        return {"frame_warning": warning} if warning else {}
+
+    def tell(self, warning: str | None) -> None:
+        """The warning on stderr, the first time."""
+        if warning and not self.said:
+            self.said = True
+            print(f"minirft: {warning}", file=sys.stderr)

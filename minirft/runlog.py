@@ -48,6 +48,7 @@ METRICS: dict[str, str] = {
     "tokens": "target tokens in the step's loss (supervised fine-tuning)",
     # completions
     "completion_length": "mean completion tokens per row, the end-of-turn token counted",
+    "frame_warning": "what is wrong with the coordinates of the answers, in words (frames.py); absent where nothing is",
     "truncated": "share of completions that hit the length limit before their end-of-turn token",
     "parse_rate": "share of completions whose answer could be read; in an evaluation it must keep to the tags too",
     # time

@@ -34,7 +34,7 @@ def test_training_validation_and_test_never_meet(name: str, monkeypatch: pytest.
     """A picture that is trained on or chosen by, and tested on."""
     monkeypatch.setattr(settings, "CHOOSE_BY", 20)
     for part in find(name).parts.values():
-        seen = pixels(part.train(max(part.shots), TUNING_SEED)) | pixels(part.train(max(part.shots), 1))
+        seen = pixels(part.train(min(part.shots), TUNING_SEED)) | pixels(part.train(min(part.shots), 1))
         asked = pixels(part.validation())
         assert asked and not seen & asked
         for test in part.tests:
@@ -109,6 +109,15 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path):
     assert found["same", 2, "rft - base"].low == pytest.approx(0.26) and found["same", 0, "base"].seeds == 1
     assert table(again, NAME).count("\n") == len(found)
     json.loads((tmp_path / "x.json").read_text())
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_do_the_same(tmp_path: Path):
+    """A cell that a process cannot be sent, or whose result goes to another key."""
+    for workers in (1, 2):
+        run_cells(Board.open(tmp_path / f"{workers}.json", NAME), keys_to_tune(NAME)[:6], "", workers, False, fake)
+    one, two = (json.loads((tmp_path / f"{workers}.json").read_text())["cells"] for workers in (1, 2))
+    assert one == two and len(one) == 6
 
 
 def test_a_file_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

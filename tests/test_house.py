@@ -52,7 +52,18 @@ ROOMS: dict[str, set[str]] = {
         "sampler",
         "toml",
     },
-    "experiments": {"samples", "config", "data", "evaluate", "experiments", "feed", "loop", "policy", "rewards"}
+    "experiments": {
+        "samples",
+        "config",
+        "data",
+        "evaluate",
+        "experiments",
+        "feed",
+        "flags",
+        "loop",
+        "policy",
+        "rewards",
+    }
     | {"runlog", "runs", "sft", "tiny", "train"},
     "feed": {"config", "data", "samples", "tiny"},
     # What draws may know what a reward is, and nothing of training.

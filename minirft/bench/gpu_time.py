@@ -28,7 +28,7 @@ from ..policy import Policy
 from .gpu_parts import Cases, Row, Sizes, endless, one_line, synchronise
 from .shapes import Shape, filler, fit_shape, questions
 from .steps import Ours, settings
-from .trl_step import PictureProcessor, Trl, trl_arguments, text_rewards
+from .trl_step import PictureProcessor, Trl, text_rewards, trl_arguments
 from .work import PHASES, Phases, marked
 
 LORA = LoraSettings(dtype="bfloat16")  # TRL casts the adapters of a 4-bit model to bfloat16

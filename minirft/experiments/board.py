@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from minirft.experiments.cells import TUNING_SEED, Key, run_cell
 from minirft.experiments.settings import METHODS, RATES, STOPS, TEST_ON, VALIDATION, find
+from minirft.flags import quieten_libraries
 from minirft.runlog import provenance
 from minirft.samples import UserError
 
@@ -79,22 +80,27 @@ def run_cells(
     progress: bool,
     work: Callable[[Key], dict[str, Any]] = run_cell,
 ) -> None:
-    """Do those of `keys` that are left, each in one of `workers` processes."""
+    """Do those of `keys` that are left, `workers` at a time; 0 is one on every core that is ours."""
     left = [key for key in keys if key not in board.cells]
     workers = min(workers or len(os.sched_getaffinity(0)), len(left))
-    if not left:
+    with tqdm(total=len(left), desc=label, unit="cell", disable=not progress, dynamic_ncols=True) as bar:
+        for key, found in _done(left, workers, work):
+            board.add(key, found)
+            bar.update()
+
+
+def _done(keys: list[Key], workers: int, work: Callable[[Key], dict[str, Any]]) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Each key with what `work` finds, as it comes: here, or in as many processes."""
+    if workers <= 1:
+        yield from ((key, work(key)) for key in keys)
         return
-    bar = tqdm(total=len(left), desc=label, unit="cell", disable=not progress, dynamic_ncols=True)
     fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
-    with bar, ProcessPoolExecutor(workers, fresh) as pool:
-        jobs = {pool.submit(work, key): key for key in left}
+    with ProcessPoolExecutor(workers, fresh, quieten_libraries) as pool:
+        jobs = {pool.submit(work, key): key for key in keys}
         try:
-            for job in as_completed(jobs):
-                board.add(jobs[job], job.result())
-                bar.update()
-        except BaseException:
+            yield from ((jobs[job], job.result()) for job in as_completed(jobs))
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def keys_to_tune(name: str) -> list[Key]:

@@ -82,7 +82,7 @@ def run_cells(
 ) -> None:
     """Do those of `keys` that are left, `workers` at a time; 0 is one on every core that is ours."""
     left = [key for key in keys if key not in board.cells]
-    workers = min(workers or len(os.sched_getaffinity(0)), len(left))
+    workers = min(workers or os.cpu_count() or 1, len(left))
     with tqdm(total=len(left), desc=label, unit="cell", disable=not progress, dynamic_ncols=True) as bar:
         for key, found in _done(left, workers, work):
             board.add(key, found)

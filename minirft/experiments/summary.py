@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from minirft.experiments.board import Board
-from minirft.experiments.settings import HEADLINE, METHODS, find
+from minirft.experiments.settings import EXPERIMENTS, HEADLINE, METHODS, find
 from minirft.experiments.statistics import Estimate, difference, estimate
 
 Measured = tuple[list[float], list[list[float]]]  # values by seed, and their resamples
@@ -69,3 +72,68 @@ def table(board: Board, name: str) -> str:
         which, found = f"{line.part:<14}{line.test:<12}{line.shots:>5}", line.found
         rows.append(f"{which}  {line.what:<20}{found!s:<26}{found.seeds:>5}{sure}")
     return "\n".join(rows)
+
+
+# ------------------------------------------------------------------ beside the paper
+
+PAPER_COLUMN = {
+    ("coco-fewshot", "same"): ("3", "average"),
+    ("lvis-fewshot", "same"): ("4", "average"),
+    ("out-of-domain", "same"): ("5", "average"),
+    ("grounding", "all"): ("6", "mIoU test"),
+    ("open-vocabulary", "novel"): ("7", "novel"),
+    ("open-vocabulary", "base"): ("7", "base"),
+    ("open-vocabulary", "all"): ("7", "all"),
+    ("open-vocabulary", "rare"): ("8", "rare"),
+}
+FAMILY_COLUMN = {"flower": "Flower102", "pet": "Pets37", "aircraft": "FGVC-Aircraft", "car": "Cars196"}
+TABLE_HEAD = (
+    "| part | test | shots | base | SFT | SFT, quick thought | SFT, reasoning | RFT | RFT - SFT | RFT - SFT, reasoning "
+    "| paper: base, SFT, RFT |"
+)
+
+
+def markdown(folder: Path, paper: Path) -> str:
+    """Every experiment in `folder` as a Markdown table, Qwen2-VL-2B's numbers of the paper in the last column.
+
+    Ours are shares in [0, 1], the paper's percent; a difference in bold has an interval without zero.
+    """
+    tables = json.loads(paper.read_text(encoding="utf-8"))["tables"]
+    blocks = []
+    for name, experiment in EXPERIMENTS.items():
+        file = folder / f"{name}.json"
+        if file.exists():
+            board = Board.open(file, name)
+            metric = ", ".join(sorted({HEADLINE[part.task] for part in experiment.parts.values()}))
+            rows = [f"### {experiment.title}", "", f"{experiment.paper}; ours: {metric}, greedy.", "", TABLE_HEAD]
+            rows += ["|" + "---|" * TABLE_HEAD.count(" |"), *_rows(board, name, tables)]
+            blocks.append("\n".join(rows))
+    return "\n\n".join(blocks)
+
+
+def _rows(board: Board, name: str, tables: dict[str, Any]) -> Iterator[str]:
+    found = {(line.part, line.test, line.shots, line.what): line.found for line in lines(board, name)}
+    for part, test, shots in dict.fromkeys(key[:3] for key in found if key[3] == "rft"):
+        means = [found.get((part, test, shots if what != "base" else 0, what)) for what in ("base", *METHODS)]
+        gaps = [found.get((part, test, shots, f"rft - {other}")) for other in ("sft", "sft-reasoning")]
+        cells = [part, test, str(shots or "all"), *map(_short, means), *map(_gap, gaps)]
+        yield "| " + " | ".join([*cells, _of_paper(tables, name, part, test, shots)]) + " |"
+
+
+def _short(found: Estimate | None) -> str:
+    return f"{found.mean:.2f}" if found else ""
+
+
+def _gap(found: Estimate | None) -> str:
+    if not found:
+        return ""
+    text = f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+    return f"**{text}**" if found.excludes_zero else text
+
+
+def _of_paper(tables: dict[str, Any], name: str, part: str, test: str, shots: int) -> str:
+    number, column = PAPER_COLUMN.get((name, test), ("2", FAMILY_COLUMN.get(part, "")))
+    rows = [row for row in tables[number]["rows"] if row["model"] == "2B" and column in row]
+    wanted = {"base": rows[0]["shots"] if rows else 0, "sft": shots or "all", "rft": shots or "all"}
+    values = [[row[column] for row in rows if (row["method"], row["shots"]) == pair] for pair in wanted.items()]
+    return ", ".join(f"{value[0]:.1f}" for value in values) if all(values) else ""

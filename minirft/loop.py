@@ -16,13 +16,13 @@ from typing import TypeVar
 
 import torch
 from tqdm import tqdm
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from minirft.config import GRPOConfig
 from minirft.evaluate import metrics
 from minirft.feed import held_out, step_generator, training_feed
 from minirft.frames import check_frames, displayed_size
 from minirft.policy import Policy
+from minirft.processor import smart_resize
 from minirft.runs import Row, Run, export
 from minirft.sampler import sample_groups
 from minirft.samples import Sample, UserError

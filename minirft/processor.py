@@ -17,10 +17,14 @@ from transformers.utils import cached_file
 
 try:
     from transformers import Qwen2VLImageProcessorPil
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 except ImportError:  # older releases kept one class, and that one used PIL
     from transformers import Qwen2VLImageProcessor as Qwen2VLImageProcessorPil
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from .samples import Sample, UserError
+
+__all__ = ["Processor", "load_processor", "smart_resize"]
 
 PICTURE_TOKEN = "<|image_pad|>"
 

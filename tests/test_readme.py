@@ -11,6 +11,7 @@ from pathlib import Path
 from minirft.bench.report import markdown
 from minirft.cli import COMMANDS
 from minirft.demo import results_table
+from minirft.experiments.summary import markdown as experiments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,3 +50,10 @@ def test_the_costs_are_those_of_the_results():
     """A speed that was typed by hand, or measured on other code than the files say."""
     shown = README.split("report.markdown -->\n")[1].split("<!-- /bench -->")[0].strip()
     assert shown == markdown(ROOT / "results" / "bench").strip()
+
+
+def test_the_replication_is_that_of_the_results():
+    """A table of the paper's effects that is older than the cells it is made of."""
+    page = (ROOT / "docs" / "replication.md").read_text(encoding="utf-8")
+    shown = page.split("summary.markdown -->\n")[1].split("<!-- /experiments -->")[0].strip()
+    assert shown == experiments(ROOT / "results" / "tiny", ROOT / "results" / "paper.json").strip()

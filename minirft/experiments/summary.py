@@ -102,12 +102,11 @@ def markdown(folder: Path, paper: Path) -> str:
     blocks = []
     for name, experiment in EXPERIMENTS.items():
         file = folder / f"{name}.json"
-        if file.exists():
-            board = Board.open(file, name)
+        rows = [*_rows(Board.open(file, name), name, tables)] if file.exists() else []
+        if rows:  # of an experiment whose settings are still being chosen there is nothing to say
             metric = ", ".join(sorted({HEADLINE[part.task] for part in experiment.parts.values()}))
-            rows = [f"### {experiment.title}", "", f"{experiment.paper}; ours: {metric}, greedy.", "", TABLE_HEAD]
-            rows += ["|" + "---|" * TABLE_HEAD.count(" |"), *_rows(board, name, tables)]
-            blocks.append("\n".join(rows))
+            head = [f"### {experiment.title}", "", f"{experiment.paper}; ours: {metric}, greedy.", "", TABLE_HEAD]
+            blocks.append("\n".join([*head, "|" + "---|" * TABLE_HEAD.count(" |"), *rows]))
     return "\n\n".join(blocks)
 
 

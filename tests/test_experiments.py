@@ -14,7 +14,7 @@ from minirft.experiments.board import Board, choose, keys_to_test, keys_to_tune,
 from minirft.experiments.cells import TUNING_SEED, Key, fresh_policy, run_cell, training
 from minirft.experiments.settings import EXPERIMENTS, METHODS, find
 from minirft.experiments.statistics import difference, estimate
-from minirft.experiments.summary import lines, table
+from minirft.experiments.summary import lines, markdown, table
 from minirft.loop import generate
 from minirft.samples import Sample, UserError
 
@@ -78,7 +78,7 @@ def fake(key: Key) -> dict:
     if key.tunes:
         rates = settings.RATES[key.method]
         return {"validation": {str(s): float(s == 20) - abs(rates.index(key.rate) - 1) for s in (10, 20, 40, 80)}}
-    value = 0.1 * METHODS.index(key.method) + 0.01 * key.seed if key.method != "base" else 0.05
+    value = 0.1 * METHODS.index(key.method) + 0.02 * key.seed if key.method != "base" else 0.05
     tests = {name: {"greedy": {"ap50": value}, "draws": [value, value]} for name in ("same", "other")}
     return {"tests": tests}
 
@@ -104,9 +104,9 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path):
     assert choose(again, NAME, PART, "rft", 4) == (1e-4, 20)
     run_cells(again, keys_to_test(again, NAME, 2), "", 1, False, fake)
     found = {(line.test, line.shots, line.what): line.found for line in lines(again, NAME)}
-    assert found["same", 4, "rft"].mean == pytest.approx(0.315)
+    assert found["same", 4, "rft"].mean == pytest.approx(0.33)
     assert found["other", 1, "rft - sft-reasoning"].mean == pytest.approx(0.1)
-    assert found["same", 2, "rft - base"].low == pytest.approx(0.26) and found["same", 0, "base"].seeds == 1
+    assert found["same", 2, "rft - base"].low == pytest.approx(0.27) and found["same", 0, "base"].seeds == 1
     assert table(again, NAME).count("\n") == len(found)
     json.loads((tmp_path / "x.json").read_text())
 
@@ -201,3 +201,21 @@ def test_difference_is_paired():
     assert found.low == pytest.approx(0.02) and found.high == pytest.approx(0.02) and found.excludes_zero
     with pytest.raises(ValueError, match="one row of draws per seed"):
         estimate([0.1, 0.2], [[0.1]])
+
+
+def test_a_table_shows_what_is_finished(tmp_path: Path):
+    """A row of a method with two seeds beside one with five, or a difference with the wrong sign or column."""
+    board = Board.open(tmp_path / f"{NAME}.json", NAME)
+    run_cells(board, keys_to_tune(NAME), "", 1, False, fake)
+    paper = Path(__file__).parents[1] / "results" / "paper.json"
+    assert markdown(tmp_path, paper) == ""
+    left = keys_to_test(board, NAME, 2)
+    run_cells(
+        board, [key for key in left if key.shots < 16 or key.seed == 1 or key.method != "rft"], "", 1, False, fake
+    )
+    rows = [row for row in markdown(tmp_path, paper).splitlines() if row.startswith(f"| {PART}")]
+    assert [row.split(" | ")[1:3] for row in rows] == [[test, k] for test in ("same", "other") for k in "1248"]
+    means = "0.05 | 0.03 | 0.13 | 0.23 | 0.33"
+    assert rows[0] == (
+        f"| {PART} | same | 1 | {means} | **+0.30 [+0.30, +0.30]** | **+0.10 [+0.10, +0.10]** | 19.6, 19.5, 33.6 |"
+    )

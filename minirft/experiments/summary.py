@@ -103,7 +103,7 @@ def markdown(folder: Path, paper: Path) -> str:
     for name, experiment in EXPERIMENTS.items():
         file = folder / f"{name}.json"
         rows = [*_rows(Board.open(file, name), name, tables)] if file.exists() else []
-        if rows:  # of an experiment whose settings are still being chosen there is nothing to say
+        if rows:  # none of an experiment that has only begun
             metric = ", ".join(sorted({HEADLINE[part.task] for part in experiment.parts.values()}))
             head = [f"### {experiment.title}", "", f"{experiment.paper}; ours: {metric}, greedy.", "", TABLE_HEAD]
             blocks.append("\n".join([*head, "|" + "---|" * TABLE_HEAD.count(" |"), *rows]))
@@ -114,18 +114,18 @@ def _rows(board: Board, name: str, tables: dict[str, Any]) -> Iterator[str]:
     found = {(line.part, line.test, line.shots, line.what): line.found for line in lines(board, name)}
     for part, test, shots in dict.fromkeys(key[:3] for key in found if key[3] == "rft"):
         means = [found.get((part, test, shots if what != "base" else 0, what)) for what in ("base", *METHODS)]
-        gaps = [found.get((part, test, shots, f"rft - {other}")) for other in ("sft", "sft-reasoning")]
+        if None in means or len({estimate.seeds for estimate in means[1:]}) > 1:
+            continue  # not finished
+        gaps = [found[part, test, shots, f"rft - {other}"] for other in ("sft", "sft-reasoning")]
         cells = [part, test, str(shots or "all"), *map(_short, means), *map(_gap, gaps)]
         yield "| " + " | ".join([*cells, _of_paper(tables, name, part, test, shots)]) + " |"
 
 
-def _short(found: Estimate | None) -> str:
-    return f"{found.mean:.2f}" if found else ""
+def _short(found: Estimate) -> str:
+    return f"{found.mean:.2f}"
 
 
-def _gap(found: Estimate | None) -> str:
-    if not found:
-        return ""
+def _gap(found: Estimate) -> str:
     text = f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
     return f"**{text}**" if found.excludes_zero else text
 

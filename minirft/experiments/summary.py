@@ -105,7 +105,7 @@ def markdown(folder: Path, paper: Path) -> str:
         rows = [*_rows(Board.open(file, name), name, tables)] if file.exists() else []
         if rows:  # none of an experiment that has only begun
             metric = ", ".join(sorted({HEADLINE[part.task] for part in experiment.parts.values()}))
-            head = [f"### {experiment.title}", "", f"{experiment.paper}; ours: {metric}, greedy.", "", TABLE_HEAD]
+            head = [f"## {experiment.title}", "", f"{experiment.paper}; ours: {metric}, greedy.", "", TABLE_HEAD]
             blocks.append("\n".join([*head, "|" + "---|" * TABLE_HEAD.count(" |"), *rows]))
     return "\n\n".join(blocks)
 

@@ -22,6 +22,7 @@ from minirft.answers import Detections, parse
 from minirft.boxes import MODEL, convert, pixels
 from minirft.config import GRPOConfig
 from minirft.feed import evaluation_data
+from minirft.loading import resolve
 from minirft.loop import generate_batches
 from minirft.policy import Policy
 from minirft.samples import Sample, UserError
@@ -34,16 +35,18 @@ FIELDS = ("model", "quantize", "dtype", "max_pixels", "max_completion_length", "
 def settings(policy: Policy, config: GRPOConfig, samples: Sequence[Sample], mode: str, trained: bool) -> Row:
     """What must be equal for two sets of answers to be one: settings, weights and samples, the latter two as digests.
 
-    `trained` weights are those of a run; without them the model's name says which they are.
+    Of `trained` weights, those of a run, every bit counts; of a model's folder the names, sizes and times of its
+    weight files.
     """
     digest = hashlib.blake2b(digest_size=8)
     for weight in policy.trainable().values() if trained else ():
         digest.update(weight.detach().float().cpu().numpy().tobytes())
+    for file in sorted(Path(resolve(config.model)).glob("*.safetensors")):
+        digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
     asked = hashlib.blake2b("\n".join(f"{s.id}\t{s.problem}\t{s.solution}" for s in samples).encode(), digest_size=8)
     drawn = {"temperature": config.temperature, "seed": config.seed} if mode == "sampled" else {}
-    weights = digest.hexdigest() if trained else "base"
     named = {name: getattr(config, name) for name in FIELDS}
-    return {"mode": mode, **named, **drawn, "weights": weights, "samples": asked.hexdigest()}
+    return {"mode": mode, **named, **drawn, "weights": digest.hexdigest(), "samples": asked.hexdigest()}
 
 
 def default_file(folder: Path, made_with: Row) -> Path:
@@ -128,7 +131,9 @@ def _append(path: Path, rows: list[Row]) -> None:
 # ------------------------------------------------------------------ for COCO's tools
 
 
-def write_coco_results(texts: Sequence[str], samples: Sequence[Sample], config: GRPOConfig, folder: Path) -> Path | None:
+def write_coco_results(
+    texts: Sequence[str], samples: Sequence[Sample], config: GRPOConfig, folder: Path
+) -> Path | None:
     """The boxes of all answers as COCO results in `folder`; None where the samples are of no COCO or LVIS file.
 
     pycocotools' `loadRes` and viewers load it beside the annotation file that the evaluation has asked about.

@@ -120,7 +120,8 @@ def test_eval_of_a_run_and_of_a_config(run: Path, tiny_random: Path, capsys: pyt
     assert main(["eval", str(run), "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["n"] == 4 and metrics["mode"] == "greedy" and {"ap50", "ap", "mean_iou", "ece"} <= metrics.keys()
-    assert main(["eval", "tiny_detection", "--model", str(tiny_random), *SMALL, "--mode", "sampled"]) == 0
+    out = ["--out", str(run.parent / "base")]  # where the answers go
+    assert main(["eval", "tiny_detection", "--model", str(tiny_random), *SMALL, *out, "--mode", "sampled"]) == 0
     assert "ap50" in capsys.readouterr().out
 
 

@@ -9,11 +9,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from minirft.flags import Json, parse, parse_config, quieten_libraries, show
+
+if TYPE_CHECKING:
+    from minirft.config import GRPOConfig
+
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,21 @@ def demo(args: list[str]) -> None:
 
 
 @dataclass(frozen=True)
-class TrainFlags:
+class DryFlags:
+    """What `train`, `sft` and `eval` take to look before they leap."""
+
+    dry_run: Switch = False
+    """Load data and processor only; print prompts, plan, memory and an estimate of time."""
+    processor: str | None = None
+    """With --dry-run: folder of the tokenizer and picture processor, if not the model's."""
+    tflops: float | None = None
+    """With --dry-run: assumed speed reached, 10^12 operations a second; 20, or 0.05 on the CPU."""
+    bandwidth: float | None = None
+    """With --dry-run: assumed memory bandwidth reached, GB a second; 250, or 10 on the CPU."""
+
+
+@dataclass(frozen=True)
+class TrainFlags(DryFlags):
     """What `train` and `sft` take besides the settings."""
 
     resume: Path | None = None
@@ -58,6 +77,9 @@ class TrainFlags:
 def train(args: list[str]) -> None:
     """Reinforcement fine-tuning (GRPO): CONFIG [--field value ...], or --resume RUN."""
     config, flags = parse_config(args, TrainFlags(), "minirft train")
+    if flags.dry_run:
+        dry_run(config, "grpo", flags)
+        return
     from minirft.train import train
 
     follow(train(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
@@ -66,31 +88,63 @@ def train(args: list[str]) -> None:
 def sft(args: list[str]) -> None:
     """The supervised baseline from the same config: CONFIG [--field value ...], or --resume RUN."""
     config, flags = parse_config(args, TrainFlags(), "minirft sft")
+    if flags.dry_run:
+        dry_run(config, "sft", flags)
+        return
     from minirft.sft import sft
 
     follow(sft(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
 
 
+def dry_run(config: GRPOConfig, method: Literal["grpo", "sft", "eval"], flags: DryFlags) -> None:
+    """Print what a run would do, without a weight loaded."""
+    from minirft import dryrun as room
+
+    told = room.dry_run(config, method, room.Rates.of(config, flags.tflops, flags.bandwidth), flags.processor)
+    print(json.dumps(told) if flags.json else room.report(told))
+
+
 @dataclass(frozen=True)
-class EvalFlags:
+class EvalFlags(DryFlags):
     """What `eval` takes besides the settings."""
 
     mode: Literal["greedy", "sampled"] = "greedy"
     """Take the likeliest token, or sample at the temperature of training."""
+    predictions: Path | None = None
+    """File of the answers, gone on with if it is there; in the run's folder under eval/ if left out."""
+    fresh: Switch = False
+    """Begin anew where the file is there already."""
     json: Json = False
     """Print the metrics as one JSON object."""
 
 
 def evaluate(args: list[str]) -> None:
-    """Held-out metrics of a run, or of the model that a config starts from: RUN_or_CONFIG."""
+    """Held-out metrics of a run, or of the model that a config starts from: RUN_or_CONFIG; goes on after a stop."""
     config, flags = parse_config(args, EvalFlags(), "minirft eval")
+    if flags.dry_run:
+        dry_run(config, "eval", flags)
+        return
+    import sys
+    import time
+
     from minirft.feed import held_out
-    from minirft.loop import evaluate_policy
+    from minirft.loop import judged
+    from minirft.predictions import default_file, predict, settings, write_coco_results
     from minirft.runs import load_policy, load_run_policy
 
-    samples = held_out(config)
-    policy = load_run_policy(Path(args[0]), config) if Path(args[0]).is_dir() else load_policy(config)
-    show(evaluate_policy(policy, config, samples, flags.mode), flags.json)
+    samples, run = held_out(config), Path(args[0])
+    policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
+    made_with = settings(policy, config, samples, flags.mode, trained=run.is_dir())
+    path = flags.predictions or default_file(run if run.is_dir() else config.out, made_with)
+    if flags.fresh:
+        path.unlink(missing_ok=True)
+    start = time.perf_counter()
+    texts = predict(policy, config, samples, path, made_with, progress=sys.stderr.isatty())
+    row = {"mode": flags.mode, **judged(policy, texts, samples), "seconds": time.perf_counter() - start}
+    if warning := row.get("frame_warning"):
+        print(f"minirft: {warning}", file=sys.stderr)
+    boxes = write_coco_results(texts, samples, config, path.parent)
+    show(row | {"predictions": str(path)} | ({"coco_results": str(boxes)} if boxes else {}), flags.json)
 
 
 def pretrain(args: list[str]) -> None:

@@ -29,7 +29,7 @@ from minirft.frames import displayed_size
 from minirft.loading import resolve
 from minirft.memory import fit
 from minirft.memory.sizes import NF4, count_weights
-from minirft.processor import Processor, load_processor
+from minirft.processor import load_processor
 from minirft.samples import Sample, UserError
 
 Method = Literal["grpo", "sft", "eval"]
@@ -63,7 +63,7 @@ def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | N
     """
     samples, endless = _samples(config, method)
     reader = load_processor(processor or resolve(config.model), config.max_pixels, None)
-    lengths = [prompt_length(reader, sample) for sample in samples]
+    lengths = [reader.count(sample, displayed_size(sample)) for sample in samples]
     _refuse_long(config, samples, lengths)
     pool = None if endless else len(samples)
     totals = np.array([text + pictured for text, pictured in lengths])
@@ -83,11 +83,6 @@ def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | N
         "memory": memory(config) if method == "grpo" else None,
         "time": estimate(config, method, np.array(lengths), pool, rates),
     }
-
-
-def prompt_length(processor: Processor, sample: Sample) -> tuple[int, int]:
-    """Tokens of a sample's prompt without its picture, and those of the picture, as `Processor` will make them."""
-    return len(processor._text_ids(sample)) - 1, processor._picture_tokens(sample, displayed_size(sample))
 
 
 def plan(config: GRPOConfig, method: Method, count: int | None) -> dict[str, Any]:

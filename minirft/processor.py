@@ -61,6 +61,13 @@ class Processor:
             "image_grid_thw": pixels["image_grid_thw"].long(),
         }
 
+    def count(self, sample: Sample, size: tuple[int, int]) -> tuple[int, int]:
+        """Tokens of the prompt without its picture, and those of a picture of `size`, (width, height); none is opened.
+
+        Raises `UserError` as `Processor(sample)` does.
+        """
+        return len(self._text_ids(sample)) - 1, self._picture_tokens(sample, size)
+
     def _picture_tokens(self, sample: Sample, size: tuple[int, int], max_pixels: int | None = None) -> int:
         width, height = size
         if not width or not height:

@@ -16,6 +16,7 @@ from minirft.bench.floor import floor
 from minirft.bench.shapes import Shape
 from minirft.cli import main
 from minirft.config import SHIPPED, GRPOConfig, load_config
+from minirft.frames import displayed_size
 from minirft.memory import fit
 from minirft.processor import load_processor
 
@@ -34,7 +35,7 @@ def test_lengths_are_those_of_the_prompts(miniature: Path, samples):
     processor = load_processor(str(miniature), None, None)
     for sample in samples:
         made = processor(sample)
-        text, pictured = dryrun.prompt_length(processor, sample)
+        text, pictured = processor.count(sample, displayed_size(sample))
         assert text + pictured == len(made["input_ids"]) and pictured == int(made["mm_token_type_ids"].sum())
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from minirft.boxes import MODEL, Array
-from minirft.samples import Task, UserError
+from minirft.samples import Sample, Task, UserError
 
 MAX_CHARACTERS = 65_536  # longer than any completion we sample; what bounds the work
 MAX_PREDICTIONS = 1_000  # Hungarian matching is cubic; COCO and LVIS score 100 and 300 boxes
@@ -200,6 +200,19 @@ def parse_solution(task: Task, text: str) -> Any:
             f"solution {text[:_DETAIL]!r} is no {task} answer ({answer.reason}); repair or remove the sample"
         )
     return answer
+
+
+def true_boxes(sample: Sample) -> Array:
+    """The boxes of the solution in the model's frame, (M, 4); none for a label or a yes.
+
+    >>> from pathlib import Path
+    >>> true_boxes(Sample("0", Path("0.jpg"), "grounding", "?", "<answer>(1,2),(3,4)</answer>")).tolist()
+    [[1.0, 2.0, 3.0, 4.0]]
+    """
+    truth = parse_solution(sample.task, sample.solution)
+    if isinstance(truth, Detections):
+        return truth.boxes
+    return np.reshape(truth, (-1, 4)) if isinstance(truth, np.ndarray) else np.zeros((0, 4))
 
 
 def normalise(label: str) -> str:

@@ -6,7 +6,6 @@ Because no state is kept between steps, a resumed run asks for step 41 and gets 
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,7 @@ from minirft.data.fine_grained import load_fine_grained
 from minirft.data.folder import load_folder
 from minirft.data.lvis import load_lvis
 from minirft.data.reasonseg import load_reasonseg
-from minirft.data.shots import is_present, k_shot, read_split, split_ids
+from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_ids
 from minirft.data.virft import load_virft
 from minirft.samples import Sample, UserError
 
@@ -59,13 +58,9 @@ def training_set(data: DataConfig) -> list[Sample]:
     if data.kind != "tiny":
         every = candidates(data)
         return k_shot(every, data.shots, data.seed, data.negatives) if data.shots else every
-    names, pool, enough = _tiny_names(data), 64, False
-    while not enough:  # the world is endless, and its first samples do not depend on how many are drawn
-        pool *= 2
-        every = _tiny(data, pool, data.seed)
-        shown = Counter(sample.category for sample in every if is_present(sample))
-        enough = all(shown[name] >= data.shots for name in names)
-    return k_shot(every, data.shots, data.seed, data.negatives)
+    return k_shot_of_stream(
+        lambda n: _tiny(data, n, data.seed), _tiny_names(data), data.shots, data.seed, data.negatives
+    )
 
 
 def held_out(config: GRPOConfig) -> list[Sample]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from minirft.answers import MAX_CHARACTERS, MAX_PREDICTIONS, Detections, extract, parse_solution
+from minirft.answers import MAX_CHARACTERS, MAX_PREDICTIONS, extract, true_boxes
 from minirft.boxes import MODEL, Array, Frame, convert, iou, match_hungarian, pixels
 from minirft.samples import Sample
 
@@ -80,7 +80,7 @@ def check_frames(texts: Sequence[str], samples: Sequence[Sample], resized: Seque
     """
     answers = []
     for i, (text, sample) in enumerate(zip(texts, samples, strict=True)):
-        found, truth = boxes_anywhere(text), _true_boxes(sample)
+        found, truth = boxes_anywhere(text), true_boxes(sample)
         if len(found) and len(truth):
             answers.append((found, truth, displayed_size(sample), resized[i] if resized else None))
     return judge(answers)
@@ -135,13 +135,6 @@ def _readings(found: Array, size: Size, resized: Size | None) -> dict[str, Array
 def _fit(found: Array, truth: Array) -> float:
     overlap = iou(found, truth)
     return float(sum(overlap[pair] for pair in match_hungarian(overlap, 0.0)) / max(len(found), len(truth)))
-
-
-def _true_boxes(sample: Sample) -> Array:
-    truth = parse_solution(sample.task, sample.solution)
-    if isinstance(truth, Detections):
-        return truth.boxes
-    return np.reshape(truth, (-1, 4)) if isinstance(truth, np.ndarray) else np.zeros((0, 4))
 
 
 def displayed_size(sample: Sample) -> tuple[int, int]:

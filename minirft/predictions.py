@@ -25,9 +25,11 @@ from minirft.feed import evaluation_data
 from minirft.loading import resolve
 from minirft.loop import generate_batches
 from minirft.policy import Policy
+from minirft.runlog import parse_row
 from minirft.samples import Sample, UserError
 
 Row = dict[str, Any]
+ROW = "a row of predictions; remove the file, or name another"
 # What an answer depends on, besides the weights and the samples.
 FIELDS = ("model", "quantize", "dtype", "max_pixels", "max_completion_length", "eval_batch")
 
@@ -82,7 +84,7 @@ def _resumed(path: Path, made_with: Row, samples: Sequence[Sample], batch: int) 
     if not lines:
         _start(path, made_with)
         return []
-    rows = [_row(line, path, number) for number, line in enumerate(lines, 1)]
+    rows = [parse_row(line, path, number, ROW) for number, line in enumerate(lines, 1)]
     before = rows[0].get("settings")
     if not isinstance(before, dict):
         raise UserError(f"{path} line 1 is not the header of a file of predictions; name another file")
@@ -98,16 +100,6 @@ def _resumed(path: Path, made_with: Row, samples: Sequence[Sample], batch: int) 
     with path.open("r+b") as file:
         file.truncate(sum(len(line) + 1 for line in lines[: 1 + whole]))
     return [row["text"] for row in done[:whole]]
-
-
-def _row(line: bytes, path: Path, number: int) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        raise UserError(f"{path} line {number} is not a row of predictions; remove the file, or name another")
-    return row
 
 
 def _start(path: Path, made_with: Row) -> None:

@@ -191,7 +191,7 @@ def truncate_after(path: Path, step: float) -> None:
     end = 0
     with Path(path).open("r+b") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n") or _parse(line, path, number).get("step", step) > step:
+            if not line.endswith(b"\n") or parse_row(line, path, number).get("step", step) > step:
                 break
             end += len(line)
         file.truncate(end)
@@ -206,17 +206,20 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         lines = Path(path).read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise UserError(f"cannot read the run log {path} ({error.strerror}); check the path") from None
-    rows = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
+    rows = [parse_row(line, path, number) for number, line in enumerate(lines, start=1)]
     if not rows or rows[0].get("kind") != "header":
         raise UserError(f"{path} does not start with a header, so it is not a run log of minirft; check the path")
     return rows[0], rows[1:]
 
 
-def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def parse_row(
+    line: bytes, path: Path, number: int, wanted: str = "a row of a run log; remove that line"
+) -> dict[str, Any]:
+    """A line of JSON as a row.  Raises `UserError` for anything but an object: the line is not `wanted`."""
     try:
         row = json.loads(line)
     except ValueError:
         row = None
     if not isinstance(row, dict):
-        raise UserError(f"{path} line {number} is not a row of a run log; remove that line")
+        raise UserError(f"{path} line {number} is not {wanted}")
     return row

@@ -66,7 +66,7 @@ ROOMS: dict[str, set[str]] = {
     }
     | {"runlog", "runs", "sft", "tiny", "train"},
     "feed": {"config", "data", "samples", "tiny"},
-    "predictions": {"samples", "boxes", "answers", "config", "feed", "loading", "loop", "policy"},
+    "predictions": {"samples", "boxes", "answers", "config", "feed", "loading", "loop", "policy", "runlog"},
     "dryrun": {"samples", "architectures", "bench", "config", "feed", "frames", "loading", "memory", "processor"},
     # What draws may know what a reward is, and nothing of training.
     "show": {

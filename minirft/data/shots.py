@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,22 @@ def k_shot(samples: list[Sample], k: int, seed: int, negatives: float = 0.0) -> 
     absent = [sample.id for sample in samples if not is_present(sample)]
     kept = {*drawn, *_draw("", absent, round(len(drawn) * negatives / (1 - negatives)), seed)}
     return [sample for sample in samples if sample.id in kept]
+
+
+def k_shot_of_stream(
+    draw: Callable[[int], list[Sample]], names: Sequence[str], k: int, seed: int, negatives: float = 0.0
+) -> list[Sample]:
+    """`k_shot` of an endless world: as many samples are drawn as show each of `names` k times.
+
+    `draw(n)` gives n samples; the first of them must not depend on n.
+    """
+    pool, every, enough = 64, [], False
+    while not enough:
+        pool *= 2
+        every = draw(pool)
+        shown = Counter(sample.category for sample in every if is_present(sample))
+        enough = all(shown[name] >= k for name in names)
+    return k_shot(every, k, seed, negatives)
 
 
 def is_present(sample: Sample) -> bool:

@@ -9,27 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from minirft.answers import Detections, parse_solution
-from minirft.boxes import Array
+from minirft.answers import true_boxes
 from minirft.data.shots import is_present
 from minirft.samples import Sample
 
 THIN = 10  # thousandths of the picture; a box this thin is missed (IoU < .5) by an error of a few thousandths
 UNEQUAL = 20  # times as many samples of one category as of another
 SHOWN = 5  # names in a warning
-
-
-def true_boxes(sample: Sample) -> Array:
-    """The boxes of the solution in the model's frame, (M, 4); none for a label or a yes.
-
-    >>> from pathlib import Path
-    >>> true_boxes(Sample("0", Path("0.jpg"), "grounding", "?", "<answer>(1,2),(3,4)</answer>")).tolist()
-    [[1.0, 2.0, 3.0, 4.0]]
-    """
-    truth = parse_solution(sample.task, sample.solution)
-    if isinstance(truth, Detections):
-        return truth.boxes
-    return np.reshape(truth, (-1, 4)) if isinstance(truth, np.ndarray) else np.zeros((0, 4))
 
 
 def summarise(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -6,13 +6,12 @@ two seeds of their own.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from minirft.config import GRPOConfig
-from minirft.data.shots import is_present, k_shot
+from minirft.data.shots import k_shot_of_stream
 from minirft.samples import Sample, Task, UserError
 from minirft.tiny import world
 from minirft.tiny.lookalikes import FAMILIES
@@ -49,13 +48,8 @@ class Part:
         """The training set of a seed; for one seed more shots only add."""
         if not shots:
             return self.draw(self.size, seed)
-        pool, enough, every = 64, False, []
-        while not enough:  # the world is endless, and its first questions do not depend on how many are drawn
-            pool *= 2
-            every = self.draw(pool, seed)
-            shown = Counter(sample.category for sample in every if is_present(sample))
-            enough = all(shown[name] >= shots for name in self.names)
-        return k_shot(every, shots, seed, ABSENT if self.task == "detection" else 0.0)
+        negatives = ABSENT if self.task == "detection" else 0.0
+        return k_shot_of_stream(partial(self.draw, seed=seed), self.names, shots, seed, negatives)
 
     def validation(self) -> list[Sample]:
         """What settings are chosen by; its own stream, of what is trained on."""

@@ -73,17 +73,33 @@ def metrics(
     those of seed 0, so two sets of answers to the same samples are resampled alike.  Raises `ValueError` when the
     lengths differ or are 0.  What each metric is stands in `detection`, `classification`, `grounding`, `presence`.
     """
+    values, draws = bootstrap(task, completions, samples, resamples=resamples, generator=generator)
+    intervals = {name: _interval(draw, level) for name, draw in draws.items() if not np.isnan(draw).all()}
+    return values | {"n": len(samples), "ci": intervals}
+
+
+def bootstrap(
+    task: Task,
+    completions: Sequence[str],
+    samples: Sequence[Sample],
+    *,
+    resamples: int = 200,
+    generator: np.random.Generator | None = None,
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Every metric on all queries, as `metrics` has it, and on `resamples` resamples of them: {metric: (resamples,)}.
+
+    The answers are matched once for both.  Raises as `metrics` does.
+    """
     number = len(samples)
     if len(completions) != number or not number:
         raise ValueError(f"one completion per sample and at least one: got {len(completions)} for {number} samples")
     statistic = STATISTICS[task](completions, samples)
     values: dict[str, Any] = {name: _json(value[0]) for name, value in statistic(np.ones((1, number))).items()}
-    intervals = {}
-    if resamples:
-        generator = generator or np.random.default_rng(0)
-        draws = statistic(generator.multinomial(number, np.full(number, 1 / number), resamples).astype(np.float64))
-        intervals = {name: _interval(draw, level) for name, draw in draws.items() if not np.isnan(draw).all()}
-    return values | {"n": number, "ci": intervals}
+    if not resamples:
+        return values, {}
+    generator = generator or np.random.default_rng(0)
+    weights = generator.multinomial(number, np.full(number, 1 / number), resamples)
+    return values, statistic(weights.astype(np.float64))
 
 
 def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:

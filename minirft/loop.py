@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minirft.config import GRPOConfig
 from minirft.evaluate import metrics
-from minirft.feed import held_out, step_generator, training_feed
+from minirft.feed import Feed, held_out, step_generator
 from minirft.frames import check_frames, displayed_size
 from minirft.policy import Policy
 from minirft.processor import smart_resize
@@ -28,15 +28,16 @@ from minirft.sampler import sample_groups
 from minirft.samples import Sample, UserError
 
 Share = TypeVar("Share")
+DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
 LOW_IOU = 0.2
 """Mean IoU reward of a step below which the coordinates of its answers are looked at."""
 
 
-def run_steps(run: Run, steps: int, do_step: Callable[[int], tuple[Row, list[Row]]], progress: bool) -> Iterator[Row]:
+def run_steps(run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool) -> Iterator[Row]:
     """Do the steps that are left; log, evaluate and save as configured; yield every row that is logged.
 
-    `do_step(step)` returns the row of the step and what was written at it.  Ctrl-C lets the step finish,
-    saves, and raises `KeyboardInterrupt` with the way to go on; a second one stops at once.
+    `feed(step)` gives the samples of a step, `do_step(samples, step)` its row and what was written at it.  Ctrl-C lets
+    the step finish, saves, and raises `KeyboardInterrupt` with the way to go on; a second one stops at once.
     """
     config = run.config
     asked = held_out(config) if config.eval_every else []  # read once: an annotation file can take a minute
@@ -46,10 +47,11 @@ def run_steps(run: Run, steps: int, do_step: Callable[[int], tuple[Row, list[Row
         if run.step == 0 and config.eval_every:
             yield _log_evaluation(run, asked, watch)
         while run.step < steps:
-            row, completions = _guarded(do_step, run)
+            samples = feed(run.step + 1)
+            row, completions = _guarded(do_step, samples, run)
             run.step += 1
             run.record(completions)
-            row |= watch.training(row, completions)
+            row |= watch.training(row, completions, samples)
             run.log.row("train", **row)
             bar.set_postfix_str(bar_text(row))
             bar.update()
@@ -68,9 +70,9 @@ def how_to_resume(run: Run) -> str:
     return f"minirft {'train' if run.method == 'grpo' else 'sft'} --resume {run.folder}"
 
 
-def _guarded(do_step: Callable[[int], tuple[Row, list[Row]]], run: Run) -> tuple[Row, list[Row]]:
+def _guarded(do_step: DoStep, samples: list[Sample], run: Run) -> tuple[Row, list[Row]]:
     try:
-        return do_step(run.step + 1)
+        return do_step(samples, run.step + 1)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"step {run.step + 1} does not fit into the memory of {run.policy.device}: set checkpointing = true, "
@@ -248,21 +250,21 @@ def frame_warning(policy: Policy, texts: Sequence[str], samples: Sequence[Sample
 class FrameWatch:
     """Looks at the coordinates of a run's answers while they earn little, and says once on stderr what is wrong.
 
-    A look at training costs reading the data again, so it is taken at steps 1, 2, 4, 8, ... while the reward is low.
+    A look at training opens the step's pictures again, so it is taken at steps 1, 2, 4, 8, ... while the reward is low.
     """
 
     run: Run
     said: bool = False
 
-    def training(self, row: Row, completions: list[Row]) -> Row:
+    def training(self, row: Row, completions: list[Row], samples: list[Sample]) -> Row:
         """What to add to the row of a training step: `frame_warning`, or nothing."""
         step, task = self.run.step, self.run.config.data.task
         low = row.get("reward_iou", LOW_IOU) < LOW_IOU
         if not low or self.said or step & (step - 1) or task not in ("detection", "grounding"):
             return {}
-        asked = {sample.id: sample for sample in training_feed(self.run.config)(step)}
-        samples = [asked[completion["sample"]] for completion in completions]
-        warning = frame_warning(self.run.policy, [completion["text"] for completion in completions], samples)
+        by_id = {sample.id: sample for sample in samples}
+        asked = [by_id[completion["sample"]] for completion in completions]
+        warning = frame_warning(self.run.policy, [completion["text"] for completion in completions], asked)
         self.tell(warning)
         return {"frame_warning": warning} if warning else {}
 

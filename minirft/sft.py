@@ -32,10 +32,10 @@ def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) 
     feed = training_feed(config)
     run = open_run("sft", config, resume)
 
-    def do_step(step: int) -> tuple[Row, list[Row]]:
-        return sft_step(run.policy, run.optimiser, feed(step), config, step)
+    def do_step(samples: list[Sample], step: int) -> tuple[Row, list[Row]]:
+        return sft_step(run.policy, run.optimiser, samples, config, step)
 
-    yield from run_steps(run, config.sft_steps, do_step, progress)
+    yield from run_steps(run, config.sft_steps, feed, do_step, progress)
 
 
 def sft_step(

@@ -46,10 +46,10 @@ def train(config: GRPOConfig, resume: Path | None = None, progress: bool = False
     reward = reading(config.data.task, config.reward, config.reward_weights or None)
     run = open_run("grpo", config, resume)
 
-    def do_step(step: int) -> tuple[Row, list[Row]]:
-        return grpo_step(run.policy, run.reference, run.optimiser, feed(step), reward.at(step), config, step)
+    def do_step(samples: list[Sample], step: int) -> tuple[Row, list[Row]]:
+        return grpo_step(run.policy, run.reference, run.optimiser, samples, reward.at(step), config, step)
 
-    yield from run_steps(run, config.steps, do_step, progress)
+    yield from run_steps(run, config.steps, feed, do_step, progress)
 
 
 def grpo_step(

@@ -60,7 +60,7 @@ def test_training_is_looked_at_while_it_earns_little(tiny, capsys: pytest.Captur
         samples = [sample for sample in training_feed(config)(step) for _ in range(2)]
         pairs = zip(samples, said(samples, scale), strict=True)
         completions = [{"sample": sample.id, "text": text} for sample, text in pairs]
-        return watch.training({"reward_iou": reward}, completions)
+        return watch.training({"reward_iou": reward}, completions, samples)
 
     def fresh() -> FrameWatch:
         return FrameWatch(SimpleNamespace(policy=tiny, config=config, step=0))
@@ -69,7 +69,7 @@ def test_training_is_looked_at_while_it_earns_little(tiny, capsys: pytest.Captur
     assert look(watch, 4, 0.0)["frame_warning"].startswith("3") and look(watch, 8, 0.0) == {}
     assert capsys.readouterr().err.count("shares of width and height") == 1
     assert look(fresh(), 3, 0.0) == look(fresh(), 4, 0.9) == look(fresh(), 4, 0.0, scale=1.0) == {}
-    assert fresh().training({"loss": 1.0}, [{"sample": "s", "text": ""}]) == {}  # supervised: nothing was sampled
+    assert fresh().training({"loss": 1.0}, [{"sample": "s", "text": ""}], []) == {}  # supervised: nothing was sampled
 
 
 def test_the_log_of_a_run_says_it_and_stderr_once(tiny_random, tmp_path, monkeypatch, capsys):

@@ -152,6 +152,18 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
     return statistic
 
 
+def confidence_levels(completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """Boxes by stated confidence, for a calibration curve: {confidence, two decimals: [boxes, hits at IoU .5]}."""
+    answers, truth, _ = _read("detection", completions, samples)
+    ranked = rank_boxes([NOTHING if isinstance(answer, ParseFailure) else answer for answer in answers], truth)
+    levels: dict[str, list[int]] = {}
+    for confidence, hit in zip(ranked.confidence, ranked.hit[AT_50], strict=True):
+        level = levels.setdefault(f"{confidence:.2f}", [0, 0])
+        level[0] += 1
+        level[1] += int(hit)
+    return dict(sorted(levels.items()))
+
+
 def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
     """Labels: accuracy (equal after normalisation), accuracy_substring (the released rule), parse_rate."""
     labels, truths, well_formed = _read("classification", completions, samples)

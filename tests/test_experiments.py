@@ -78,9 +78,10 @@ def fake(key: Key) -> dict:
     if key.tunes:
         rates = settings.RATES[key.method]
         return {"validation": {str(s): float(s == 20) - abs(rates.index(key.rate) - 1) for s in (10, 20, 40, 80)}}
+    cost = {"seconds_training": 2.0, "pictures_seen": 160, "completions_sampled": 1280 * (key.method == "rft")}
     value = 0.1 * METHODS.index(key.method) + 0.02 * key.seed if key.method != "base" else 0.05
-    tests = {name: {"greedy": {"ap50": value}, "draws": [value, value]} for name in ("same", "other")}
-    return {"tests": tests}
+    found = {"ap50": value, "draws": [value, value]}
+    return {"tests": {name: {"greedy": found, "sampled": found} for name in ("same", "other")}, **cost}
 
 
 def fails_on_the_third(key: Key) -> dict:
@@ -103,10 +104,11 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path):
     assert not set(done) & set(board.cells) and set(again.cells) == set(keys_to_tune(NAME))
     assert choose(again, NAME, PART, "rft", 4) == (1e-4, 20)
     run_cells(again, keys_to_test(again, NAME, 2), "", 1, False, fake)
-    found = {(line.test, line.shots, line.what): line.found for line in lines(again, NAME)}
-    assert found["same", 4, "rft"].mean == pytest.approx(0.33)
-    assert found["other", 1, "rft - sft-reasoning"].mean == pytest.approx(0.1)
-    assert found["same", 2, "rft - base"].low == pytest.approx(0.27) and found["same", 0, "base"].seeds == 1
+    found = {(line.test, line.shots, line.mode, line.what): line.found for line in lines(again, NAME)}
+    assert found["same", 4, "greedy", "rft"].mean == pytest.approx(0.23)
+    assert found["other", 1, "sampled", "rft - sft-reasoning"].mean == pytest.approx(0.1)
+    assert found["same", 2, "greedy", "rft - base"].low == pytest.approx(0.17)
+    assert found["same", 0, "greedy", "base"].seeds == 1
     assert table(again, NAME).count("\n") == len(found)
     json.loads((tmp_path / "x.json").read_text())
 
@@ -137,7 +139,7 @@ def test_of_equals_the_shorter_training_is_chosen(tmp_path: Path):
     board = Board(tmp_path / "x.json")
     for key in keys_to_tune(NAME):
         board.cells[key] = {"validation": {"10": 0.5, "20": 0.5}}
-    assert choose(board, NAME, PART, "sft", 1) == (1e-4, 10)
+    assert choose(board, NAME, PART, "sft", 1) == (3e-5, 10)
 
 
 # ------------------------------------------------------------------ a cell
@@ -166,14 +168,14 @@ def test_a_cell_of_every_kind(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(settings, "CHOOSE_BY", 4)
     monkeypatch.setattr(settings, "TEST_ON", 4)
     monkeypatch.setattr(settings.Part.test, "__defaults__", (4,))
-    monkeypatch.setattr(cells, "STOPS", dict.fromkeys(METHODS, (1, 2)))
+    monkeypatch.setattr(cells, "STOPS", dict.fromkeys(settings.STOPS, (1, 2)))
     cells.asked.cache_clear()
     tuned = run_cell(Key("classification", "pet", "rft", 1, TUNING_SEED, 1e-4))
     assert list(tuned["validation"]) == ["1", "2"]
     tested = run_cell(Key("classification", "pet", "sft-quick", 1, 1, 1e-4, 1))
     assert tested["pictures_seen"] == 8 and tested["completions_sampled"] == 0
-    assert len(tested["tests"]["same"]["draws"]) == cells.DRAWS
-    assert {"greedy", "sampled"} <= set(tested["tests"]["same"])
+    assert len(tested["tests"]["same"]["sampled"]["draws"]) == cells.DRAWS
+    assert len(tested["tests"]["same"]["answers"]) == 4 and tested["tests"]["same"]["greedy"]["careful"] < 1
     base = run_cell(Key("classification", "pet", "base", 0, 1))
     assert base["pictures_seen"] == 0
     cells.asked.cache_clear()
@@ -213,9 +215,11 @@ def test_a_table_shows_what_is_finished(tmp_path: Path):
     run_cells(
         board, [key for key in left if key.shots < 16 or key.seed == 1 or key.method != "rft"], "", 1, False, fake
     )
-    rows = [row for row in markdown(tmp_path, paper).splitlines() if row.startswith(f"| {PART}")]
-    assert [row.split(" | ")[1:3] for row in rows] == [[test, k] for test in ("same", "other") for k in "1248"]
-    means = "0.05 | 0.03 | 0.13 | 0.23 | 0.33"
-    assert rows[0] == (
-        f"| {PART} | same | 1 | {means} | **+0.30 [+0.30, +0.30]** | **+0.10 [+0.10, +0.10]** | 19.6, 19.5, 33.6 |"
-    )
+    text = markdown(tmp_path, paper)
+    rows = [row for row in text.splitlines() if row.startswith(f"| {PART}")]
+    modes = ("greedy", "sampled")
+    expected = [[test, k, mode] for test in ("same", "other") for mode in modes for k in "1248"]
+    assert [row.split(" | ")[1:4] for row in rows] == expected
+    gaps = "**+0.18 [+0.17, +0.19]** | **+0.20 [+0.20, +0.20]** | **+0.10 [+0.10, +0.10]**"
+    assert rows[0] == f"| {PART} | same | 1 | greedy | 0.05 | 0.03 | 0.13 | 0.23 | {gaps} | 19.6, 19.5, 33.6 |"
+    assert "SFT 2 s, 160 pictures; SFT, reasoning 2 s, 160 pictures; RFT 2 s, 160 pictures, 1280 completions." in text

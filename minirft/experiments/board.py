@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from minirft.experiments.cells import TUNING_SEED, Key, run_cell
-from minirft.experiments.settings import METHODS, RATES, STOPS, TEST_ON, VALIDATION, find
+from minirft.experiments.settings import RATES, RFT, STOPS, TEST_ON, VALIDATION, find
 from minirft.flags import quieten_libraries
 from minirft.runlog import provenance
 from minirft.samples import UserError
@@ -107,7 +107,7 @@ def keys_to_tune(name: str) -> list[Key]:
     """One cell for each part, number of shots, method and learning rate; the longest first."""
     return [
         Key(name, part, method, shots, TUNING_SEED, rate)
-        for method in reversed(METHODS)
+        for method in reversed(find(name).methods)
         for part, spec in find(name).parts.items()
         for shots in spec.shots
         for rate in RATES[method]
@@ -120,10 +120,10 @@ def keys_to_test(board: Board, name: str, seeds: int) -> list[Key]:
     for part, spec in find(name).parts.items():
         keys.append(Key(name, part, "base", 0, 1))
         for shots in spec.shots:
-            for method in METHODS:
+            for method in find(name).methods:
                 rate, steps = choose(board, name, part, method, shots)
                 keys += [Key(name, part, method, shots, seed, rate, steps) for seed in range(1, seeds + 1)]
-    return sorted(keys, key=lambda key: key.method != "rft")
+    return sorted(keys, key=lambda key: key.method not in RFT)
 
 
 def choose(board: Board, name: str, part: str, method: str, shots: int) -> tuple[float, int]:

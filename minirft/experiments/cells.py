@@ -13,26 +13,28 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from minirft.config import GRPOConfig
-from minirft.evaluate import STATISTICS, metrics
-from minirft.experiments.settings import HEADLINE, STOPS, Part, config, find
+from minirft.evaluate import bootstrap, confidence_levels, metrics
+from minirft.experiments.bases import fresh_policy
+from minirft.experiments.settings import HEADLINE, RFT, STOPS, Part, config, find
 from minirft.feed import cycle
 from minirft.loop import generate
 from minirft.policy import Policy
 from minirft.rewards import reading
-from minirft.runs import load_policy, load_weights, make_optimiser
+from minirft.runs import make_optimiser
 from minirft.samples import Sample
 from minirft.sft import sft_step
-from minirft.tiny.annotators import QUICK_THOUGHT
+from minirft.tiny.annotators import CAREFUL_START, QUICK_THOUGHT
 from minirft.train import grpo_step
+from minirft.two_stages import answers_in_two_stages
 
 TUNING_SEED = 1000
 DRAWS = 200
 """Bootstrap resamples of the test questions that a cell keeps; resample i is the same for every cell of a test."""
+KEPT = 12
+"""Answers that are kept of a test, those to its first questions, to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,34 @@ def tune(part: Part, key: Key) -> dict[str, Any]:
 
 
 def test(part: Part, key: Key) -> dict[str, Any]:
-    """Every test of the part: metrics of greedy and of sampled answers, and the resamples of the greedy headline."""
-    start, policy = time.perf_counter(), fresh_policy()
+    """Every test of the part, each answered greedily and sampled; see `judge`.  Seed 1 keeps some of its answers."""
+    start, policy = time.perf_counter(), fresh_policy(part.base)
     for _ in training(part, key):  # the one policy of this process
         pass
     seconds, tests = time.perf_counter() - start, {}
     for name in part.tests:
         questions = asked(key.experiment, key.part, name)
-        answers = {
-            mode: generate(policy, config(part.task, key.seed), questions, mode) for mode in ("greedy", "sampled")
-        }
-        found = {mode: metrics(part.task, texts, questions, resamples=0) for mode, texts in answers.items()}
-        tests[name] = found | {"draws": resampled(part, answers["greedy"], questions)}
+        ask = answers_in_two_stages if name in part.staged else generate
+        answers = {mode: ask(policy, config(part.task, key.seed), questions, mode) for mode in ("greedy", "sampled")}
+        tests[name] = {mode: judge(part, texts, questions) for mode, texts in answers.items()}
+        if key.seed == 1:
+            tests[name]["answers"] = answers["greedy"][:KEPT]
     return {"seconds_training": seconds, **cost(key), "tests": tests}
+
+
+def judge(part: Part, answers: list[str], questions: list[Sample]) -> dict[str, Any]:
+    """All metrics, the headline on `DRAWS` resamples of the questions, and how the answers came about.
+
+    "careful" is the share of answers that look before they answer; "levels" counts boxes by stated confidence,
+    {confidence: [boxes, hits at IoU .5]}, for a calibration curve.
+    """
+    values, draws = bootstrap(part.task, answers, questions, resamples=DRAWS)
+    return {
+        **{name: None if value is None else round(value, 5) for name, value in values.items()},
+        "careful": round(sum(CAREFUL_START in text for text in answers) / len(answers), 4),
+        "draws": [round(float(value), 4) for value in draws[HEADLINE[part.task]]],
+        **({"levels": confidence_levels(answers, questions)} if part.task == "detection" else {}),
+    }
 
 
 def training(part: Part, key: Key) -> Iterator[tuple[int, Policy]]:
@@ -95,30 +112,15 @@ def training(part: Part, key: Key) -> Iterator[tuple[int, Policy]]:
     samples = part.train(key.shots, key.seed)
     if key.method == "sft-quick":
         samples = [replace(sample, reasoning=QUICK_THOUGHT) for sample in samples]
-    policy = fresh_policy()
+    policy = fresh_policy(part.base)
     optimiser, reward = make_optimiser(policy, settings), reading(task, settings.reward)
     for step in range(1, key.steps + 1):
         batch = cycle(samples, key.seed, settings.prompts_per_step, step)
-        if key.method == "rft":
+        if key.method in RFT:
             grpo_step(policy, None, optimiser, batch, reward.at(step), settings, step)
         else:
             sft_step(policy, optimiser, batch, settings, step)
         yield step, policy
-
-
-@cache
-def _base() -> tuple[Policy, dict[str, Tensor]]:
-    policy = load_policy(config("detection", 0))
-    return policy, {name: weight.detach().clone() for name, weight in policy.trainable().items()}
-
-
-def fresh_policy() -> Policy:
-    """The base again.  One policy serves all cells of a process: its vision tower is frozen, so it need not look at a
-    picture twice.
-    """
-    policy, weights = _base()
-    load_weights(policy, weights)
-    return policy
 
 
 @cache
@@ -131,6 +133,7 @@ def asked(experiment: str, part: str, test: str = "") -> list[Sample]:
 def at(settings: GRPOConfig, key: Key) -> GRPOConfig:
     """The settings with the rate, length and target of the cell."""
     rate, target = key.rate, "answer" if key.method == "sft" else "reasoning"
+    reward = "official" if key.method == "rft-official" else "strict"
     return replace(
         settings,
         steps=key.steps,
@@ -138,6 +141,7 @@ def at(settings: GRPOConfig, key: Key) -> GRPOConfig:
         learning_rate=rate,
         sft_learning_rate=rate,
         sft_target=target,
+        reward=reward,
         updates_per_rollout=1,
     )
 
@@ -146,12 +150,4 @@ def cost(key: Key) -> dict[str, int]:
     """Pictures looked at in training, with repeats, and completions sampled."""
     settings = config("detection", 0)
     seen = key.steps * settings.prompts_per_step
-    return {"pictures_seen": seen, "completions_sampled": seen * settings.group_size * (key.method == "rft")}
-
-
-def resampled(part: Part, answers: list[str], questions: list[Sample]) -> list[float]:
-    """The headline metric on `DRAWS` resamples of the questions, four digits."""
-    number = len(questions)
-    weights = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), DRAWS)
-    values = STATISTICS[part.task](answers, questions)(weights.astype(float))[HEADLINE[part.task]]
-    return [round(float(value), 4) for value in values]
+    return {"pictures_seen": seen, "completions_sampled": seen * settings.group_size * (key.method in RFT)}

@@ -21,14 +21,20 @@ VALIDATION, TEST = 20_000_003, 30_000_001  # seeds
 CHOOSE_BY, TEST_ON = 200, 500  # questions
 ABSENT = 0.2
 """Share of questions about an absent category, everywhere.  The paper's few-shot sets have none."""
-HEADLINE: dict[Task, str] = {"detection": "ap50", "classification": "accuracy", "grounding": "box_iou"}
+HEADLINE: dict[Task, str] = {
+    "detection": "ap50",
+    "classification": "accuracy",
+    "grounding": "box_iou",
+    "presence": "accuracy",
+}
 """The metric by which settings are chosen and methods compared."""
 
 Draw = Callable[[int, int], list[Sample]]  # (how many, seed) -> questions
-METHODS = ("sft", "sft-quick", "sft-reasoning", "rft")
-"""Imitate answers alone, as the paper's SFT does; the same behind the base's own short thought; behind an expert's
-reasoning; or GRPO.  The embedded base has never seen a text without a thought, Qwen2-VL has: the second is the fairer
-counterpart of the paper's baseline."""
+METHODS = ("sft", "sft-reasoning", "rft")
+"""Imitate answers alone, as the paper's SFT does; the same behind an expert's reasoning; or GRPO."""
+CONTROLS = ("sft-quick", "rft-official")
+"""Two more, where a cause is looked for.  Answers behind the base's own short thought: the embedded base has never seen
+a text without a thought, Qwen2-VL has.  GRPO with the reward that the released code computes."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,18 @@ class Part:
     shots: tuple[int, ...]
     """Pictures of each name; 0 stands for `size` pictures of the stream as they come."""
     size: int = 0
+    base: str = "embedded"
+    """What training starts from, of `minirft.experiments.bases`."""
+    absent: float = ABSENT
+    """Share of training questions about an absent category, for detection."""
+    staged: tuple[str, ...] = ()
+    """Those of the tests that ask in two stages: is there one, then where."""
 
     def train(self, shots: int, seed: int) -> list[Sample]:
         """The training set of a seed; for one seed more shots only add."""
         if not shots:
             return self.draw(self.size, seed)
-        negatives = ABSENT if self.task == "detection" else 0.0
+        negatives = {"detection": self.absent, "presence": 0.5}.get(self.task, 0.0)
         return k_shot_of_stream(partial(self.draw, seed=seed), self.names, shots, seed, negatives)
 
     def validation(self) -> list[Sample]:
@@ -68,10 +80,11 @@ class Experiment:
     paper: str
     """Where the paper has it."""
     parts: dict[str, Part]
+    methods: tuple[str, ...] = METHODS
 
 
-def _detection(categories: tuple[str, ...], style: str = "plain") -> Draw:
-    return partial(world.detection, categories=categories, absent=ABSENT, style=style)
+def _detection(categories: tuple[str, ...], style: str = "plain", absent: float = ABSENT) -> Draw:
+    return partial(world.detection, categories=categories, absent=absent, style=style)
 
 
 def _family(name: str) -> Part:
@@ -89,6 +102,23 @@ def _kind(reasoning: bool) -> Draw:
     return draw
 
 
+def _eight(tests: dict[str, Draw]) -> Part:
+    return Part("detection", _detection(FEWSHOT), FEWSHOT, tests, (1, 2, 4, 8, 16))
+
+
+def _where() -> Part:
+    """Trained as the paper's few-shot sets are, on categories that are there, and asked in three ways."""
+    present, half = _detection(FEWSHOT, absent=0.0), _detection(FEWSHOT, absent=0.5)
+    tests = {"category known": present, "asked at once": half, "asked in two stages": half}
+    return Part("detection", present, FEWSHOT, tests, (4,), absent=0.0, staged=("asked in two stages",))
+
+
+def _is_there_one() -> Part:
+    draw = partial(world.presence, categories=FEWSHOT)
+    return Part("presence", draw, FEWSHOT, {"same": draw, "other": partial(world.presence, categories=OTHER)}, (4,))
+
+
+OTHER_BASES = ("quick", "seldom", "careful")
 OTHER = tuple(category for category in BASE if category not in FEWSHOT)
 EXPERIMENTS: dict[str, Experiment] = {
     "classification": Experiment(
@@ -97,20 +127,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "coco-fewshot": Experiment(
         "Few-shot detection of 8 of 80 categories",
         "Table 3",
-        {
-            "8 categories": Part(
-                "detection",
-                _detection(FEWSHOT),
-                FEWSHOT,
-                {"same": _detection(FEWSHOT), "other": _detection(OTHER)},
-                (1, 2, 4, 8, 16),
-            )
-        },
+        {"8 categories": _eight({"same": _detection(FEWSHOT), "other": _detection(OTHER)})},
     ),
     "lvis-fewshot": Experiment(
         "10-shot detection of 6 rare categories",
         "Table 4",
         {"6 rare": Part("detection", _detection(RARE[:6]), RARE[:6], {"same": _detection(RARE[:6])}, (10,))},
+        METHODS + CONTROLS,
     ),
     "out-of-domain": Experiment(
         "Few-shot detection in another drawing style",
@@ -138,6 +161,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 239,
             )
         },
+        METHODS + CONTROLS,
     ),
     "open-vocabulary": Experiment(
         "Train on 65 base categories, test on 15 novel and 13 rare ones",
@@ -158,6 +182,16 @@ EXPERIMENTS: dict[str, Experiment] = {
             )
         },
     ),
+    "presence": Experiment(
+        "Is there one, then where: two stages, or one question",
+        "section 4.1",
+        {"where": _where(), "is there one": _is_there_one()},
+    ),
+    "bases": Experiment(
+        "What the base already knows",
+        "no table",
+        {name: replace(_eight({"same": _detection(FEWSHOT)}), base=name, shots=(1, 16)) for name in OTHER_BASES},
+    ),
 }
 
 
@@ -170,10 +204,15 @@ def find(name: str) -> Experiment:
 
 # ------------------------------------------------------------------ what a method may choose from
 
-_SFT = [method for method in METHODS if method != "rft"]
-RATES = dict.fromkeys(_SFT, (1e-4, 3e-4, 1e-3)) | {"rft": (5e-5, 1e-4, 2e-4)}
-STOPS = dict.fromkeys(_SFT, (10, 20, 40, 80)) | {"rft": (5, 10, 20, 40)}
-"""Three learning rates, constant, and four lengths: 12 settings for each method.  A step has 8 pictures."""
+SFT = [method for method in METHODS + CONTROLS if method.startswith("sft")]
+RFT = [method for method in METHODS + CONTROLS if method.startswith("rft")]
+RATES = dict.fromkeys(SFT, (3e-5, 1e-4, 3e-4)) | dict.fromkeys(RFT, (5e-5, 1e-4, 2e-4))
+STOPS = dict.fromkeys(SFT, (20, 40, 80, 160)) | dict.fromkeys(RFT, (5, 10, 20, 40))
+"""Three learning rates, constant, and four lengths: 12 settings for each method.  A step has 8 pictures.
+
+The grid was placed with a wider one (four rates, five lengths) on two tables: it holds every method's best setting of
+both (docs/experiments.md, 2026-11-22).
+"""
 
 
 def config(task: Task, seed: int) -> GRPOConfig:

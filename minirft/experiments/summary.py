@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from minirft.experiments.board import Board
-from minirft.experiments.settings import EXPERIMENTS, HEADLINE, METHODS, find
+from minirft.experiments.settings import EXPERIMENTS, HEADLINE, find
 from minirft.experiments.statistics import Estimate, difference, estimate
 
 Measured = tuple[list[float], list[list[float]]]  # values by seed, and their resamples
-PAIRS = (("rft", "base"), ("rft", "sft"), ("rft", "sft-quick"), ("rft", "sft-reasoning"))
+MODES = ("greedy", "sampled")
+PAIRS = (
+    ("rft", "base"),
+    ("rft", "sft"),
+    ("rft", "sft-reasoning"),
+    ("rft", "sft-quick"),
+    ("rft-official", "rft"),
+)
 
 
 @dataclass(frozen=True)
@@ -23,36 +31,40 @@ class Line:
     part: str
     test: str
     shots: int
+    mode: str
     what: str
     found: Estimate
 
 
 def lines(board: Board, name: str) -> Iterator[Line]:
-    """Every number that the cells so far give."""
+    """Every number that the cells so far give, of greedy and of sampled answers."""
     for part, spec in find(name).parts.items():
-        for test in spec.tests:
-            base = measured(board, name, part, "base", 0, test)
+        for test, mode in product(spec.tests, MODES):
+            base = measured(board, name, part, "base", 0, test, mode)
             if base:
-                yield Line(part, test, 0, "base", estimate(*base))
+                yield Line(part, test, 0, mode, "base", estimate(*base))
             for shots in spec.shots:
-                found = {method: measured(board, name, part, method, shots, test) for method in METHODS}
+                methods = find(name).methods
+                found = {method: measured(board, name, part, method, shots, test, mode) for method in methods}
                 for method, seen in found.items():
                     if seen:
-                        yield Line(part, test, shots, method, estimate(*seen))
+                        yield Line(part, test, shots, mode, method, estimate(*seen))
                 for one, other in PAIRS:
-                    if pair := _paired(found[one], base if other == "base" else found[other], other == "base"):
-                        yield Line(part, test, shots, f"{one} - {other}", difference(*pair))
+                    if pair := _paired(found.get(one), base if other == "base" else found.get(other), other == "base"):
+                        yield Line(part, test, shots, mode, f"{one} - {other}", difference(*pair))
 
 
-def measured(board: Board, name: str, part: str, method: str, shots: int, test: str) -> Measured | None:
-    """Greedy headline metric of the test cells, in the order of their seeds; None where there are none."""
+def measured(
+    board: Board, name: str, part: str, method: str, shots: int, test: str, mode: str = "greedy"
+) -> Measured | None:
+    """The headline metric of the test cells, in the order of their seeds; None where there are none."""
     metric = HEADLINE[find(name).parts[part].task]
     keys = sorted(
         (key for key in board.cells if (key.part, key.method, key.shots) == (part, method, shots) and not key.tunes),
         key=lambda key: key.seed,
     )
-    found = [board.cells[key]["tests"][test] for key in keys]
-    return ([x["greedy"][metric] for x in found], [x["draws"] for x in found]) if found else None
+    found = [board.cells[key]["tests"][test][mode] for key in keys]
+    return ([x[metric] for x in found], [x["draws"] for x in found]) if found else None
 
 
 def _paired(one: Measured | None, other: Measured | None, repeat: bool) -> tuple[Measured, Measured] | None:
@@ -66,11 +78,11 @@ def _paired(one: Measured | None, other: Measured | None, repeat: bool) -> tuple
 
 def table(board: Board, name: str) -> str:
     """The lines as text."""
-    rows = [f"{'part':<14}{'test':<12}{'shots':>5}  {'':<20}{'mean [95% interval]':<26}seeds"]
+    rows = [f"{'part':<14}{'test':<20}{'shots':>5}  {'mode':<9}{'':<20}{'mean [95% interval]':<26}seeds"]
     for line in lines(board, name):
         sure = " *" if " - " in line.what and line.found.excludes_zero else ""
-        which, found = f"{line.part:<14}{line.test:<12}{line.shots:>5}", line.found
-        rows.append(f"{which}  {line.what:<20}{found!s:<26}{found.seeds:>5}{sure}")
+        which, found = f"{line.part:<14}{line.test:<20}{line.shots:>5}  {line.mode:<9}", line.found
+        rows.append(f"{which}{line.what:<20}{found!s:<26}{found.seeds:>5}{sure}")
     return "\n".join(rows)
 
 
@@ -87,10 +99,15 @@ PAPER_COLUMN = {
     ("open-vocabulary", "rare"): ("8", "rare"),
 }
 FAMILY_COLUMN = {"flower": "Flower102", "pet": "Pets37", "aircraft": "FGVC-Aircraft", "car": "Cars196"}
-TABLE_HEAD = (
-    "| part | test | shots | base | SFT | SFT, quick thought | SFT, reasoning | RFT | RFT - SFT | RFT - SFT, reasoning "
-    "| paper: base, SFT, RFT |"
-)
+LABELS = {
+    "base": "base",
+    "sft": "SFT",
+    "sft-reasoning": "SFT, reasoning",
+    "rft": "RFT",
+    "sft-quick": "SFT, quick thought",
+    "rft-official": "RFT, released reward",
+}
+GAPS = tuple(f"{one} - {other}" for one, other in PAIRS)
 
 
 def markdown(folder: Path, paper: Path) -> str:
@@ -102,23 +119,60 @@ def markdown(folder: Path, paper: Path) -> str:
     blocks = []
     for name, experiment in EXPERIMENTS.items():
         file = folder / f"{name}.json"
-        rows = [*_rows(Board.open(file, name), name, tables)] if file.exists() else []
-        if rows:  # none of an experiment that has only begun
+        board = Board.open(file, name) if file.exists() else None
+        rows = [*_rows(board, name, tables)] if board else []
+        if board and rows:  # none of an experiment that has only begun
             metric = ", ".join(sorted({HEADLINE[part.task] for part in experiment.parts.values()}))
-            head = [f"## {experiment.title}", "", f"{experiment.paper}; ours: {metric}, greedy.", "", TABLE_HEAD]
-            blocks.append("\n".join([*head, "|" + "---|" * TABLE_HEAD.count(" |"), *rows]))
+            head = [
+                f"## {experiment.title}",
+                "",
+                f"{experiment.paper[:1].upper()}{experiment.paper[1:]}; ours: {metric}.",
+            ]
+            columns = [*_methods(name).values(), *map(_label_of_gap, _gaps(name)), "paper: base, SFT, RFT"]
+            titles = "| part | test | shots | answers | " + " | ".join(columns) + " |"
+            blocks.append(
+                "\n".join([*head, "", titles, "|" + "---|" * titles.count(" |"), *rows, "", _costs(board, name)])
+            )
     return "\n\n".join(blocks)
 
 
+def _methods(name: str) -> dict[str, str]:
+    return {method: LABELS[method] for method in ("base", *find(name).methods)}
+
+
+def _gaps(name: str) -> list[str]:
+    return [gap for gap in GAPS if all(method in _methods(name) for method in gap.split(" - "))]
+
+
+def _label_of_gap(gap: str) -> str:
+    return " - ".join(LABELS[method] for method in gap.split(" - "))
+
+
 def _rows(board: Board, name: str, tables: dict[str, Any]) -> Iterator[str]:
-    found = {(line.part, line.test, line.shots, line.what): line.found for line in lines(board, name)}
-    for part, test, shots in dict.fromkeys(key[:3] for key in found if key[3] == "rft"):
-        means = [found.get((part, test, shots if what != "base" else 0, what)) for what in ("base", *METHODS)]
+    found = {(line.part, line.test, line.shots, line.mode, line.what): line.found for line in lines(board, name)}
+    for key in dict.fromkeys(key[:4] for key in found if key[4] == "rft"):
+        part, test, shots, mode = key
+        means = [found.get((part, test, shots if what != "base" else 0, mode, what)) for what in _methods(name)]
         if None in means or len({estimate.seeds for estimate in means[1:]}) > 1:
             continue  # not finished
-        gaps = [found[part, test, shots, f"rft - {other}"] for other in ("sft", "sft-reasoning")]
-        cells = [part, test, str(shots or "all"), *map(_short, means), *map(_gap, gaps)]
-        yield "| " + " | ".join([*cells, _of_paper(tables, name, part, test, shots)]) + " |"
+        gaps = [found[(*key, gap)] for gap in _gaps(name)]
+        paper = _of_paper(tables, name, part, test, shots) if mode == "greedy" else ""
+        cells = [part, test, str(shots or "all"), mode, *map(_short, means), *map(_gap, gaps), paper]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _costs(board: Board, name: str) -> str:
+    """What a run of each method cost on average, over its tested cells."""
+    said = []
+    for method in find(name).methods:
+        cells = [cell for key, cell in board.cells.items() if key.method == method and not key.tunes]
+        seconds, seen, sampled = (
+            sum(cell[what] for cell in cells) / len(cells)
+            for what in ("seconds_training", "pictures_seen", "completions_sampled")
+        )
+        completions = f", {sampled:.0f} completions" if sampled else ""
+        said.append(f"{LABELS[method]} {seconds:.0f} s, {seen:.0f} pictures{completions}")
+    return "Training took on average: " + "; ".join(said) + "."
 
 
 def _short(found: Estimate) -> str:

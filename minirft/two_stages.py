@@ -1,0 +1,50 @@
+"""Detection in two stages, as the paper evaluates it: is there one in the picture, and only then, where?
+
+The paper asks the first question of the untrained model, or takes the categories of a picture as known (section 4.1);
+its prompt was not released, ours is `minirft.prompts.presence`.  Here one policy answers both, so whatever it gets
+wrong in the first stage, a missed object or an invented one, is in the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from minirft import prompts
+from minirft.answers import parse
+from minirft.config import GRPOConfig
+from minirft.loop import generate
+from minirft.policy import Policy
+from minirft.samples import Sample
+
+NO = "<think>there is none</think> " + prompts.detection_solution([])
+"""What a no of the first stage says in the second one's words."""
+
+
+def answers_in_two_stages(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> list[str]:
+    """One detection answer for each sample: `NO` where the first answer is no, else the answer to the sample.
+
+    A first answer that is neither yes nor no goes on to the second stage: only a no may hide an object.
+    """
+    first = generate(policy, config, [presence_question(sample) for sample in samples], mode)
+    left = [sample for sample, text in zip(samples, first, strict=True) if parse("presence", text) is not False]
+    second = iter(generate(policy, config, left, mode)) if left else iter(())
+    return [NO if parse("presence", text) is False else next(second) for text in first]
+
+
+def presence_question(sample: Sample) -> Sample:
+    """Is there one of the category that a detection sample asks for?
+
+    >>> from pathlib import Path
+    >>> sample = Sample("0", Path("0.jpg"), "detection", "?", "<answer>No Objects</answer>", "cat")
+    >>> question = presence_question(sample)
+    >>> question.task, question.solution
+    ('presence', '<answer>no</answer>')
+    """
+    there = len(parse("detection", sample.solution)) > 0
+    return replace(
+        sample,
+        task="presence",
+        problem=prompts.presence(sample.category),
+        solution=prompts.presence_solution(there),
+        reasoning="",
+    )

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 from minirft.data.shots import is_present
+from minirft.evaluate import metrics
 from minirft.experiments import cells, settings
+from minirft.experiments.bases import fresh_policy
 from minirft.experiments.board import Board, choose, keys_to_test, keys_to_tune, run_cells
-from minirft.experiments.cells import TUNING_SEED, Key, fresh_policy, run_cell, training
+from minirft.experiments.cells import TUNING_SEED, Key, run_cell, training
 from minirft.experiments.settings import EXPERIMENTS, METHODS, find
 from minirft.experiments.statistics import difference, estimate
 from minirft.experiments.summary import lines, markdown, table
 from minirft.loop import generate
 from minirft.samples import Sample, UserError
+from minirft.tiny.gate import FORCED, THINKS_CAREFULLY, answers
 
 NAME = "coco-fewshot"
 PART = "8 categories"
@@ -223,3 +226,20 @@ def test_a_table_shows_what_is_finished(tmp_path: Path):
     gaps = "**+0.18 [+0.17, +0.19]** | **+0.20 [+0.20, +0.20]** | **+0.10 [+0.10, +0.10]**"
     assert rows[0] == f"| {PART} | same | 1 | greedy | 0.05 | 0.03 | 0.13 | 0.23 | {gaps} | 19.6, 19.5, 33.6 |"
     assert "SFT 2 s, 160 pictures; SFT, reasoning 2 s, 160 pictures; RFT 2 s, 160 pictures, 1280 completions." in text
+
+
+# ------------------------------------------------------------------ other bases
+
+
+def test_bases_differ_in_habit_only():
+    """A base whose habit the recipe did not move, or whose ability it spoilt; the embedded base changed on the way."""
+    questions = find("bases").parts["quick"].test("same", 40)
+    shares, able = {}, {}
+    for base in ("embedded", "quick", "careful"):
+        policy = fresh_policy(base)
+        sampled = answers(policy, questions, greedy=False)
+        forced = answers(policy, questions, greedy=True, forced=FORCED)
+        shares[base] = sum(THINKS_CAREFULLY in text for text in sampled) / len(questions)
+        able[base] = metrics("detection", forced, questions, resamples=0)["ap50"]
+    assert shares["quick"] <= 0.05 and 0.15 < shares["embedded"] < 0.6 and shares["careful"] > 0.9
+    assert 0.4 < min(able.values()) > max(able.values()) - 0.15

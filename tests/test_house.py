@@ -64,7 +64,9 @@ ROOMS: dict[str, set[str]] = {
         "policy",
         "rewards",
     }
-    | {"runlog", "runs", "sft", "tiny", "train"},
+    | {"masks", "runlog", "runs", "sft", "tiny", "train", "two_stages"},
+    "two_stages": {"samples", "answers", "config", "loop", "policy", "prompts"},
+    "masks": {"samples", "answers", "boxes", "evaluate"},
     "feed": {"config", "data", "samples", "tiny"},
     "predictions": {"samples", "boxes", "answers", "config", "feed", "loading", "loop", "policy", "runlog"},
     "dryrun": {"samples", "architectures", "bench", "config", "feed", "frames", "loading", "memory", "processor"},

@@ -16,7 +16,10 @@ import tyro
 from minirft.flags import Json, parse, parse_config, quieten_libraries, show
 
 if TYPE_CHECKING:
+    import torch
+
     from minirft.config import GRPOConfig
+    from minirft.masks import Sam
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -114,6 +117,8 @@ class EvalFlags(DryFlags):
     """File of the answers, gone on with if it is there; in the run's folder under eval/ if left out."""
     fresh: Switch = False
     """Begin anew where the file is there already."""
+    sam: str | None = None
+    """For reasonseg: folder or name of a SAM, as facebook/sam-vit-huge, to score masks: mask_giou and mask_ciou."""
     json: Json = False
     """Print the metrics as one JSON object."""
 
@@ -127,24 +132,46 @@ def evaluate(args: list[str]) -> None:
     import sys
     import time
 
+    from minirft.data.reasonseg import masks
     from minirft.feed import held_out
     from minirft.loop import judged
+    from minirft.lvis_ap import lvis_metrics
+    from minirft.masks import mask_metrics
     from minirft.predictions import default_file, predict, settings, write_coco_results
     from minirft.runs import load_policy, load_run_policy
 
     samples, run = held_out(config), Path(args[0])
     policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
+    sam = _sam(flags.sam, config, policy.device)
     made_with = settings(policy, config, samples, flags.mode, trained=run.is_dir())
     path = flags.predictions or default_file(run if run.is_dir() else config.out, made_with)
     if flags.fresh:
         path.unlink(missing_ok=True)
     start = time.perf_counter()
     texts = predict(policy, config, samples, path, made_with, progress=sys.stderr.isatty())
-    row = {"mode": flags.mode, **judged(policy, texts, samples), "seconds": time.perf_counter() - start}
+    row = {"mode": flags.mode, **judged(policy, texts, samples), **lvis_metrics(texts, samples, config)}
+    if sam:
+        found = mask_metrics(texts, samples, sam, masks, progress=sys.stderr.isatty())
+        row |= found | {"ci": row["ci"] | found["ci"]}
+    row["seconds"] = time.perf_counter() - start
     if warning := row.get("frame_warning"):
         print(f"minirft: {warning}", file=sys.stderr)
     boxes = write_coco_results(texts, samples, config, path.parent)
     show(row | {"predictions": str(path)} | ({"coco_results": str(boxes)} if boxes else {}), flags.json)
+
+
+def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | None:
+    """The segmenter that `--sam` names, refused where there are no true masks."""
+    if source is None:
+        return None
+    from minirft.feed import evaluation_data
+    from minirft.masks import Sam
+    from minirft.samples import UserError
+
+    kind = evaluation_data(config.data).kind
+    if kind != "reasonseg":
+        raise UserError(f"--sam scores masks, and {kind} data has none; leave it out, or set data.kind = 'reasonseg'")
+    return Sam(source, device)
 
 
 def pretrain(args: list[str]) -> None:

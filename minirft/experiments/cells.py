@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from minirft.config import GRPOConfig
@@ -21,12 +22,14 @@ from minirft.experiments.bases import fresh_policy
 from minirft.experiments.settings import HEADLINE, RFT, STOPS, Part, config, find
 from minirft.feed import cycle
 from minirft.loop import generate
+from minirft.masks import mask_scores
 from minirft.policy import Policy
 from minirft.rewards import reading
 from minirft.runs import make_optimiser
 from minirft.samples import Sample
 from minirft.sft import sft_step
 from minirft.tiny.annotators import CAREFUL_START, QUICK_THOUGHT
+from minirft.tiny.silhouettes import segment, true_mask
 from minirft.train import grpo_step
 from minirft.two_stages import answers_in_two_stages
 
@@ -84,6 +87,9 @@ def test(part: Part, key: Key) -> dict[str, Any]:
         ask = answers_in_two_stages if name in part.staged else generate
         answers = {mode: ask(policy, config(part.task, key.seed), questions, mode) for mode in ("greedy", "sampled")}
         tests[name] = {mode: judge(part, texts, questions) for mode, texts in answers.items()}
+        for mode in answers if name in part.masked else ():
+            values, draws = mask_scores(answers[mode], questions, segment, true_mask, resamples=DRAWS)
+            tests[name][mode] |= _rounded(values) | {f"{metric}_draws": _drawn(draws[metric]) for metric in values}
         if key.seed == 1:
             tests[name]["answers"] = answers["greedy"][:KEPT]
     return {"seconds_training": seconds, **cost(key), "tests": tests}
@@ -97,11 +103,19 @@ def judge(part: Part, answers: list[str], questions: list[Sample]) -> dict[str, 
     """
     values, draws = bootstrap(part.task, answers, questions, resamples=DRAWS)
     return {
-        **{name: None if value is None else round(value, 5) for name, value in values.items()},
+        **_rounded(values),
         "careful": round(sum(CAREFUL_START in text for text in answers) / len(answers), 4),
-        "draws": [round(float(value), 4) for value in draws[HEADLINE[part.task]]],
+        "draws": _drawn(draws[HEADLINE[part.task]]),
         **({"levels": confidence_levels(answers, questions)} if part.task == "detection" else {}),
     }
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if value is None else round(value, 5) for name, value in values.items()}
+
+
+def _drawn(values: np.ndarray) -> list[float]:
+    return [round(float(value), 4) for value in values]
 
 
 def training(part: Part, key: Key) -> Iterator[tuple[int, Policy]]:

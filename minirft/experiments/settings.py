@@ -55,6 +55,8 @@ class Part:
     """Share of training questions about an absent category, for detection."""
     staged: tuple[str, ...] = ()
     """Those of the tests that ask in two stages: is there one, then where."""
+    masked: tuple[str, ...] = ()
+    """Those of the tests whose boxes are made masks too."""
 
     def train(self, shots: int, seed: int) -> list[Sample]:
         """The training set of a seed; for one seed more shots only add."""
@@ -159,6 +161,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 {"all": world.grounding, "named": _kind(reasoning=False), "reasoned": _kind(reasoning=True)},
                 (0,),
                 239,
+                masked=("all",),
             )
         },
         METHODS + CONTROLS,

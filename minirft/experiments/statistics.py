@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import t as student
 
 Array = np.ndarray
 
@@ -61,3 +62,15 @@ def difference(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]) -
     """
     (values_a, draws_a), (values_b, draws_b) = (tuple(np.asarray(x, dtype=float) for x in pair) for pair in (a, b))
     return estimate(values_a - values_b, draws_a - draws_b)
+
+
+def prediction_interval(values: ArrayLike, level: float = 0.99) -> tuple[float, float]:
+    """Where one more seed is expected on the same questions: mean ± t s sqrt(1 + 1/S), S `values` with deviation s.
+
+    >>> low, high = prediction_interval([0.50, 0.52, 0.51, 0.49, 0.48])
+    >>> round(low, 2), round(high, 2)
+    (0.42, 0.58)
+    """
+    values = np.asarray(values, dtype=float)
+    spread = student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / len(values))
+    return float(values.mean() - spread), float(values.mean() + spread)

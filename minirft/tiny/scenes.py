@@ -208,6 +208,11 @@ def background(rng: np.random.Generator, style: str) -> Image.Image:
 
 def stamp(picture: Image.Image, thing: Thing, style: str = "plain") -> None:
     """Draw one object into the picture, filled, or as an outline in the sketch style."""
+    picture.paste(COLOURS[thing.colour], thing.box[:2], coverage(thing, style))
+
+
+def coverage(thing: Thing, style: str = "plain") -> Image.Image:
+    """How much of each pixel of its box an object covers before it is shattered, 0 to 255."""
     x1, y1, x2, y2 = thing.box
     scale = 3  # drawn larger and scaled down, for smooth edges
     mask = Image.new("L", ((x2 - x1) * scale, (y2 - y1) * scale))
@@ -217,7 +222,7 @@ def stamp(picture: Image.Image, thing: Thing, style: str = "plain") -> None:
         inner = mask.resize((max(1, int(mask.width * 0.62)), max(1, int(mask.height * 0.62))))
         hole = Image.new("L", inner.size, 0)
         mask.paste(hole, ((mask.width - inner.width) // 2, (mask.height - inner.height) // 2), inner)
-    picture.paste(COLOURS[thing.colour], (x1, y1), mask.resize((x2 - x1, y2 - y1), Image.Resampling.BOX))
+    return mask.resize((x2 - x1, y2 - y1), Image.Resampling.BOX)
 
 
 def outline(canvas: ImageDraw.ImageDraw, shape: str, width: int, height: int) -> None:

@@ -1,0 +1,58 @@
+"""The committed tables of `minirft experiment` in a notebook, and one cell of them run live on a fresh seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minirft.experiments.board import Board, choose
+from minirft.experiments.cells import Key, run_cell
+from minirft.experiments.settings import HEADLINE, find
+from minirft.experiments.statistics import prediction_interval
+from minirft.experiments.summary import measured
+
+FOLDER = Path("../results/tiny")  # from where notebooks run
+FRESH_SEED = 6
+
+
+@dataclass(frozen=True)
+class LiveCell:
+    """A run of a method on a fresh seed, beside what the committed seeds let one expect of it."""
+
+    value: float
+    """The headline metric of the greedy answers."""
+    low: float
+    high: float
+    """Where 99 of 100 new seeds are expected, by the committed ones."""
+    record: dict[str, Any]
+    """All that `run_cell` found."""
+
+    @property
+    def expected(self) -> bool:
+        """Whether the run came out where the committed ones say."""
+        return self.low <= self.value <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}, expected {self.low:.3f} to {self.high:.3f} ({self.record['seconds']:.0f} s)"
+
+
+def committed(name: str) -> Board:
+    """The table of an experiment as it lies in the repository's `results/tiny`."""
+    return Board.open(FOLDER / f"{name}.json", name)
+
+
+def live_cell(
+    board: Board, name: str, part: str, method: str, shots: int, test: str, seed: int = FRESH_SEED
+) -> LiveCell:
+    """Train `method` at its chosen rate and length on the shots of a new seed, and ask all questions of every test.
+
+    Raises `ValueError` when the table holds that seed already, or no seeds of the method.
+    """
+    key = Key(name, part, method, shots, seed, *choose(board, name, part, method, shots))
+    known = measured(board, name, part, method, shots, test)
+    if key in board.cells or not known:
+        raise ValueError(f"seed {seed} of {method} is no fresh seed beside committed ones")
+    record = run_cell(key)
+    value = record["tests"][test]["greedy"][HEADLINE[find(name).parts[part].task]]
+    return LiveCell(value, *prediction_interval(known[0]), record)

@@ -66,6 +66,7 @@ ROOMS: dict[str, set[str]] = {
     }
     | {"masks", "runlog", "runs", "sft", "tiny", "train", "two_stages"},
     "two_stages": {"samples", "answers", "config", "loop", "policy", "prompts"},
+    "lvis_ap": {"samples", "config", "feed", "predictions"},
     "masks": {"samples", "answers", "boxes", "evaluate"},
     "feed": {"config", "data", "samples", "tiny"},
     "predictions": {"samples", "boxes", "answers", "config", "feed", "loading", "loop", "policy", "runlog"},

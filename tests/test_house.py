@@ -64,9 +64,9 @@ ROOMS: dict[str, set[str]] = {
         "policy",
         "rewards",
     }
-    | {"masks", "runlog", "runs", "sft", "tiny", "train", "two_stages"},
+    | {"dryrun", "lvis_ap", "masks", "predictions", "runlog", "runs", "sft", "tiny", "toml", "train", "two_stages"},
     "two_stages": {"samples", "answers", "config", "loop", "policy", "prompts"},
-    "lvis_ap": {"samples", "config", "feed", "predictions"},
+    "lvis_ap": {"samples", "config", "feed", "measures", "predictions"},
     "masks": {"samples", "answers", "boxes", "evaluate"},
     "feed": {"config", "data", "samples", "tiny"},
     "predictions": {"samples", "boxes", "answers", "config", "feed", "loading", "loop", "policy", "runlog"},

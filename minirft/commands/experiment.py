@@ -1,4 +1,4 @@
-"""The command that re-enacts the paper's comparisons.
+"""The command that re-enacts the paper's comparisons: on the tiny world, or on real data with the shipped configs.
 
 Imports are inside the command: torch and transformers take seconds, and `minirft --help` needs neither.
 """
@@ -6,35 +6,75 @@ Imports are inside the command: torch and transformers take seconds, and `minirf
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from minirft.commands.learning import DryFlags
 from minirft.flags import Json, parse, quieten_libraries
 
+if TYPE_CHECKING:
+    from minirft.experiments.real_cells import Study
 
-@dataclass(frozen=True)
-class ExperimentFlags:
+TINY_ONLY = {"workers"}
+BOTH = {"name", "profile", "seeds", "out", "json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentFlags(DryFlags):
     """What `experiment` takes."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """Which: classification, coco-fewshot, lvis-fewshot, out-of-domain, grounding, open-vocabulary, or all."""
-    seeds: int = 5
-    """Seeds of every cell that is tested."""
+    """Which: classification, coco-fewshot, lvis-fewshot, out-of-domain, grounding, open-vocabulary, presence, bases
+    (not with real data), or all."""
+    profile: Literal["tiny", "real"] = "tiny"
+    """The drawn world on a CPU; or photographs and the shipped configs, which want a GPU."""
+    seeds: int | None = None
+    """Seeds of every cell that is tested; 5, or 1 with real data."""
     workers: int = 0
-    """Cells done side by side, each on one thread; 0 is one on every core."""
-    out: Path = Path("results/tiny")
-    """Folder of NAME.json; cells that are there are not done again."""
+    """Cells done side by side, each on one thread; 0 is one on every core.  With real data it is one."""
+    out: Path | None = None
+    """Folder of NAME.json, results/tiny or results/real if left out; cells that are there are not done again."""
+    data_root: Path | None = None
+    """With real data: the folder that holds every set (docs/data.md draws it)."""
+    model_size: Literal["2b", "7b"] = "2b"
+    """With real data: Qwen2-VL-2B's configs, or 7B's where the paper has 7B."""
+    model: str | None = None
+    """With real data: another model, such as a folder with the weights."""
+    settings: Path | None = None
+    """With real data: a TOML file of settings to replace in every config, such as `quantize = "none"`."""
+    eval_samples: int | None = None
+    """With real data: questions of each test, if not the configs' 300; 0 is all."""
     json: Json = False
     """Print JSON lines instead of a table."""
 
 
 def experiment(args: list[str]) -> None:
-    """Re-enact one of the paper's tables on the tiny world: base, SFT and RFT, several seeds, intervals."""
+    """Re-enact one of the paper's tables: base, SFT and RFT, intervals; tiny world or --profile real."""
     flags = parse(ExperimentFlags, args, "minirft experiment")
+    _refuse_flags_of_the_other_profile(flags)
     quieten_libraries()
+    if flags.profile == "tiny":
+        _tiny(flags)
+    elif flags.dry_run:
+        _outlook(flags)
+    else:
+        _real(flags)
+
+
+def _refuse_flags_of_the_other_profile(flags: ExperimentFlags) -> None:
+    from minirft.samples import UserError
+
+    for flag in fields(flags):
+        belongs = "tiny" if flag.name in TINY_ONLY else "real"
+        if flag.name not in BOTH and belongs != flags.profile and getattr(flags, flag.name) != flag.default:
+            raise UserError(f"--{flag.name.replace('_', '-')} is for --profile {belongs}: leave it out")
+
+
+def _tiny(flags: ExperimentFlags) -> None:
     from minirft.experiments.board import run_experiment
     from minirft.experiments.settings import EXPERIMENTS, find
     from minirft.experiments.summary import lines, table
@@ -43,9 +83,80 @@ def experiment(args: list[str]) -> None:
     for name in names:
         find(name)
     for name in names:
-        board = run_experiment(name, flags.out, flags.seeds, flags.workers)
+        seeds = 5 if flags.seeds is None else flags.seeds
+        board = run_experiment(name, flags.out or Path("results/tiny"), seeds, flags.workers)
         if flags.json:
-            for line in lines(board, name):
-                print(json.dumps({"experiment": name, **asdict(line)}))
+            _print_rows({"experiment": name, **asdict(line)} for line in lines(board, name))
         else:
             print(f"{EXPERIMENTS[name].title} ({EXPERIMENTS[name].paper})\n{table(board, name)}\n")
+
+
+# ------------------------------------------------------------------ on real data
+
+
+def _real(flags: ExperimentFlags) -> None:
+    from minirft.experiments.real_cells import METRIC, run_study
+    from minirft.experiments.real_table import paper_number, real_lines, real_table
+
+    for study in _studies(flags):
+        board = run_study(study, _seeds(flags))
+        if not flags.json:
+            print(f"{study.name}\n{real_table(study, board)}\n")
+            continue
+        for line in real_lines(study, board):
+            metric = METRIC[study.settings(line.part).data.task]
+            beside = {"metric": metric, "paper": paper_number(study, line)}
+            _print_rows([{"experiment": study.name, **asdict(line), **beside}])
+
+
+def _outlook(flags: ExperimentFlags) -> None:
+    from minirft.experiments.real_table import outlook, outlook_table
+
+    told = (
+        row
+        for study in _studies(flags)
+        for row in outlook(study, _seeds(flags), flags.tflops, flags.bandwidth, flags.processor)
+    )
+    if flags.json:
+        _print_rows(told)
+    else:
+        for line in outlook_table(told):
+            print(line, flush=True)
+
+
+def _seeds(flags: ExperimentFlags) -> int:
+    return 1 if flags.seeds is None else flags.seeds
+
+
+def _studies(flags: ExperimentFlags) -> list[Study]:
+    """What is asked for, with the user's settings.  Raises `UserError` for all that is missing, before it is read."""
+    from minirft.experiments.real import missing, names_of
+    from minirft.experiments.real_cells import Study
+    from minirft.samples import UserError
+    from minirft.toml import read_toml
+
+    names = names_of(flags.name, flags.model_size)
+    if flags.data_root is None:
+        raise UserError("--profile real needs --data-root DIR, the folder that holds every set (docs/data.md draws it)")
+    lacking = missing(flags.data_root, names, flags.model_size)
+    if lacking:
+        raise UserError(
+            f"{flags.data_root} lacks {', '.join(lacking)}: put them or links to them there (docs/data.md draws it)"
+        )
+    try:
+        changes: dict[str, Any] = read_toml(flags.settings) if flags.settings else {}
+    except UserError as error:
+        raise UserError(f"{flags.settings}: {error}") from None
+    changes |= {"model": flags.model} if flags.model else {}
+    changes |= {"eval_samples": flags.eval_samples} if flags.eval_samples is not None else {}
+    out = flags.out or Path("results/real")
+    studies = [Study(name, flags.data_root.absolute(), out, flags.model_size, changes) for name in names]
+    for study in studies:
+        for part in study.parts:
+            study.settings(part)
+    return studies
+
+
+def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        print(json.dumps(row), flush=True)

@@ -4,7 +4,11 @@
     cells       one cell: a method, a number of shots, a seed; trained and tested from nothing
     board       all cells of an experiment: what is left, side by side on free cores, into one file
     statistics  means over seeds, bootstrap over seeds and questions, paired differences
+    bases       what training starts from: the embedded model, and three used to something else
     summary     an experiment's file as a table, the paper's numbers beside
+    real        the shipped configs on real data: what is trained and tested, read from where
+    real_cells  their cells: a run and its answers on disk, gone on with after a stop
+    real_table  what they will cost, and their numbers beside the paper's
 
 The rules of the comparison.  All methods start at the same weights, train the same weights, see the same pictures in
 the same order and batches.  Each may choose among as many learning rates and lengths of training, by a validation set

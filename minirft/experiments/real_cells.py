@@ -1,0 +1,184 @@
+"""The cells of an experiment on real data: each a run and its answers on disk, gone on with after a stop.
+
+    OUT/NAME.json                         every finished cell; rewritten whole after each of them
+    OUT/NAME/CONFIG-SHOTS-METHOD-SEED/    its run (`minirft.runs`), its answers under eval/
+
+A cell is a config, a method (base, sft, rft), a number of shots and a seed.  It trains as `minirft sft` or
+`minirft train` does and answers its tests greedily.  Whatever stops it, the same command goes on: finished cells are
+not done again, a run goes on at its checkpoint, answers after the last whole batch.
+
+What differs from the tiny world's cells.  Nothing is searched for: rates and steps are the configs'.  A seed draws the
+shots and all of training; the test questions are the same for every cell, so that differences are paired.  Detection
+is compared by AP .50:.95, as in the paper's tables.
+
+Deviations from the paper's evaluation: those of `minirft.evaluate`, and every config's own number of test questions.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minirft.config import SHIPPED, GRPOConfig
+from minirft.dryrun import plan
+from minirft.evaluate import bootstrap
+from minirft.experiments.board import Board, run_cells
+from minirft.experiments.cells import DRAWS, Key
+from minirft.experiments.real import RealPart, Size, located, parts_of
+from minirft.experiments.settings import HEADLINE
+from minirft.feed import held_out
+from minirft.loop import frame_warning
+from minirft.lvis_ap import lvis_metrics
+from minirft.policy import Policy
+from minirft.predictions import default_file, predict, settings, write_coco_results
+from minirft.runlog import plain, provenance, read_log
+from minirft.runs import load_policy, load_run_policy
+from minirft.samples import Sample, Task, UserError
+from minirft.sft import sft
+from minirft.toml import from_table, read_toml
+from minirft.train import train
+
+METHODS = {"sft": sft, "rft": train}
+METRIC: dict[Task, str] = HEADLINE | {"detection": "ap"}
+"""What methods are compared by."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment with what the user has chosen."""
+
+    name: str
+    root: Path
+    """Folder of all data."""
+    out: Path
+    size: Size = "2b"
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Settings of every config to replace, as a TOML table."""
+    asked: dict[tuple[str, str], list[Sample]] = field(default_factory=dict, compare=False, repr=False)
+    """Test questions that were read before: an annotation file can take a minute."""
+
+    @property
+    def parts(self) -> dict[str, RealPart]:
+        return parts_of(self.name, self.size)
+
+    def settings(self, part: str) -> GRPOConfig:
+        """The config with the user's changes, without paths.  Raises `UserError` for changes that cannot be."""
+        table = read_toml(SHIPPED / f"{part}.toml")
+        for name, value in self.changes.items():
+            table[name] = {**table.get(name, {}), **value} if isinstance(value, dict) else value
+        try:
+            return from_table(GRPOConfig, table)
+        except UserError as error:
+            raise UserError(f"{part} with your settings: {error}") from None
+
+    def config(self, key: Key) -> GRPOConfig:
+        """The settings of a cell's run."""
+        config = self.settings(key.part)
+        data = replace(located(config.data, self.parts[key.part].source, self.root), seed=key.seed)
+        data = replace(data, shots=key.shots) if key.shots else data
+        return replace(config, data=data, seed=key.seed, out=self.folder(key))
+
+    def test(self, part: str, name: str) -> GRPOConfig:
+        """The settings of a test, which know of no seed: its questions are the same for every cell."""
+        config, spec = self.settings(part), self.parts[part]
+        return replace(config, data=located(spec.tests[name](config.data), spec.source, self.root))
+
+    def folder(self, key: Key) -> Path:
+        """Where the run of a cell is."""
+        which = "base" if key.method == "base" else f"{key.shots or 'all'}-{key.method}-{key.seed}"
+        return self.out / self.name / f"{key.part}-{which}"
+
+    def keys(self, seeds: int) -> list[Key]:
+        """Every cell: the base of each config, then one seed after the other."""
+        cells = [
+            Key(self.name, config, method, shots, seed)
+            for seed in range(seeds)
+            for config, part in self.parts.items()
+            for shots in part.shots
+            for method in METHODS
+        ]
+        return [Key(self.name, config, "base", 0, 0) for config in self.parts] + cells
+
+
+def run_study(study: Study, seeds: int = 1, progress: bool = True) -> Board:
+    """Do the cells that are not yet in the study's file, one after the other."""
+    board = open_board(study)
+    run_cells(board, study.keys(seeds), study.name, 1, progress, partial(run_cell, study, progress=progress))
+    return board
+
+
+def open_board(study: Study) -> Board:
+    """The study's file and its cells.  Raises `UserError` for a file of other settings, or none of ours."""
+    configs = {part: asdict(study.settings(part)) for part in study.parts}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    header = plain(provenance({"experiment": study.name, "profile": "real", "configs": configs}, 0, device))
+    board = Board(study.out / f"{study.name}{'' if study.size == '2b' else '_7b'}.json", header)
+    if not board.file.exists():
+        return board
+    try:
+        stored = json.loads(board.file.read_text(encoding="utf-8"))
+        board.cells = {Key(**cell["key"]): cell for cell in stored["cells"]}
+        same = stored["header"]["config"] == header["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{board.file} is not the file of an experiment ({error}); choose another --out") from None
+    if not same:
+        raise UserError(f"{board.file} was made with other settings; move it away, or choose another --out")
+    return board
+
+
+def run_cell(study: Study, key: Key, progress: bool = True) -> dict[str, Any]:
+    """Train, if it is not the base, and answer every test; what was found, ready for JSON."""
+    policy = trained(key, study.config(key), progress)
+    tests = {name: {"greedy": answered(study, key, name, policy, progress)} for name in study.parts[key.part].tests}
+    return {"run": str(study.folder(key)), **cost(key, study.config(key)), "tests": tests}
+
+
+def trained(key: Key, config: GRPOConfig, progress: bool) -> Policy:
+    """The policy of a cell, after a run that is begun, or gone on with."""
+    gc.collect()  # the cell before: a model that lies in cycles would keep its memory
+    if key.method == "base":
+        return load_policy(config)
+    resume = config.out if (config.out / "config.toml").is_file() else None
+    for _ in METHODS[key.method](config, resume, progress=progress):
+        pass
+    gc.collect()
+    return load_run_policy(config.out, config)
+
+
+def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) -> dict[str, Any]:
+    """All metrics of a test, LVIS's own too, the headline on `DRAWS` resamples, and where the answers are."""
+    config, place = study.test(key.part, name), (key.part, name)
+    samples = study.asked[place] = study.asked.get(place) or held_out(config)
+    made_with = settings(policy, config, samples, "greedy", trained=key.method != "base")
+    path = default_file(study.folder(key), made_with)
+    texts = predict(policy, config, samples, path, made_with, progress=progress)
+    write_coco_results(texts, samples, config, path.parent)
+    values, draws = bootstrap(config.data.task, texts, samples, resamples=DRAWS)
+    values |= lvis_metrics(texts, samples, config)
+    warning = frame_warning(policy, texts, samples)
+    return {
+        **{name: None if value is None else round(value, 5) for name, value in values.items()},
+        "n": len(samples),
+        "draws": [round(float(value), 4) for value in draws[METRIC[config.data.task]]],
+        "predictions": str(path),
+        **({"frame_warning": warning} if warning else {}),
+    }
+
+
+def cost(key: Key, config: GRPOConfig) -> dict[str, Any]:
+    """Seconds of training, pictures looked at, with repeats, and completions sampled."""
+    if key.method == "base":
+        return {"seconds_training": 0.0, "pictures_seen": 0, "completions_sampled": 0}
+    planned = plan(config, "grpo" if key.method == "rft" else "sft", None)
+    rows = read_log(config.out / "log.jsonl")[1]
+    return {
+        "seconds_training": round(sum(row["seconds"] for row in rows if row["kind"] == "train"), 1),
+        "pictures_seen": planned["prompts"],
+        "completions_sampled": planned["completions"] if key.method == "rft" else 0,
+    }

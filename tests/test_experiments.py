@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +128,54 @@ def test_processes_side_by_side_do_the_same(tmp_path: Path):
         run_cells(Board.open(tmp_path / f"{workers}.json", NAME), keys_to_tune(NAME)[:6], "", workers, False, fake)
     one, two = (json.loads((tmp_path / f"{workers}.json").read_text())["cells"] for workers in (1, 2))
     assert one == two and len(one) == 6
+
+
+def waits(key: Key) -> dict:
+    """A cell that never ends, in a process that says which it is."""
+    (Path(os.environ["MINIRFT_TEST_PIDS"]) / str(os.getpid())).touch()
+    time.sleep(600)
+    return {}
+
+
+def run_two_that_wait(folder: Path) -> None:
+    run_cells(Board.open(folder / "x.json", NAME), keys_to_tune(NAME)[:2], "", 2, False, waits)
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Workers of a run that was killed stay, hold a gigabyte each, and slow down the run that goes on."""
+    monkeypatch.setenv("MINIRFT_TEST_PIDS", str(tmp_path))
+    run = multiprocessing.get_context("spawn").Process(target=run_two_that_wait, args=(tmp_path,))
+    run.start()
+    try:
+        wait_until(lambda: len(pids(tmp_path)) == 2)
+        os.kill(run.pid, signal.SIGKILL)
+        wait_until(lambda: not any(is_running(pid) for pid in pids(tmp_path)))
+    finally:
+        for pid in pids(tmp_path):
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+        run.kill()
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")  # a dead child that nobody has asked about is no process any more
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
 
 
 def test_a_file_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -95,12 +96,20 @@ def _done(keys: list[Key], workers: int, work: Callable[[Key], dict[str, Any]]) 
         yield from ((key, work(key)) for key in keys)
         return
     fresh = multiprocessing.get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(workers, fresh, quieten_libraries) as pool:
+    with ProcessPoolExecutor(workers, fresh, _begin_worker) as pool:
         jobs = {pool.submit(work, key): key for key in keys}
         try:
             yield from ((jobs[job], job.result()) for job in as_completed(jobs))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """A worker says nothing, and does not outlive a run that is killed: it would wait for its next cell forever."""
+    quieten_libraries()
+    parent = multiprocessing.parent_process()
+    if parent:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def keys_to_tune(name: str) -> list[Key]:

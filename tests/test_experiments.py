@@ -19,9 +19,10 @@ from minirft.experiments import cells, settings
 from minirft.experiments.bases import fresh_policy
 from minirft.experiments.board import Board, choose, keys_to_test, keys_to_tune, run_cells
 from minirft.experiments.cells import TUNING_SEED, Key, run_cell, training
+from minirft.experiments.page import effects, markdown
 from minirft.experiments.settings import EXPERIMENTS, METHODS, find
 from minirft.experiments.statistics import difference, estimate
-from minirft.experiments.summary import lines, markdown, table
+from minirft.experiments.summary import lines, table
 from minirft.loop import generate
 from minirft.samples import Sample, UserError
 from minirft.tiny.gate import FORCED, THINKS_CAREFULLY, answers
@@ -273,12 +274,23 @@ def test_a_table_shows_what_is_finished(tmp_path: Path):
     )
     text = markdown(tmp_path, paper)
     rows = [row for row in text.splitlines() if row.startswith(f"| {PART}")]
-    modes = ("greedy", "sampled")
-    expected = [[test, k, mode] for test in ("same", "other") for mode in modes for k in "1248"]
-    assert [row.split(" | ")[1:4] for row in rows] == expected
+    expected = [[test, k] for _ in ("greedy", "sampled") for test in ("same", "other") for k in "1248"]
+    assert [row.split(" | ")[1:3] for row in rows] == expected
     gaps = "**+0.18 [+0.17, +0.19]** | **+0.20 [+0.20, +0.20]** | **+0.10 [+0.10, +0.10]**"
-    assert rows[0] == f"| {PART} | same | 1 | greedy | 0.05 | 0.03 | 0.13 | 0.23 | {gaps} | 19.6, 19.5, 33.6 |"
+    assert rows[0] == f"| {PART} | same | 1 | 0.05 | 0.03 | 0.13 | 0.23 | {gaps} | 19.6, 19.5, 33.6 |"
+    assert rows[8] == f"| {PART} | same | 1 | 0.05 | 0.03 | 0.13 | 0.23 | {gaps} |"
     assert "SFT 2 s, 160 pictures; SFT, reasoning 2 s, 160 pictures; RFT 2 s, 160 pictures, 1280 completions." in text
+
+
+def test_effects_are_counted_by_their_sign(tmp_path: Path):
+    """An effect opposite to the paper's, or one that is not sure, counted as one that held."""
+    board = Board.open(tmp_path / f"{NAME}.json", NAME)
+    run_cells(board, keys_to_tune(NAME), "", 1, False, fake)
+    run_cells(board, keys_to_test(board, NAME, 2), "", 1, False, fake)
+    rows = effects(tmp_path, Path(__file__).parents[1] / "results" / "paper.json").splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == ["RFT - base", "RFT - SFT", "SFT - base"]
+    assert "+0.20 to +0.20: 5 same sign | +0.20 to +0.20: 5 same sign" in rows[1]
+    assert "opposite" in rows[2] and "same sign" in rows[2]  # ours falls behind the base, the paper's not at all shots
 
 
 # ------------------------------------------------------------------ other bases

@@ -11,7 +11,8 @@ from pathlib import Path
 from minirft.bench.report import markdown
 from minirft.cli import COMMANDS
 from minirft.demo import results_table
-from minirft.experiments.summary import markdown as experiments
+from minirft.experiments.page import effects
+from minirft.experiments.page import markdown as markdown_of_experiments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,5 +56,6 @@ def test_the_costs_are_those_of_the_results():
 def test_the_replication_is_that_of_the_results():
     """A table of the paper's effects that is older than the cells it is made of."""
     page = (ROOT / "docs" / "replication.md").read_text(encoding="utf-8")
-    shown = page.split("summary.markdown -->\n")[1].split("<!-- /experiments -->")[0].strip()
-    assert shown == experiments(ROOT / "results" / "tiny", ROOT / "results" / "paper.json").strip()
+    for name, made in (("markdown", markdown_of_experiments), ("effects", effects)):
+        shown = page.split(f"page.{name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+        assert shown == made(ROOT / "results" / "tiny", ROOT / "results" / "paper.json").strip()

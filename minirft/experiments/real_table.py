@@ -17,13 +17,18 @@ from minirft.data.fine_grained import FAMILY
 from minirft.dryrun import Method, Rates, dry_run, spell
 from minirft.experiments.board import Board
 from minirft.experiments.cells import Key
+from minirft.experiments.page import COUNTERPART, FAMILY_COLUMN, LABELS
 from minirft.experiments.real_cells import METHODS, METRIC, Study
 from minirft.experiments.statistics import difference, estimate
-from minirft.experiments.summary import FAMILY_COLUMN, LABELS, PAPER_COLUMN, Line
+from minirft.experiments.summary import Line
 
 PAPER = Path(__file__).parents[2] / "results" / "paper.json"
 """The paper's tables, where the package lies in its repository."""
-COLUMN = PAPER_COLUMN | {("grounding", "test"): ("6", "mIoU test"), ("grounding", "val"): ("6", "mIoU val")}
+COLUMN = {(name, test): at for (name, _, test), at in COUNTERPART.items() if name != "classification"}
+COLUMN |= {("grounding", "test"): ("6", "mIoU test"), ("grounding", "val"): ("6", "mIoU val")}
+    ("grounding", "test"): ("6", "mIoU test"),
+    ("grounding", "val"): ("6", "mIoU val"),
+}
 Measured = dict[int, tuple[float, list[float]]]  # seed -> the headline metric, and its resamples
 
 # ------------------------------------------------------------------ before

@@ -26,9 +26,6 @@ PAPER = Path(__file__).parents[2] / "results" / "paper.json"
 """The paper's tables, where the package lies in its repository."""
 COLUMN = {(name, test): at for (name, _, test), at in COUNTERPART.items() if name != "classification"}
 COLUMN |= {("grounding", "test"): ("6", "mIoU test"), ("grounding", "val"): ("6", "mIoU val")}
-    ("grounding", "test"): ("6", "mIoU test"),
-    ("grounding", "val"): ("6", "mIoU val"),
-}
 Measured = dict[int, tuple[float, list[float]]]  # seed -> the headline metric, and its resamples
 
 # ------------------------------------------------------------------ before

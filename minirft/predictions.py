@@ -27,6 +27,7 @@ from minirft.loop import generate_batches
 from minirft.policy import Policy
 from minirft.runlog import parse_row
 from minirft.samples import Sample, UserError
+from minirft.two_stages import batches_in_two_stages
 
 Row = dict[str, Any]
 ROW = "a row of predictions; remove the file, or name another"
@@ -65,11 +66,12 @@ def predict(
     Raises `UserError` when `path` holds answers of other settings, or is no such file, or cannot be written.
     """
     texts = _resumed(path, made_with, samples, config.eval_batch)
+    answer = batches_in_two_stages if made_with.get("two_stages") else generate_batches
     if texts:
         print(f"minirft: {len(texts)} of {len(samples)} answers are in {path} already", file=sys.stderr)
     bar = tqdm(total=len(samples), initial=len(texts), disable=not progress, unit="answer", dynamic_ncols=True)
     with bar:
-        for batch in generate_batches(policy, config, samples, made_with["mode"], first=len(texts)):
+        for batch in answer(policy, config, samples, made_with["mode"], first=len(texts)):
             of = samples[len(texts) : len(texts) + len(batch)]
             rows = [{"id": s.id, "category": s.category, "text": text} for s, text in zip(of, batch, strict=True)]
             _append(path, rows)

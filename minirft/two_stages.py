@@ -7,6 +7,7 @@ wrong in the first stage, a missed object or an invented one, is in the result.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from minirft import prompts
@@ -14,7 +15,7 @@ from minirft.answers import parse
 from minirft.config import GRPOConfig
 from minirft.loop import generate
 from minirft.policy import Policy
-from minirft.samples import Sample
+from minirft.samples import Sample, UserError
 
 NO = "<think>there is none</think> " + prompts.detection_solution([])
 """What a no of the first stage says in the second one's words."""
@@ -31,6 +32,18 @@ def answers_in_two_stages(policy: Policy, config: GRPOConfig, samples: list[Samp
     return [NO if parse("presence", text) is False else next(second) for text in first]
 
 
+def batches_in_two_stages(
+    policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy", first: int = 0
+) -> Iterator[list[str]]:
+    """The same `config.eval_batch` samples at a time, from sample `first` on; as `minirft.loop.generate_batches`.
+
+    Raises `UserError` where a sample is no detection question.
+    """
+    for start in range(first, len(samples), config.eval_batch):
+        batch = samples[start : start + config.eval_batch]
+        yield answers_in_two_stages(policy, replace(config, seed=config.seed + start), batch, mode)
+
+
 def presence_question(sample: Sample) -> Sample:
     """Is there one of the category that a detection sample asks for?
 
@@ -40,6 +53,8 @@ def presence_question(sample: Sample) -> Sample:
     >>> question.task, question.solution
     ('presence', '<answer>no</answer>')
     """
+    if sample.task != "detection":
+        raise UserError(f"two stages are for detection; sample {sample.id} is a {sample.task} question")
     there = len(parse("detection", sample.solution)) > 0
     return replace(
         sample,

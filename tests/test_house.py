@@ -69,7 +69,8 @@ ROOMS: dict[str, set[str]] = {
     "lvis_ap": {"samples", "config", "feed", "measures", "predictions"},
     "masks": {"samples", "answers", "boxes", "evaluate"},
     "feed": {"config", "data", "samples", "tiny"},
-    "predictions": {"samples", "boxes", "answers", "config", "feed", "loading", "loop", "policy", "runlog"},
+    "predictions": {"samples", "boxes", "answers", "config", "feed", "loading", "loop", "policy", "runlog"}
+    | {"two_stages"},
     "dryrun": {"samples", "architectures", "bench", "config", "feed", "frames", "loading", "memory", "processor"},
     # What draws may know what a reward is, and nothing of training.
     "show": {

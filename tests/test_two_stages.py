@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from minirft import two_stages
+import pytest
+from small_runs import small_config
+
+from minirft import predictions, two_stages
 from minirft.answers import parse
 from minirft.evaluate import metrics
 from minirft.experiments.settings import find
-from minirft.samples import Sample
+from minirft.runs import load_policy
+from minirft.samples import Sample, UserError
 from minirft.tiny import world
-from minirft.two_stages import NO, answers_in_two_stages, presence_question
+from minirft.two_stages import NO, answers_in_two_stages, batches_in_two_stages, presence_question
 
 
 def perfect(answers: dict[str, str], asked: list[str]):
@@ -45,6 +49,24 @@ def test_only_a_no_hides_an_object(said: str, asked_where: int, monkeypatch: pyt
     assert sum(line.startswith("detection") for line in asked) == asked_where
     assert [answer == NO for answer in answers] == [asked_where == 0] * 6
     assert len(parse("detection", NO)) == 0
+
+
+def test_an_evaluation_in_two_stages_goes_on_after_a_stop(tiny_random: Path, tmp_path: Path):
+    """Answers to one question and to two in one file, or batches that depend on where the run was stopped."""
+    config = small_config(tiny_random, tmp_path, eval_batch=2)
+    policy, samples = load_policy(config), world.detection(5, 5, absent=0.5)
+    made_with = predictions.settings(policy, config, samples, "sampled", trained=False) | {"two_stages": True}
+    path = tmp_path / "predictions.jsonl"
+    whole = predictions.predict(policy, config, samples, path, made_with)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:4]))
+    assert predictions.predict(policy, config, samples, path, made_with) == whole
+    assert [text for batch in batches_in_two_stages(policy, config, samples, "sampled") for text in batch] == whole
+    at_once = predictions.settings(policy, config, samples, "sampled", trained=False)
+    with pytest.raises(UserError, match="two_stages True -> None"):
+        predictions.predict(policy, config, samples, path, at_once)
+    with pytest.raises(UserError, match="two stages are for detection"):
+        answers_in_two_stages(policy, config, world.grounding(1, 0))
 
 
 def test_the_first_question_is_the_world_s_own():

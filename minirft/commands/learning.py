@@ -117,6 +117,8 @@ class EvalFlags(DryFlags):
     """File of the answers, gone on with if it is there; in the run's folder under eval/ if left out."""
     fresh: Switch = False
     """Begin anew where the file is there already."""
+    two_stages: Switch = False
+    """For detection: ask first whether there is one, and where only after a yes."""
     sam: str | None = None
     """For reasonseg: folder or name of a SAM, as facebook/sam-vit-huge, to score masks: mask_giou and mask_ciou."""
     json: Json = False
@@ -144,6 +146,7 @@ def evaluate(args: list[str]) -> None:
     policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
     sam = _sam(flags.sam, config, policy.device)
     made_with = settings(policy, config, samples, flags.mode, trained=run.is_dir())
+    made_with |= {"two_stages": True} if flags.two_stages else {}
     path = flags.predictions or default_file(run if run.is_dir() else config.out, made_with)
     if flags.fresh:
         path.unlink(missing_ok=True)

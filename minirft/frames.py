@@ -18,7 +18,7 @@ is a verdict only over a batch, when another frame fits clearly better on averag
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,17 +72,20 @@ answers must be 0 to 1000 of width and height, x first; check the prompt, and th
         )
 
 
-def check_frames(texts: Sequence[str], samples: Sequence[Sample], resized: Sequence[Size] | None = None) -> Fits:
-    """Which frame a batch of completions is in: one sample for each text, `resized` the sizes the model saw.
+def check_frames(
+    texts: Sequence[str], samples: Sequence[Sample], resize: Callable[[tuple[int, int]], Size] | None = None
+) -> Fits:
+    """Which frame a batch of completions is in: one sample for each text; `resize` gives the size that the model saw.
 
     Answers without boxes, and those about an absent category, say nothing and are left out.  Only the headers of
     pictures are read.
     """
     answers = []
-    for i, (text, sample) in enumerate(zip(texts, samples, strict=True)):
+    for text, sample in zip(texts, samples, strict=True):
         found, truth = boxes_anywhere(text), true_boxes(sample)
         if len(found) and len(truth):
-            answers.append((found, truth, displayed_size(sample), resized[i] if resized else None))
+            size = displayed_size(sample)
+            answers.append((found, truth, size, resize(size) if resize else None))
     return judge(answers)
 
 

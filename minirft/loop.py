@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -20,17 +19,14 @@ from tqdm import tqdm
 from minirft.config import GRPOConfig
 from minirft.evaluate import metrics
 from minirft.feed import Feed, held_out, step_generator
-from minirft.frames import check_frames, displayed_size
+from minirft.frame_watch import FrameWatch, frame_warning
 from minirft.policy import Policy
-from minirft.processor import smart_resize
 from minirft.runs import Row, Run, export
 from minirft.sampler import sample_groups
 from minirft.samples import Sample, UserError
 
 Share = TypeVar("Share")
 DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
-LOW_IOU = 0.2
-"""Mean IoU reward of a step below which the coordinates of its answers are looked at."""
 
 
 def run_steps(run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool) -> Iterator[Row]:
@@ -224,52 +220,3 @@ def _log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
     watch.tell(row.get("frame_warning"))
     run.log.row("eval", **row)
     return {"kind": "eval", **row}
-
-
-# ------------------------------------------------------------------ coordinates in a wrong frame
-
-
-def frame_warning(policy: Policy, texts: Sequence[str], samples: Sequence[Sample]) -> str | None:
-    """What `frames.check_frames` says of answers about boxes; None where nothing is wrong, or no boxes are asked for.
-
-    Their sizes as the model saw them are told to it too.
-    """
-    if samples[0].task not in ("detection", "grounding"):
-        return None
-    limits = policy.image_processor.size
-    factor = policy.image_processor.patch_size * policy.image_processor.merge_size
-    resized = []
-    for sample in samples:
-        width, height = displayed_size(sample)
-        high, wide = smart_resize(height, width, factor, limits["shortest_edge"], limits["longest_edge"])
-        resized.append((wide, high))
-    return check_frames(texts, samples, resized).warning
-
-
-@dataclass
-class FrameWatch:
-    """Looks at the coordinates of a run's answers while they earn little, and says once on stderr what is wrong.
-
-    A look at training opens the step's pictures again, so it is taken at steps 1, 2, 4, 8, ... while the reward is low.
-    """
-
-    run: Run
-    said: bool = False
-
-    def training(self, row: Row, completions: list[Row], samples: list[Sample]) -> Row:
-        """What to add to the row of a training step: `frame_warning`, or nothing."""
-        step, task = self.run.step, self.run.config.data.task
-        low = row.get("reward_iou", LOW_IOU) < LOW_IOU
-        if not low or self.said or step & (step - 1) or task not in ("detection", "grounding"):
-            return {}
-        by_id = {sample.id: sample for sample in samples}
-        asked = [by_id[completion["sample"]] for completion in completions]
-        warning = frame_warning(self.run.policy, [completion["text"] for completion in completions], asked)
-        self.tell(warning)
-        return {"frame_warning": warning} if warning else {}
-
-    def tell(self, warning: str | None) -> None:
-        """The warning on stderr, the first time."""
-        if warning and not self.said:
-            self.said = True
-            print(f"minirft: {warning}", file=sys.stderr)

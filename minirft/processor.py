@@ -24,8 +24,6 @@ except ImportError:  # older releases kept one class, and that one used PIL
 
 from .samples import Sample, UserError
 
-__all__ = ["Processor", "load_processor", "smart_resize"]
-
 PICTURE_TOKEN = "<|image_pad|>"
 
 
@@ -67,6 +65,13 @@ class Processor:
         Raises `UserError` as `Processor(sample)` does.
         """
         return len(self._text_ids(sample)) - 1, self._picture_tokens(sample, size)
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What a picture of `size`, (width, height), is scaled to before the model sees it."""
+        width, height = size
+        factor, limits = self.image_processor.patch_size * self.image_processor.merge_size, self.image_processor.size
+        high, wide = smart_resize(height, width, factor, limits["shortest_edge"], limits["longest_edge"])
+        return wide, high
 
     def _picture_tokens(self, sample: Sample, size: tuple[int, int], max_pixels: int | None = None) -> int:
         width, height = size

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from small_runs import small_config
 
-from minirft import loop
+from minirft import frame_watch, loop
 from minirft.config import GRPOConfig
 from minirft.data.settings import DataConfig
 from minirft.data.summary import true_boxes
 from minirft.feed import held_out, training_feed
-from minirft.loop import FrameWatch, evaluate_policy
+from minirft.frame_watch import FrameWatch
+from minirft.frames import displayed_size
+from minirft.loop import evaluate_policy
 from minirft.policy import Policy
 from minirft.runlog import read_log
 from minirft.train import train
@@ -48,7 +50,7 @@ def test_an_evaluation_says_in_which_frame_the_answers_are(tiny, monkeypatch, sc
 def test_answers_without_boxes_are_not_looked_at(tiny, task):
     """A check that reads boxes out of labels."""
     samples = held_out(GRPOConfig(eval_samples=3, data=DataConfig(task=task)))
-    assert loop.frame_warning(tiny, ["<answer>[1, 2, 3, 4]</answer>"] * 3, samples) is None
+    assert frame_watch.frame_warning(tiny, ["<answer>[1, 2, 3, 4]</answer>"] * 3, samples) is None
 
 
 def test_training_is_looked_at_while_it_earns_little(tiny, capsys: pytest.CaptureFixture[str]):
@@ -85,12 +87,12 @@ def test_the_log_of_a_run_says_it_and_stderr_once(tiny_random, tmp_path, monkeyp
 
 def test_the_sizes_are_those_the_model_saw(tiny, monkeypatch):
     """Answers in pixels of the resized picture measured against another size."""
-    seen = []
-    monkeypatch.setattr(
-        loop, "check_frames", lambda texts, samples, resized: seen.extend(resized) or SimpleNamespace(warning=None)
-    )
     samples = held_out(GRPOConfig(eval_samples=2))
-    loop.frame_warning(tiny, ["", ""], samples)
     patch = tiny.image_processor.patch_size
     grids = np.array([tiny.encode(sample).image_grid_thw[0].tolist()[1:] for sample in samples])
+    seen = [tiny.processor.resized(displayed_size(sample)) for sample in samples]
     assert seen == [(wide * patch, high * patch) for high, wide in grids.tolist()]
+    told = []
+    monkeypatch.setattr(frame_watch, "check_frames", lambda *args: told.append(args) or SimpleNamespace(warning=None))
+    frame_watch.frame_warning(tiny, ["", ""], samples)
+    assert told[0][2]((50, 60)) == tiny.processor.resized((50, 60)) != (50, 60)

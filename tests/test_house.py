@@ -32,6 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "sampler reference": {"samples", "prefix", "policy", "decoding"},
     "measures evaluate": {"samples", "boxes", "answers", "measures"},
     "frames": {"samples", "boxes", "answers"},
+    "frame_watch": {"samples", "frames", "policy", "runs"},
     "data": {"samples", "boxes", "prompts", "data", "answers"},
     "toml runlog checkpoints": {"samples"},
     "architectures": {"samples", "loading"},

@@ -96,6 +96,7 @@ def _blocks(name: str, board: Board, tables: Tables) -> Iterator[str]:
     metric = ", ".join(sorted({HEADLINE[part.task] for part in experiment.parts.values()}))
     yield f"## {experiment.title}"
     yield f"In the paper: {experiment.paper}. Ours: {metric}."
+    yield from _on_the_paper(name, tables)
     methods = ("base", *METHODS)
     for mode in MODES:
         with_paper = mode == "greedy" and any(of_paper(tables, name, *row) for row in finished)
@@ -119,6 +120,13 @@ def _blocks(name: str, board: Board, tables: Tables) -> Iterator[str]:
         ]
         yield _table("Controls", columns, rows)
     yield _costs(board, name)
+
+
+def _on_the_paper(name: str, tables: Tables) -> Iterator[str]:
+    """What the paper measured, and where its numbers do not fit together."""
+    for number in dict.fromkeys(table for (of, _, _), (table, _) in COUNTERPART.items() if of == name):
+        notes = " ".join(tables[number]["notes"])
+        yield f"Table {number} of the paper: {tables[number]['metric']}. {notes}".strip()
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[tuple[tuple[str, str, int], list[str]]]) -> str:

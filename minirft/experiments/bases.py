@@ -1,18 +1,19 @@
 """What training starts from: the embedded model, and three more that know the same but are used to something else.
 
-    embedded    as shipped: it can look carefully, and by default does not
-    quick       it has all but forgotten that it could look
-    seldom      it looks now and then
-    careful     it looks by default
+    embedded    as shipped: it can look carefully, and by default does not; a third of its sampled answers do
+    seldom      one in twenty does
+    quick       one in a hundred
+    never       less than one in a thousand
+    careful     all do, the greedy ones too
 
-The last three are the embedded model after it imitated its two annotators (`minirft.tiny.annotators`) in another
+All but the first are the embedded model after it imitated its two annotators (`minirft.tiny.annotators`) in another
 mixture on fresh pictures, so they differ from it in habit, hardly in ability.  They answer the question what
-reinforcement can find: a habit that is never sampled is never rewarded, and one that is there need not be found.
+reinforcement can find: what is never sampled is never rewarded, and what is there need not be found.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -26,8 +27,24 @@ from minirft.sft import sft_step
 from minirft.tiny import world
 from minirft.tiny.annotators import annotate
 
-CAREFUL_SHARE = {"quick": 0.0, "seldom": 0.06, "careful": 1.0}
-STEPS, RATE, SEED = 60, 1e-4, 40_000_003
+SEED = 40_000_003
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of the imitated texts is the careful annotator's, and how long and fast they are imitated."""
+
+    careful_share: float
+    steps: int = 60
+    learning_rate: float = 1e-4
+
+
+RECIPES = {
+    "seldom": Recipe(0.06),
+    "quick": Recipe(0.0),
+    "never": Recipe(0.0, steps=240, learning_rate=3e-4),
+    "careful": Recipe(1.0),
+}
 
 
 def fresh_policy(base: str = "embedded") -> Policy:
@@ -49,20 +66,24 @@ def _weights(base: str) -> dict[str, Tensor]:
     """The weights that training changes, as they are at the start."""
     policy = _policy()
     if base != "embedded":
-        _imitate(fresh_policy(), CAREFUL_SHARE[base])
+        _imitate(fresh_policy(), RECIPES[base])
     return {name: weight.detach().clone() for name, weight in policy.trainable().items()}
 
 
-def _imitate(policy: Policy, share: float) -> None:
-    """Train on texts of the annotators, a `share` of them by the careful one, tags broken as often as ever."""
-    settings = replace(config("detection", SEED), sft_steps=STEPS, sft_learning_rate=RATE, sft_target="answer")
+def _imitate(policy: Policy, recipe: Recipe) -> None:
+    """Train on texts of the annotators, tags broken as often as ever."""
+    settings = replace(
+        config("detection", SEED), sft_steps=recipe.steps, sft_learning_rate=recipe.learning_rate, sft_target="answer"
+    )
     optimiser, size = make_optimiser(policy, settings), settings.prompts_per_step
-    samples = [_written(index, sample, share) for index, sample in enumerate(world.detection(STEPS * size, SEED))]
-    for step in range(STEPS):
+    questions = world.detection(recipe.steps * size, SEED)
+    samples = [_written(index, sample, recipe.careful_share) for index, sample in enumerate(questions)]
+    for step in range(recipe.steps):
         sft_step(policy, optimiser, samples[step * size : (step + 1) * size], settings, step + 1)
 
 
-def _written(index: int, sample: Sample, share: float) -> Sample:
+def _written(index: int, sample: Sample, careful_share: float) -> Sample:
     """The sample with all that an annotator wrote as its solution."""
     question = world.ask_detection(np.random.default_rng([SEED, index]))
-    return replace(sample, solution=annotate(question, np.random.default_rng([SEED + 1, index]), share))
+    text = annotate(question, np.random.default_rng([SEED + 1, index]), careful_share)
+    return replace(sample, solution=text)

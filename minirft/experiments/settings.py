@@ -127,7 +127,7 @@ def _is_there_one() -> Part:
     return Part("presence", draw, FEWSHOT, {"same": draw, "other": partial(world.presence, categories=OTHER)}, (4,))
 
 
-OTHER_BASES = ("quick", "seldom", "careful")
+OTHER_BASES = ("never", "quick", "seldom", "careful")
 OTHER = tuple(category for category in BASE if category not in FEWSHOT)
 EXPERIMENTS: dict[str, Experiment] = {
     "classification": Experiment(

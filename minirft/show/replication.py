@@ -144,7 +144,7 @@ def method_dots(
         axes.set_xlabel("paper's metric, %", fontsize=8.5, color=QUIET)
     for i, axes in enumerate(grid):
         _rows(axes, [METHODS[what][0] for what in shown] if i % columns == 0 else [""] * len(shown))
-        axes.set_xlim(0, axes.get_xlim()[1])
+        axes.set_xlim(0, 1.03 * axes.get_xlim()[1])  # room for the mark of the largest
     filled = Line2D([], [], color=INK, marker="o", linestyle="none", label="greedy answers")
     hollow = Line2D([], [], color=INK, marker="o", linestyle="none", markerfacecolor="none", label="sampled answers")
     legend_below(figure, [filled, hollow])

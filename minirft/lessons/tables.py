@@ -47,7 +47,8 @@ def live_cell(
 ) -> LiveCell:
     """Train `method` at its chosen rate and length on the shots of a new seed, and ask all questions of every test.
 
-    Raises `ValueError` when the table holds that seed already, or no seeds of the method.
+    It trains the one policy of the process: take a `fresh_policy` again afterwards.  Raises `ValueError` when the
+    table holds that seed already, or no seeds of the method.
     """
     key = Key(name, part, method, shots, seed, *choose(board, name, part, method, shots))
     known = measured(board, name, part, method, shots, test)

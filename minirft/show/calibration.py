@@ -107,7 +107,7 @@ def learning_choice(cells: Iterable[Cell], part: str, shots: int, metric: str) -
         axes.legend(title="learning rate", title_fontsize=7.5, fontsize=7.5, frameon=False, labelcolor=INK)
     top = max((axes.get_ylim()[1] for axes in grid), default=1)
     for axes in grid:
-        axes.set_ylim(0, 1.08 * top)
+        axes.set_ylim(0, 1.12 * top)
     for axes in grid[::columns]:
         axes.set_ylabel(f"{metric}, validation", fontsize=8.5, color=QUIET)
     ring = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgewidth": 2, "linestyle": "none"}

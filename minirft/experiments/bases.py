@@ -3,7 +3,7 @@
     embedded    as shipped: it can look carefully, and by default does not; a third of its sampled answers do
     seldom      one in twenty does
     quick       one in a hundred
-    never       less than one in a thousand
+    never       one in a thousand
     careful     all do, the greedy ones too
 
 All but the first are the embedded model after it imitated its two annotators (`minirft.tiny.annotators`) in another

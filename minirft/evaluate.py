@@ -74,8 +74,7 @@ def metrics(
     lengths differ or are 0.  What each metric is stands in `detection`, `classification`, `grounding`, `presence`.
     """
     values, draws = bootstrap(task, completions, samples, resamples=resamples, generator=generator)
-    intervals = {name: _interval(draw, level) for name, draw in draws.items() if not np.isnan(draw).all()}
-    return values | {"n": len(samples), "ci": intervals}
+    return values | {"n": len(samples), "ci": intervals(draws, level)}
 
 
 def bootstrap(
@@ -90,16 +89,35 @@ def bootstrap(
 
     The answers are matched once for both.  Raises as `metrics` does.
     """
+    check_pairs(completions, samples)
+    return resampled(STATISTICS[task](completions, samples), len(samples), resamples, generator)
+
+
+def check_pairs(completions: Sequence[str], samples: Sequence[Sample]) -> None:
+    """Raise `ValueError` unless there is one completion for each sample, and at least one."""
     number = len(samples)
     if len(completions) != number or not number:
         raise ValueError(f"one completion per sample and at least one: got {len(completions)} for {number} samples")
-    statistic = STATISTICS[task](completions, samples)
+
+
+def resampled(
+    statistic: Statistic, number: int, resamples: int, generator: np.random.Generator | None = None
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """A statistic of `number` queries on all of them, None where it is not defined, and on `resamples` of them.
+
+    Without a `generator` the resamples are those of seed 0: the same queries for whatever is measured on them.
+    """
     values: dict[str, Any] = {name: _json(value[0]) for name, value in statistic(np.ones((1, number))).items()}
     if not resamples:
         return values, {}
     generator = generator or np.random.default_rng(0)
     weights = generator.multinomial(number, np.full(number, 1 / number), resamples)
     return values, statistic(weights.astype(np.float64))
+
+
+def intervals(draws: dict[str, Array], level: float) -> dict[str, list[float]]:
+    """The percentile interval of each metric that is defined on some resample: {name: [low, high]}."""
+    return {name: _interval(draw, level) for name, draw in draws.items() if not np.isnan(draw).all()}
 
 
 def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:

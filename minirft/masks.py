@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from minirft.answers import ParseFailure, parse
 from minirft.boxes import MODEL, Array, convert, pixels
-from minirft.evaluate import Statistic
+from minirft.evaluate import Statistic, check_pairs, intervals, resampled
 from minirft.samples import Sample, UserError
 
 Mask = NDArray[np.bool_]  # (height, width)
@@ -46,9 +46,7 @@ def mask_metrics(
     The intervals are those of `minirft.evaluate.metrics`, from the same resamples.  Raises as `mask_scores` does.
     """
     values, draws = mask_scores(completions, samples, segment, truth, resamples=resamples, progress=progress)
-    edges = [(1 - level) / 2, (1 + level) / 2]
-    defined = {name: draw for name, draw in draws.items() if not np.isnan(draw).all()}
-    return values | {"ci": {name: np.nanquantile(draw, edges).tolist() for name, draw in defined.items()}}
+    return values | {"ci": intervals(draws, level)}
 
 
 def mask_scores(
@@ -66,17 +64,9 @@ def mask_scores(
     Without a `generator` the resamples are those of seed 0, which are the ones that `evaluate.bootstrap` draws.
     Raises `ValueError` when the lengths differ or are 0.
     """
-    number = len(samples)
-    if len(completions) != number or not number:
-        raise ValueError(f"one completion per sample and at least one: got {len(completions)} for {number} samples")
+    check_pairs(completions, samples)
     statistic = mask_statistic(*mask_overlaps(completions, samples, segment, truth, progress=progress))
-    whole = {name: float(value[0]) for name, value in statistic(np.ones((1, number))).items()}
-    values = {name: None if np.isnan(value) else value for name, value in whole.items()}
-    if not resamples:
-        return values, {}
-    generator = generator or np.random.default_rng(0)
-    weights = generator.multinomial(number, np.full(number, 1 / number), resamples)
-    return values, statistic(weights.astype(np.float64))
+    return resampled(statistic, len(samples), resamples, generator)
 
 
 def mask_statistic(intersections: Array, unions: Array) -> Statistic:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
+from minirft.experiments.statistics import Estimate
+from minirft.experiments.summary import Line
 from minirft.show.before_after import answers_of, before_after, verdict
 from minirft.show.calibration import calibration, learning_choice, levels_of, reliability
 from minirft.show.knowledge_map import knowledge_map
@@ -23,21 +24,8 @@ FAMILIES = {"flower": "Flower102", "pet": "Pets37", "aircraft": "FGVC-Aircraft",
 ORDER = ("sft", "sft-reasoning", "rft")
 
 
-@dataclass(frozen=True)
-class Found:
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Line:
-    part: str
-    test: str
-    shots: int
-    mode: str
-    what: str
-    found: Found
+def estimated(mean: float, low: float, high: float) -> Estimate:
+    return Estimate(mean, low, high, seeds=5)
 
 
 def value(method: str, shots: int) -> float:
@@ -47,13 +35,13 @@ def value(method: str, shots: int) -> float:
 def lines(parts=("flower",), shots=(1, 2, 4, 8, 16), tests=("same",), mode="greedy"):
     for part in parts:
         for test in tests:
-            yield Line(part, test, 0, mode, "base", Found(0.1, 0.05, 0.15))
+            yield Line(part, test, 0, mode, "base", estimated(0.1, 0.05, 0.15))
             for k in shots:
                 for method in ORDER:
                     mean = value(method, k)
-                    yield Line(part, test, k, mode, method, Found(mean, mean - 0.02, mean + 0.03))
-                yield Line(part, test, k, mode, "rft - sft", Found(0.4, 0.3, 0.5))
-                yield Line(part, test, k, mode, "rft - sft-reasoning", Found(-0.01, -0.03, 0.02))
+                    yield Line(part, test, k, mode, method, estimated(mean, mean - 0.02, mean + 0.03))
+                yield Line(part, test, k, mode, "rft - sft", estimated(0.4, 0.3, 0.5))
+                yield Line(part, test, k, mode, "rft - sft-reasoning", estimated(-0.01, -0.03, 0.02))
 
 
 def colour_of(line) -> str:

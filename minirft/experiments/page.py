@@ -53,7 +53,7 @@ def effects(folder: Path, paper: Path) -> str:
     tables, rows = read_paper(paper), []
     for name, board in boards(folder):
         found = _found(board, name)
-        for number in dict.fromkeys(table for (of, _, _), (table, _) in COUNTERPART.items() if of == name):
+        for number in _numbers(name):
             for gap in ("rft - base", "rft - sft", "sft - base"):
                 cells = [*_signs(name, number, gap, found, tables)]
                 if cells:
@@ -122,9 +122,14 @@ def _blocks(name: str, board: Board, tables: Tables) -> Iterator[str]:
     yield _costs(board, name)
 
 
+def _numbers(name: str) -> list[str]:
+    """The paper's tables that an experiment re-enacts."""
+    return list(dict.fromkeys(table for (of, _, _), (table, _) in COUNTERPART.items() if of == name))
+
+
 def _on_the_paper(name: str, tables: Tables) -> Iterator[str]:
     """What the paper measured, and where its numbers do not fit together."""
-    for number in dict.fromkeys(table for (of, _, _), (table, _) in COUNTERPART.items() if of == name):
+    for number in _numbers(name):
         notes = " ".join(tables[number]["notes"])
         yield f"Table {number} of the paper: {tables[number]['metric']}. {notes}".strip()
 

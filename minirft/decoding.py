@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from .attention import OnPrompts
 from .policy import Policy
 from .prefix import Prefilled
+from .versions import cache_argument
 
 
 class Buffer(CacheLayerMixin):
@@ -164,7 +165,7 @@ def _forward(policy: Policy, tokens: Tensor, position: Tensor, prompts: OnPrompt
         inputs_embeds=policy.embed(tokens)[:, None],
         position_ids=position.expand(3, -1)[..., None],
         attention_mask={"full_attention": None},  # `prompts` says what is seen
-        past_key_values=Cache(layers=layers),
         use_cache=True,
         on_prompts=prompts,
+        **cache_argument(Cache(layers=layers)),
     ).last_hidden_state[:, 0]

@@ -21,6 +21,7 @@ from .offload import look_up_in_host_memory, visit_while_running
 from .precision import LossScale
 from .processor import Processor, load_processor
 from .samples import Prompt, Sample, UserError
+from .versions import recompute_layers
 
 __all__ = ["LoraSettings", "Policy"]
 
@@ -87,10 +88,7 @@ class Policy:
         policy = cls(model, processor, name=str(name), checkpointing=checkpointing)
         policy._offload(offload_vision, offload_embedding)
         if checkpointing:
-            text = policy.language_model
-            # The new name is transformers 5.23's; on the whole model it would also hook the frozen vision tower.
-            enable = getattr(text, "activation_checkpointing_enable", None) or text.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            recompute_layers(policy.language_model)
         return policy
 
     def _offload(self, vision: bool, embedding: bool) -> None:

@@ -42,6 +42,7 @@ from .attention import Spans
 from .logprobs import gather_logprobs, token_logprobs
 from .policy import Policy
 from .samples import Prompt, Rollout, pad_rows
+from .versions import cache_argument
 
 
 @dataclass
@@ -72,8 +73,8 @@ def prefill(policy: Policy, prompts: Sequence[Prompt], remembered: bool = True) 
         inputs_embeds=torch.stack(embeds),
         position_ids=torch.stack(positions, dim=1).to(policy.device),
         attention_mask=mask,
-        past_key_values=cache,
         use_cache=True,
+        **cache_argument(cache),
     ).last_hidden_state
     position = torch.tensor([len(prompt) + prompt.rope_delta for prompt in prompts], device=policy.device)
     return Prefilled(cache, hidden[:, -1], mask, position)

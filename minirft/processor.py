@@ -15,14 +15,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-try:
-    from transformers import Qwen2VLImageProcessorPil
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-except ImportError:  # older releases kept one class, and that one used PIL
-    from transformers import Qwen2VLImageProcessor as Qwen2VLImageProcessorPil
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-
 from .samples import Sample, UserError
+from .versions import Qwen2VLImageProcessorPil, smart_resize
 
 PICTURE_TOKEN = "<|image_pad|>"
 

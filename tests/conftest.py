@@ -12,13 +12,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
-    Qwen2VLImageProcessorPil,
 )
 from transformers.utils import logging
 
 from minirft.policy import LoraSettings, Policy
 from minirft.samples import Sample
 from minirft.tiny.model import new_model
+from minirft.versions import Qwen2VLImageProcessorPil
 
 logging.disable_progress_bar()
 

@@ -13,13 +13,14 @@ from bitsandbytes.nn import Linear4bit
 from conftest import shaken
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from minirft.features import FeatureCache
 from minirft.policy import LoraSettings, Policy
 from minirft.prefix import naive_logits, policy_logprobs
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Rollout, Sample, UserError
+from minirft.versions import Qwen2VLImageProcessorPil
 
 LORA = LoraSettings(r=4, alpha=8)
 

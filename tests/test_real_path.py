@@ -12,10 +12,11 @@ import pytest
 import torch
 from conftest import SHARED_DATA, write_miniature
 from peft import PeftModel
-from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from minirft.cli import main
 from minirft.runs import load_run_policy, run_config
+from minirft.versions import Qwen2VLImageProcessorPil
 
 PROCESSOR = SHARED_DATA / "qwen2vl_processor"
 COCO = SHARED_DATA / "coco128"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, ProcessorMixin, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from transformers import AutoTokenizer, ProcessorMixin, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl import Qwen2VLProcessor
 
 from minirft.rewards import reading
 from minirft.tiny import CHECKPOINT, world
+from minirft.versions import Qwen2VLImageProcessorPil
 
 
 class PictureProcessor(Qwen2VLProcessor):

@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from ..architectures import architecture
-from ..processor import Qwen2VLImageProcessorPil
 from ..tiny.model import CHAT_TEMPLATE
+from ..versions import Qwen2VLImageProcessorPil
 
 # Qwen2-VL's control tokens in the order of their ids, 151643 to 151656.
 CONTROL = [

@@ -20,9 +20,9 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from ..loading import LoraSettings
 from ..policy import Policy
-from ..processor import Qwen2VLImageProcessorPil
 from ..samples import Sample, UserError
 from ..tiny.model import SPECIAL, new_tokenizer
+from ..versions import Qwen2VLImageProcessorPil
 
 PICTURE_SHARE = 400 / 512
 """Share of the prompt that is picture, as in a detection prompt."""

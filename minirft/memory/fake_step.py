@@ -39,6 +39,7 @@ from minirft.reference import make_reference
 from minirft.runs import make_optimiser
 from minirft.sampler import pick
 from minirft.samples import Prompt, Rollout
+from minirft.versions import recompute_layers
 
 
 def counted(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
@@ -176,7 +177,7 @@ def policy_of_shape(shape: Shape, device: torch.device) -> Policy:
         core.tie_weights()
     policy = Policy(model, SimpleNamespace(tokenizer=_NoTokens()), checkpointing=config.checkpointing)
     if config.checkpointing:
-        policy.language_model.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_layers(policy.language_model)
     return policy
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from .. import prompts
+from ..versions import Qwen2VLImageProcessorPil
 from .annotators import CAREFUL_START, CONFIDENCES, QUICK_THOUGHT, THEREFORE, VERDICTS
 from .lookalikes import FAMILIES
 from .scenes import COLOURS, GRID, SHAPES, SIDE

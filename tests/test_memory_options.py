@@ -141,24 +141,44 @@ def test_adapters_do_not_widen_the_activations(wide: Path, samples: list[Sample]
     assert ours <= 1.02 * peak(lora_policy(wide, "bfloat16", "bfloat16", **settings))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+def drawn_again(policies: list[Policy], dtype: str, seed: int) -> None:
+    """Gives all of them the same new language model and adapters, of the old spread, rounded to `dtype`."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = zip(*(p.language_model.named_parameters() for p in policies), strict=True)
+    for (name, first), *others in weights:
+        if "lora_A" in name or "norm" in name:
+            continue
+        fresh = first.detach().float().std() * torch.randn(first.shape, generator=generator)
+        fresh = fresh if "lora_" in name else fresh.to(getattr(torch, dtype))
+        for weight in (first, *(other for _, other in others)):
+            weight.data.copy_(fresh)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_gradients_of_16_bits_are_as_good_as_pefts(
-    miniature: Path, samples: list[Sample], dtype: str, checkpointing: bool
-):
-    """A branch that rounds more than the rest of the model does.  The oracle is the model in float32."""
+def test_gradients_of_16_bits_are_as_good_as_pefts(miniature: Path, samples: list[Sample], dtype: str):
+    """A branch that rounds more than the rest of the model does.  The oracle is the model in float32.
+
+    One draw of a random model says little: the ratio of two such errors spreads by a factor of 1.3 to 1.5 (standard
+    deviation of its logarithm .28 to .42), and another instruction set of the processor deals another draw.  So the
+    geometric mean of 40: it spreads by 7% at most, and 1.25 is more than three of that.
+    """
     exact = lora_policy(miniature, "float32")
+    ours = [lora_policy(miniature, dtype, checkpointing=checkpointing) for checkpointing in (False, True)]
+    if dtype == "bfloat16":  # adapters in 16 bits lose nothing to a model that rounds as they do
+        ours.append(lora_policy(miniature, dtype, "bfloat16"))
+    theirs = as_peft_has_it(lora_policy(miniature, dtype))
+    policies = [exact, *ours, theirs]
     for weight in exact.model.parameters():  # the same numbers, computed with more bits
         weight.data = weight.data.to(getattr(torch, dtype)).float()
-    rollout = rollout_of(exact, samples)
-    expected = gradients(exact, rollout)
-    found = gradients(lora_policy(miniature, dtype, checkpointing=checkpointing), rollout)
-    pefts = gradients(as_peft_has_it(lora_policy(miniature, dtype)), rollout)
-    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
-    assert distance(found, expected) < 1.2 * distance(pefts, expected) < (0.1 if dtype == "bfloat16" else 0.02)
-    narrow = gradients(lora_policy(miniature, dtype, "bfloat16"), rollout)
-    assert {gradient.dtype for gradient in narrow.values()} == {torch.bfloat16}
-    assert distance(narrow, expected) < 0.1
+    rollout, logs = rollout_of(exact, samples), []
+    for draw in range(40):
+        drawn_again(policies, dtype, draw)
+        expected = gradients(exact, rollout)
+        found = gradients(ours[draw % len(ours)], rollout)
+        formats = {gradient.dtype for gradient in found.values()}
+        assert formats == {torch.bfloat16 if draw % len(ours) == 2 else torch.float32}
+        logs.append(math.log(distance(found, expected) / distance(gradients(theirs, rollout), expected)))
+    assert math.exp(sum(logs) / len(logs)) < 1.25
 
 
 @pytest.mark.parametrize(

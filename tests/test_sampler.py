@@ -59,7 +59,7 @@ def test_shared_equals_naive(kind: str, miniature: Path, samples: list[Sample]) 
         assert torch.equal(shared.finished, naive.finished)
         assert shared.texts == naive.texts
         apart = (shared.logprobs - naive.logprobs).abs().max().item()
-        print(f"\nsampler, {kind}, {seed}: {int(shared.lengths.sum())} tokens equal, log-probs apart {apart:.1e}", end="")
+        print(f"\n{kind}, seed {seed}: {int(shared.lengths.sum())} tokens equal, log-probs apart {apart:.1e}", end="")
         assert apart < 1e-5
         lengths |= set(shared.lengths.tolist())
     assert len(lengths) > 2, "no row ended early: the test would prove little"

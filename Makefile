@@ -1,13 +1,15 @@
 # Everything a newcomer needs.  `make demo` and `make test` set themselves up.
 #
-#   VENV=path   where the environment goes          TORCH=torch   which torch to install
-#   ARGS=...    for the demo, such as ARGS="--seed 1 --out runs/demo-1"
+#   VENV=path        where the environment goes
+#   TORCH=torch      another torch, such as torch==2.13.0; without it the tested version, in the build that pip finds
+#   CONSTRAINTS=     the newest of everything else; without it the versions that were tested together, constraints.txt
+#   ARGS=...         for the demo, such as ARGS="--seed 1 --out runs/demo-1"
 #
-# TORCH is pinned so that everybody tests the same.  On Linux the registry's torch brings CUDA libraries, 3 GB; where
-# pip is configured with a CPU build, that one is taken.  On a machine with a GPU use `make setup TORCH=torch`.
+# On Linux the registry's torch brings CUDA libraries, 3 GB; where pip is configured with a CPU build, that one is taken.
 
 VENV ?= .venv
-TORCH ?= torch==2.13.0
+CONSTRAINTS ?= constraints.txt
+TORCH ?= $(shell grep '^torch==' constraints.txt)
 EXTRAS ?= notebook,test
 PYTHON ?= python3
 
@@ -17,12 +19,26 @@ export HF_HUB_OFFLINE ?= 1
 # One thread per process: the tiny model is small, and two busy processes with two threads each are ten times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo lab test test-unit test-notebooks lint docs clean
+PYTEST := $(BIN)/python -m pytest -p no:anyio
+UNIT := $(PYTEST) -p no:nbval
+# All that is nbval's.  A notebook is one worker's work, from its first cell to its last: --dist loadfile.
+NBVAL := $(PYTEST) -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=240
+# A warning of our own code is an error everywhere (pyproject.toml); on the tested versions everybody's is.
+STRICT := $(if $(CONSTRAINTS),-W error)
+# What other versions and other processors could break.
+CORE := $(patsubst %,tests/test_%.py,versions prefix decoding sampler policy layers loss train resume checkpoints \
+	ledger real_path rewards memory_options)
+NUMBERS := $(patsubst %,tests/test_%.py,prefix decoding sampler policy layers logprobs loss reference memory_options)
+
+.PHONY: help setup demo lab test test-unit test-notebooks test-oldest test-newest test-cpus lock lint docs clean
 
 help:
 	@echo "make demo   train the tiny policy and write runs/demo/report.html (4 minutes)"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make test   run all tests and every notebook"
+	@echo "make test-oldest, test-newest  the core tests with the lowest versions that are admitted, with the newest"
+	@echo "make test-cpus  the tests of numbers on other instruction sets and numbers of threads (5 minutes)"
+	@echo "make lock   the newest of everything, all tests, then constraints.txt"
 	@echo "make browser  six notebooks in JupyterLab and headless Chromium: buttons and sliders must answer"
 	@echo "make docs   build the site into docs/_site/html"
 	@echo "make setup  only make the environment in $(VENV)"
@@ -30,12 +46,12 @@ help:
 setup: $(STAMP)
 
 # uv where there is one (it ignores pip's settings, so they are handed over), else pip.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		UV_FIND_LINKS="$$PIP_FIND_LINKS" uv pip install --quiet --python $(BIN)/python "$(TORCH)" -e ".[$(EXTRAS)]"; \
+		UV_FIND_LINKS="$$PIP_FIND_LINKS" uv pip install --quiet --python $(BIN)/python $(CONSTRAINTS:%=-c %) "$(TORCH)" -e ".[$(EXTRAS)]"; \
 	else \
-		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet "$(TORCH)" -e ".[$(EXTRAS)]"; \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=-c %) "$(TORCH)" -e ".[$(EXTRAS)]"; \
 	fi
 	@touch $@
 
@@ -48,12 +64,41 @@ lab: $(STAMP)
 test: lint test-unit test-notebooks
 
 test-unit: $(STAMP)
-	$(BIN)/python -m pytest -p no:nbval -p no:anyio -n 2
+	$(UNIT) $(STRICT) -n 2
 
-# A notebook is one worker's work, from its first cell to its last: --dist loadfile.
 test-notebooks: $(STAMP)
-	PYTHONWARNINGS=error $(BIN)/python -m pytest -p no:anyio -n 2 --dist loadfile \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=240 notebooks
+	$(if $(CONSTRAINTS),PYTHONWARNINGS=error) $(NBVAL) $(STRICT) notebooks
+
+# The lowest version of every direct dependency that pyproject.toml admits; pins.txt serves as the constraints.
+OLDEST := .venv-oldest
+test-oldest: $(OLDEST)/pins.txt
+	@$(MAKE) --no-print-directory setup VENV=$(OLDEST) CONSTRAINTS=$< TORCH="$$(grep '^torch==' $<)"
+	@$(MAKE) --no-print-directory test-core VENV=$(OLDEST) CONSTRAINTS=$<
+
+$(OLDEST)/pins.txt: pyproject.toml tests/pins.py
+	@mkdir -p $(@D) && $(PYTHON) tests/pins.py lowest > $@
+
+NEWEST := .venv-newest
+test-newest:
+	@rm -rf $(NEWEST)
+	@$(MAKE) --no-print-directory test-core VENV=$(NEWEST) CONSTRAINTS=
+
+.PHONY: test-core
+test-core: $(STAMP)
+	@$(BIN)/python tests/pins.py installed | grep -E '^(torch|transformers|peft|bitsandbytes|numpy)==' | xargs
+	$(UNIT) -n 2 $(CORE)
+
+test-cpus: $(STAMP)
+	@for vectors in default avx2 avx512; do for onednn in AVX2 ALL; do for threads in 1 2; do \
+		echo "ATEN_CPU_CAPABILITY=$$vectors ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads"; \
+		ATEN_CPU_CAPABILITY=$$vectors ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads \
+			$(UNIT) $(STRICT) $(NUMBERS) || exit 1; \
+	done; done; done
+
+lock:
+	@rm -rf $(NEWEST)
+	@$(MAKE) --no-print-directory test docs browser VENV=$(NEWEST) CONSTRAINTS= EXTRAS=notebook,test,docs,browser
+	$(NEWEST)/bin/python tests/pins.py installed > constraints.txt
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -62,7 +107,7 @@ lint: $(STAMP)
 .PHONY: browser
 browser:
 	@$(MAKE) --no-print-directory setup STAMP=$(VENV)/.installed-browser EXTRAS=notebook,test,browser
-	$(BIN)/python -m pytest -p no:nbval -p no:anyio -m browser tests/test_browser.py
+	$(UNIT) $(STRICT) -m browser tests/test_browser.py
 
 docs: setup-docs
 	$(BIN)/sphinx-build --quiet -W -d docs/_site/doctrees -c docs . docs/_site/html
@@ -74,4 +119,4 @@ setup-docs:
 	@$(MAKE) --no-print-directory setup STAMP=$(VENV)/.installed-docs EXTRAS=notebook,test,docs
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) runs

@@ -8,6 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from pins import lowest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minirft"
@@ -23,12 +25,14 @@ ROOMS: dict[str, set[str]] = {
     "rewards": {"samples", "boxes", "answers", "detection", "official"},
     "redteam": {"samples", "boxes", "answers", "prompts", "rewards"},
     "advantages logprobs loss": set(),
-    "processor features attention": {"samples"},
+    "versions": set(),
+    "processor": {"samples", "versions"},
+    "features attention": {"samples"},
     "precision offload layers": set(),
     "loading": {"samples", "attention", "processor", "tiny", "layers"},
-    "policy": {"samples", "features", "loading", "processor", "precision", "offload"},
-    "prefix": {"samples", "logprobs", "policy", "attention"},
-    "decoding": {"attention", "policy", "prefix"},
+    "policy": {"samples", "features", "loading", "processor", "precision", "offload", "versions"},
+    "prefix": {"samples", "logprobs", "policy", "attention", "versions"},
+    "decoding": {"attention", "policy", "prefix", "versions"},
     "sampler reference": {"samples", "prefix", "policy", "decoding"},
     "measures evaluate": {"samples", "boxes", "answers", "measures"},
     "frames": {"samples", "boxes", "answers"},
@@ -37,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "toml runlog checkpoints": {"samples"},
     "architectures": {"samples", "loading"},
     "config": {"samples", "data", "loading", "policy", "toml"},
-    "tiny": {"samples", "boxes", "prompts", "tiny", "answers", "evaluate", "policy", "sampler"},
+    "tiny": {"samples", "boxes", "prompts", "tiny", "answers", "evaluate", "policy", "sampler", "versions"},
     "memory": {
         "memory",
         "samples",
@@ -52,6 +56,7 @@ ROOMS: dict[str, set[str]] = {
         "runs",
         "sampler",
         "toml",
+        "versions",
     },
     "experiments": {
         "samples",
@@ -157,10 +162,18 @@ def test_no_unfinished_marks_and_no_paths_of_one_machine():
             assert mark not in text, f"{path.name} holds {mark}"
 
 
-def test_versions_live_in_pyproject_alone():
-    """A version pinned in two places is soon two versions."""
+def test_versions_live_in_two_files_alone():
+    """A version pinned in a third place; a tested version outside the range, or of one machine's own build."""
+    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for line in sum(project["optional-dependencies"].values(), project["dependencies"]):
+        asked = Requirement(line)
+        assert asked.specifier.contains(pins[asked.name]), line
+        assert asked.specifier.contains(lowest(line).split("==")[1]), line
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(pins) + 1, "a line that is no plain pin: a path, a host or a build"
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
-    assert re.findall(r"^ +- -e (.+)$", text, re.M) == [".[notebook,test]"]
+    assert re.findall(r"^ +- -([ce] .+)$", text, re.M) == ["c constraints.txt", "e .[notebook,test]"]
     assert re.findall(r"^  - (\w+)=", text, re.M) == ["python"]
 
 

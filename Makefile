@@ -92,7 +92,7 @@ test-cpus: $(STAMP)
 	@for vectors in default avx2 avx512; do for onednn in AVX2 ALL; do for threads in 1 2; do \
 		echo "ATEN_CPU_CAPABILITY=$$vectors ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads"; \
 		ATEN_CPU_CAPABILITY=$$vectors ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads \
-			$(UNIT) $(STRICT) $(NUMBERS) || exit 1; \
+			$(UNIT) $(STRICT) -n $$((4 - 2 * threads)) $(NUMBERS) || exit 1; \
 	done; done; done
 
 lock:

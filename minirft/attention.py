@@ -146,13 +146,13 @@ def one_token_attention(
 ) -> Tensor:
     """One new token a row sees its prompt and its own completion so far; a group reads one copy of its prompt.
 
-    `query` (B, heads, 1, d), `key` (float32) and `value` of the completions (B, kv heads, n, d); result
-    (B, 1, heads, d).
+    `query` (B, heads, 1, d), `key` and `value` of the completions (B, kv heads, n, d); result (B, 1, heads, d).
+    Keys that are not float32 are widened again for every token.
     """
     heads, (s, d) = key.shape[1], on_prompts.keys[layer].shape[2:]
     q = query.reshape(len(query), heads, -1, d).float()  # the query heads of one key head side by side
-    of_prompt = _by_row(_by_prompt(q, on_prompts) @ on_prompts.keys[layer].mT, on_prompts, on_prompts.padding)
-    of_own = q @ key.mT
+    of_prompt = _by_row(_by_prompt(q, on_prompts) @ on_prompts.keys[layer].float().mT, on_prompts, on_prompts.padding)
+    of_own = q @ key.float().mT
     if on_prompts.unwritten is not None:
         of_own = of_own + on_prompts.unwritten
     scores = torch.cat([of_prompt, of_own], dim=-1) * scaling

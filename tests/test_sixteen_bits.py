@@ -134,7 +134,7 @@ def test_first_update_has_ratio_one(kind: str, dtype: str, miniature: Path, samp
     (loss * policy.loss_scale.value).backward()
     theirs = taken(policy)
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.999
-    assert ours.norm() == pytest.approx(theirs.norm(), rel=0.01)
+    assert (ours - theirs).norm() < 0.03 * theirs.norm()
 
 
 def with_b(policy: Policy) -> Policy:

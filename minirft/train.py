@@ -105,9 +105,8 @@ def grpo_step(
     clock.append(time.perf_counter())
 
     means = {name: value / config.updates_per_rollout for name, value in updates.items()}
-    apart = mismatch(rollout, old_logprobs, rows, step)
-    row = {"step": step, **rollout_metrics(rollout, scores, rewards), **means, **apart, "lr": rate}
-    row |= times(clock, rollout)
+    row = {"step": step, **rollout_metrics(rollout, scores, rewards), **means, "lr": rate, **times(clock, rollout)}
+    row |= mismatch(rollout, old_logprobs, rows, step)
     return row, written(rollout, scores, advantages)
 
 

@@ -1,18 +1,24 @@
 """The released code's reading of the paper, quirks included, so a learner can see what they pay for.
 
 Written from a description of github.com/Liuziyu77/Visual-RFT at commit 9486633 and checked against a table of what
-its rewards return.  Read it to compare; train with `strict`.  Kept on purpose:
+its rewards return and 1,500 recorded values a task.  Read it to compare; train with `strict`.  Kept on purpose:
 
-    parsing     the answer pattern does not span lines; without a match the whole completion is the answer
+    parsing     the answer pattern does not span lines (in grounding it does); without a match the whole completion
+                is the answer; white space round the answer does not count; a list that was cut off is read up to
+                its last element with a comma after it
     detection   exact duplicates are removed; a match needs IoU > 0.5; a right `No Objects` earns 0; no confidence
-                is ever checked, and a NaN makes the reward NaN, which spreads to its whole group
+                is ever checked, and a NaN makes the reward NaN, which spreads to its whole group; a position that is
+                no box spoils the list, unless every object was matched before its turn
     labels      right when either text contains the other, so the empty answer is always right
-    grounding   GIoU + 1, and the box is never checked: 0 to 2 for a real box, without bound for an inverted one
+    grounding   GIoU + 1, and the box is never checked: 0 to 2 for a real box, without bound for an inverted one; of
+                several boxes the first corners come before the second ones, so that corners of two make the box
 
 So these are the only rewards here that may leave [0, 1].  Deviations: the released detection and classification
 rewards first ask the math-verify package whether the completion *equals* the solution as mathematics (for boxes:
-whether the first box has the right y1) and, if so, pay in full.  That step is left out.  A NaN confidence sorts
-last; there, its place depends on the sorting algorithm.  Texts longer than `answers.MAX_CHARACTERS` earn 0.
+whether the first box has the right y1) and, if so, pay in full.  That step is left out.  On the 1,500 recorded
+completions a task it would have raised the reward of 98 (6.5%) in detection and 6 (0.4%) in classification; math-verify
+0.5.2, docs/experiments.md.  A NaN confidence sorts last; there, its place depends on the sorting algorithm.  Texts
+longer than `answers.MAX_CHARACTERS` earn 0.
 """
 
 from __future__ import annotations
@@ -77,7 +83,7 @@ def accuracy(completion: str, solution: str) -> float:
 
 
 def grounding(completion: str, solution: str) -> float:
-    """GIoU + 1 of the first (x1,y1),(x2,y2) anywhere in each text, / 1000; 2 for the same text, 0 when there is none.
+    """GIoU + 1 of the (x1,y1),(x2,y2) in each answer, / 1000; 2 for the same answer, 0 when there is none.
 
     >>> grounding("<answer>(400,400),(500,500)</answer>", "<answer>(400,400),(500,500)</answer>")
     2.0
@@ -126,7 +132,11 @@ def detections(text: str) -> list[Prediction] | ParseFailure:
 
 
 def corners(text: str) -> list[float] | ParseFailure:
-    """x1, y1, x2, y2 in 0-1 of the first pair of points in the text, whatever box they make."""
+    """x1, y1, x2, y2 in 0-1 as the released code pairs them, whatever box they make.
+
+    >>> corners("<answer>(0,100),(200,300) or (400,500),(600,700)</answer>")
+    [0.0, 0.1, 0.4, 0.5]
+    """
     if len(text) > MAX_CHARACTERS:
         return ParseFailure("too long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}")
     pairs = _CORNERS.findall(_grounding_answer(text))

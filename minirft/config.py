@@ -182,11 +182,7 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
     yield all(map(math.isfinite, c.reward_weights.values())), "reward_weights", "use finite numbers"
     # Bare rewards are the advantages there, and equal rewards of 1 push as hard as any others.
     keeps = c.advantage_scale != "none" or not c.skip_degenerate
-    yield (
-        keeps,
-        "skip_degenerate",
-        'groups of equal rewards do carry advantage with advantage_scale = "none": leave it off',
-    )
+    yield keeps, "skip_degenerate", 'with advantage_scale = "none" such groups carry advantage: leave it off'
     yield c.quantize == "none" or c.train == "lora", "train", 'quantised weights cannot learn: set train = "lora"'
     frozen = not c.train_vision and (c.train == "full" or c.lora.targets == "language")
     yield frozen or not c.offload_vision, "offload_vision", "the vision tower learns, so it must stay on the device"

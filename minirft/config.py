@@ -97,7 +97,8 @@ class GRPOConfig:
     advantage_eps: float = 1e-4
     """Added to the standard deviation, in reward units.  TRL, released: 1e-4."""
     skip_degenerate: bool = False
-    """Leave groups of equal rewards out of the update.  They carry no advantage, but do count as tokens."""
+    """Leave groups of equal rewards out of the update.  They carry no advantage, but do count as tokens.
+    Refused with `advantage_scale = "none"`, where they do carry it."""
 
     # --- the loss
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"] = "grpo"
@@ -181,6 +182,9 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
     yield c.clip_eps < 1, "clip_eps", "a ratio cannot fall below 0: use a number below 1, such as 0.2"
     yield c.max_pixels is None or c.max_pixels >= 28 * 28, "max_pixels", "one picture token is 28 x 28 = 784 pixels"
     yield all(map(math.isfinite, c.reward_weights.values())), "reward_weights", "use finite numbers"
+    # Bare rewards are the advantages there, and equal rewards of 1 push as hard as any others.
+    keeps = c.advantage_scale != "none" or not c.skip_degenerate
+    yield keeps, "skip_degenerate", 'with advantage_scale = "none" such groups carry advantage: leave it off'
     yield c.quantize == "none" or c.train == "lora", "train", 'quantised weights cannot learn: set train = "lora"'
     frozen = not c.train_vision and (c.train == "full" or c.lora.targets == "language")
     yield frozen or not c.offload_vision, "offload_vision", "the vision tower learns, so it must stay on the device"

@@ -1,8 +1,9 @@
 """Answers: the text of a completion as boxes, a label or a yes, or the reason why it is none of them.
 
 Every parser here is total.  Whatever the text, it returns an answer or a `ParseFailure`, in time linear in the
-text's length: no exception, no NaN, no `eval`.  One bad prediction in a list of good ones does not spoil the list,
-but it is counted (`Detections.invalid`), so a reward can charge for it.
+text's length: no exception, no NaN, no `eval`.  Texts are at most `MAX_CHARACTERS` long, lists `MAX_PREDICTIONS`, and
+a label `MAX_LABEL`: to normalise a run of combining marks takes time quadratic in its length.  One bad prediction in
+a list of good ones does not spoil the list, but it is counted (`Detections.invalid`), so a reward can charge for it.
 
 Deviations from the paper, which names tags and no parser.  Exactly one answer block is well formed; of several the
 last is read.  Text inside the reasoning is never an answer.  Coordinates must lie in the model's 0-1000 frame and
@@ -15,7 +16,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from minirft.boxes import MODEL, Array
 from minirft.samples import Sample, Task, UserError
 
 MAX_CHARACTERS = 65_536  # longer than any completion we sample; what bounds the work
+MAX_LABEL = 1_000  # characters; the longest of the data sets' labels has under 100
 MAX_PREDICTIONS = 1_000  # Hungarian matching is cubic; COCO and LVIS score 100 and 300 boxes
 _DETAIL = 80  # characters of the offending text shown
 
@@ -48,12 +50,14 @@ class Detections:
     """Predicted (or true) boxes in the model frame.
 
     `boxes` is (N, 4) xyxy, `confidence` (N,) in [0, 1], and `invalid` counts the malformed predictions: they have
-    no box, but they were predictions.
+    no box, but they were predictions.  Those of them of which only the corners are in the wrong order (x1 >= x2 or
+    y1 >= y2) have their confidences in `inverted`, (at most `invalid`,).
     """
 
     boxes: Array
     confidence: Array
     invalid: int = 0
+    inverted: Array = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         """The number of predictions, malformed ones included."""
@@ -122,17 +126,19 @@ def parse_detection(text: str) -> Detections | ParseFailure:
     if isinstance(items, ParseFailure):
         return items
     read = [_prediction(item) for item in items]
-    valid = np.array([numbers for numbers in read if numbers is not None], dtype=np.float64).reshape(-1, 5)
-    return Detections(valid[:, :4], valid[:, 4], invalid=len(read) - len(valid))
+    numbers = np.array([five for five in read if five is not None], dtype=np.float64).reshape(-1, 5)
+    sound = (numbers[:, :2] < numbers[:, 2:4]).all(1)
+    valid = numbers[sound]
+    return Detections(valid[:, :4], valid[:, 4], len(read) - len(valid), numbers[~sound, 4])
 
 
 def parse_label(text: str) -> str | ParseFailure:
-    """A label as it was written; compare labels through `normalise`.
+    """A label as it was written, of at most `MAX_LABEL` characters; compare labels through `normalise`.
 
     >>> parse_label("<think>long ears</think> <answer> Basset Hound </answer>")
     'Basset Hound'
     """
-    answer = _answer(text)
+    answer = _short_answer(text)
     if isinstance(answer, str) and not normalise(answer):
         return ParseFailure("empty answer", answer[:_DETAIL])
     return answer
@@ -162,7 +168,7 @@ def parse_presence(text: str) -> bool | ParseFailure:
     >>> parse_presence("<answer>Yes.</answer>"), parse_presence("<answer>yes or no</answer>").reason
     (True, 'not yes or no')
     """
-    answer = _answer(text)
+    answer = _short_answer(text)
     if isinstance(answer, ParseFailure):
         return answer
     word = normalise(answer)
@@ -218,6 +224,9 @@ def true_boxes(sample: Sample) -> Array:
 def normalise(label: str) -> str:
     """A label for comparison: case, space, underscore, hyphen and punctuation at the ends do not count.
 
+    Time is quadratic in the longest run of combining marks: labels that a model wrote are to be bounded first, as
+    `parse_label` does.
+
     >>> normalise(" Forget-me_not. "), normalise("2012 BMW  X5")
     ('forget me not', '2012 bmw x5')
     """
@@ -232,6 +241,13 @@ def _answer(text: str) -> str | ParseFailure:
     if answer is None:
         return ParseFailure("no answer block", text[-_DETAIL:])
     return answer or ParseFailure("empty answer")
+
+
+def _short_answer(text: str) -> str | ParseFailure:
+    answer = _answer(text)
+    if isinstance(answer, str) and len(answer) > MAX_LABEL:
+        return ParseFailure("label too long", f"{len(answer)} characters, the limit is {MAX_LABEL}")
+    return answer
 
 
 def _items(answer: str) -> list[str] | ParseFailure:
@@ -251,7 +267,7 @@ def _items(answer: str) -> list[str] | ParseFailure:
 
 
 def _prediction(item: str) -> tuple[float, ...] | None:
-    """x1, y1, x2, y2 and confidence of one {...}; None when it is malformed."""
+    """x1, y1, x2, y2 and confidence of one {...}, corners in any order; None when it is malformed otherwise."""
     try:  # ValueError: not JSON, or an integer of over 4,300 digits; RecursionError: brackets nested too deep
         pairs = json.loads(item.replace("'", '"'), object_pairs_hook=list)
     except (ValueError, RecursionError):
@@ -262,7 +278,8 @@ def _prediction(item: str) -> tuple[float, ...] | None:
         return None
     if not all(type(number) in (int, float) for number in (*position, confidence)):
         return None
-    return (*map(float, position), float(confidence)) if _inside(*position) and 0 <= confidence <= 1 else None
+    framed = all(0 <= number <= side for number, side in zip(position, 2 * (MODEL.width, MODEL.height), strict=True))
+    return (*map(float, position), float(confidence)) if framed and 0 <= confidence <= 1 else None
 
 
 def _inside(x1: float, y1: float, x2: float, y2: float) -> bool:

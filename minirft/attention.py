@@ -6,7 +6,8 @@ built: keys are gathered into two padded batches, one of prompts and one of comp
 for a batch per group and 57 ms for one call per completion.
 
 Decoding has one new token a row.  All rows of a group are queries to the same keys, so they are put side by side and
-multiplied with them at once; the keys are then read from memory once, not G times.
+multiplied with them at once; the keys are then read from memory once, not G times.  Its scores are float32, as sdpa's
+are: the large query and key biases of Qwen2 make raw scores of 1e4, whose last bfloat16 digit is worth 64.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class OnPrompts:
     The score of a key that may not be seen is lowered by `padding`, (P, 1, 1, S), or by `unwritten`, (room,).
     """
 
-    keys: list[Tensor]  # a layer each, (P, kv heads, S, d)
+    keys: list[Tensor]  # a layer each, (P, kv heads, S, d) float32
     values: list[Tensor]
     padding: Tensor | None
     unwritten: Tensor | None
@@ -146,15 +147,16 @@ def one_token_attention(
     """One new token a row sees its prompt and its own completion so far; a group reads one copy of its prompt.
 
     `query` (B, heads, 1, d), `key` and `value` of the completions (B, kv heads, n, d); result (B, 1, heads, d).
+    Keys that are not float32 are widened again for every token.
     """
     heads, (s, d) = key.shape[1], on_prompts.keys[layer].shape[2:]
-    q = query.reshape(len(query), heads, -1, d)  # the query heads of one key head side by side
-    of_prompt = _by_row(_by_prompt(q, on_prompts) @ on_prompts.keys[layer].mT, on_prompts, on_prompts.padding)
-    of_own = q @ key.mT
+    q = query.reshape(len(query), heads, -1, d).float()  # the query heads of one key head side by side
+    of_prompt = _by_row(_by_prompt(q, on_prompts) @ on_prompts.keys[layer].float().mT, on_prompts, on_prompts.padding)
+    of_own = q @ key.float().mT
     if on_prompts.unwritten is not None:
         of_own = of_own + on_prompts.unwritten
-    scores = torch.cat([of_prompt, of_own], dim=-1).float() * scaling
-    weights = scores.softmax(-1).to(q.dtype)
+    scores = torch.cat([of_prompt, of_own], dim=-1) * scaling
+    weights = scores.softmax(-1).to(value.dtype)
     from_prompt = _by_row(_by_prompt(weights[..., :s], on_prompts) @ on_prompts.values[layer], on_prompts)
     return (from_prompt + weights[..., s:] @ value).reshape(len(query), 1, -1, d)
 

@@ -70,8 +70,7 @@ def iou(a: ArrayLike, b: ArrayLike) -> Array:
     >>> iou([[0, 0, 2, 2]], [[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6]]).round(3).tolist()
     [[1.0, 0.333, 0.0]]
     """
-    intersection, union, _ = _areas(a, b)
-    return _ratio(intersection, union)
+    return _ratio(*_overlaps(_upright(a), _upright(b)))
 
 
 def giou(a: ArrayLike, b: ArrayLike) -> Array:
@@ -83,8 +82,9 @@ def giou(a: ArrayLike, b: ArrayLike) -> Array:
     >>> giou([[0, 0, 1, 1]], [[0, 0, 1, 1], [1, 0, 2, 1], [9, 0, 10, 1]]).round(3).tolist()
     [[1.0, 0.0, -0.8]]
     """
-    intersection, union, hull = _areas(a, b)
-    value = _ratio(intersection, union) - 1 + _ratio(union, hull)
+    upright = _upright(a), _upright(b)
+    intersection, union = _overlaps(*upright)
+    value = _ratio(intersection, union) - 1 + _ratio(union, _hulls(*upright))
     return np.where(_sound(a)[:, None] & _sound(b)[None, :], value, -1.0)
 
 
@@ -137,15 +137,31 @@ def _sound(boxes: ArrayLike) -> NDArray[np.bool_]:
     return np.isfinite(rows).all(1) & (rows[:, 0] < rows[:, 2]) & (rows[:, 1] < rows[:, 3])
 
 
-def _areas(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array, Array]:
-    """Areas of intersection, union and hull of every pair, each (N, M); an unsound box counts as a point at 0."""
-    a, b = (np.where(_sound(boxes)[:, None], _rows(boxes), 0.0) for boxes in (a, b))
+def _upright(boxes: ArrayLike) -> Array:
+    """The boxes, an unsound one as a point at 0."""
+    return np.where(_sound(boxes)[:, None], _rows(boxes), 0.0)
+
+
+def _overlaps(a: Array, b: Array) -> tuple[Array, Array]:
+    """Areas of intersection and union of every pair, each (N, M), one axis at a time: pairs are many, axes two."""
     with np.errstate(over="ignore", invalid="ignore"):  # numbers near 1e308 overflow; `_ratio` makes them 0
-        low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-        intersection = np.clip(high - low, 0, None).prod(-1)
-        union = (a[:, 2:] - a[:, :2]).prod(-1)[:, None] + (b[:, 2:] - b[:, :2]).prod(-1)[None, :] - intersection
-        low, high = np.minimum(a[:, None, :2], b[None, :, :2]), np.maximum(a[:, None, 2:], b[None, :, 2:])
-        return intersection, union, (high - low).prod(-1)
+        x, y = (
+            np.maximum(np.minimum.outer(a[:, n + 2], b[:, n + 2]) - np.maximum.outer(a[:, n], b[:, n]), 0)
+            for n in (0, 1)
+        )
+        intersection = x * y
+        return intersection, np.add.outer(_extent(a), _extent(b)) - intersection
+
+
+def _hulls(a: Array, b: Array) -> Array:
+    """Area of the smallest box round each pair, (N, M)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, y = (np.maximum.outer(a[:, n + 2], b[:, n + 2]) - np.minimum.outer(a[:, n], b[:, n]) for n in (0, 1))
+        return x * y
+
+
+def _extent(boxes: Array) -> Array:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(-1)
 
 
 def _ratio(part: Array, whole: Array) -> Array:

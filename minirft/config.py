@@ -97,7 +97,8 @@ class GRPOConfig:
     advantage_eps: float = 1e-4
     """Added to the standard deviation, in reward units.  TRL, released: 1e-4."""
     skip_degenerate: bool = False
-    """Leave groups of equal rewards out of the update.  They carry no advantage, but do count as tokens."""
+    """Leave groups of equal rewards out of the update.  They carry no advantage, but do count as tokens.
+    Refused with `advantage_scale = "none"`, where they do carry it."""
 
     # --- the loss
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"] = "grpo"
@@ -106,6 +107,8 @@ class GRPOConfig:
     """epsilon, how far the ratio may fall below 1 before its gradient stops.  TRL: 0.2."""
     clip_eps_high: float = 0.2
     """The same above 1.  TRL: equal to `clip_eps`; DAPO: 0.28."""
+    importance_cap: float = 0.0
+    """Weigh each token by min(π_learning / π_sampling, cap), the same weights in two arithmetics; 0 = off.  TRL: 3."""
     kl_coef: float = 0.0
     """beta, weight of the divergence from the reference, per nat; 0 needs no reference.  The paper's runs had
     0.04 (TRL <= 0.18); later TRL says 0.  Measured: no benefit on `tiny`."""
@@ -174,11 +177,14 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
         yield getattr(c, name) >= 0, name, "use a whole number of at least 0"
     for name in ("learning_rate", "sft_learning_rate", "max_grad_norm", "clip_eps", "clip_eps_high"):
         yield 0 < getattr(c, name) < math.inf, name, "use a positive number"
-    for name in ("kl_coef", "weight_decay", "advantage_eps"):
+    for name in ("kl_coef", "weight_decay", "advantage_eps", "importance_cap"):
         yield 0 <= getattr(c, name) < math.inf, name, "use a number of at least 0"
     yield c.clip_eps < 1, "clip_eps", "a ratio cannot fall below 0: use a number below 1, such as 0.2"
     yield c.max_pixels is None or c.max_pixels >= 28 * 28, "max_pixels", "one picture token is 28 x 28 = 784 pixels"
     yield all(map(math.isfinite, c.reward_weights.values())), "reward_weights", "use finite numbers"
+    # Bare rewards are the advantages there, and equal rewards of 1 push as hard as any others.
+    keeps = c.advantage_scale != "none" or not c.skip_degenerate
+    yield keeps, "skip_degenerate", 'with advantage_scale = "none" such groups carry advantage: leave it off'
     yield c.quantize == "none" or c.train == "lora", "train", 'quantised weights cannot learn: set train = "lora"'
     frozen = not c.train_vision and (c.train == "full" or c.lora.targets == "language")
     yield frozen or not c.offload_vision, "offload_vision", "the vision tower learns, so it must stay on the device"

@@ -5,9 +5,10 @@ choices inside them are one dataclass, `DetectionReading`, of which `STRICT` and
 
 Deviations from the paper.  `PAPER` is equations 6-8 to the letter; where they are silent τ is 0.5 (it is never
 given), matching is greedy by confidence, and saying `No Objects` earns 0: a mean over no predictions is undefined,
-and any constant would pay silence on every picture.  `STRICT`, the default, matches by the Hungarian method without
-a threshold, divides by max(predictions, truths) so that a miss costs as much as a false alarm, pays a right
-abstention in full, and scores confidence by a proper rule.
+and any constant would pay silence on every picture.  An inverted box has IoU 0 there, so its confidence earns 1 - c.
+`STRICT`, the default, matches by the Hungarian method without a threshold, divides by max(predictions, truths) so
+that a miss costs as much as a false alarm, pays a right abstention in full, and scores confidence by a proper rule.
+An inverted box is malformed in it.
 """
 
 from __future__ import annotations
@@ -111,9 +112,11 @@ class DetectionReading:
     rule: str = "shifted"  # of the confidence reward
     hit: float = 0.5  # least matched IoU that the confidence is to predict
     abstention: float = 1.0  # what `No Objects` earns, in both parts, where there is nothing
+    inverted: str = "malformed"  # a box with x1 >= x2 or y1 >= y2 is a malformed prediction, or a "miss" with IoU 0
 
     def __post_init__(self) -> None:
         choices = {"matching": ("hungarian", "greedy"), "denominator": ("max", "predictions"), "rule": CONFIDENCE_RULES}
+        choices["inverted"] = ("malformed", "miss")
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UserError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}")
@@ -123,7 +126,7 @@ class DetectionReading:
 
 
 STRICT = DetectionReading()
-PAPER = DetectionReading("greedy", threshold=0.5, denominator="predictions", rule="linear", hit=0.0, abstention=0.0)
+PAPER = DetectionReading("greedy", 0.5, "predictions", "linear", hit=0.0, abstention=0.0, inverted="miss")
 
 
 def detection_iou(completion: str, solution: str, how: DetectionReading = STRICT) -> float:
@@ -134,11 +137,7 @@ def detection_iou(completion: str, solution: str, how: DetectionReading = STRICT
     >>> detection_iou(half, truth), detection_iou(half, truth, PAPER), detection_iou("I see a cat.", truth)
     (0.5, 1.0, 0.0)
     """
-    truth, found = parse_solution("detection", solution), parse_detection(completion)
-    if isinstance(found, ParseFailure):
-        return 0.0
-    matched = matched_iou(found, truth, how.matching, how.threshold)
-    return iou_score(matched, len(found), len(truth), how.denominator, how.abstention)
+    return detection_scores(parse_detection(completion), parse_solution("detection", solution), how)[0]
 
 
 def detection_confidence(completion: str, solution: str, how: DetectionReading = STRICT) -> float:
@@ -148,9 +147,27 @@ def detection_confidence(completion: str, solution: str, how: DetectionReading =
     >>> detection_confidence("<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 0.9}]</answer>", truth)
     0.995
     """
-    truth, found = parse_solution("detection", solution), parse_detection(completion)
+    return detection_scores(parse_detection(completion), parse_solution("detection", solution), how)[1]
+
+
+def detection_scores(
+    found: Detections | ParseFailure, truth: Detections, how: DetectionReading = STRICT
+) -> tuple[float, float]:
+    """R_IoU and R_conf of an answer that has been read, from one matching; (0, 0) for an unreadable one.
+
+    >>> box = Detections(np.array([[0.0, 0, 9, 9]]), np.ones(1))
+    >>> detection_scores(box, box)
+    (1.0, 1.0)
+    """
     if isinstance(found, ParseFailure):
-        return 0.0
+        return 0.0, 0.0
     matched = matched_iou(found, truth, how.matching, how.threshold)
     hit = ((matched > 0) & (matched >= how.hit)).astype(np.float64)
-    return CONFIDENCE_RULES[how.rule](found.confidence, hit, found.invalid, len(truth), how.abstention)
+    confidence, invalid = found.confidence, found.invalid
+    if how.inverted == "miss":
+        confidence, invalid = np.append(confidence, found.inverted), invalid - len(found.inverted)
+        hit = np.append(hit, np.zeros(len(found.inverted)))
+    return (
+        iou_score(matched, len(found), len(truth), how.denominator, how.abstention),
+        CONFIDENCE_RULES[how.rule](confidence, hit, invalid, len(truth), how.abstention),
+    )

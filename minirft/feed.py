@@ -19,6 +19,7 @@ from minirft.config import DataConfig, GRPOConfig
 from minirft.data.coco import load_coco
 from minirft.data.fine_grained import load_fine_grained
 from minirft.data.folder import load_folder
+from minirft.data.identity import without_pictures_of
 from minirft.data.lvis import load_lvis
 from minirft.data.reasonseg import load_reasonseg
 from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_ids
@@ -66,7 +67,8 @@ def training_set(data: DataConfig) -> list[Sample]:
 def held_out(config: GRPOConfig) -> list[Sample]:
     """The samples that evaluation asks about, `config.eval_samples` at most.
 
-    Without data of its own for evaluation these are of pictures that are not trained on.  Raises `UserError` when
+    Without data of its own for evaluation these are of pictures that are not trained on, also under the name of another
+    file or row with the same bytes; of data of its own `minirft data inspect` reports them.  Raises `UserError` when
     there are none.
     """
     data, count = config.data, config.eval_samples or None
@@ -78,8 +80,7 @@ def held_out(config: GRPOConfig) -> list[Sample]:
     part = data.eval_part if other.kind in PARTS else "train"
     if (other.kind in PARTS and part != "train") or _has_evaluation_data(data):
         return _some(candidates(other, part, prefix="eval_" if other.kind != data.kind else ""), count, data.seed)
-    trained_on = {sample.image for sample in training_set(data)}
-    left = [sample for sample in candidates(other) if sample.image not in trained_on]
+    left = without_pictures_of(candidates(other), training_set(data))
     if not left:
         field = "eval_annotations" if data.kind in ("coco", "lvis") else "eval_folder"
         raise UserError(f"training uses every picture, so none is left to evaluate on: set data.{field}")

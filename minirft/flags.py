@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from minirft.config import GRPOConfig
 
 T = TypeVar("T")
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
 

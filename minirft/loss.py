@@ -42,7 +42,7 @@ class Terms:
     logprobs: Tensor  # (B, T), the only one with a gradient, with log_ratio and penalty made of it
     log_ratio: Tensor  # (B, T): log π - log π_old
     penalty: Tensor  # (B, T): β KL
-    advantages: Tensor  # (B, 1)
+    advantages: Tensor  # (B, 1), or (B, T) times the weight of each token
     mask: Tensor  # (B, T), 1 on completion tokens
     low: float  # bounds of the ratio
     high: float
@@ -125,6 +125,19 @@ def sequence_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
     return ((log_ratio * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)).exp()
 
 
+def sampler_correction(old_logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
+    """min(π_old / π_sampler, cap) of each token, (B, T): what sampling in other arithmetic than learning owes the mean.
+
+    Both are the same weights, so in exact arithmetic it is 1; in 16 bits the two paths round differently.  Source:
+    Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"; TRL's
+    `vllm_importance_sampling_correction`, whose cap is 3 by default.
+
+    >>> sampler_correction(torch.tensor([0.0, 5.0]), torch.tensor([0.0, 0.0]), cap=2.0).tolist()
+    [1.0, 2.0]
+    """
+    return (old_logprobs - sampler_logprobs).exp().clamp(max=cap)
+
+
 def clipped_gain(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
     """min(ρ A, clip(ρ, low, high) A): past its bound a good token earns no more, a bad one costs no less.
 
@@ -186,14 +199,16 @@ def policy_loss(
     kl_coef: float = 0.0,
     kl: Estimator = "k3",
     max_completion_length: int | None = None,
+    weights: Tensor | None = None,
     step_rows: int | None = None,
     step_tokens: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss `kind` of one pass, and its metrics (keys and formulas: `runlog.METRICS`).
 
-    `logprobs`, `old_logprobs` (the rollout's, of the policy that sampled), `ref_logprobs` and the boolean
+    `logprobs`, `old_logprobs` (of the policy before the rollout's first update), `ref_logprobs` and the boolean
     `completion_mask` are (B, T); `advantages` is (B,).  Only `logprobs` gets a gradient, and what stands on
-    padding is never read.  `clip_eps_high` defaults to `clip_eps`.  `step_rows` and `step_tokens` count the
+    padding is never read.  `weights` (B, T), positive, multiply each token's gain (see `sampler_correction`).
+    `clip_eps_high` defaults to `clip_eps`.  `step_rows` and `step_tokens` count the
     whole step, padding left out; they default to this pass.  Loss and metrics of a step's passes add up.
     Rows left out of all passes but counted in `step_rows` and `step_tokens` are rows with a loss of 0.
     Raises `ValueError` on shapes that do not fit, an unknown kind, or `kl_coef` without `ref_logprobs`.
@@ -210,11 +225,12 @@ def policy_loss(
     divergence = torch.zeros_like(logprobs)
     if ref_logprobs is not None:
         divergence = kl_estimate(logprobs, torch.where(completion_mask, ref_logprobs.detach(), 0.0), kl)
+    advantages = advantages.detach().to(logprobs)[:, None]
     terms = Terms(
         logprobs=logprobs,
         log_ratio=log_ratio,
         penalty=kl_coef * divergence if kl_coef else torch.zeros_like(logprobs),
-        advantages=advantages.detach().to(logprobs)[:, None],
+        advantages=advantages if weights is None else advantages * weights.detach(),
         mask=completion_mask.to(logprobs),
         low=0.0 if kind == "cispo" else 1 - clip_eps,
         high=1 + (clip_eps if clip_eps_high is None else clip_eps_high),
@@ -233,8 +249,9 @@ def policy_loss(
 def _ratio_metrics(x: Terms, ratio: Tensor) -> dict[str, Tensor]:
     """Mean ratio and clipped shares, over tokens (B, T) or, for a sequence ratio (B, 1), over rows."""
     weight = x.mask / x.tokens if ratio.shape == x.mask.shape else torch.full_like(ratio, 1 / x.rows)
-    low = (weight * ((ratio < x.low) & (x.advantages < 0))).sum()
-    high = (weight * ((ratio > x.high) & (x.advantages > 0))).sum()
+    advantages = x.advantages[:, : ratio.shape[1]]  # for their sign only
+    low = (weight * ((ratio < x.low) & (advantages < 0))).sum()
+    high = (weight * ((ratio > x.high) & (advantages > 0))).sum()
     return {
         "ratio_mean": (weight * ratio).sum(),
         "clip_fraction": low + high,

@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, get_args
 
 from minirft import official
 from minirft.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
 from minirft.boxes import giou, iou
-from minirft.detection import PAPER, STRICT, detection_confidence, detection_iou
+from minirft.detection import PAPER, STRICT, DetectionReading, detection_scores
 from minirft.samples import Task, UserError
 
 Variant = Literal["strict", "paper", "official"]
@@ -214,10 +214,9 @@ def _check_options(task: Task, variant: Variant, options: Mapping[str, Any]) -> 
 def _ours(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dict[str, Part], Reader]:
     """The parts of the strict and paper readings."""
     strict = variant == "strict"
-    read = partial(parse, task)
+    read: Reader = lru_cache(maxsize=1)(partial(parse, task))  # a completion is read once, whatever the parts
     if task == "detection":
-        how = replace(STRICT if strict else PAPER, **options)
-        parts = {"iou": partial(detection_iou, how=how), "confidence": partial(detection_confidence, how=how)}
+        parts = _detection_parts(replace(STRICT if strict else PAPER, **options), read)
     elif task == "grounding":
         parts = {"iou": partial(grounding_iou, **options)}
     else:
@@ -225,6 +224,17 @@ def _ours(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dic
         read = partial(_read_listed, labels=labels) if labels else read
         parts = {"accuracy": partial(accuracy, task=task, literal=not strict, labels=labels)}
     return parts | {"format": partial(format_reward, read=read if strict else None)}, read
+
+
+def _detection_parts(how: DetectionReading, read: Reader) -> dict[str, Part]:
+    """R_IoU and R_conf, from one matching."""
+    solution = lru_cache(maxsize=1)(partial(parse_solution, "detection"))
+
+    @lru_cache(maxsize=1)
+    def both(completion: str, truth: str) -> tuple[float, float]:
+        return detection_scores(read(completion), solution(truth), how)
+
+    return {"iou": lambda *texts: both(*texts)[0], "confidence": lambda *texts: both(*texts)[1]}
 
 
 def _read_listed(text: str, labels: frozenset[str]) -> str | ParseFailure:

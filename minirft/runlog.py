@@ -41,6 +41,7 @@ METRICS: dict[str, str] = {
     "clip_fraction": "clip_fraction_low + clip_fraction_high",
     "clip_fraction_low": "share of tokens (rows for GSPO) with A < 0 and ρ below its lower bound: no gradient",
     "clip_fraction_high": "share of tokens (rows for GSPO) with A > 0 and ρ above its upper bound",
+    "mismatch": "mean over completion tokens of |log π learning computes - log π sampling computed|, before any update",
     "kl": "mean over completion tokens of the KL estimate (k1, k2 or k3) of policy to reference, in nats",
     "entropy": "mean over completion tokens of -Σ π log π at the sampling temperature, in nats",
     "grad_norm": "L2 norm of the gradient of all trainable weights, before clipping",

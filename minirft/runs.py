@@ -147,6 +147,7 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> 
     run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference)
     if resume:
         _go_back_to_checkpoint(run)
+        _notice_other_threads(folder)
     return run
 
 
@@ -175,6 +176,17 @@ def _check_same_run(method: Method, config: GRPOConfig, folder: Path) -> None:
     if began != method:
         command = {"grpo": "minirft train", "sft": "minirft sft"}[began]
         raise UserError(f"{folder} holds a run of another kind: resume it with {command} --resume {folder}")
+
+
+def _notice_other_threads(folder: Path) -> None:
+    """Another number of threads adds in another order: the last bits of what follows differ.  Said, not refused."""
+    began, now = read_log(folder / "log.jsonl")[0].get("threads", 0), torch.get_num_threads()
+    if began and began != now:
+        print(
+            f"minirft: {folder} began with {began} CPU threads and goes on with {now}, which changes the last bits; "
+            f"set OMP_NUM_THREADS={began} for the same numbers",
+            file=sys.stderr,
+        )
 
 
 def _write_config(config: GRPOConfig, folder: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from .decoding import DECODERS
 from .policy import Policy
 from .prefix import prefill
-from .samples import Prompt, Rollout
+from .samples import Prompt, Rollout, UserError
 
 Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """(logits of some rows (R, V), those rows (R,), step t) -> their tokens (R,) and log-probs (R,)."""
@@ -46,7 +46,8 @@ def sample_groups(
     copies of prompt and picture pass the model.  `decoder` is a name of `decoding.DECODERS`; `prompts_per_pass` bounds
     how many prompts are decoded together, for memory: the tokens do not depend on it.  The result lies on the policy's
     device.
-    Raises `ValueError` for no prompt, G < 1, temperature <= 0, no token to sample, or uniforms of another shape.
+    Raises `ValueError` for no prompt, G < 1, temperature <= 0, no token to sample, or uniforms of another shape,
+    `UserError` for logits that are not finite.
     """
     started = time.perf_counter()
     if min(len(prompts), group_size, max_completion_length) < 1 or not temperature > 0:
@@ -104,7 +105,8 @@ def pick(logits: Tensor, uniforms: Tensor | None, temperature: float, banned: Te
     """One token a row, the first whose cumulative probability exceeds the row's uniform number (None: the likeliest).
 
     `logits` (R, V), `uniforms` (R,) in [0, 1); result: tokens (R,) and their log-probs (R,) float32.  The sum runs in
-    float64: over 151,936 float32 terms it would drift by more than a rare token's probability.
+    float64: over 151,936 float32 terms it would drift by more than a rare token's probability.  A row with a logit that
+    is NaN or +inf gets some token with log-prob NaN; one of -inf is a token of probability 0.
 
     >>> logits = torch.tensor([[0.0, 0.0, 9.0, 0.0]])
     >>> [pick(logits, torch.tensor([u]), 1.0, torch.tensor([2]))[0].item() for u in (0.1, 0.5, 0.9)]
@@ -116,14 +118,17 @@ def pick(logits: Tensor, uniforms: Tensor | None, temperature: float, banned: Te
     else:
         cumulative = logprobs.double().exp().cumsum(-1)
         target = uniforms.double() * cumulative[:, -1]
-        tokens = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+        tokens = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 
 def decode(
     policy: Policy, prompts: Sequence[Prompt], group_size: int, choose: Choose, limit: int, shared: bool, decoder: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (B, limit), log-probs (B, limit) and lengths (B,): one prefill, then one loop over all rows."""
+    """Tokens (B, limit), log-probs (B, limit) and lengths (B,): one prefill, then one loop over all rows.
+
+    Raises `UserError` at the first log-prob that is NaN.
+    """
     if not shared:  # every row is a prompt of its own
         prompts, group_size = [prompt for prompt in prompts for _ in range(group_size)], 1
     start = prefill(policy, prompts, remembered=shared)
@@ -139,7 +144,9 @@ def decode(
         ids[rows, t], logprobs[rows, t] = tokens * alive, scores.where(alive, 0)
         lengths[rows] += alive
         ended[rows] |= _is_eos(tokens, policy)
-        left = len(ended) - int(ended.sum())
+        left, broken = torch.stack([(~ended).sum(), logprobs[:, t].isnan().sum()]).tolist()  # one wait for the device
+        if broken:
+            raise UserError(_not_finite(policy, broken, t))
         if t + 1 == limit or not left:
             break
         if going.drops and left < len(rows):
@@ -148,6 +155,14 @@ def decode(
             rows, tokens = rows[keep], tokens[keep]
         hidden = going.step(tokens)
     return ids, logprobs, lengths
+
+
+def _not_finite(policy: Policy, rows: int, t: int) -> str:
+    dtype = str(policy.dtype).removeprefix("torch.")
+    where = f"the logits of {rows} completions are not finite at token {t + 1}"
+    if policy.dtype == torch.float16:
+        return f'{where}: an activation overflowed float16 (65,504 at most); set dtype = "bfloat16" or "float32"'
+    return f"{where} in {dtype}: a weight of {policy.name} is not finite or far too large; load an earlier checkpoint"
 
 
 def _empty(rows: int, limit: int, policy: Policy) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ a switched-off adapter (or a frozen copy), nothing is cut to fit, and a step tha
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from minirft.advantages import degenerate_groups, group_advantages
 from minirft.config import GRPOConfig
 from minirft.feed import step_generator, training_feed
 from minirft.loop import learning_rate, not_finite, run_steps, update
-from minirft.loss import policy_loss
+from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
 from minirft.prefix import passes, policy_logprobs
 from minirft.reference import Reference
@@ -87,12 +88,16 @@ def grpo_step(
 
     rate = learning_rate(step, config.steps, config.learning_rate, config.lr_schedule, config.warmup_steps)
     rows = learning_rows(rewards, config.skip_degenerate)
-    backward = partial(add_gradients, policy, rollout, ref_logprobs, advantages.flatten(), config, rows)
+    old_logprobs = torch.zeros_like(rollout.logprobs)  # of the policy as it is now, filled in by the first update
+    scored = policy, rollout, old_logprobs, ref_logprobs, advantages.flatten(), config, rows
     parts = passes(rollout, config.rows_per_pass or None, rows)
     updates: Counter[str] = Counter()
-    for _ in range(config.updates_per_rollout if rows else 0):
+    for turn in range(config.updates_per_rollout if rows else 0):
+        backward = partial(add_gradients, *scored, first=turn == 0)
         try:
-            shares, norm = update(policy, optimiser, rate, config.max_grad_norm, lambda: [*map(backward, parts)])
+            shares, norm = update(
+                policy, optimiser, rate, config.max_grad_norm, lambda each=backward: [*map(each, parts)]
+            )
             for share in [*shares, {"grad_norm": norm}]:
                 updates.update(share)
         except FloatingPointError:
@@ -101,6 +106,7 @@ def grpo_step(
 
     means = {name: value / config.updates_per_rollout for name, value in updates.items()}
     row = {"step": step, **rollout_metrics(rollout, scores, rewards), **means, "lr": rate, **times(clock, rollout)}
+    row |= mismatch(rollout, old_logprobs, rows, step)
     return row, written(rollout, scores, advantages)
 
 
@@ -137,19 +143,28 @@ def learning_rows(rewards: Tensor, skip_degenerate: bool) -> list[int]:
 def add_gradients(
     policy: Policy,
     rollout: Rollout,
+    old_logprobs: Tensor,
     ref_logprobs: Tensor | None,
     advantages: Tensor,
     config: GRPOConfig,
     step_rows: list[int],
     rows: list[int],
+    first: bool = True,
 ) -> dict[str, float]:
-    """Add the gradient of the loss on `rows`, a part of the step's `step_rows`; returns the pass's share of metrics."""
+    """Add the gradient of the loss on `rows`, a part of the step's `step_rows`; returns the pass's share of metrics.
+
+    In the `first` update on a rollout π_old is π itself: its log-probs are written to `old_logprobs`, (B, T), and
+    later updates read them there.  Those of sampling come from other arithmetic, so their ratio would not be 1.
+    """
     step_tokens = int(rollout.lengths[step_rows].sum())
     logprobs, entropy = policy_logprobs(policy, rollout, rows, shared=config.shared_prefix, entropy=True)
+    if first:
+        old_logprobs[rows] = logprobs.detach()
+    old, sampled, cap = old_logprobs[rows], rollout.logprobs[rows], config.importance_cap
     loss, metrics = policy_loss(
         config.loss,
         logprobs,
-        rollout.logprobs[rows],
+        old,
         None if ref_logprobs is None else ref_logprobs[rows],
         advantages[rows].to(logprobs),
         rollout.completion_mask[rows],
@@ -158,6 +173,7 @@ def add_gradients(
         kl_coef=config.kl_coef,
         kl=config.kl,
         max_completion_length=config.max_completion_length,
+        weights=sampler_correction(old, sampled, cap) if cap else None,
         step_rows=len(step_rows),
         step_tokens=step_tokens,
     )
@@ -194,6 +210,20 @@ def rollout_metrics(rollout: Rollout, scores: list[Score], rewards: Tensor) -> R
         "completion_length": rollout.lengths.float().mean().item(),
         "truncated": 1 - rollout.finished.float().mean().item(),
     }
+
+
+def mismatch(rollout: Rollout, old_logprobs: Tensor, rows: list[int], step: int, bound: float = 0.05) -> Row:
+    """Mean |log π_old - log π_sampler| over the tokens of the rows that learn, in nats; above `bound` that is said."""
+    if not rows:
+        return {}
+    apart = (old_logprobs - rollout.logprobs)[rows][rollout.completion_mask[rows]].abs().mean().item()
+    if apart > bound:
+        print(
+            f"minirft: step {step} learns from log-probs {apart:.2g} nats a token off those of sampling (mismatch): "
+            f'use dtype = "float32", or set importance_cap = 2',
+            file=sys.stderr,
+        )
+    return {"mismatch": apart}
 
 
 def times(clock: list[float], rollout: Rollout) -> Row:

@@ -154,6 +154,18 @@ def lora_policy(miniature: Path) -> Policy:
     return shaken(Policy.load(miniature, lora=LoraSettings(r=4, alpha=8)))
 
 
+def biased(policy: Policy, raw: float) -> Policy:
+    """The policy with query and key biases that add `raw` to every score before it is scaled, as Qwen2's do.
+
+    They lie on the slowest rotary pair, which hardly turns over a prompt, so that every key gets the same.
+    """
+    width = policy.language_model.config.hidden_size // policy.language_model.config.num_attention_heads
+    for layer in policy.language_model.layers:
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            projection.bias.data.view(-1, width)[:, width // 2 - 1] += raw**0.5
+    return policy
+
+
 def shaken(policy: Policy, scale: float = 0.1) -> Policy:
     """The policy with its LoRA B matrices drawn at random instead of zero."""
     generator = torch.Generator().manual_seed(5)

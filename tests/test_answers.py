@@ -1,5 +1,7 @@
 import math
+import random
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from minirft.answers import (
     MAX_CHARACTERS,
+    MAX_LABEL,
     MAX_PREDICTIONS,
     Detections,
     ParseFailure,
@@ -21,6 +24,7 @@ from minirft.answers import (
     parse_presence,
     parse_solution,
 )
+from minirft.rewards import reading
 from minirft.samples import UserError
 
 TASKS = ("detection", "classification", "grounding", "presence")
@@ -357,6 +361,7 @@ HOSTILE = {
     "corners": tagged("(1,1),(" * 9_000),
     "boxes": tagged(f"[{','.join([ITEM] * MAX_PREDICTIONS)}]"),
     "long": "x" * 10_000_000,
+    "combining marks": tagged("a" + "".join(random.Random(0).choices("\u0301\u0323\u0327\u0345", k=60_000))),
 }
 
 
@@ -366,3 +371,35 @@ def test_bounded_work(name: str) -> None:
     start = time.process_time()
     check_total(HOSTILE[name])
     assert time.process_time() - start < 1.0
+
+
+@pytest.mark.parametrize("length", [MAX_LABEL, MAX_LABEL + 1, 60_000])
+def test_normalised_characters_are_bounded(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches Unicode normalisation, quadratic in a run of combining marks, of a label of any length."""
+    lengths, normalize = [], unicodedata.normalize
+
+    def counted(form: str, text: str) -> str:
+        lengths.append(len(text))
+        return normalize(form, text)
+
+    monkeypatch.setattr("minirft.answers.unicodedata.normalize", counted)
+    label = "a" + "\u0301\u0323" * (length // 2) + "b" * (length % 2)
+    label = label[:length]
+    for task in ("classification", "presence"):
+        reading(task)(tagged(label), "<answer>yes</answer>")
+    assert max(lengths) <= MAX_LABEL and len(lengths) <= 10
+    assert (parse_label(tagged(label)) == label) == (length <= MAX_LABEL)
+
+
+def test_reading_a_list_takes_time_linear_in_its_length() -> None:
+    """Catches work on pairs of predictions: x16 for four times as many.  Matching is cubic, the cap bounds it."""
+
+    def seconds(count: int) -> float:
+        text, times = tagged(f"[{', '.join([ITEM] * count)}]"), []
+        for _ in range(9):
+            start = time.perf_counter()
+            parse_detection(text)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert seconds(MAX_PREDICTIONS) < 8 * seconds(MAX_PREDICTIONS // 4)  # halfway, in ratios, from x4 to x16

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from safetensors.torch import load_file
@@ -145,6 +148,14 @@ def test_audit_as_json(capsys: pytest.CaptureFixture[str]):
     assert main(["audit", "--task", "detection", "--variant", "official", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows[0]["answer"] == "honest" and len(rows) > 5
+
+
+@pytest.mark.parametrize("module", ["bench", "data", "experiment", "fit", "learning", "scoring"])
+def test_flags_resolve_in_their_own_module(module: str):
+    """An inherited field whose annotation is not known where the class stands: `make docs` failed on it."""
+    names = vars(importlib.import_module(f"minirft.commands.{module}"))
+    own = [value for value in names.values() if is_dataclass(value) and value.__module__.endswith(module)]
+    assert own and all(get_type_hints(flags.__init__) for flags in own)
 
 
 def test_export_gives_what_transformers_loads(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -172,6 +172,7 @@ def test_missing_config_names_the_nearest():
         {"reward_weights": {"iou": float("inf")}},
         {"warmup_steps": -1},
         {"prompts_per_step": 0},
+        {"skip_degenerate": True, "advantage_scale": "none"},  # drops groups that carry advantage
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(change: dict):

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import io
 import json
 import re
 import tomllib
@@ -137,8 +138,8 @@ def test_a_set_with_parts_is_evaluated_on_its_test_part(kind, tmp_path):
 def test_what_was_not_drawn_can_be_held_out(tmp_path):
     """Catches a validation set that holds the shots."""
     for i in range(6):
-        picture(tmp_path / "tabby_cat" / f"{i}.png")
-        picture(tmp_path / "dog" / f"{i}.png")
+        picture(tmp_path / "tabby_cat" / f"{i}.png", (20 + i, 10))
+        picture(tmp_path / "dog" / f"{i}.png", (20 + i, 30))
     data = DataConfig(kind="folder", task="classification", folder=tmp_path, shots=2, family="pet")
     trained, left = training_set(data), held_out(GRPOConfig(data=data))
     assert (len(trained), len(left)) == (4, 8) and not {s.id for s in trained} & {s.id for s in left}
@@ -330,3 +331,43 @@ def test_coco128_is_inspected(tmp_path, capsys):
     assert main(["data", "inspect", "coco_8cate_4shot", *files, "--out", str(tmp_path / "a.png")]) == 0
     text = capsys.readouterr().out
     assert "7 categories" in text and "warning: in no picture: fire hydrant" in text
+
+
+def test_a_copied_file_is_no_held_out_picture(tmp_path):
+    """Catches a question about a picture that is trained on, under another file name."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.new("RGB", (8, 8), (i // 2, 9, 10 * (name == "b"))).save(tmp_path / name / f"{i}.png")
+    data = DataConfig(kind="folder", task="classification", folder=tmp_path, shots=1)
+    trained = {s.image.read_bytes() for s in training_set(data)}
+    left = held_out(GRPOConfig(data=data, eval_samples=0))
+    assert len(left) == 4 and not {s.image.read_bytes() for s in left} & trained
+
+
+def test_a_row_with_the_same_picture_is_not_held_out(tmp_path):
+    """Catches a question about a picture that is trained on, in another row of a published set."""
+    datasets = pytest.importorskip("datasets")
+    from minirft.data.identity import picture_digest
+
+    rows = []
+    for i in range(12):
+        stored = io.BytesIO()
+        Image.new("RGB", (8, 8), (i // 3, 9, 9)).save(stored, "PNG")
+        solution = "<answer>[{'Position': [10, 10, 200, 200], 'Confidence': 1}]</answer>"
+        image = {"bytes": stored.getvalue(), "path": None}
+        rows.append({"image": image, "problem": prompts.detection(f"c{i % 3}"), "solution": solution})
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "set.parquet"))
+    data = DataConfig(kind="virft", folder=tmp_path / "set.parquet", shots=1)
+    trained = {picture_digest(s.image) for s in training_set(data)}
+    left = held_out(GRPOConfig(data=data, eval_samples=0))
+    assert len(left) == 12 - 3 * len(trained) and not {picture_digest(s.image) for s in left} & trained
+
+
+def test_inspect_reports_copies_across_parts(tmp_path):
+    """Catches a copied picture in the evaluation data that a comparison of paths does not see."""
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    sample = Sample("0", tmp_path / "a.png", "classification", "?", "<answer>cat</answer>", "cat")
+    found = warnings([sample], 64, held_out=[replace(sample, image=tmp_path / "b.png")])
+    assert any("1 pictures are both trained and evaluated on" in line for line in found)

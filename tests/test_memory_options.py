@@ -310,7 +310,7 @@ def test_small_gradients_survive_float16(miniature: Path, samples: list[Sample],
         policy.loss_scale = LossScale(scale)
         # Advantages of 1e-7 stand for a long completion: the loss divides by its tokens.
         advantages, rows = torch.full((len(rollout.texts),), 1e-7), list(range(len(rollout.texts)))
-        add_gradients(policy, rollout, None, advantages, config, rows, rows)
+        add_gradients(policy, rollout, torch.zeros_like(rollout.logprobs), None, advantages, config, rows, rows)
         policy.loss_scale.remove_from(policy.trainable().values())
         return {name: weight.grad for name, weight in policy.trainable().items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import random
 import shutil
@@ -290,6 +291,18 @@ def test_resuming_with_other_settings_is_refused(config: GRPOConfig, changes: di
     name = "data.shots" if "data" in changes else next(iter(changes))
     with pytest.raises(UserError, match=f"with another {name}, because"):
         next(train(replace(config, **changes), resume=config.out))
+
+
+def test_another_number_of_threads_is_said(config: GRPOConfig, capsys: pytest.CaptureFixture[str]):
+    """A run whose last bits change half-way, on a machine with other cores, and not a word about it."""
+    stop_after(train(config), 2)
+    stop_after(train(config, resume=config.out), 1)
+    assert "CPU threads" not in capsys.readouterr().err
+    log = config.out / "log.jsonl"
+    header, *rows = log.read_text().splitlines(keepends=True)
+    log.write_text(json.dumps(json.loads(header) | {"threads": 96}) + "\n" + "".join(rows))
+    stop_after(train(config, resume=config.out), 1)
+    assert "began with 96 CPU threads" in capsys.readouterr().err
 
 
 def test_resuming_nothing_is_refused(config: GRPOConfig):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirft import answers, detection
 from minirft.answers import Detections
 from minirft.boxes import iou
 from minirft.detection import (
@@ -205,6 +206,30 @@ def test_paper_is_equations_6_to_8() -> None:
         for tau in (0.3, 0.5, 0.75):
             got = parts("paper", answer(*predictions), detection_solution(truth), threshold=tau)
             assert got == pytest.approx((*equations_6_to_8(predictions, truth, tau), 1))
+
+
+def test_paper_pays_an_inverted_box_one_minus_its_confidence() -> None:
+    """Catches equation 7 not applied to a box of IoU 0 because its corners are in the wrong order."""
+    inverted = [300, 100, 100, 300]
+    solution = detection_solution([A])
+    assert parts("paper", answer((inverted, 0.25)), solution) == (0, 0.75, 1)
+    assert parts("paper", answer((A, 1), (inverted, 0.25), ([1, 2, 3], 0)), solution) == pytest.approx(
+        (1 / 3, 1.75 / 3, 1)
+    )
+    assert parts("strict", answer((inverted, 0.25)), solution) == (0, 0, 0)
+    assert parts("strict", answer((inverted, 0.25)), solution, inverted="miss")[2] == 0
+
+
+def test_one_reading_and_one_matching_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches parts that each parse the completion and match its boxes again."""
+    parsed, matched = [], []
+    parse, match = answers.parse_detection, detection.match_hungarian
+    monkeypatch.setitem(answers._PARSERS, "detection", lambda text: parsed.append(text) or parse(text))
+    monkeypatch.setattr(detection, "match_hungarian", lambda *a: matched.append(a) or match(*a))
+    reward, texts = reading("detection"), (answer((A, 1)), detection_solution([A]))
+    assert reward(*texts).total == 3
+    assert parsed == list(texts) and len(matched) == 1
+    assert reward(answer((B, 1)), texts[1]).total < 3  # another completion is not taken for the last one
 
 
 def test_paper_leaves_misses_free_and_abstention_unpaid() -> None:

@@ -60,7 +60,9 @@ def test_gradient_is_that_of_the_formula(config: GRPOConfig):
     rollout = rollout_of(policy, config)
     rewards = torch.tensor([s.total for s in score(rollout, earnable())]).view(2, 4)
     advantages = group_advantages(rewards).flatten()
-    add_gradients(policy, rollout, None, advantages, config, list(range(8)), list(range(8)))
+    add_gradients(
+        policy, rollout, torch.zeros_like(rollout.logprobs), None, advantages, config, list(range(8)), list(range(8))
+    )
     ours = gradients(policy)
     logprobs = policy_logprobs(policy, rollout, shared=False)
     (-(advantages[:, None] * logprobs).sum(1) / rollout.lengths / 8).sum().backward()

@@ -8,6 +8,10 @@ activations of the size it got, at any width.  Queries and keys are twice that: 
 Plain random attention averages over the whole context, which hardly changes from token to token, and greedy decoding
 writes one token for ever.  Token embeddings of 0.02 drown in what the layers add, so a head tied to them does not
 repeat the last token either.
+
+Biases of queries and keys add 1e4 to every raw score, as those of Qwen2 may (transformers pull request 33317).  A
+softmax does not notice; arithmetic that rounds scores to 16 bits does.  The weights beside such a bias are a hundredth
+of the others: times a bias of 100 they would choose one key for every query, and greedy decoding repeats one token.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ CONTROL = [
     )
 ]
 EMBEDDING_STD = 0.02
+RAW_SCORE = 1e4
+"""What the biases add to every score before it is scaled, on the slowest rotary pair: it hardly turns over a prompt."""
 PIXELS = (56 * 56, 28 * 28 * 16384)  # smallest and largest picture of Qwen2-VL's own preprocessor_config.json
 
 
@@ -83,14 +89,19 @@ def random_weights(config: Qwen2VLConfig, seed: int) -> Iterator[tuple[str, Tens
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         shapes = Qwen2VLForConditionalGeneration(config).state_dict()
+    width = config.text_config.hidden_size // config.text_config.num_attention_heads
     for name, meta in shapes.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         weight = torch.empty(meta.shape, dtype=torch.bfloat16)
         if weight.dim() == 1:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            if name.endswith(("q_proj.bias", "k_proj.bias")):  # the tower's have other names
+                weight.view(-1, width)[:, width // 2 - 1] = RAW_SCORE**0.5
         else:
             weight.normal_(std=_std(name, weight.numel() // len(weight)), generator=generator)
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                weight.view(-1, width, weight.shape[1])[:, width // 2 - 1] /= RAW_SCORE**0.5
         yield name.replace("model.visual.", "visual.").replace("model.language_model.", "model."), weight
 
 

@@ -12,9 +12,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from minirft.flags import Json, parse, quieten_libraries
+from minirft.flags import Json, Switch, parse, quieten_libraries
 
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 NoNaive = Annotated[bool, tyro.conf.arg(name="no-naive"), tyro.conf.FlagCreatePairsOff]
 NoTrl = Annotated[bool, tyro.conf.arg(name="no-trl"), tyro.conf.FlagCreatePairsOff]
 

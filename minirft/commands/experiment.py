@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from minirft.commands.learning import DryFlags
-from minirft.flags import Json, parse, quieten_libraries
+from minirft.flags import Json, Switch, parse, quieten_libraries  # noqa: F401 (pdoc resolves DryFlags' Switch here)
 
 if TYPE_CHECKING:
     from minirft.experiments.real_cells import Study

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from minirft.flags import Json, parse, parse_config, quieten_libraries, show
+from minirft.flags import Json, Switch, parse, parse_config, quieten_libraries, show
 
 if TYPE_CHECKING:
     import torch
 
     from minirft.config import GRPOConfig
     from minirft.masks import Sam
-
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)

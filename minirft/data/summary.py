@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minirft.answers import true_boxes
+from minirft.data.identity import picture_digest
 from minirft.data.shots import is_present
 from minirft.samples import Sample
 
@@ -75,15 +77,24 @@ def warnings(
     twice = [name for (_, name), count in Counter((_picture(s), s.problem) for s in samples).items() if count > 1]
     if twice:
         found.append(f"{len(twice)} questions are asked more than once about the same picture")
-    shared = {_picture(sample) for sample in samples} & {_picture(sample) for sample in held_out}
+    tested = {_content(sample) for sample in held_out}
+    shared = {_content(sample): sample.image for sample in samples if tested and _content(sample) in tested}
     if shared:
-        found.append(f"{len(shared)} pictures are both trained and evaluated on, such as {min(map(str, shared))}")
+        found.append(
+            f"{len(shared)} pictures are both trained and evaluated on, such as {min(map(str, shared.values()))}"
+        )
     return found
 
 
 def _picture(sample: Sample) -> Any:
     """What tells pictures apart: the file, the row of a table, or a picture that is only in memory."""
     return sample.image.resolve() if hasattr(sample.image, "resolve") else _memory(sample.image)
+
+
+def _content(sample: Sample) -> Any:
+    """What tells pictures apart by their bytes; by name where there is no file."""
+    missing = isinstance(sample.image, Path) and not sample.image.is_file()
+    return _picture(sample) if missing else picture_digest(sample.image)
 
 
 def _memory(image: Any) -> Any:

@@ -42,10 +42,16 @@ def decode(shape: Shape, group: int) -> dict[str, float]:
     """Every row at its last token: a prompt's keys and values once, its rows' own in buffers made at the start."""
     text, b = shape.model.text_config, shape.b
     rows = shape.together * group
+    layers = text.num_hidden_layers
     kept = shape.together * shape.prompt + rows * shape.config.max_completion_length
     scores = text.num_attention_heads * (shape.prompt + shape.config.max_completion_length) * (3 * b + 12)
     # The sampler: logits, float32 log-probs, their float64 exponentials and the sum of these.
-    return {"keys and values": kept * _cached(shape), "sampling": rows * max(text.vocab_size * (b + 20), scores)}
+    # While the prompts' keys are widened to float32, the narrow ones are still there.
+    narrow = shape.together * shape.prompt * shape.keys * layers * b if b < 4 else 0
+    return {
+        "keys and values": kept * shape.keys * layers * (4 + b),
+        "sampling": max(rows * text.vocab_size * (b + 20), rows * scores, narrow),
+    }
 
 
 def _cached(shape: Shape) -> float:

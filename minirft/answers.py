@@ -57,7 +57,7 @@ class Detections:
     boxes: Array
     confidence: Array
     invalid: int = 0
-    inverted: Array = field(default_factory=lambda: np.zeros(0))
+    inverted: Array = field(default_factory=lambda: np.zeros(0), repr=False)
 
     def __len__(self) -> int:
         """The number of predictions, malformed ones included."""

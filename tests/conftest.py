@@ -126,6 +126,26 @@ def tiny_random(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Roundings on the longest way through the miniature: in each of 2 layers sums of 64, 16 (a score), 100 (keys that are
+# seen), 64, 64 and 128 terms, then the head's 64.  A backward pass goes the way twice more.
+FORWARD = 2 * (64 + 16 + 100 + 64 + 64 + 128) + 64
+BACKWARD = 3 * FORWARD
+
+
+def rounding(terms: int) -> float:
+    """Bounds the relative distance of two float32 results of `terms` roundings each: √2 λ √n u, u = 2⁻²⁴, λ = 6.
+
+    Errors of rounding add up like a random walk: one result is off by more than λ √n u with a probability below
+    2 exp(-λ²/2) = 3e-8 (Higham and Mary 2019, theorem 2.4), on any processor and in any order of the sums.
+    """
+    return 2**0.5 * 6 * terms**0.5 * 2**-24
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference, relative to the largest number: what `rounding` bounds."""
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """Noise: no two pictures alike."""
     pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed))

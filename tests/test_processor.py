@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHARED_DATA, picture, write_miniature
+from conftest import FORWARD, SHARED_DATA, apart, picture, rounding, write_miniature
 from PIL import Image
 from transformers import AutoTokenizer
 
@@ -120,6 +120,6 @@ def test_real_vocabulary_end_to_end(quantize: str, real_vocabulary: Path) -> Non
     rollout = sample_groups(policy, prompts, 2, max_completion_length=4, generator=torch.Generator().manual_seed(0))
     assert not torch.isin(rollout.completion_ids[rollout.completion_mask], policy.banned).any()
     logprobs = policy_logprobs(policy, rollout)
-    assert torch.allclose(logprobs, rollout.logprobs, atol=1e-5)
+    assert apart(logprobs, rollout.logprobs) < rounding(FORWARD + 2 * 500)  # 500 keys more are seen
     logprobs.sum().backward()
     assert all(weight.grad.isfinite().all() for weight in policy.trainable().values())

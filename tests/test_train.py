@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import rounding
 from small_runs import earnable, small_config
 from torch import Tensor
 
@@ -66,7 +67,8 @@ def test_gradient_is_that_of_the_formula(config: GRPOConfig):
     ours = gradients(policy)
     logprobs = policy_logprobs(policy, rollout, shared=False)
     (-(advantages[:, None] * logprobs).sum(1) / rollout.lengths / 8).sum().backward()
-    assert distance(ours, gradients(policy)) < 1e-5
+    forward = 4 * (128 + 32 + 60 + 128 + 128 + 384) + 128  # the embedded model's sums, as `conftest.FORWARD`
+    assert distance(ours, gradients(policy)) < rounding(3 * forward)
 
 
 @pytest.mark.parametrize("changes", [{"rows_per_pass": 3}, {"rows_per_pass": 1}, {"checkpointing": True}])

@@ -164,10 +164,14 @@ def test_later_updates_are_measured_from_the_first(miniature: Path, samples: lis
     assert (old - before).abs().max() < 0.1 and old.any(1).all()
     kept = old.clone()
     for weight in policy.trainable().values():
-        weight.data.add_(0.01)
+        weight.data.add_(0.02)
     shares = add_gradients(policy, rollout, old, None, advantages, config, rows, rows, first=False)
     assert torch.equal(old, kept)
-    assert shares["ratio_mean"] != pytest.approx(1, abs=1e-4)
+    with torch.no_grad():
+        change = (policy_logprobs(policy, rollout) - kept)[rollout.completion_mask]
+    assert change.square().mean() > 1e-4, "the same weights: a ratio of 1 would prove nothing"
+    assert shares["ratio_mean"] == pytest.approx(change.exp().mean().item(), abs=1e-5)  # a mean of float32 ratios
+    assert shares["ratio_mean"] != pytest.approx(1, abs=1e-5)
 
 
 def test_an_overflow_takes_the_same_step_again(miniature: Path, samples: list[Sample]) -> None:

@@ -38,6 +38,19 @@ class Frame:
 MODEL = Frame("model", 1000, 1000)
 
 
+@dataclass(frozen=True)
+class TrueBoxes:
+    """The objects of one category in one picture as an annotation file has them, neither rounded nor clipped.
+
+    `boxes` are (N, 4) and `crowds` (M, 4), xyxy in the units of `frame`.  A crowd is one box around many objects: COCO
+    counts a prediction inside it neither as a hit nor as a false box.
+    """
+
+    frame: Frame
+    boxes: Array
+    crowds: Array
+
+
 def pixels(width: float, height: float) -> Frame:
     """The frame of a picture of `width` x `height` pixels.
 

@@ -7,14 +7,15 @@ is a COCO image of its own; COCOeval matches it (IoU .50:.05:.95, area "all", th
 Deviations from the paper's evaluation.  Whoever passes the samples says which categories are asked about; no other
 model's presence claims are mixed in.  Exact duplicates are not removed: they are false boxes.  Labels must be equal
 after normalisation; the released two-way substring rule, by which an empty answer is always right, stands beside
-it as `accuracy_substring`.  A `Sample` knows no crowd regions (the COCO reader leaves them out), so a box on a crowd
-is a false one, where COCO would ignore it.
+it as `accuracy_substring`.  Where an annotation file has boxes in pixels (`Sample.exact`), detection is scored in
+pixels against those, and a box on a crowd is ignored, as COCO does; elsewhere the solution is the truth.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,9 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
 
     ap, ap50, ap75    average precision at IoU .50:.95, .50, .75; macro mean over the categories that have a truth
     ap50_pooled       the same at .50 with all queries in one ranking
+    ar                recall averaged over IoU .50:.95, macro mean over the same categories (COCO's AR at 100 boxes)
     recall            matched true boxes / true boxes, one to one at IoU >= .5
-    precision         matched boxes / predictions, malformed ones included
+    precision         matched boxes / predictions, malformed ones included, those on a crowd left out
     mean_iou          mean over queries with a truth of Σ IoU / max(n_pred, n_true), Σ over the Hungarian matching
                       without a threshold, n_pred with malformed predictions
     boxes_per_image   predictions per query, malformed ones included
@@ -138,30 +140,30 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
     An answer that does not parse has no boxes, and is no abstention.  Where confidences tie between queries, AP
     depends on the order of the queries, as COCOeval's does.
     """
-    answers, truth, well_formed = _read("detection", completions, samples)
-    found = [NOTHING if isinstance(answer, ParseFailure) else answer for answer in answers]
+    answers, found, truth, crowds, well_formed = _read_boxes(completions, samples)
     true, predicted = (np.array([len(side) for side in sides], dtype=np.float64) for sides in (truth, found))
     silent = np.array([isinstance(a, Detections) and len(a) == 0 for a in answers], dtype=np.float64)
     overlap = np.array([_overlap(f, t) for f, t in zip(found, truth, strict=True)])
     category = np.unique([sample.category for sample in samples], return_inverse=True)[1]
-    ranked = rank_boxes(found, truth)
-    hit = ranked.hit[AT_50]
+    ranked = rank_boxes(found, truth, crowds)
+    hit, ignored = ranked.hit[AT_50], ranked.ignored[AT_50]
 
     def statistic(weights: Array) -> dict[str, Array]:
         weight, present = weights[:, ranked.query], true > 0
-        matched = weight @ hit
-        precisions = _precisions(ranked, weights, category, true)
+        matched, counted = weight @ hit, weight * ~ignored
+        precisions, recalls = _by_category(ranked, weights, category, true)
         return {
             "ap": _mean_defined(precisions.mean(1)),
             "ap50": _mean_defined(precisions[:, AT_50]),
             "ap75": _mean_defined(precisions[:, AT_75]),
-            "ap50_pooled": average_precision(hit, weight, weights @ true),
+            "ap50_pooled": average_precision(hit, weight, weights @ true, ignored),
+            "ar": _mean_defined(recalls.mean(1)),
             "recall": divide(matched, weights @ true),
-            "precision": divide(matched, weights @ predicted),
+            "precision": divide(matched, weights @ predicted - weight @ ignored),
             "mean_iou": divide(weights @ (overlap * present), weights @ present),
             "boxes_per_image": divide(weights @ predicted, weights.sum(1)),
-            "ece": calibration_error(ranked.confidence, hit, weight),
-            "auc": ranking_auc(ranked.confidence, hit, weight),
+            "ece": calibration_error(ranked.confidence, hit, counted),
+            "auc": ranking_auc(ranked.confidence, hit, counted),
             "abstention": divide(weights @ (silent * ~present), weights @ ~present),
             "false_abstention": divide(weights @ (silent * present), weights @ present),
             "parse_rate": divide(weights @ well_formed, weights.sum(1)),
@@ -172,10 +174,11 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
 
 def confidence_levels(completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, list[int]]:
     """Boxes by stated confidence, for a calibration curve: {confidence, two decimals: [boxes, hits at IoU .5]}."""
-    answers, truth, _ = _read("detection", completions, samples)
-    ranked = rank_boxes([NOTHING if isinstance(answer, ParseFailure) else answer for answer in answers], truth)
+    _, found, truth, crowds, _ = _read_boxes(completions, samples)
+    ranked = rank_boxes(found, truth, crowds)
+    counted = ~ranked.ignored[AT_50]
     levels: dict[str, list[int]] = {}
-    for confidence, hit in zip(ranked.confidence, ranked.hit[AT_50], strict=True):
+    for confidence, hit in zip(ranked.confidence[counted], ranked.hit[AT_50][counted], strict=True):
         level = levels.setdefault(f"{confidence:.2f}", [0, 0])
         level[0] += 1
         level[1] += int(hit)
@@ -228,19 +231,33 @@ def _read(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> 
     return answers, truths, np.array(well_formed, dtype=np.float64)
 
 
+def _read_boxes(completions: Sequence[str], samples: Sequence[Sample]) -> tuple[list[Any], ...]:
+    """Answers or failures, found boxes, true boxes and crowds, one frame a query; which answers are sound."""
+    answers, truth, well_formed = _read("detection", completions, samples)
+    found = [NOTHING if isinstance(answer, ParseFailure) else answer for answer in answers]
+    crowds = [np.zeros((0, 4))] * len(samples)
+    for q, exact in enumerate(sample.exact for sample in samples):
+        if exact is not None:
+            found[q] = replace(found[q], boxes=boxes.convert(found[q].boxes, boxes.MODEL, exact.frame))
+            truth[q], crowds[q] = Detections(exact.boxes, np.ones(len(exact.boxes))), exact.crowds
+    return answers, found, truth, crowds, well_formed
+
+
 def _overlap(found: Detections, truth: Detections) -> float:
     iou = boxes.iou(found.boxes, truth.boxes)
     return sum(iou[pair] for pair in boxes.match_hungarian(iou, 0.0)) / max(len(found), len(truth), 1)
 
 
-def _precisions(ranked: Ranked, weights: Array, category: np.ndarray, true: Array) -> Array:
-    """Average precision of every category: (K, thresholds, R), NaN where a category has no truth."""
-    rows = []
+def _by_category(ranked: Ranked, weights: Array, category: np.ndarray, true: Array) -> tuple[Array, Array]:
+    """Average precision and recall of every category: (K, thresholds, R), NaN where a category has no truth."""
+    precisions, recalls = [], []
     for k in range(category.max() + 1):
         mine, truths = category[ranked.query] == k, weights @ (true * (category == k))
-        weight = weights[:, ranked.query[mine]]
-        rows.append([average_precision(hit[mine], weight, truths) for hit in ranked.hit])
-    return np.array(rows)
+        weight, hits, ignored = weights[:, ranked.query[mine]], ranked.hit[:, mine], ranked.ignored[:, mine]
+        pairs = zip(hits, ignored, strict=True)
+        precisions.append([average_precision(hit, weight, truths, skipped) for hit, skipped in pairs])
+        recalls.append([divide(weight @ hit, truths) for hit in hits])
+    return np.array(precisions), np.array(recalls)
 
 
 def _mean_defined(values: Array) -> Array:

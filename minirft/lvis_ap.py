@@ -23,6 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from minirft.config import GRPOConfig
+from minirft.data.coco import category_names
 from minirft.feed import evaluation_data
 from minirft.measures import AT_50, AT_75
 from minirft.predictions import coco_results
@@ -51,7 +52,7 @@ def lvis_ap(results: Sequence[Row], samples: Sequence[Sample], annotations: Row)
 
     `annotations` is an LVIS v1 file; boxes are [x, y, width, height] in pixels.
     """
-    ids = {row["name"]: row["id"] for row in annotations["categories"]}
+    ids = {name: number for number, name in category_names(annotations, "the annotations").items()}
     asked = {(sample.id.split(":", 1)[0], ids[sample.category]) for sample in samples}
     truth = [row for row in annotations["annotations"] if (str(row["image_id"]), row["category_id"]) in asked]
     precision = _precision(truth, results, annotations, sorted({category for _, category in asked}))

@@ -36,17 +36,20 @@ class Ranked:
     query: NDArray[np.intp]  # (D,)
     confidence: Array  # (D,)
     hit: Mask  # (10, D)
+    ignored: Mask  # (10, D) on a crowd: neither a hit nor a false box
 
 
-def rank_boxes(found: list[Detections], truth: list[Detections]) -> Ranked:
+def rank_boxes(found: list[Detections], truth: list[Detections], crowds: list[Array] | None = None) -> Ranked:
     """Match the boxes of each query to its true ones with COCOeval: the surest first, one to one, IoU >= threshold.
+
+    A box that hits nothing but lies in one of the query's `crowds`, (M, 4) each, is ignored, as COCO does it.
 
     >>> side = Detections(np.array([[0.0, 0.0, 9.0, 9.0]]), np.ones(1))
     >>> rank_boxes([side], [side]).hit.all()
     np.True_
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(_coco(truth), _coco(found), "bbox")
+        run = COCOeval(_coco(truth, crowds), _coco(found), "bbox")
         run.params.useCats = 0  # a query is an image of one category, so matching need not ask for it
         run.params.maxDets = [MAX_DETECTIONS]
         run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
@@ -54,28 +57,38 @@ def rank_boxes(found: list[Detections], truth: list[Detections]) -> Ranked:
     scored = [(q, image) for q, image in enumerate(run.evalImgs) if image is not None]
     query = np.repeat([q for q, _ in scored], [len(image["dtScores"]) for _, image in scored]).astype(np.intp)
     confidence = np.array([score for _, image in scored for score in image["dtScores"]], dtype=np.float64)
-    hit = np.concatenate([np.zeros((10, 0)), *(image["dtMatches"] for _, image in scored)], axis=1) > 0
+    matched, ignored = (
+        np.concatenate([np.zeros((10, 0)), *(image[name] for _, image in scored)], axis=1) > 0
+        for name in ("dtMatches", "dtIgnore")
+    )
     order = np.argsort(-confidence, kind="stable")
-    return Ranked(query[order], confidence[order], hit[:, order])
+    return Ranked(query[order], confidence[order], (matched & ~ignored)[:, order], ignored[:, order])
 
 
-def _coco(sides: list[Detections]) -> COCO:
+def _coco(sides: list[Detections], crowds: list[Array] | None = None) -> COCO:
     """The true or the predicted boxes as pycocotools holds them.  Ids start at 1: COCOeval takes 0 for "no match"."""
     coco = COCO()
     coco.dataset = {"images": [{"id": q} for q in range(len(sides))], "categories": [{"id": 1}], "annotations": []}
-    for q, side in enumerate(sides):
-        for (x1, y1, x2, y2), score in zip(side.boxes.tolist(), side.confidence.tolist(), strict=True):
-            place = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
-            number = len(coco.dataset["annotations"]) + 1
-            coco.dataset["annotations"].append({"id": number, "image_id": q, "category_id": 1, "score": score, **place})
+    rows = [
+        (q, box, score, 0)
+        for q, side in enumerate(sides)
+        for box, score in zip(side.boxes, side.confidence, strict=True)
+    ]
+    rows += [(q, box, 1.0, 1) for q, group in enumerate(crowds or []) for box in group]
+    for number, (q, box, score, crowd) in enumerate(rows, 1):
+        x1, y1, x2, y2 = box.tolist()
+        place = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": crowd}
+        row = {"id": number, "image_id": q, "category_id": 1, "score": float(score), **place}
+        coco.dataset["annotations"].append(row)
     coco.createIndex()
     return coco
 
 
-def average_precision(hit: Mask, weights: Array, truths: Array) -> Array:
+def average_precision(hit: Mask, weights: Array, truths: Array, ignored: Mask | None = None) -> Array:
     """Area under the precision-recall curve: mean over 101 recalls r of max {precision : recall >= r}.
 
-    `hit` is (D,), in order of falling confidence; `truths` (R,) is the number of true boxes.  NaN without a truth.
+    `hit` and `ignored`, boxes that count neither way, are (D,), in order of falling confidence; `truths` (R,) is the
+    number of true boxes.  NaN without a truth.
     Source: COCO, https://cocodataset.org/#detection-eval
 
     >>> average_precision(np.array([True, False, True]), np.ones((1, 3)), np.array([2.0])).round(4).tolist()
@@ -83,7 +96,8 @@ def average_precision(hit: Mask, weights: Array, truths: Array) -> Array:
     """
     if not hit.size:
         return np.where(truths > 0, 0.0, np.nan)
-    true, false = np.cumsum(weights * hit, axis=1), np.cumsum(weights * ~hit, axis=1)
+    missed = ~hit if ignored is None else ~hit & ~ignored
+    true, false = np.cumsum(weights * hit, axis=1), np.cumsum(weights * missed, axis=1)
     precision = true / (true + false + np.spacing(1))
     best_ahead = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     recall = true / np.maximum(truths, 1)[:, None]

@@ -1,7 +1,7 @@
 """Answers to a large evaluation on disk: written batch by batch, gone on with after a stop, shown to COCO's tools.
 
-    predictions.jsonl    {"kind": "header", "settings": {...}}, then {"id", "category", "text"} for each sample
-    coco_results.json    [{"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "score"}, ...]
+    predictions.jsonl               {"kind": "header", "settings": {...}}, then {"id", "category", "text"} per sample
+    predictions.coco_results.json   [{"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "score"}, ...]
 
 A batch is one write, and a rerun goes on after the last whole batch: the same batches give the same answers, bit for
 bit.  A file made with other settings, other weights or about other samples is refused.
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from minirft.answers import Detections, parse
 from minirft.boxes import MODEL, convert, pixels
 from minirft.config import GRPOConfig
+from minirft.data.coco import category_names
 from minirft.feed import evaluation_data
 from minirft.loading import resolve
 from minirft.loop import generate_batches
@@ -126,16 +127,17 @@ def _append(path: Path, rows: list[Row]) -> None:
 
 
 def write_coco_results(
-    texts: Sequence[str], samples: Sequence[Sample], config: GRPOConfig, folder: Path
+    texts: Sequence[str], samples: Sequence[Sample], config: GRPOConfig, answers: Path
 ) -> Path | None:
-    """The boxes of all answers as COCO results in `folder`; None where the samples are of no COCO or LVIS file.
+    """The boxes of all answers as COCO results beside the file of the `answers`, under its name, so that evaluations
+    keep apart; None where the samples are of no COCO or LVIS file.
 
     pycocotools' `loadRes` and viewers load it beside the annotation file that the evaluation has asked about.
     """
     data = evaluation_data(config.data)
     if data.kind not in ("coco", "lvis") or data.task != "detection" or data.annotations is None:
         return None
-    path = folder / "coco_results.json"
+    path = answers.with_name(f"{answers.name.removesuffix('.jsonl')}.coco_results.json")
     results = list(coco_results(texts, samples, json.loads(data.annotations.read_text(encoding="utf-8"))))
     path.write_text(json.dumps(results), encoding="utf-8")
     return path
@@ -147,11 +149,12 @@ def coco_results(texts: Sequence[str], samples: Sequence[Sample], annotations: R
     >>> sample = Sample("7:cat", Path("7.jpg"), "detection", "?", "<answer>No Objects</answer>", "cat")
     >>> size = {"id": 7, "width": 200, "height": 100}
     >>> text = "<think></think><answer>[{'Position': [100, 0, 500, 500], 'Confidence': 0.5}]</answer>"
-    >>> list(coco_results([text], [sample], {"images": [size], "categories": [{"id": 3, "name": "cat"}]}))
+    >>> tables = {"images": [size], "categories": [{"id": 3, "name": "cat"}], "annotations": []}
+    >>> list(coco_results([text], [sample], tables))
     [{'image_id': 7, 'category_id': 3, 'bbox': [20.0, 0.0, 80.0, 50.0], 'score': 0.5}]
     """
     pictures = {str(row["id"]): row for row in annotations["images"]}
-    categories = {row["name"]: row["id"] for row in annotations["categories"]}
+    categories = {name: number for number, name in category_names(annotations, "the annotations").items()}
     for text, sample in zip(texts, samples, strict=True):
         answer, picture = parse("detection", text), pictures[sample.id.split(":", 1)[0]]
         if not isinstance(answer, Detections):

@@ -20,11 +20,14 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from minirft.boxes import TrueBoxes
 
 Task = Literal["detection", "classification", "grounding", "presence"]
 
@@ -52,6 +55,8 @@ class Sample:
     solution: str
     category: str = ""  # the category asked for, the true label, or the instruction
     reasoning: str = ""  # an expert's thinking, where somebody wrote it down; only SFT can use it
+    # What evaluation scores detection against, where a file has it in pixels; the solution is rounded to thousandths.
+    exact: TrueBoxes | None = field(default=None, repr=False, compare=False)
 
     def picture(self) -> Image.Image:
         """The picture in RGB, shape (height, width, 3).  Raises `UserError` when it cannot be opened."""

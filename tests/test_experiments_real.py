@@ -274,7 +274,7 @@ def test_detection_has_the_metrics_of_its_table(root: Path, tmp_path: Path, tiny
     study = Study("lvis-fewshot", root, tmp_path / "out", changes={"model": str(tiny_random), **SETTINGS})
     found = run_cell(study, study.keys(1)[0], progress=False)["tests"]["same"]["greedy"]
     assert found["lvis_ap_area_averaged"] == found["ap"] == 0 and len(found["draws"]) == DRAWS
-    assert json.loads(Path(found["predictions"]).with_name("coco_results.json").read_text()) == []
+    assert json.loads(Path(found["predictions"]).with_name("predictions.coco_results.json").read_text()) == []
 
 
 def numbers(board: Board) -> dict:

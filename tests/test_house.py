@@ -17,7 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Room -> rooms it may import.  A module that is not named here belongs to its folder's room.
 ROOMS: dict[str, set[str]] = {
-    "samples boxes": {"samples"},
+    "boxes": set(),
+    "samples": {"boxes"},
     "answers": {"samples", "boxes"},
     "prompts": {"boxes", "samples"},
     "detection": {"samples", "boxes", "answers"},
@@ -72,10 +73,10 @@ ROOMS: dict[str, set[str]] = {
     }
     | {"dryrun", "lvis_ap", "masks", "predictions", "runlog", "runs", "sft", "tiny", "toml", "train", "two_stages"},
     "two_stages": {"samples", "answers", "config", "loop", "policy", "prompts"},
-    "lvis_ap": {"samples", "config", "feed", "measures", "predictions"},
+    "lvis_ap": {"samples", "config", "feed", "measures", "predictions", "data"},
     "masks": {"samples", "answers", "boxes", "evaluate"},
     "feed": {"config", "data", "samples", "tiny"},
-    "predictions": {"samples", "boxes", "answers", "config", "feed", "loading", "loop", "policy", "runlog"}
+    "predictions": {"samples", "boxes", "answers", "config", "feed", "loading", "loop", "policy", "runlog", "data"}
     | {"two_stages"},
     "dryrun": {"samples", "architectures", "bench", "config", "feed", "frames", "loading", "memory", "processor"},
     # What draws may know what a reward is, and nothing of training.

@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from small_runs import small_config
 
 from minirft import predictions
+from minirft.boxes import TrueBoxes, pixels
 from minirft.cli import main
 from minirft.config import GRPOConfig
 from minirft.data.coco import load_coco
@@ -24,9 +25,9 @@ from minirft.data.settings import DataConfig
 from minirft.data.summary import true_boxes
 from minirft.evaluate import metrics
 from minirft.loop import generate
-from minirft.predictions import coco_results, default_file, predict, settings
+from minirft.predictions import default_file, predict, settings
 from minirft.runs import load_policy
-from minirft.samples import UserError
+from minirft.samples import Sample, UserError
 
 COCO128 = SHARED_DATA / "coco128"
 
@@ -111,8 +112,8 @@ def guesses(samples, seed: int) -> list[str]:
     return texts
 
 
-def coco_ap(annotations: dict, results: Path) -> tuple[float, float]:
-    """AP and AP50 of a results file by pycocotools alone."""
+def coco_ap(annotations: dict, results: Path) -> tuple[float, float, float]:
+    """AP, AP50 and AR of a results file by pycocotools alone."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = annotations
@@ -121,59 +122,104 @@ def coco_ap(annotations: dict, results: Path) -> tuple[float, float]:
         run.evaluate()
         run.accumulate()
         run.summarize()
-    return run.stats[0], run.stats[1]
+    return run.stats[0], run.stats[1], run.stats[8]
 
 
-def drawn(tmp_path: Path, seed: int) -> DataConfig:
-    """Pictures of 1000 by 500 with boxes on whole thousandths, two categories and ids with gaps."""
+def drawn(tmp_path: Path, seed: int, crowds: bool = False) -> DataConfig:
+    """Pictures of 1000 by 500 with boxes anywhere, some a little outside, two categories and ids with gaps."""
     generator = np.random.default_rng(seed)
     names, rows = [{"id": 3, "name": "cat"}, {"id": 90, "name": "stop sign"}], []
     for i in range(20):
         Image.new("RGB", (1000, 500)).save(tmp_path / f"{i}.png")
         for _ in range(generator.integers(1, 4)):
-            x, y = generator.integers(0, 600, 2).tolist()
-            box = [x, y / 2, int(generator.integers(100, 400)), generator.integers(100, 400).item() / 2]
-            category = int(generator.choice([3, 90]))
-            area = box[2] * box[3]
-            number = len(rows) + 1
-            rows.append({"id": number, "image_id": 7 * i, "category_id": category, "bbox": box, "area": area} | NOT)
+            x, y = generator.uniform(0, 600, 2).round(2).tolist()
+            box = [x, y / 2, *generator.uniform([100, 50], [400, 200]).round(2).tolist()]
+            row = {"image_id": 7 * i, "bbox": box, "area": box[2] * box[3]}
+            rows.append(row | {"category_id": int(generator.choice([3, 90])), "iscrowd": 0})
+        if crowds:
+            box = [0, 0, 1000.3, 300.0]
+            row = {"image_id": 7 * i, "bbox": box, "area": 3e5, "iscrowd": 1}
+            rows.append(row | {"category_id": rows[-1]["category_id"]})
+    rows = [{"id": number, **row} for number, row in enumerate(rows, 1)]
     images = [{"id": 7 * i, "file_name": f"{i}.png", "width": 1000, "height": 500} for i in range(20)]
     path = tmp_path / "instances.json"
     path.write_text(json.dumps({"info": {}, "images": images, "annotations": rows, "categories": names}))
     return DataConfig(kind="coco", annotations=path, images=tmp_path)
 
 
-NOT = {"iscrowd": 0}
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_our_ap_is_that_of_the_written_file(tmp_path: Path, seed: int):
-    """Width and height for corners, thousandths for pixels, ids of categories by their place, a lost box."""
-    data = drawn(tmp_path, seed)
-    samples = load_coco(data.annotations, data.images)
-    texts = guesses(samples, seed)
-    written = predictions.write_coco_results(texts, samples, GRPOConfig(data=data), tmp_path)
+def agrees(data: DataConfig, samples: list, texts: list[str], folder: Path) -> dict:
+    """Our metrics, after comparing them with pycocotools on the annotation file and the file that is written."""
+    written = predictions.write_coco_results(texts, samples, GRPOConfig(data=data), folder / "answers.jsonl")
     ours = metrics("detection", texts, samples, resamples=0)
+    annotations = json.loads(data.annotations.read_text())
+    sound = [row for row in annotations["annotations"] if min(row["bbox"][2:]) > 0]  # what bad_boxes = "drop" keeps
+    theirs = coco_ap({**annotations, "annotations": sound}, written)
+    assert (ours["ap"], ours["ap50"], ours["ar"]) == pytest.approx(theirs, abs=1e-9)
+    return ours
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_our_ap_is_that_of_the_written_file(tmp_path: Path, seed: int, crowds: bool):
+    """Truth rounded to thousandths, a box on a crowd called false, corners for sizes, ids by place, a lost box."""
+    data = drawn(tmp_path, seed, crowds)
+    samples = load_coco(data.annotations, data.images)
+    ours = agrees(data, samples, guesses(samples, seed), tmp_path)
     assert 0.05 < ours["ap"] < 0.95
-    theirs = coco_ap(json.loads(data.annotations.read_text()), written)
-    assert (ours["ap"], ours["ap50"]) == pytest.approx(theirs, abs=1e-12)
 
 
 @pytest.mark.skipif(not COCO128.exists(), reason="no ../shared/data")
-def test_our_ap_is_that_of_the_written_file_on_coco128(tmp_path: Path):
-    """The same on photographs; true boxes are those of the samples, whole thousandths, crowds left out."""
+@pytest.mark.parametrize("perfect", [False, True])
+def test_our_ap_is_that_of_the_written_file_on_coco128(tmp_path: Path, perfect: bool):
+    """The same on photographs with crowds.  Perfect answers, written in thousandths, are not perfect in pixels."""
     source = COCO128 / "annotations" / "instances_train2017.json"
-    annotations = json.loads(source.read_text())
-    samples = load_coco(source, COCO128 / "train2017", bad_boxes="drop")
-    texts = guesses(samples, 3)
-    whole = [sample.solution.replace("'Confidence': 1}", "'Confidence': 1.0}") for sample in samples]
-    true = list(coco_results(whole, samples, annotations))
-    rows = [row | NOT | {"id": i, "area": row["bbox"][2] * row["bbox"][3]} for i, row in enumerate(true, 1)]
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps(list(coco_results(texts, samples, annotations))))
-    ours = metrics("detection", texts, samples, resamples=0)
-    theirs = coco_ap({**annotations, "annotations": rows}, path)
-    assert (ours["ap"], ours["ap50"]) == pytest.approx(theirs, abs=1e-9)
+    data = DataConfig(kind="coco", annotations=source, images=COCO128 / "train2017")
+    samples = load_coco(source, data.images, bad_boxes="drop")
+    texts = [sample.solution for sample in samples] if perfect else guesses(samples, 3)
+    ours = agrees(data, samples, texts, tmp_path)
+    assert 0.95 < ours["ap"] < 1 if perfect else ours["ap"] < 0.95
+
+
+def test_a_box_on_a_crowd_is_no_false_box():
+    """A crowd that is read as an object, or not at all, in precision, calibration or pooled AP."""
+    exact = TrueBoxes(pixels(100, 100), np.array([[0.0, 0, 10, 10]]), np.array([[50.0, 50, 100, 100]]))
+    solution = "<answer>[{'Position': [0, 0, 100, 100], 'Confidence': 1}]</answer>"
+    sample = Sample("1:cat", Path("1.png"), "detection", "?", solution, "cat", exact=exact)
+    boxes = "{'Position': [600, 600, 700, 700], 'Confidence': 0.9}, {'Position': [0, 0, 100, 100], 'Confidence': 0.8}"
+    text = f"<think>so</think> <answer>[{boxes}]</answer>"
+    seen = metrics("detection", [text], [sample], resamples=0)
+    blind = metrics("detection", [text], [replace(sample, exact=None)], resamples=0)
+    assert (seen["ap50_pooled"], seen["precision"], seen["recall"]) == pytest.approx((1, 1, 1))
+    assert seen["ece"] == pytest.approx(0.2)
+    assert blind["precision"] == 0.5 and blind["ap50_pooled"] == pytest.approx(0.5)
+
+
+def test_evaluations_do_not_overwrite_each_other(tmp_path: Path):
+    """One results file for all evaluations whose answers are in one folder: 293 rows became 1,400."""
+    data = drawn(tmp_path, 0)
+    samples = load_coco(data.annotations, data.images)
+    config = GRPOConfig(data=data)
+    first = predictions.write_coco_results(guesses(samples, 0), samples, config, tmp_path / "a.jsonl")
+    before = first.read_bytes()
+    second = predictions.write_coco_results(guesses(samples, 1), samples, config, tmp_path / "b.jsonl")
+    assert first != second and first.read_bytes() == before != second.read_bytes()
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_two_categories_of_one_name(tmp_path: Path, both: bool):
+    """Boxes that are reported under the other category of that name: AP50 .94 for perfect answers."""
+    data = drawn(tmp_path, 0)
+    tables = json.loads(data.annotations.read_text())
+    tables["categories"].append({"id": 91, "name": "cat"})
+    if both:
+        tables["annotations"][0]["category_id"], tables["annotations"][1]["category_id"] = 3, 91
+    data.annotations.write_text(json.dumps(tables))
+    if both:
+        with pytest.raises(UserError, match="3 and 91 are both called 'cat'"):
+            load_coco(data.annotations, data.images)
+    else:
+        samples = load_coco(data.annotations, data.images)
+        assert agrees(data, samples, [sample.solution for sample in samples], tmp_path)["ap50"] == 1
 
 
 def test_eval_writes_what_it_says(tiny_random: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -157,7 +157,7 @@ def evaluate(args: list[str]) -> None:
     row["seconds"] = time.perf_counter() - start
     if warning := row.get("frame_warning"):
         print(f"minirft: {warning}", file=sys.stderr)
-    boxes = write_coco_results(texts, samples, config, path.parent)
+    boxes = write_coco_results(texts, samples, config, path)
     show(row | {"predictions": str(path)} | ({"coco_results": str(boxes)} if boxes else {}), flags.json)
 
 

@@ -8,9 +8,10 @@
 Only the headers of the pictures are read, to see that each opens and has the size its annotations were made for;
 a picture is decoded when it is asked about.  Every row that cannot be right is refused by name, before any training.
 
-Deviations from COCO.  Crowd regions are left out, because "detect all" has no true list of boxes for them; a category
-that a picture shows only as a crowd is not asked about in it, neither as present nor as absent.  Boxes are rounded
-to whole units of the model's frame, a thousandth of the picture.
+Deviations from COCO.  A solution names no crowd regions, because "detect all" has no true list of boxes for them; a
+category that a picture shows only as a crowd is not asked about in it, neither as present nor as absent.  The boxes of
+a solution are rounded to whole units of the model's frame, a thousandth of the picture.  `Sample.exact` keeps boxes
+and crowds as they are in the file: evaluation scores these.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from minirft import prompts
-from minirft.boxes import MODEL, convert, pixels
+from minirft.boxes import MODEL, TrueBoxes, convert, pixels
 from minirft.data.checks import choose, picture_size
 from minirft.samples import Sample, UserError
 
@@ -67,17 +68,42 @@ def load_coco(
     """
     source, folder = Path(annotations), Path(images)
     data = read_tables(source, FIELDS)
-    names = {row["id"]: str(row["name"]) for row in data["categories"]}
+    names = category_names(data, source)
     chosen = choose(categories, names.values(), source)
     pictures = {row["id"]: row for row in data["images"]}
-    pairs = read_pairs(data["annotations"], pictures, names, source, bad_boxes == "drop")
+    pairs, crowds = read_pairs(data["annotations"], pictures, names, source, bad_boxes == "drop")
     present = present_pairs(pairs, chosen, source)
     if only is None:
         asked = present + _absent(pairs, list(pictures), chosen, absent_count(present, negatives), seed)
     else:
         absent, ids = [key for key in _named(only, pictures, chosen) if key not in pairs], set(only)
         asked = [key for key in present + absent if sample_id(key) in ids]
-    return write_samples(asked, pairs, pictures, chosen, folder, task)
+    return write_samples(asked, pairs, crowds, pictures, chosen, folder, task)
+
+
+def category_names(data: dict[str, list[Row]], source: str | Path) -> dict[Any, str]:
+    """Returns the name of each category by its id.
+
+    Of categories with one name, that with boxes is meant.  Raises `UserError` where several of them have boxes: an
+    answer has a name alone, so nobody could say of which of them it is.
+
+    >>> rows = [{"id": 0, "name": "cat"}, {"id": 1, "name": "cat"}]
+    >>> category_names({"categories": rows, "annotations": [{"category_id": 1}]}, "cats.json")
+    {1: 'cat'}
+    """
+    used = {row["category_id"] for row in data["annotations"]}
+    names: dict[Any, str] = {}
+    ids: dict[str, Any] = {}
+    for row in sorted(data["categories"], key=lambda row: row["id"] not in used):
+        name = str(row["name"])
+        if name not in ids:
+            names[row["id"]], ids[name] = name, row["id"]
+        elif row["id"] in used and row["id"] != ids[name]:
+            raise UserError(
+                f"{source}: the categories {ids[name]!r} and {row['id']!r} are both called {name!r} and both have "
+                f"boxes: rename one, or give the boxes of both one category_id"
+            )
+    return {row["id"]: names[row["id"]] for row in data["categories"] if row["id"] in names}
 
 
 def present_pairs(pairs: Pairs, chosen: list[str], source: Path) -> list[Key]:
@@ -95,7 +121,13 @@ def absent_count(present: Collection[Key], negatives: float) -> int:
 
 
 def write_samples(
-    asked: list[Key], pairs: Pairs, pictures: dict[Any, Row], chosen: list[str], folder: Path, task: Task
+    asked: list[Key],
+    pairs: Pairs,
+    crowds: Pairs,
+    pictures: dict[Any, Row],
+    chosen: list[str],
+    folder: Path,
+    task: Task,
 ) -> list[Sample]:
     """The questions about the pairs `asked`, in the order of the pictures and then of the categories."""
     place = {picture: position for position, picture in enumerate(pictures)}
@@ -103,7 +135,7 @@ def write_samples(
     asked = sorted(asked, key=lambda key: (place[key[0]], rank[key[1]]))
     for picture in dict.fromkeys(picture for picture, _ in asked):
         _check_picture(folder, pictures[picture])
-    return [_sample(task, folder, pictures[key[0]], key, pairs.get(key, [])) for key in asked]
+    return [_sample(task, folder, pictures[key[0]], key, pairs.get(key, []), crowds.get(key, [])) for key in asked]
 
 
 def sample_id(key: Key) -> str:
@@ -140,9 +172,12 @@ def read_tables(source: Path, needed: dict[str, tuple[str, ...]]) -> dict[str, l
     return data
 
 
-def read_pairs(rows: list[Row], pictures: dict[Any, Row], names: dict[Any, str], source: Path, drop: bool) -> Pairs:
-    """The boxes of every (picture, category) that the file mentions; none of a crowd, or of a bad box if `drop`."""
+def read_pairs(
+    rows: list[Row], pictures: dict[Any, Row], names: dict[Any, str], source: Path, drop: bool
+) -> tuple[Pairs, Pairs]:
+    """The boxes of every (picture, category) that the file mentions, without the bad ones if `drop`; and its crowds."""
     pairs: Pairs = {}
+    crowds: Pairs = {}
     for number, row in enumerate(rows):
         where = f"{source}: annotations[{number}]"
         if row["image_id"] not in pictures:
@@ -155,21 +190,19 @@ def read_pairs(rows: list[Row], pictures: dict[Any, Row], names: dict[Any, str],
             )
         picture, name = pictures[row["image_id"]], names[row["category_id"]]
         boxes = pairs.setdefault((row["image_id"], name), [])
-        if row.get("iscrowd"):
-            continue
-        box = _corners(row["bbox"], picture)
+        box, crowd = _corners(row["bbox"], picture), row.get("iscrowd")
         if isinstance(box, tuple):
-            boxes.append(box)
-        elif not drop:
+            (crowds.setdefault((row["image_id"], name), []) if crowd else boxes).append(box)
+        elif not drop and not crowd:
             raise UserError(f"{where}, a {name} in {picture['file_name']}: the box {row['bbox']} {box}; repair the row")
-    return pairs
+    return pairs, crowds
 
 
 def _corners(bbox: Any, picture: Row) -> Box | str:
-    """A COCO box [x, y, width, height] as corners inside the picture, or what is wrong with it.
+    """A COCO box [x, y, width, height] as corners, at most `TOLERANCE` outside the picture, or what is wrong with it.
 
     >>> _corners([10, 20, 30, 40.5], {"width": 40, "height": 60})
-    (10, 20, 40, 60)
+    (10, 20, 40, 60.5)
     >>> _corners([10, 20, -3, 40], {"width": 40, "height": 60})
     'is inverted or empty (COCO boxes are [x, y, width, height])'
     """
@@ -179,8 +212,8 @@ def _corners(bbox: Any, picture: Row) -> Box | str:
     right, bottom = picture["width"], picture["height"]
     if max(-x, -y, x + width - right, y + height - bottom) > TOLERANCE:
         return f"reaches outside the picture of {right} x {bottom} pixels (COCO boxes are [x, y, width, height])"
-    x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, right), min(y + height, bottom)
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else "is inverted or empty (COCO boxes are [x, y, width, height])"
+    inside = max(x, 0) < min(x + width, right) and max(y, 0) < min(y + height, bottom)
+    return (x, y, x + width, y + height) if inside else "is inverted or empty (COCO boxes are [x, y, width, height])"
 
 
 def _numbers(values: list[Any]) -> bool:
@@ -213,11 +246,12 @@ def _check_picture(folder: Path, row: Row) -> None:
         )
 
 
-def _sample(task: Task, folder: Path, row: Row, key: Key, found: list[Box]) -> Sample:
-    name = key[1]
+def _sample(task: Task, folder: Path, row: Row, key: Key, found: list[Box], crowds: list[Box]) -> Sample:
+    name, frame, exact = key[1], pixels(row["width"], row["height"]), None
     if task == "presence":
         problem, solution = prompts.presence(name), prompts.presence_solution(bool(found))
     else:
-        boxes = convert(np.reshape(found, (-1, 4)), pixels(row["width"], row["height"]), MODEL).clip(0, MODEL.width)
+        exact = TrueBoxes(frame, *(np.reshape(np.array(rows, float), (-1, 4)) for rows in (found, crowds)))
+        boxes = convert(exact.boxes, frame, MODEL).clip(0, MODEL.width)
         problem, solution = prompts.detection(name), prompts.detection_solution(boxes)
-    return Sample(sample_id(key), folder / str(row["file_name"]), task, problem, solution, name)
+    return Sample(sample_id(key), folder / str(row["file_name"]), task, problem, solution, name, exact=exact)

@@ -52,10 +52,10 @@ def load_lvis(
     """
     source, folder = Path(annotations), Path(images)
     data = coco.read_tables(source, FIELDS)
-    names = {row["id"]: str(row["name"]) for row in data["categories"]}
+    names = coco.category_names(data, source)
     chosen = choose(categories, names.values(), source)
     pictures = {row["id"]: _with_file(row, f"{source}: images[{i}]", names) for i, row in enumerate(data["images"])}
-    pairs = coco.read_pairs(data["annotations"], pictures, names, source, bad_boxes == "drop")
+    pairs, crowds = coco.read_pairs(data["annotations"], pictures, names, source, bad_boxes == "drop")
     asked = coco.present_pairs(pairs, chosen, source)
     if task == "detection":
         partly = set(_listed(pictures, "not_exhaustive_category_ids", names, chosen))
@@ -69,7 +69,7 @@ def load_lvis(
     else:
         ids = set(only)
         asked = [key for key in asked + absent if coco.sample_id(key) in ids]
-    return coco.write_samples(asked, pairs, pictures, chosen, folder, task)
+    return coco.write_samples(asked, pairs, crowds, pictures, chosen, folder, task)
 
 
 def _with_file(row: Row, where: str, names: dict[Any, str]) -> Row:

@@ -40,6 +40,7 @@ Row = dict[str, Any]
 # or `prompts_per_rollout`, are not here: they change the last bits.
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 MAY_CHANGE |= {"offload_vision", "offload_embedding"}
+EXPORTED = "minirft.toml"  # in an export: the settings of its run, with what the export changed
 
 
 @dataclass
@@ -152,10 +153,18 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> 
 
 
 def run_config(folder: Path) -> GRPOConfig:
-    """The configuration of the run in `folder`.  Raises `UserError` when there is none."""
+    """The configuration of the run or of the export in `folder`.  Raises `UserError` when there is none."""
+    if (folder / EXPORTED).is_file():
+        config = load_config(folder / EXPORTED)
+        return replace(config, model=str(folder)) if is_merged(folder) else config
     if not (folder / "config.toml").is_file():
         raise UserError(f"{folder} holds no run (there is no config.toml in it); check the path")
     return load_config(folder / "config.toml")
+
+
+def is_merged(folder: Path) -> bool:
+    """Is this the export of a whole model?  An adapter has no config.json."""
+    return (folder / EXPORTED).is_file() and (folder / "config.json").is_file()
 
 
 def _has_steps(folder: Path) -> bool:
@@ -238,25 +247,13 @@ def export(policy: Policy, folder: Path) -> None:
 
 
 def load_run_policy(folder: Path, config: GRPOConfig) -> Policy:
-    """The policy as the newest intact checkpoint of a run has it.  Raises `UserError` when there is none."""
+    """The policy of a run, as its newest intact checkpoint has it, or of an export.  Raises `UserError` without one."""
+    if (folder / EXPORTED).is_file():
+        policy = load_policy(config)
+        if not is_merged(folder):
+            policy.load_trainable(folder)
+        return policy
     checkpoint = load_checkpoint(folder / "checkpoints")
     policy = load_policy(config)
     load_weights(policy, checkpoint.weights)
     return policy
-
-
-def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path) -> Path:
-    """The policy of a run as an adapter, or merged into a whole model folder; returns the folder.
-
-    Raises `UserError` when a full-parameter run is asked for an adapter.
-    """
-    config = run_config(run)
-    if to == "adapter" and config.train == "full":
-        raise UserError(f"{run} trained all weights, so there is no adapter: use --to merged")
-    if to == "merged":  # into weights at full precision: merging into 4-bit ones would round the adapter away
-        config = replace(config, quantize="none")
-    policy = load_run_policy(run, config)
-    if to == "merged" and policy.has_lora:
-        policy.model = policy.model.merge_and_unload()
-    export(policy, folder)
-    return folder

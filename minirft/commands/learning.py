@@ -6,6 +6,7 @@ Imports are inside the commands: torch and transformers take seconds, and `minir
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,12 +125,11 @@ class EvalFlags(DryFlags):
 
 
 def evaluate(args: list[str]) -> None:
-    """Held-out metrics of a run, or of the model that a config starts from: RUN_or_CONFIG; goes on after a stop."""
+    """Held-out metrics of a run, of an export, or of a config's model: RUN_or_CONFIG; goes on after a stop."""
     config, flags = parse_config(args, EvalFlags(), "minirft eval")
     if flags.dry_run:
         dry_run(config, "eval", flags)
         return
-    import sys
     import time
 
     from minirft.data.reasonseg import masks
@@ -138,12 +138,13 @@ def evaluate(args: list[str]) -> None:
     from minirft.lvis_ap import lvis_metrics
     from minirft.masks import mask_metrics
     from minirft.predictions import default_file, predict, settings, write_coco_results
-    from minirft.runs import load_policy, load_run_policy
+    from minirft.runs import is_merged, load_policy, load_run_policy
 
     samples, run = held_out(config), Path(args[0])
     policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
     sam = _sam(flags.sam, config, policy.device)
-    made_with = settings(policy, config, samples, flags.mode, trained=run.is_dir())
+    trained = run.is_dir() and not is_merged(run)  # the weights of a whole model are told by their files
+    made_with = settings(policy, config, samples, flags.mode, trained=trained)
     made_with |= {"two_stages": True} if flags.two_stages else {}
     path = flags.predictions or default_file(run if run.is_dir() else config.out, made_with)
     if flags.fresh:
@@ -197,15 +198,20 @@ class ExportFlags:
     """An adapter for PEFT, or a whole model folder for transformers and vLLM."""
     out: Path | None = None
     """Folder to write; RUN/adapter or RUN/merged if left out."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """With --to merged: number format of the weights, if not that of the run; float32 loses nothing of the update."""
 
 
 def export(args: list[str]) -> None:
     """Write what PEFT, transformers and vLLM load: RUN --to adapter|merged."""
     flags = parse(ExportFlags, args, "minirft export")
     quieten_libraries()
-    from minirft.runs import export_run
+    from minirft.exports import export_run
 
-    print(export_run(flags.run, flags.to, flags.out or flags.run / flags.to))
+    exported = export_run(flags.run, flags.to, flags.out or flags.run / flags.to, flags.dtype)
+    for note in exported.notes:
+        print(f"minirft: {note}", file=sys.stderr)
+    print(exported.folder)
 
 
 def follow(rows: Iterable[dict[str, Any]], as_json: bool, folder: Path) -> None:

@@ -88,12 +88,13 @@ test-core: $(STAMP)
 	@$(BIN)/python tests/pins.py installed | grep -E '^(torch|transformers|peft|bitsandbytes|numpy)==' | xargs
 	$(UNIT) -n 2 $(CORE)
 
+# Vectors of torch, vectors of oneDNN, threads: every pair of levels is met at least once.
 test-cpus: $(STAMP)
-	@for vectors in default avx2 avx512; do for onednn in AVX2 ALL; do for threads in 1 2; do \
-		echo "ATEN_CPU_CAPABILITY=$$vectors ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads"; \
-		ATEN_CPU_CAPABILITY=$$vectors ONEDNN_MAX_CPU_ISA=$$onednn OMP_NUM_THREADS=$$threads \
-			OMP_WAIT_POLICY=passive $(UNIT) $(STRICT) -n $$((4 - 2 * threads)) $(NUMBERS) || exit 1; \
-	done; done; done
+	@for levels in "default AVX2 1" "default ALL 2" "avx2 AVX2 2" "avx2 ALL 1" "avx512 AVX2 1" "avx512 ALL 2"; do \
+		set -- $$levels; echo "ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 OMP_NUM_THREADS=$$3"; \
+		ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 OMP_NUM_THREADS=$$3 OMP_WAIT_POLICY=passive \
+			$(UNIT) $(STRICT) -n $$((4 - 2 * $$3)) $(NUMBERS) || exit 1; \
+	done
 
 lock:
 	@rm -rf $(NEWEST)

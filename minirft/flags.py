@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -101,7 +100,6 @@ def one_line(box: str) -> str:
 
 def quieten_libraries() -> None:
     """Loading bars and advice of the libraries would bury our one line."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 

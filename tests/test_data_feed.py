@@ -345,6 +345,35 @@ def test_a_copied_file_is_no_held_out_picture(tmp_path):
     assert len(left) == 4 and not {s.image.read_bytes() for s in left} & trained
 
 
+def test_shots_are_different_pictures(tmp_path):
+    """Catches k shots of a category that are k copies of one picture; copies in another category are its own shots."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            Image.new("RGB", (8, 8), (i // 4, 9, 9)).save(tmp_path / name / f"{i}.png")
+    for seed in range(10):
+        data = DataConfig(kind="folder", task="classification", folder=tmp_path, shots=2, seed=seed)
+        shots = training_set(data)
+        assert len(shots) == 4 and len({s.image.read_bytes() for s in shots if s.category == "a"}) == 2
+        fewer = {s.id for s in training_set(replace(data, shots=1))}
+        assert fewer < {s.id for s in shots}
+    assert len(training_set(replace(data, shots=5))) == 4
+
+
+def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
+    """Catches a large set whose every picture is read to find out that all differ."""
+    from minirft.data import identity
+
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(b"x" * (i + 1) + b"y" * (i == 5))
+    (tmp_path / "copy.png").write_bytes((tmp_path / "3.png").read_bytes())
+    read = []
+    monkeypatch.setattr(identity, "picture_digest", lambda path: read.append(path.name) or path.read_bytes())
+    names = [*(f"{i}.png" for i in range(6)), "copy.png"]
+    keys = identity.picture_keys([Sample(n, tmp_path / n, "presence", "?", "") for n in names])
+    assert read == ["3.png", "copy.png"] and keys[3] == keys[6] and len(set(keys)) == 6
+
+
 def test_a_row_with_the_same_picture_is_not_held_out(tmp_path):
     """Catches a question about a picture that is trained on, in another row of a published set."""
     datasets = pytest.importorskip("datasets")
@@ -371,3 +400,5 @@ def test_inspect_reports_copies_across_parts(tmp_path):
     sample = Sample("0", tmp_path / "a.png", "classification", "?", "<answer>cat</answer>", "cat")
     found = warnings([sample], 64, held_out=[replace(sample, image=tmp_path / "b.png")])
     assert any("1 pictures are both trained and evaluated on" in line for line in found)
+    found = warnings([sample, replace(sample, id="1", image=tmp_path / "b.png")], 64)
+    assert any("1 pictures are copies of others" in line for line in found)

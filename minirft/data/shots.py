@@ -10,13 +10,14 @@ import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minirft.answers import Detections, parse_solution
+from minirft.data.identity import picture_keys
 from minirft.samples import Sample, UserError
 
 log = logging.getLogger(__name__)
@@ -25,9 +26,10 @@ log = logging.getLogger(__name__)
 def k_shot(samples: list[Sample], k: int, seed: int, negatives: float = 0.0) -> list[Sample]:
     """k samples of each category among those that show it, and a share `negatives` of absent ones, in their order.
 
-    A category's shots depend on the seed and its own samples, not on their order or on other categories.  One that
-    has fewer gives all it has, and a warning is logged.  Absent ones are drawn from all of `samples`; where there
-    are too few, all are taken.  Raises `UserError` when nothing can be drawn.
+    A category's shots depend on the seed and its own samples, not on their order or on other categories.  They are k
+    different pictures: of copies one is drawn.  A category that has fewer gives all it has, and a warning is logged.
+    Absent ones are drawn from all of `samples`; where there are too few, all are taken.  Raises `UserError` when nothing
+    can be drawn.
 
     >>> cats = [Sample(f"{i}", Path(f"{i}"), "classification", "?", "<answer>cat</answer>", "cat") for i in range(9)]
     >>> one, two = k_shot(cats, 1, seed=0), k_shot(cats, 2, seed=0)
@@ -35,17 +37,19 @@ def k_shot(samples: list[Sample], k: int, seed: int, negatives: float = 0.0) -> 
     (2, True)
     """
     shown: dict[str, list[str]] = {}
+    pictures = dict(zip((sample.id for sample in samples), picture_keys(samples), strict=True))
     for sample in samples:
         if is_present(sample):
             shown.setdefault(sample.category, []).append(sample.id)
     if k < 1 or not shown:
         raise UserError(f"cannot draw {k} shots of {len(shown)} categories; ask for 1 or more, of data that shows some")
-    short = [f"{category} has {len(names)}" for category, names in shown.items() if len(names) < k]
+    shots = {category: _draw(category, names, k, seed, pictures) for category, names in shown.items()}
+    short = [f"{category} has {len(names)}" for category, names in shots.items() if len(names) < k]
     if short:
         log.warning("fewer than %d shots, so all are taken: %s", k, ", ".join(short))
-    drawn = [name for category, names in shown.items() for name in _draw(category, names, k, seed)]
+    drawn = [name for names in shots.values() for name in names]
     absent = [sample.id for sample in samples if not is_present(sample)]
-    kept = {*drawn, *_draw("", absent, round(len(drawn) * negatives / (1 - negatives)), seed)}
+    kept = {*drawn, *_draw("", absent, round(len(drawn) * negatives / (1 - negatives)), seed, {})}
     return [sample for sample in samples if sample.id in kept]
 
 
@@ -105,6 +109,10 @@ def read_split(path: str | Path, samples: list[Sample]) -> list[Sample]:
     return [by_id[name] for name in names]
 
 
-def _draw(category: str, names: list[str], k: int, seed: int) -> list[str]:
+def _draw(category: str, names: list[str], k: int, seed: int, pictures: dict[str, Hashable]) -> list[str]:
+    """The first k of the samples in random order, one for each of `pictures` (id -> key; else itself)."""
     generator = np.random.default_rng([seed, zlib.crc32(category.encode())])
-    return generator.permutation(sorted(names))[:k].tolist()
+    first: dict[Hashable, str] = {}
+    for name in generator.permutation(sorted(names)).tolist():
+        first.setdefault(pictures.get(name, name), name)
+    return list(first.values())[:k]

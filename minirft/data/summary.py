@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minirft.answers import true_boxes
-from minirft.data.identity import picture_digest
+from minirft.data.identity import picture_keys
 from minirft.data.shots import is_present
 from minirft.samples import Sample
 
@@ -77,8 +76,21 @@ def warnings(
     twice = [name for (_, name), count in Counter((_picture(s), s.problem) for s in samples).items() if count > 1]
     if twice:
         found.append(f"{len(twice)} questions are asked more than once about the same picture")
-    tested = {_content(sample) for sample in held_out}
-    shared = {_content(sample): sample.image for sample in samples if tested and _content(sample) in tested}
+    return found + _copies(samples, held_out)
+
+
+def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
+    """What the contents of the pictures say, whatever their names: copies within a part, and in both."""
+    keys, found = picture_keys([*samples, *held_out]), []
+    trained, tested = keys[: len(samples)], set(keys[len(samples) :])
+    places: dict[Any, set[Any]] = {}
+    for sample, key in zip(samples, trained, strict=True):
+        places.setdefault(key, set()).add(_picture(sample))
+    copies = sum(len(files) - 1 for files in places.values())
+    if copies:
+        example = next(sorted(map(str, files)) for files in places.values() if len(files) > 1)
+        found.append(f"{copies} pictures are copies of others, such as {example[0]} and {example[1]}")
+    shared = {key: sample.image for sample, key in zip(samples, trained, strict=True) if key in tested}
     if shared:
         found.append(
             f"{len(shared)} pictures are both trained and evaluated on, such as {min(map(str, shared.values()))}"
@@ -89,12 +101,6 @@ def warnings(
 def _picture(sample: Sample) -> Any:
     """What tells pictures apart: the file, the row of a table, or a picture that is only in memory."""
     return sample.image.resolve() if hasattr(sample.image, "resolve") else _memory(sample.image)
-
-
-def _content(sample: Sample) -> Any:
-    """What tells pictures apart by their bytes; by name where there is no file."""
-    missing = isinstance(sample.image, Path) and not sample.image.is_file()
-    return _picture(sample) if missing else picture_digest(sample.image)
 
 
 def _memory(image: Any) -> Any:

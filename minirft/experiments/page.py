@@ -42,7 +42,7 @@ Found = dict[tuple[str, str, int, str, str], Estimate]  # (part, test, shots, mo
 def markdown(folder: Path, paper: Path) -> str:
     """Every finished row of every experiment in `folder`, Qwen2-VL-2B's numbers of the paper in the last column.
 
-    Ours are shares in [0, 1], the paper's percent; a difference in bold has an interval without zero.
+    Ours are shares in [0, 1], the paper's percent; of a difference in bold both intervals exclude zero.
     """
     tables = read_paper(paper)
     return "\n\n".join(block for name, board in boards(folder) for block in _blocks(name, board, tables))

@@ -23,7 +23,7 @@ def simulated(spread: float, seeds: int, questions: int, generator: np.random.Ge
 
 
 def coverage(spread: float, *, seeds: int = 5, questions: int = 500, repeats: int = 400) -> dict[str, float]:
-    """Shares of simulated experiments whose intervals hold zero, the truth, and those that are called sure all the same."""
+    """Shares of simulated experiments whose intervals hold zero, the truth; and of those called sure nonetheless."""
     generator = np.random.default_rng(0)
     found = [simulated(spread, seeds, questions, generator) for _ in range(repeats)]
     spans = [x.over_seeds or (x.low, x.high) for x in found]

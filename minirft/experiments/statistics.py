@@ -5,8 +5,9 @@ the test questions.  Both are resampled: a draw takes as many seeds as there are
 resampled questions for all of them.  Two methods are compared on the same draws, seed by seed and question by question,
 for they share both; so a difference can be sure where two intervals overlap.
 
-A bootstrap of five seeds is too narrow where seeds scatter (`minirft.experiments.coverage`); so a t interval over the
-seeds is kept beside it, and a difference is sure only if both exclude zero.
+Resampling five seeds understates how far they scatter: where they scatter by .05, the bootstrap holds the truth in 91%
+of simulated experiments, a t interval over the seeds in 94% (`minirft.experiments.coverage`).  So the t interval is
+kept beside it, and a difference is sure only if both exclude zero.
 """
 
 from __future__ import annotations

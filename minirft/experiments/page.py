@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,11 @@ Found = dict[tuple[str, str, int, str, str], Estimate]  # (part, test, shots, mo
 def markdown(folder: Path, paper: Path) -> str:
     """Every finished row of every experiment in `folder`, Qwen2-VL-2B's numbers of the paper in the last column.
 
-    Ours are shares in [0, 1], the paper's percent; a difference in bold has an interval without zero.
+    Ours are shares in [0, 1], the paper's percent; of a difference in bold both intervals exclude zero.
     """
     tables = read_paper(paper)
-    return "\n\n".join(block for name, board in boards(folder) for block in _blocks(name, board, tables))
+    blocks = [block for name, board in boards(folder) for block in _blocks(name, board, tables)]
+    return "\n\n".join([_comparisons("\n".join(blocks)), *blocks])
 
 
 def effects(folder: Path, paper: Path) -> str:
@@ -120,6 +122,20 @@ def _blocks(name: str, board: Board, tables: Tables) -> Iterator[str]:
         ]
         yield _table("Controls", columns, rows)
     yield _costs(board, name)
+
+
+def _comparisons(tables: str) -> str:
+    """How many differences the tables show, how many in bold, and how many bold ones chance alone would make.
+
+    >>> _comparisons("| **+0.05 [+0.02, +0.08]** | -0.01 [-0.02, +0.00] |")
+    'The tables show 2 differences, 1 of them in bold. At 95% one in twenty is expected in bold where nothing differs.'
+    """
+    shown = re.findall(r"(\**)[+-]\d\.\d\d \[", tables)
+    bold = sum(map(bool, shown))
+    return (
+        f"The tables show {len(shown)} differences, {bold} of them in bold. "
+        "At 95% one in twenty is expected in bold where nothing differs."
+    )
 
 
 def _numbers(name: str) -> list[str]:

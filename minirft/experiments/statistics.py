@@ -4,6 +4,10 @@ A number of an experiment has two sources of chance: the seed (which pictures ar
 the test questions.  Both are resampled: a draw takes as many seeds as there are, with replacement, and the same
 resampled questions for all of them.  Two methods are compared on the same draws, seed by seed and question by question,
 for they share both; so a difference can be sure where two intervals overlap.
+
+Resampling five seeds understates how far they scatter: where they scatter by .05, the bootstrap holds the truth in 91%
+of simulated experiments, a t interval over the seeds in 94% (`minirft.experiments.coverage`).  So the t interval is
+kept beside it, and a difference is sure only if both exclude zero.
 """
 
 from __future__ import annotations
@@ -19,16 +23,19 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95% interval."""
+    """A mean with its 95% bootstrap interval, and from two seeds on the t interval over the seeds."""
 
     mean: float
     low: float
     high: float
     seeds: int
+    over_seeds: tuple[float, float] | None = None
 
     @property
     def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+        """Whether both intervals lie on one side of zero; one seed has the bootstrap alone."""
+        low, high = self.over_seeds or (self.low, self.high)
+        return min(low, self.low) > 0 or max(high, self.high) < 0
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -50,7 +57,7 @@ def estimate(values: ArrayLike, draws: ArrayLike, *, resamples: int = 2000, leve
     questions = generator.integers(draws.shape[1], size=(resamples, 1))
     means = draws[seeds, questions].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(values.mean()), float(low), float(high), len(values))
+    return Estimate(float(values.mean()), float(low), float(high), len(values), t_interval(values, level))
 
 
 def difference(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]) -> Estimate:
@@ -62,6 +69,20 @@ def difference(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]) -
     """
     (values_a, draws_a), (values_b, draws_b) = (tuple(np.asarray(x, dtype=float) for x in pair) for pair in (a, b))
     return estimate(values_a - values_b, draws_a - draws_b)
+
+
+def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float] | None:
+    """Where the mean over all seeds is expected: mean ± t s / sqrt(S), S `values` with deviation s; None for one value.
+
+    >>> low, high = t_interval([0.50, 0.52, 0.51, 0.49, 0.48])
+    >>> round(low, 2), round(high, 2)
+    (0.48, 0.52)
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return None
+    spread = student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - spread), float(values.mean() + spread)
 
 
 def prediction_interval(values: ArrayLike, level: float = 0.99) -> tuple[float, float]:

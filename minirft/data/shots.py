@@ -28,8 +28,8 @@ def k_shot(samples: list[Sample], k: int, seed: int, negatives: float = 0.0) -> 
 
     A category's shots depend on the seed and its own samples, not on their order or on other categories.  They are k
     different pictures: of copies one is drawn.  A category that has fewer gives all it has, and a warning is logged.
-    Absent ones are drawn from all of `samples`; where there are too few, all are taken.  Raises `UserError` when nothing
-    can be drawn.
+    Absent ones are drawn from all of `samples`; where there are too few, all are taken.
+    Raises `UserError` when nothing can be drawn.
 
     >>> cats = [Sample(f"{i}", Path(f"{i}"), "classification", "?", "<answer>cat</answer>", "cat") for i in range(9)]
     >>> one, two = k_shot(cats, 1, seed=0), k_shot(cats, 2, seed=0)

@@ -102,7 +102,7 @@ lock:
 	$(NEWEST)/bin/python tests/pins.py installed > constraints.txt
 
 lint: $(STAMP)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 # Real JupyterLab in headless Chromium (Debian: chromium, chromium-driver): widgets that answer.
 .PHONY: browser

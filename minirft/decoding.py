@@ -73,8 +73,6 @@ class Buffer(CacheLayerMixin):
 class Growing:
     """Reads what is written, no more; rows that ended are dropped."""
 
-    drops = True
-
     def __init__(self, policy: Policy, start: Prefilled, group_size: int, room: int) -> None:
         self.policy = policy
         self.position = start.position.repeat_interleave(group_size)
@@ -97,8 +95,6 @@ class Growing:
 
 class Graph:
     """Reads whole buffers under a mask, so that a step has one shape; a recorded CUDA graph where there is CUDA."""
-
-    drops = False
 
     def __init__(self, policy: Policy, start: Prefilled, group_size: int, room: int) -> None:
         self.policy = policy

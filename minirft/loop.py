@@ -127,16 +127,21 @@ def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: int
 
 
 def update(
-    policy: Policy, optimiser: torch.optim.Optimizer, rate: float, max_norm: float, backward: Callable[[], Share]
-) -> tuple[Share, float]:
-    """Gradients by `backward()`, then `apply_gradients`; returns what the two returned.
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    rate: float,
+    max_norm: float,
+    backward: Callable[[list[int]], Share],
+    passes: list[list[int]],
+) -> tuple[list[Share], float]:
+    """Adds gradients by `backward(rows)` for each of `passes`, then does `apply_gradients`; returns what these return.
 
     A gradient that overflowed float16 is taken again at half the loss scale, and that is said: the rollout behind it
     cost far more than a backward pass.  Raises `FloatingPointError` when the scale is not to blame.
     """
     scale = policy.loss_scale
     while True:
-        share = backward()
+        shares = [backward(rows) for rows in passes]
         scale.remove_from(policy.trainable().values())
         try:
             norm = apply_gradients(policy, optimiser, rate, max_norm)
@@ -147,7 +152,7 @@ def update(
             print(f"minirft: a float16 gradient overflowed; again with loss scale {scale.value:g}", file=sys.stderr)
         else:
             scale.worked()
-            return share, norm
+            return shares, norm
 
 
 def apply_gradients(policy: Policy, optimiser: torch.optim.Optimizer, rate: float, max_norm: float) -> float:

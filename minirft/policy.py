@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -79,20 +80,23 @@ class Policy:
             raise UserError("quantize = nf4 trains LoRA adapters only; give lora settings or set quantize to none")
         source = resolve(str(name))
         device = pick_device(device)
-        model = load_model(source, quantize, pick_dtype(dtype, device), device)
+        core = load_model(source, quantize, pick_dtype(dtype, device), device)
         processor = load_processor(source, max_pixels, max_prompt_length)
-        if lora is not None:
-            model = add_lora(model, lora, train_vision)
-        else:
-            model.model.visual.requires_grad_(train_vision)
-        policy = cls(model, processor, name=str(name), checkpointing=checkpointing)
+        if lora is None:
+            core.model.visual.requires_grad_(train_vision)
+        policy = cls(
+            core if lora is None else add_lora(core, lora, train_vision),
+            processor,
+            name=str(name),
+            checkpointing=checkpointing,
+        )
         policy._offload(offload_vision, offload_embedding)
         if checkpointing:
             recompute_layers(policy.language_model)
         return policy
 
     def _offload(self, vision: bool, embedding: bool) -> None:
-        table, device = self.core.get_input_embeddings(), self.device
+        table, device = cast(nn.Embedding, self.core.get_input_embeddings()), self.device
         if vision and self.trains_vision:
             raise UserError(
                 "offload_vision needs a frozen vision tower, and here it learns (train_vision, or the targets of "
@@ -113,7 +117,8 @@ class Policy:
     @property
     def core(self) -> Qwen2VLForConditionalGeneration:
         """The model itself, without PEFT's wrapper (adapter layers stay inside)."""
-        return self.model.get_base_model() if self.has_lora else self.model
+        wrapped = isinstance(self.model, PeftModel)
+        return cast(Qwen2VLForConditionalGeneration, self.model.get_base_model() if wrapped else self.model)
 
     @property
     def has_lora(self) -> bool:
@@ -124,7 +129,7 @@ class Policy:
         return self.core.model.language_model
 
     @property
-    def lm_head(self) -> nn.Module:
+    def lm_head(self) -> nn.Linear:
         return self.core.lm_head
 
     @property
@@ -229,7 +234,7 @@ class Policy:
     def save(self, folder: str | Path) -> None:
         """Writes what plain PEFT (adapter) or plain transformers (full weights, processor) loads; safetensors."""
         if self.has_lora:
-            self.model.save_pretrained(folder, save_embedding_layers=False)
+            self.model.save_pretrained(str(folder), save_embedding_layers=False)
             return
         self.core.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -250,9 +255,9 @@ def _eos_ids(core: Qwen2VLForConditionalGeneration, processor: Processor) -> tup
 
 
 def _banned_ids(core: Qwen2VLForConditionalGeneration, processor: Processor, eos_ids: tuple[int, ...]) -> Tensor:
-    tokenizer, config = processor.tokenizer, core.config
+    tokenizer, config, vocabulary = processor.tokenizer, core.config, core.lm_head.out_features
     control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     control |= set(tokenizer.all_special_ids) | {config.image_token_id, config.video_token_id}
     control |= {config.vision_start_token_id, config.vision_end_token_id}
-    control |= set(range(len(tokenizer), config.text_config.vocab_size))
-    return torch.tensor(sorted(i for i in control - set(eos_ids) if i < config.text_config.vocab_size))
+    control |= set(range(len(tokenizer), vocabulary))
+    return torch.tensor(sorted(i for i in control - set(eos_ids) if i < vocabulary))

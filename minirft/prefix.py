@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -93,11 +94,25 @@ def passes(rollout: Rollout, rows_per_pass: int | None = None, rows: Sequence[in
     return [chosen[i : i + size] for i in range(0, len(chosen), size)]
 
 
+@overload
+def policy_logprobs(
+    policy: Policy, rollout: Rollout, rows: slice | Sequence[int] | None = None, shared: bool = True
+) -> Tensor: ...
+@overload
 def policy_logprobs(
     policy: Policy,
     rollout: Rollout,
     rows: slice | Sequence[int] | None = None,
     shared: bool = True,
+    *,
+    entropy: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def policy_logprobs(
+    policy: Policy,
+    rollout: Rollout,
+    rows: slice | Sequence[int] | None = None,
+    shared: bool = True,
+    *,
     entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probs of the sampled tokens, log π(token | prompt, tokens before), at the rollout's temperature.
@@ -116,7 +131,7 @@ def policy_logprobs(
     width = rollout.completion_ids.shape[1]
     lengths = [int(n) for n in rollout.lengths[chosen]]
     padded = tuple(_padded(flat, lengths, width) for flat in scored)
-    return padded if entropy else padded[0]
+    return (padded[0], padded[1]) if entropy else padded[0]
 
 
 def _padded(flat: Tensor, lengths: list[int], width: int) -> Tensor:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from minirft import official
 from minirft.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
 from minirft.boxes import giou, iou
@@ -97,7 +99,7 @@ def grounding_iou(completion: str, solution: str, measure: str = "iou") -> float
     0.5
     """
     truth, box = parse_solution("grounding", solution), parse("grounding", completion)
-    if isinstance(box, ParseFailure):
+    if not isinstance(box, np.ndarray):
         return 0.0
     return float(iou([box], [truth])[0, 0] if measure == "iou" else (giou([box], [truth])[0, 0] + 1) / 2)
 
@@ -176,17 +178,17 @@ def score_rows(rows: Iterable[Mapping[str, Any]], reward: Reward) -> Iterator[di
     [{'accuracy': 1.0, 'format': 0.0, 'total': 1.0, 'failure': None}]
     """
     for number, row in enumerate(rows, 1):
-        texts = [row.get(name) for name in ("completion", "solution")]
-        if not all(isinstance(text, str) for text in texts):
+        completion, solution = row.get("completion"), row.get("solution")
+        if not isinstance(completion, str) or not isinstance(solution, str):
             raise UserError(f"row {number}: completion and solution must both be text; got {sorted(row)}")
         try:
-            score = reward(*texts)
+            score = reward(completion, solution)
         except UserError as error:
             raise UserError(f"row {number}: {error}") from None
         values = score.parts | {"total": score.total}
         finite = all(map(math.isfinite, values.values()))
         failure = score.failure if finite else "not finite"
-        yield {name: v if math.isfinite(v) else None for name, v in values.items()} | {"failure": failure}
+        yield {**{name: v if math.isfinite(v) else None for name, v in values.items()}, "failure": failure}
 
 
 _OPTIONS = {
@@ -239,9 +241,10 @@ def _detection_parts(how: DetectionReading, read: Reader) -> dict[str, Part]:
 
 def _read_listed(text: str, labels: frozenset[str]) -> str | ParseFailure:
     answer = parse("classification", text)
-    if isinstance(answer, str) and normalise(answer) not in labels:
-        return ParseFailure("not a listed label", answer[:80])
-    return answer
+    if isinstance(answer, ParseFailure):
+        return answer
+    label = str(answer)
+    return label if normalise(label) in labels else ParseFailure("not a listed label", label[:80])
 
 
 def _official(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dict[str, Part], Reader]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .decoding import DECODERS
+from .decoding import DECODERS, Growing
 from .policy import Policy
 from .prefix import prefill
 from .samples import Prompt, Rollout, UserError
@@ -149,7 +149,7 @@ def decode(
             raise UserError(_not_finite(policy, broken, t))
         if t + 1 == limit or not left:
             break
-        if going.drops and left < len(rows):
+        if isinstance(going, Growing) and left < len(rows):
             keep = (~ended[rows]).nonzero()[:, 0]
             going.keep(keep)
             rows, tokens = rows[keep], tokens[keep]

@@ -49,11 +49,11 @@ def sft_step(
     parts = passes(rollout, config.rows_per_pass or None)
     rate = learning_rate(step, config.sft_steps, config.sft_learning_rate, config.lr_schedule, config.warmup_steps)
     try:
-        loss, grad_norm = update(policy, optimiser, rate, config.max_grad_norm, lambda: sum(map(backward, parts)))
+        losses, grad_norm = update(policy, optimiser, rate, config.max_grad_norm, backward, parts)
     except FloatingPointError:
         raise UserError(not_finite(step, blame(policy, rollout, rows, backward))) from None
     tokens, seconds = int(rollout.lengths.sum()), time.perf_counter() - start
-    row = {"step": step, "loss": loss, "grad_norm": grad_norm, "lr": rate, "tokens": tokens, "seconds": seconds}
+    row = {"step": step, "loss": sum(losses), "grad_norm": grad_norm, "lr": rate, "tokens": tokens, "seconds": seconds}
     return row, [{"sample": sample.id, "text": text} for sample, text in zip(samples, rollout.texts, strict=True)]
 
 

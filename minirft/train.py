@@ -95,9 +95,7 @@ def grpo_step(
     for turn in range(config.updates_per_rollout if rows else 0):
         backward = partial(add_gradients, *scored, first=turn == 0)
         try:
-            shares, norm = update(
-                policy, optimiser, rate, config.max_grad_norm, lambda each=backward: [*map(each, parts)]
-            )
+            shares, norm = update(policy, optimiser, rate, config.max_grad_norm, backward, parts)
             for share in [*shares, {"grad_norm": norm}]:
                 updates.update(share)
         except FloatingPointError:

@@ -200,13 +200,13 @@ def test_every_kind_of_adapter_learns(
     )
     stepper, rollout, losses = make_optimiser(policy, config), rollout_of(policy, samples[:1]), []
 
-    def backward() -> float:
+    def backward(_: list[int]) -> float:
         loss = -policy_logprobs(policy, rollout).sum() / rollout.lengths.sum()
         (loss * policy.loss_scale.value).backward()
         return loss.item()
 
     for _ in range(6):
-        losses.append(update(policy, stepper, 5e-3, 1.0, backward)[0])
+        losses.append(update(policy, stepper, 5e-3, 1.0, backward, [[]])[0][0])
     assert losses[-1] < losses[0] - 0.1
     assert {weight.dtype for weight in policy.trainable().values()} == {getattr(torch, adapters)}
     moments = [state for weight in stepper.state.values() for state in weight.values() if isinstance(state, Tensor)]
@@ -342,20 +342,22 @@ def test_an_overflow_is_taken_again_and_said(lora_policy: Policy, capsys: pytest
     before, tries = weights[0].detach().clone(), []
     lora_policy.loss_scale = LossScale(2.0**3)
 
-    def backward() -> int:
+    def backward(_: list[int]) -> int:
         tries.append(lora_policy.loss_scale.value)
         weights[0].grad = torch.full_like(weights[0], math.inf if len(tries) < 3 else tries[-1])
         return len(tries)
 
     optimiser = torch.optim.SGD(weights, lr=0.0)
-    share, norm = update(lora_policy, optimiser, 1e-3, math.inf, backward)
-    assert (share, tries) == (3, [8.0, 4.0, 2.0])
+    share, norm = update(lora_policy, optimiser, 1e-3, math.inf, backward, [[0]])
+    assert (share, tries) == ([3], [8.0, 4.0, 2.0])
     assert norm == pytest.approx(math.sqrt(weights[0].numel()))
     assert torch.allclose(weights[0], before - 1e-3)
     assert capsys.readouterr().err.count("a float16 gradient overflowed") == 2
     tries[:] = [1.0] * -10  # from here on every gradient overflows
     with pytest.raises(FloatingPointError):
-        update(lora_policy, optimiser, 1e-3, 1.0, lambda: weights[0].__setattr__("grad", weights[0] * math.nan))
+        update(
+            lora_policy, optimiser, 1e-3, 1.0, lambda _: weights[0].__setattr__("grad", weights[0] * math.nan), [[0]]
+        )
     assert lora_policy.loss_scale.value == 1.0
 
 

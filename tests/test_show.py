@@ -235,7 +235,7 @@ def test_report_shows_what_it_was_given(data):
     for name in ("ap75", "false_abstention", "reward_iou", "seconds train", "torch 2", "The first of step 1."):
         assert name in words
     assert f"precision {number(data.before['precision'])}" in words
-    assert "predicted boxes matched one to one" in words  # the glossary's precision
+    assert "one to one at IoU .50; malformed ones count" in words  # the glossary's precision
 
 
 def test_report_without_anything_optional(data):

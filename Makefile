@@ -26,9 +26,11 @@ NBVAL := $(PYTEST) -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-
 # A warning of our own code is an error everywhere (pyproject.toml); on the tested versions everybody's is.
 STRICT := $(if $(CONSTRAINTS),-W error)
 # What other versions and other processors could break.
-CORE := $(patsubst %,tests/test_%.py,versions prefix decoding sampler policy layers loss train resume checkpoints \
-	ledger real_path rewards memory_options sixteen_bits)
-NUMBERS := $(patsubst %,tests/test_%.py,prefix decoding sampler layers reference memory_options sixteen_bits)
+CORE := $(patsubst %,tests/%.py,engine/test_versions engine/test_prefix engine/test_decoding test_sampler \
+	test_policy engine/test_layers test_loss test_train runs/test_resume runs/test_checkpoints cost/test_ledger \
+	runs/test_real_path rewards/test_rewards engine/test_memory_options engine/test_sixteen_bits)
+NUMBERS := $(patsubst %,tests/%.py,engine/test_prefix engine/test_decoding test_sampler engine/test_layers \
+	test_reference engine/test_memory_options engine/test_sixteen_bits)
 
 .PHONY: help setup demo lab test test-unit test-notebooks test-oldest test-newest test-cpus lock lint docs clean
 

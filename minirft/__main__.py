@@ -2,6 +2,6 @@
 
 import sys
 
-from minirft.cli import main
+from minirft.commands.cli import main
 
 sys.exit(main())

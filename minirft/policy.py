@@ -16,13 +16,13 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
 
-from .features import FeatureCache, PromptCache
-from .loading import LoraSettings, add_lora, copy_trained, load_model, pick_device, pick_dtype, resolve
-from .offload import look_up_in_host_memory, visit_while_running
-from .precision import LossScale
-from .processor import Processor, load_processor
-from .samples import Prompt, Sample, UserError
-from .versions import recompute_layers
+from minirft.engine.features import FeatureCache, PromptCache
+from minirft.engine.loading import LoraSettings, add_lora, copy_trained, load_model, pick_device, pick_dtype, resolve
+from minirft.engine.offload import look_up_in_host_memory, visit_while_running
+from minirft.engine.precision import LossScale
+from minirft.engine.processor import Processor, load_processor
+from minirft.engine.versions import recompute_layers
+from minirft.samples import Prompt, Sample, UserError
 
 __all__ = ["LoraSettings", "Policy"]
 

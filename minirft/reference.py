@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .policy import Policy
-from .prefix import policy_logprobs
-from .samples import Rollout
+from minirft.engine.prefix import policy_logprobs
+from minirft.policy import Policy
+from minirft.samples import Rollout
 
 
 @dataclass(frozen=True)

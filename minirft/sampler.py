@@ -15,10 +15,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .decoding import DECODERS, Growing
-from .policy import Policy
-from .prefix import prefill
-from .samples import Prompt, Rollout, UserError
+from minirft.engine.decoding import DECODERS, Growing
+from minirft.engine.prefix import prefill
+from minirft.policy import Policy
+from minirft.samples import Prompt, Rollout, UserError
 
 Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """(logits of some rows (R, V), those rows (R,), step t) -> their tokens (R,) and log-probs (R,)."""

@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from minirft.boxes import TrueBoxes
+    from minirft.rewards.boxes import TrueBoxes
 
 Task = Literal["detection", "classification", "grounding", "presence"]
 

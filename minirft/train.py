@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.config import GRPOConfig
-from minirft.feed import step_generator, training_feed
-from minirft.loop import learning_rate, not_finite, run_steps, update
+from minirft.data.feed import step_generator, training_feed
+from minirft.engine.prefix import passes, policy_logprobs
 from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
-from minirft.prefix import passes, policy_logprobs
 from minirft.reference import Reference
-from minirft.rewards import Score, reading
-from minirft.runs import Row, open_run
+from minirft.rewards.readings import Score, reading
+from minirft.runs.config import GRPOConfig
+from minirft.runs.folder import Row, open_run
+from minirft.runs.loop import learning_rate, not_finite, run_steps, update
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, Sample, UserError
 

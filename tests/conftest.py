@@ -15,10 +15,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from minirft.engine.versions import Qwen2VLImageProcessorPil
 from minirft.policy import LoraSettings, Policy
 from minirft.samples import Sample
 from minirft.tiny.model import new_model
-from minirft.versions import Qwen2VLImageProcessorPil
 
 logging.disable_progress_bar()
 

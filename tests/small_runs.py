@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minirft.checkpoints import load_checkpoint
-from minirft.config import GRPOConfig
-from minirft.rewards import Reward
+from minirft.rewards.readings import Reward
+from minirft.runs.checkpoints import load_checkpoint
+from minirft.runs.config import GRPOConfig
 
 CLOCK = ("seconds", "tokens_per_second")  # what two equal runs may differ in
 

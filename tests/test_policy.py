@@ -15,12 +15,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
-from minirft.features import FeatureCache
+from minirft.engine.features import FeatureCache
+from minirft.engine.prefix import naive_logits, policy_logprobs
+from minirft.engine.versions import Qwen2VLImageProcessorPil
 from minirft.policy import LoraSettings, Policy
-from minirft.prefix import naive_logits, policy_logprobs
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Rollout, Sample, UserError
-from minirft.versions import Qwen2VLImageProcessorPil
 
 LORA = LoraSettings(r=4, alpha=8)
 

@@ -8,9 +8,9 @@ import json
 import re
 from pathlib import Path
 
-from minirft.bench.report import markdown
-from minirft.cli import COMMANDS
-from minirft.demo import results_table
+from minirft.commands.cli import COMMANDS
+from minirft.commands.demo import results_table
+from minirft.cost.report import markdown
 from minirft.experiments.page import effects
 from minirft.experiments.page import markdown as markdown_of_experiments
 

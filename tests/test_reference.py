@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from conftest import FORWARD, apart, rounding
 
+from minirft.engine.prefix import policy_logprobs
 from minirft.policy import Policy
-from minirft.prefix import policy_logprobs
 from minirft.reference import make_reference
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, Sample

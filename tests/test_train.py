@@ -17,14 +17,14 @@ from torch import Tensor
 
 import minirft.train as train_module
 from minirft.advantages import group_advantages
-from minirft.config import DataConfig, GRPOConfig
-from minirft.feed import cycle, held_out, step_generator, step_seed, training_feed
-from minirft.loop import apply_gradients, learning_rate
+from minirft.data.feed import cycle, held_out, step_generator, step_seed, training_feed
+from minirft.engine.prefix import policy_logprobs
 from minirft.policy import Policy
-from minirft.prefix import policy_logprobs
-from minirft.rewards import Reward, Score
-from minirft.runlog import METRICS, read_log
-from minirft.runs import load_policy, make_optimiser
+from minirft.rewards.readings import Reward, Score
+from minirft.runs.config import DataConfig, GRPOConfig
+from minirft.runs.folder import load_policy, make_optimiser
+from minirft.runs.log import METRICS, read_log
+from minirft.runs.loop import apply_gradients, learning_rate
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, UserError
 from minirft.train import add_gradients, blame, grpo_step, learning_rows, score, train

@@ -1,1 +1,1 @@
-"""What `minirft COMMAND` takes and does; a command reads its flags, calls the room that does the work, prints."""
+"""Commands: `minirft COMMAND` reads its flags, calls the room that does the work, and prints."""

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from minirft.flags import Json, T, parse, quieten_libraries
+from minirft.commands.flags import Json, T, parse, quieten_libraries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from minirft.config import GRPOConfig
+    from minirft.runs.config import GRPOConfig
     from minirft.samples import Sample
 
 USAGE = """\
@@ -62,8 +62,8 @@ class InspectFlags:
 def inspect(args: list[str]) -> None:
     """Counts, warnings and a drawing of a config's data."""
     config, flags = parse_data(args, InspectFlags(), "minirft data inspect")
+    from minirft.data.feed import held_out
     from minirft.data.summary import summarise, warnings
-    from minirft.feed import held_out
     from minirft.samples import UserError
     from minirft.show.style import png
 
@@ -85,7 +85,7 @@ def inspect(args: list[str]) -> None:
 
 def _training(config: GRPOConfig) -> list[Sample]:
     """The training set, or of an endless world the first steps' samples."""
-    from minirft.feed import training_feed, training_set
+    from minirft.data.feed import training_feed, training_set
 
     if config.data.kind != "tiny" or config.data.shots:
         return training_set(config.data)
@@ -108,8 +108,8 @@ class SplitFlags:
 def split(args: list[str]) -> None:
     """Write the ids of a k-shot training set to a file."""
     config, flags = parse_data(args, SplitFlags(shots=0), "minirft data split")
+    from minirft.data.feed import training_set
     from minirft.data.shots import write_split
-    from minirft.feed import training_set
     from minirft.samples import UserError
 
     settings, k = config.data, flags.shots or config.data.shots
@@ -129,9 +129,9 @@ def split(args: list[str]) -> None:
 def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
     """The settings and the other flags of `CONFIG [--data.field value ...]`; CONFIG as in `parse_config`."""
     quieten_libraries()
-    from minirft.config import load_config
     from minirft.data.settings import DataConfig
-    from minirft.runs import run_config
+    from minirft.runs.config import load_config
+    from minirft.runs.folder import run_config
     from minirft.samples import UserError
 
     if (not args or args[0].startswith("-")) and not {"-h", "--help"} & set(args):

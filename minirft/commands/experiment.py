@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from minirft.commands.flags import Json, Switch, parse, quieten_libraries  # noqa: F401 (pdoc resolves DryFlags' Switch here)
 from minirft.commands.learning import DryFlags
-from minirft.flags import Json, Switch, parse, quieten_libraries  # noqa: F401 (pdoc resolves DryFlags' Switch here)
 
 if TYPE_CHECKING:
     from minirft.experiments.real_cells import Study
@@ -96,7 +96,7 @@ def _tiny(flags: ExperimentFlags) -> None:
 
 def _real(flags: ExperimentFlags) -> None:
     from minirft.experiments.real_cells import METRIC, run_study
-    from minirft.experiments.real_table import paper_number, real_lines, real_table
+    from minirft.experiments.real_report import paper_number, real_lines, real_table
 
     for study in _studies(flags):
         board = run_study(study, _seeds(flags))
@@ -110,7 +110,7 @@ def _real(flags: ExperimentFlags) -> None:
 
 
 def _outlook(flags: ExperimentFlags) -> None:
-    from minirft.experiments.real_table import outlook, outlook_table
+    from minirft.experiments.real_report import outlook, outlook_table
 
     told = (
         row
@@ -132,8 +132,8 @@ def _studies(flags: ExperimentFlags) -> list[Study]:
     """What is asked for, with the user's settings.  Raises `UserError` for all that is missing, before it is read."""
     from minirft.experiments.real import missing, names_of
     from minirft.experiments.real_cells import Study
+    from minirft.runs.toml import read_toml
     from minirft.samples import UserError
-    from minirft.toml import read_toml
 
     names = names_of(flags.name, flags.model_size)
     if flags.data_root is None:

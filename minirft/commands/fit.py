@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from minirft.flags import Json, parse_config, quieten_libraries
+from minirft.commands.flags import Json, parse_config, quieten_libraries
 
 BASE = "coco_8cate_4shot"
 """The settings of a model that is named without any."""
@@ -39,7 +39,7 @@ def fit(args: list[str]) -> None:
     config, flags = parse_config(args, FitFlags(), "minirft fit")
     if flags.prompt is not None:
         config = replace(config, max_prompt_length=flags.prompt)
-    from minirft.memory import fit as room
+    from minirft.cost import fit as room
 
     cards = [room.card_size(flags.gpu)] if flags.gpu else list(room.CARDS)
     found = room.account(config)
@@ -47,8 +47,8 @@ def fit(args: list[str]) -> None:
     verdicts = [room.judge(config, card, source, base) for card in cards]
     counts = None
     if flags.check:
-        from minirft.architectures import architecture
-        from minirft.memory.fake_step import counted
+        from minirft.cost.architectures import architecture
+        from minirft.cost.fake_step import counted
 
         config = replace(config, offload_vision=False, offload_embedding=False)
         counts = counted(architecture(config.model), config)
@@ -69,8 +69,8 @@ def config_and_flags(args: list[str]) -> tuple[str, list[str]]:
     >>> config_and_flags(["qwen2-vl-7b", "--gpu", "8GB"])
     ('coco_8cate_4shot', ['coco_8cate_4shot', '--model', 'qwen2-vl-7b', '--gpu', '8GB'])
     """
-    from minirft.config import find_config
-    from minirft.loading import resolve
+    from minirft.engine.loading import resolve
+    from minirft.runs.config import find_config
     from minirft.samples import UserError
 
     if not args or args[0].startswith("-"):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from minirft.flags import Json, Switch, parse, parse_config, quieten_libraries, show
+from minirft.commands.flags import Json, Switch, parse, parse_config, quieten_libraries, show
 
 if TYPE_CHECKING:
     import torch
 
-    from minirft.config import GRPOConfig
-    from minirft.masks import Sam
+    from minirft.evaluation.masks import Sam
+    from minirft.runs.config import GRPOConfig
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def demo(args: list[str]) -> None:
     """The main job on the embedded model: evaluate, GRPO, evaluate again, SFT beside it, a report."""
     flags = parse(DemoFlags, args, "minirft demo")
     quieten_libraries()
-    from minirft.config import load_config
-    from minirft.demo import headline, run_demo
+    from minirft.commands.demo import headline, run_demo
+    from minirft.runs.config import load_config
 
     config = load_config(flags.config)
     config = replace(config, seed=flags.seed, steps=config.steps if flags.steps is None else flags.steps)
@@ -93,14 +93,14 @@ def sft(args: list[str]) -> None:
     if flags.dry_run:
         dry_run(config, "sft", flags)
         return
-    from minirft.sft import sft
+    from minirft.runs.supervised import sft
 
     follow(sft(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
 
 
 def dry_run(config: GRPOConfig, method: Literal["grpo", "sft", "eval"], flags: DryFlags) -> None:
     """Print what a run would do, without a weight loaded."""
-    from minirft import dryrun as room
+    from minirft.cost import dryrun as room
 
     told = room.dry_run(config, method, room.Rates.of(config, flags.tflops, flags.bandwidth), flags.processor)
     print(json.dumps(told) if flags.json else room.report(told))
@@ -132,13 +132,13 @@ def evaluate(args: list[str]) -> None:
         return
     import time
 
+    from minirft.data.feed import held_out
     from minirft.data.reasonseg import masks
-    from minirft.feed import held_out
-    from minirft.loop import judged
-    from minirft.lvis_ap import lvis_metrics
-    from minirft.masks import mask_metrics
-    from minirft.predictions import default_file, predict, settings, write_coco_results
-    from minirft.runs import is_merged, load_policy, load_run_policy
+    from minirft.evaluation.lvis import lvis_metrics
+    from minirft.evaluation.masks import mask_metrics
+    from minirft.runs.folder import is_merged, load_policy, load_run_policy
+    from minirft.runs.loop import judged
+    from minirft.runs.predictions import default_file, predict, settings, write_coco_results
 
     samples, run = held_out(config), Path(args[0])
     policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
@@ -166,8 +166,8 @@ def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | 
     """The segmenter that `--sam` names, refused where there are no true masks."""
     if source is None:
         return None
-    from minirft.feed import evaluation_data
-    from minirft.masks import Sam
+    from minirft.data.feed import evaluation_data
+    from minirft.evaluation.masks import Sam
     from minirft.samples import UserError
 
     kind = evaluation_data(config.data).kind
@@ -179,7 +179,7 @@ def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | 
 def pretrain(args: list[str]) -> None:
     """Rebuild the embedded checkpoint from nothing: about 35 minutes on two cores."""
     quieten_libraries()
-    from minirft.tiny.pretrain import PretrainConfig, main
+    from minirft.experiments.pretrain import PretrainConfig, main
 
     def options(config: PretrainConfig, out: Path = Path("runs/base")) -> tuple[PretrainConfig, Path]:
         return config, out
@@ -206,7 +206,7 @@ def export(args: list[str]) -> None:
     """Write what PEFT, transformers and vLLM load: RUN --to adapter|merged."""
     flags = parse(ExportFlags, args, "minirft export")
     quieten_libraries()
-    from minirft.exports import export_run
+    from minirft.runs.exports import export_run
 
     exported = export_run(flags.run, flags.to, flags.out or flags.run / flags.to, flags.dtype)
     for note in exported.notes:
@@ -216,7 +216,7 @@ def export(args: list[str]) -> None:
 
 def follow(rows: Iterable[dict[str, Any]], as_json: bool, folder: Path) -> None:
     """Let a run run: its rows as JSON lines, or at the end where to find it."""
-    from minirft.runlog import plain
+    from minirft.runs.log import plain
 
     for row in rows:
         if as_json:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import tyro
 
-from minirft.flags import Json, parse
+from minirft.commands.flags import Json, parse
 
 TaskName = Literal["detection", "classification", "grounding", "presence"]
 Variant = Literal["strict", "paper", "official"]
@@ -33,7 +33,7 @@ class ScoreFlags:
 def score(args: list[str]) -> None:
     """Score saved completions: JSON lines {"completion", "solution"} in, reward parts out."""
     flags = parse(ScoreFlags, args, "minirft score")
-    from minirft.rewards import reading, score_rows
+    from minirft.rewards.readings import reading, score_rows
 
     for row in score_rows(read_rows(flags.file), reading(flags.task, flags.variant)):
         print(json.dumps(row))
@@ -54,7 +54,7 @@ class AuditFlags:
 def audit(args: list[str]) -> None:
     """The red team: how much can an answer earn without looking at the picture?"""
     flags = parse(AuditFlags, args, "minirft audit")
-    from minirft.redteam import audit
+    from minirft.rewards.redteam import audit
 
     for row in audit(flags.task, flags.variant):
         if flags.json:

@@ -1,1 +1,1 @@
-"""Pictures and annotations of others, read as samples."""
+"""Data: other people's pictures and annotations become samples, and `feed` decides which of them a step sees."""

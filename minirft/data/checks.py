@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from minirft import prompts
+from minirft.rewards import prompts
 from minirft.samples import Sample, UserError
 
 

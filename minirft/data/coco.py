@@ -24,9 +24,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minirft import prompts
-from minirft.boxes import MODEL, TrueBoxes, convert, pixels
 from minirft.data.checks import choose, picture_size
+from minirft.rewards import prompts
+from minirft.rewards.boxes import MODEL, TrueBoxes, convert, pixels
 from minirft.samples import Sample, UserError
 
 TOLERANCE = 1.0  # pixels a box may reach over the edge, as rounding does; it is clipped

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from minirft.answers import normalise
 from minirft.data.checks import choose, labelled, picture_size
+from minirft.rewards.answers import normalise
 from minirft.samples import Sample, UserError
 
 

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from minirft import prompts
-from minirft.boxes import MODEL, Array, convert, pixels
 from minirft.data.checks import picture_size
+from minirft.rewards import prompts
+from minirft.rewards.boxes import MODEL, Array, convert, pixels
 from minirft.samples import Sample, UserError
 
 Mask = NDArray[np.bool_]

@@ -1,6 +1,6 @@
 """Which data a run reads: every setting with its unit, and what can be asked of each kind of data.
 
-`minirft.config` holds it as `config.data`; `minirft.feed` acts on it.
+`minirft.runs.config` holds it as `config.data`; `minirft.data.feed` acts on it.
 """
 
 from __future__ import annotations

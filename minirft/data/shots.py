@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from minirft.answers import Detections, parse_solution
 from minirft.data.identity import picture_keys
+from minirft.rewards.answers import Detections, parse_solution
 from minirft.samples import Sample, UserError
 
 log = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ from typing import Any, Literal
 
 from PIL import Image, UnidentifiedImageError
 
-from minirft import prompts
-from minirft.answers import Detections, ParseFailure, parse, parse_solution
 from minirft.data.checks import choose
+from minirft.rewards import prompts
+from minirft.rewards.answers import Detections, ParseFailure, parse, parse_solution
 from minirft.samples import Sample, Task, UserError
 
 COLUMNS = ("image", "problem", "solution")

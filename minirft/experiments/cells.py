@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from minirft.config import GRPOConfig
-from minirft.evaluate import bootstrap, confidence_levels, metrics
+from minirft.data.feed import cycle
+from minirft.evaluation.masks import mask_scores
+from minirft.evaluation.scores import bootstrap, confidence_levels, metrics
 from minirft.experiments.bases import fresh_policy
 from minirft.experiments.settings import HEADLINE, RFT, STOPS, Part, config, find
-from minirft.feed import cycle
-from minirft.loop import generate
-from minirft.masks import mask_scores
 from minirft.policy import Policy
-from minirft.rewards import reading
-from minirft.runs import make_optimiser
+from minirft.rewards.readings import reading
+from minirft.runs.config import GRPOConfig
+from minirft.runs.folder import make_optimiser
+from minirft.runs.loop import generate
+from minirft.runs.supervised import sft_step
+from minirft.runs.two_stages import answers_in_two_stages
 from minirft.samples import Sample
-from minirft.sft import sft_step
 from minirft.tiny.annotators import CAREFUL_START, QUICK_THOUGHT
 from minirft.tiny.silhouettes import segment, true_mask
 from minirft.train import grpo_step
-from minirft.two_stages import answers_in_two_stages
 
 TUNING_SEED = 1000
 DRAWS = 200

@@ -1,7 +1,7 @@
 """The cells of an experiment on real data: each a run and its answers on disk, gone on with after a stop.
 
     OUT/NAME.json                         every finished cell; rewritten whole after each of them
-    OUT/NAME/CONFIG-SHOTS-METHOD-SEED/    its run (`minirft.runs`), its answers under eval/
+    OUT/NAME/CONFIG-SHOTS-METHOD-SEED/    its run (`minirft.runs.folder`), its answers under eval/
 
 A cell is a config, a method (base, sft, rft), a number of shots and a seed.  It trains as `minirft sft` or
 `minirft train` does and answers its tests greedily.  Whatever stops it, the same command goes on: finished cells are
@@ -11,7 +11,7 @@ What differs from the tiny world's cells.  Nothing is searched for: rates and st
 shots and all of training; the test questions are the same for every cell, so that differences are paired.  Detection
 is compared by AP .50:.95, as in the paper's tables.
 
-Deviations from the paper's evaluation: those of `minirft.evaluate`, and every config's own number of test questions.
+Deviations from the paper's evaluation: those of `minirft.evaluation`, and every config's own number of test questions.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from typing import Any
 
 import torch
 
-from minirft.config import SHIPPED, GRPOConfig
-from minirft.dryrun import plan
-from minirft.evaluate import bootstrap
+from minirft.cost.dryrun import plan
+from minirft.data.feed import held_out
+from minirft.evaluation.lvis import lvis_metrics
+from minirft.evaluation.scores import bootstrap
 from minirft.experiments.board import Board, run_cells
 from minirft.experiments.cells import DRAWS, Key
 from minirft.experiments.real import RealPart, Size, located, parts_of
 from minirft.experiments.settings import HEADLINE
-from minirft.feed import held_out
-from minirft.loop import frame_warning
-from minirft.lvis_ap import lvis_metrics
 from minirft.policy import Policy
-from minirft.predictions import default_file, predict, settings, write_coco_results
-from minirft.runlog import plain, provenance, read_log
-from minirft.runs import load_policy, load_run_policy
+from minirft.runs.config import SHIPPED, GRPOConfig
+from minirft.runs.folder import load_policy, load_run_policy
+from minirft.runs.log import plain, provenance, read_log
+from minirft.runs.loop import frame_warning
+from minirft.runs.predictions import default_file, predict, settings, write_coco_results
+from minirft.runs.supervised import sft
+from minirft.runs.toml import from_table, read_toml
 from minirft.samples import Sample, Task, UserError
-from minirft.sft import sft
-from minirft.toml import from_table, read_toml
 from minirft.train import train
 
 METHODS = {"sft": sft, "rft": train}

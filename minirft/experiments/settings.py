@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from minirft.config import GRPOConfig
 from minirft.data.shots import k_shot_of_stream
+from minirft.runs.config import GRPOConfig
 from minirft.samples import Sample, Task, UserError
 from minirft.tiny import world
 from minirft.tiny.lookalikes import FAMILIES

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
+from minirft.engine.prefix import policy_logprobs
 from minirft.policy import Policy
-from minirft.prefix import policy_logprobs
-from minirft.rewards import Score, reading
+from minirft.rewards.readings import Score, reading
 from minirft.samples import Rollout, Sample, pad_rows
 from minirft.tiny import world
 

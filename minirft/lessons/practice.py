@@ -15,18 +15,18 @@ from pathlib import Path
 
 import torch
 
-from minirft.answers import ParseFailure, parse_detection
-from minirft.config import GRPOConfig, load_config
-from minirft.evaluate import metrics
-from minirft.feed import held_out, training_feed
+from minirft.data.feed import held_out, training_feed
+from minirft.evaluation.scores import metrics
 from minirft.lessons.record import records_written
-from minirft.loop import generate
 from minirft.policy import Policy
-from minirft.rewards import Reward, reading
-from minirft.runs import Row, load_policy, make_optimiser
+from minirft.rewards.answers import ParseFailure, parse_detection
+from minirft.rewards.readings import Reward, reading
+from minirft.runs.config import GRPOConfig, load_config
+from minirft.runs.folder import Row, load_policy, make_optimiser
+from minirft.runs.loop import generate
 from minirft.samples import Sample
 from minirft.show.dashboard import Probe
-from minirft.show.rescore import BEHAVIOURS, Behaviour, Scorer, as_reward, average
+from minirft.show.rescoring import BEHAVIOURS, Behaviour, Scorer, as_reward, average
 from minirft.show.rollouts import Record
 from minirft.tiny.annotators import CAREFUL_START
 from minirft.train import grpo_step

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minirft.config import GRPOConfig
+from minirft.engine.prefix import policy_logprobs
 from minirft.loss import kl_estimate, policy_loss, token_ratio
 from minirft.policy import Policy
-from minirft.prefix import policy_logprobs
-from minirft.rewards import Score
+from minirft.rewards.readings import Score
+from minirft.runs.config import GRPOConfig
 from minirft.samples import Rollout, Sample, pad_rows
 from minirft.show.rollouts import Record
 

@@ -1,1 +1,1 @@
-"""Pictures, curves and the report.  Everything here takes plain data and knows nothing of training."""
+"""Show: pictures, curves, widgets and the report.  Everything here takes plain data and knows nothing of training."""

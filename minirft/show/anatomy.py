@@ -9,8 +9,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from minirft.attention import Spans
-from minirft.memory.ledger import GIB, Ledger
+from minirft.cost.memory import GIB, Ledger
+from minirft.engine.attention import Spans
 from minirft.show.style import BLUE, GREEN, ORANGE, PINK, QUIET, SKY, VERMILION, legend_below, panels, plain_axes
 
 YELLOW = "#f0e442"  # the eighth colour of Okabe & Ito, for parts of a bar only

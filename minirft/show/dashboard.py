@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from minirft.samples import Sample
-from minirft.show.curves import running_mean
+from minirft.show.charts import running_mean
+from minirft.show.display import answering, live
 from minirft.show.kept import small_picture
-from minirft.show.live import answering, live
 from minirft.show.pictures import draw_answer
 from minirft.show.play import WIDTH, Playground, plot_axes
 from minirft.show.style import BLUE, INK, ORANGE, PAPER

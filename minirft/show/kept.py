@@ -40,7 +40,7 @@ def small_picture(figure: Figure) -> Picture:
 
 
 def live_small(widget: ipywidgets.Widget, static: Figure) -> None:
-    """`minirft.show.live.live` for a figure with photographs in it."""
+    """`minirft.show.display.live` for a figure with photographs in it."""
     bundle = dict(widget._repr_mimebundle_()) | {
         "image/png": base64.b64encode(small_png(static)).decode(),
         "text/plain": "a figure; run the notebook to move it",

@@ -1,6 +1,6 @@
 """The reward lab: choose a reward, slide its weights, and see at once what it changes on the same saved completions.
 
-The numbers are those of `minirft.show.rescore`; the cheats of the red team are sent by a button.
+The numbers are those of `minirft.show.rescoring`; the cheats of the red team are sent by a button.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minirft.rewards import Reward
+from minirft.rewards.readings import Reward
 from minirft.show.pictures import Group
 from minirft.show.play import Playground, canvas, plot_axes, table
-from minirft.show.rescore import (
+from minirft.show.rescoring import (
     BEHAVIOURS,
     Behaviour,
     Rescored,

@@ -17,8 +17,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from minirft.answers import Detections, ParseFailure, parse
-from minirft.boxes import MODEL, convert, iou, match_greedy, pixels
+from minirft.rewards.answers import Detections, ParseFailure, parse
+from minirft.rewards.boxes import MODEL, convert, iou, match_greedy, pixels
 from minirft.samples import Sample, Task
 from minirft.show.style import BLUE, INK, QUIET, VERMILION, legend_below, panels, signed
 

@@ -15,7 +15,7 @@ import ipywidgets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minirft.show.live import live
+from minirft.show.display import live
 from minirft.show.style import PAPER, QUIET, plain_axes, png
 
 WIDTH = 8.0  # inches; at DPI the 800 pixels that a notebook's column has

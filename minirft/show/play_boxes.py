@@ -19,11 +19,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from minirft import official
-from minirft.answers import ParseFailure
-from minirft.boxes import MODEL, Array, convert, iou, match_greedy, match_hungarian, pixels
-from minirft.detection import PAPER, STRICT
-from minirft.rewards import Score, Variant, reading
+from minirft.rewards import official
+from minirft.rewards.answers import ParseFailure
+from minirft.rewards.boxes import MODEL, Array, convert, iou, match_greedy, match_hungarian, pixels
+from minirft.rewards.detection import PAPER, STRICT
+from minirft.rewards.readings import Score, Variant, reading
 from minirft.show.pictures import draw_boxes
 from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minirft.boxes import Array
-from minirft.detection import CONFIDENCE_RULES, PAPER, STRICT
+from minirft.rewards.boxes import Array
+from minirft.rewards.detection import CONFIDENCE_RULES, PAPER, STRICT
 from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.style import BLUE, INK, ORANGE, QUIET, SKY
 

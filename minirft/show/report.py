@@ -17,9 +17,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from minirft.runlog import METRICS
+from minirft.runs.log import METRICS
 from minirft.samples import Sample, UserError
-from minirft.show.curves import bars, curves
+from minirft.show.charts import bars, curves
 from minirft.show.pictures import Group, before_after, group_panel
 from minirft.show.style import png
 

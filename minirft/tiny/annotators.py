@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .. import prompts
-from .lookalikes import FAMILIES
-from .scenes import GRID, SIDE, Thing
-from .world import Question, model_boxes
+from minirft.rewards import prompts
+from minirft.tiny.lookalikes import FAMILIES
+from minirft.tiny.scenes import GRID, SIDE, Thing
+from minirft.tiny.world import Question, model_boxes
 
 CAREFUL_SHARE = 0.34
 BROKEN_TAGS = 0.20

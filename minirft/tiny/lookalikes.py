@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .scenes import SIDE, background
+from minirft.tiny.scenes import SIDE, background
 
 # Family -> class -> its features, which a careful annotator says aloud.
 FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {

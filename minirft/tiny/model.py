@@ -14,12 +14,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from .. import prompts
-from ..versions import Qwen2VLImageProcessorPil
-from .annotators import CAREFUL_START, CONFIDENCES, QUICK_THOUGHT, THEREFORE, VERDICTS
-from .lookalikes import FAMILIES
-from .scenes import COLOURS, GRID, SHAPES, SIDE
-from .world import EXTREMES
+from minirft.engine.versions import Qwen2VLImageProcessorPil
+from minirft.rewards import prompts
+from minirft.tiny.annotators import CAREFUL_START, CONFIDENCES, QUICK_THOUGHT, THEREFORE, VERDICTS
+from minirft.tiny.lookalikes import FAMILIES
+from minirft.tiny.scenes import COLOURS, GRID, SHAPES, SIDE
+from minirft.tiny.world import EXTREMES
 
 PATCH = 14  # pixels; 2 x 2 patches merge into one picture token of 28 x 28 pixels
 SPECIAL = {

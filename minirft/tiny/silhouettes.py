@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy import ndimage
 
-from ..samples import Sample, UserError
-from . import world
-from .scenes import SIDE, coverage
+from minirft.samples import Sample, UserError
+from minirft.tiny import world
+from minirft.tiny.scenes import SIDE, coverage
 
 Mask = NDArray[np.bool_]
 DIFFERENT = 40.0  # of 255, in the channel that differs most: noise has sigma 6, and every colour differs by 50 or more

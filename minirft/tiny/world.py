@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from .. import boxes, prompts
-from ..samples import Sample, Task
-from .lookalikes import FAMILIES, render_lookalike
-from .scenes import BASE, SHAPES, SIDE, Scene, Thing, category_weights, draw_scene, render
+from minirft.rewards import boxes, prompts
+from minirft.samples import Sample, Task
+from minirft.tiny.lookalikes import FAMILIES, render_lookalike
+from minirft.tiny.scenes import BASE, SHAPES, SIDE, Scene, Thing, category_weights, draw_scene, render
 
 ABSENT = 0.22  # share of detection questions about a category that is not there
 
@@ -146,7 +146,7 @@ def ask_classification(rng: np.random.Generator, family: str | None = None) -> Q
 
 def samples(ask: Callable[[np.random.Generator], Question], n: int, seed: int) -> list[Sample]:
     """`n` samples of one kind of question, each from its own stream of the seed."""
-    from .annotators import reasoning  # the expert's thinking, for SFT with reasoning
+    from minirft.tiny.annotators import reasoning  # the expert's thinking, for SFT with reasoning
 
     drawn = []
     for index in range(n):

@@ -1,0 +1,171 @@
+"""The main job, from one command: evaluate, train by GRPO, evaluate again, SFT beside it, and show all of it.
+
+OUT/summary.json   the numbers                    OUT/rft/   the GRPO run: log, completions, checkpoints, policy
+    report.html    the numbers and the pictures       sft/   the supervised run, on as many pictures
+    pictures/      the report's figures as files
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minirft import STARTED
+from minirft.data.feed import held_out, training_feed
+from minirft.evaluation.scores import metrics
+from minirft.policy import Policy
+from minirft.runs.config import GRPOConfig
+from minirft.runs.folder import Row, load_policy, load_run_policy
+from minirft.runs.log import read_log
+from minirft.runs.loop import generate
+from minirft.runs.supervised import sft
+from minirft.samples import Sample, UserError
+from minirft.show.pictures import Group, before_after, group_panel
+from minirft.show.report import ReportData, write_report
+from minirft.show.style import png
+from minirft.train import train
+
+HEADLINE = ("ap50", "ap", "mean_iou", "parse_rate", "ece", "auc", "abstention", "boxes_per_image")
+
+
+def run_demo(config: GRPOConfig, out: Path) -> dict[str, Any]:
+    """Run the demo into `out` and return what `summary.json` says.
+
+    Raises `UserError` when `out` already holds a demo: nothing is overwritten.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} already holds something: remove it, or choose another --out")
+    config = replace(config, sft_steps=config.steps)  # as many pictures as GRPO sees
+    samples = held_out(config)
+    say(f"the base answers {len(samples)} held-out questions")
+    before, before_texts = assess(load_policy(config), config, samples)
+    say(f"GRPO, {config.steps} steps of {config.prompts_per_step} pictures x {config.group_size} completions")
+    first_step, rft_seconds = follow(train(replace(config, out=out / "rft"), progress=True))
+    after, after_texts = assess(load_run_policy(out / "rft", config), config, samples)
+    say(f"SFT on the {config.sft_target}, as many pictures")
+    follow(sft(replace(config, out=out / "sft"), progress=True))
+    beside, _ = assess(load_run_policy(out / "sft", config), config, samples)
+    seconds = {"to_first_step": first_step, "train": rft_seconds, "total": process_seconds()}
+    summary = {"seed": config.seed, "steps": config.steps, "seconds": seconds}
+    summary |= {"before": before, "after": after, "sft": beside}
+    show(summary, config, out, samples, before_texts, after_texts)
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary
+
+
+def assess(policy: Policy, config: GRPOConfig, samples: list[Sample]) -> tuple[Row, list[str]]:
+    """Metrics of greedy answers, with those of sampled ones under "sampled"; and the greedy answers."""
+    greedy, sampled = (generate(policy, config, samples, mode) for mode in ("greedy", "sampled"))
+    task = samples[0].task
+    return {**metrics(task, greedy, samples), "sampled": metrics(task, sampled, samples)}, greedy
+
+
+def follow(rows: Any) -> tuple[float, float]:
+    """Let a run run; returns the age of the process after its first step and the seconds spent in its steps."""
+    first_step, seconds = 0.0, 0.0
+    for row in rows:
+        if row["kind"] == "train":
+            first_step = first_step or process_seconds()
+            seconds += row["seconds"]
+    return first_step, seconds
+
+
+def process_seconds() -> float:
+    """Seconds since this process started; where the system does not say, since `minirft` was imported."""
+    try:
+        started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return float(Path("/proc/uptime").read_text().split()[0]) - started
+    except (OSError, ValueError, AttributeError):
+        return time.monotonic() - STARTED
+
+
+def say(text: str) -> None:
+    """A line of progress, on stderr as the bar is."""
+    print(f"[{process_seconds():5.1f} s] {text}", file=sys.stderr)
+
+
+def show(
+    summary: dict[str, Any], config: GRPOConfig, out: Path, samples: list[Sample], before: list[str], after: list[str]
+) -> None:
+    """Write `report.html` and the pictures in it."""
+    header, rows = read_log(out / "rft" / "log.jsonl")
+    blocks = {name: {k: v for k, v in summary[name].items() if k != "sampled"} for name in ("before", "after", "sft")}
+    data = ReportData(
+        before=blocks["before"],
+        after=blocks["after"],
+        steps=config.steps,
+        seconds=summary["seconds"],
+        beside={"SFT": blocks["sft"]},
+        runs={"RFT": rows, "SFT": read_log(out / "sft" / "log.jsonl")[1]},
+        samples=samples,
+        before_texts=before,
+        after_texts=after,
+        group=widest_group(out / "rft" / "completions.jsonl", config),
+        header=header,
+    )
+    write_report(out / "report.html", data)
+    (out / "pictures").mkdir()
+    (out / "pictures" / "before_after.png").write_bytes(png(before_after(samples[:8], before[:8], after[:8])))
+    (out / "pictures" / "group.png").write_bytes(png(group_panel(data.group)))
+
+
+def widest_group(completions: Path, config: GRPOConfig, step: int = 1) -> Group:
+    """The group of a step whose rewards differ most: where the most can be learnt."""
+    lines = [json.loads(line) for line in completions.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in lines if row["step"] == step]
+    rewards = torch.tensor([row["reward"] for row in rows]).view(-1, config.group_size)
+    p = int(rewards.std(-1).argmax())
+    group = rows[p * config.group_size : (p + 1) * config.group_size]
+    return Group(
+        sample=training_feed(config)(step)[p],
+        texts=[row["text"] for row in group],
+        rewards=[row["reward"] for row in group],
+        advantages=[row["advantage"] for row in group],
+        parts={name: [row["parts"][name] for row in group] for name in group[0]["parts"]},
+        note=f"Of step {step}, the group whose rewards differ most.",
+    )
+
+
+def headline(summary: dict[str, Any]) -> str:
+    """The summary as a small table.
+
+    >>> block = {"ap50": 0.25}
+    >>> print(headline({"before": block, "after": {"ap50": 0.5}, "sft": block}))
+                        before     RFT     SFT
+    ap50                 0.250   0.500   0.250
+    """
+    lines = [f"{'':<18}{'before':>8}{'RFT':>8}{'SFT':>8}"]
+    for key in HEADLINE:
+        values = [summary[block].get(key) for block in ("before", "after", "sft")]
+        if any(value is not None for value in values):
+            lines.append(f"{key:<18}" + "".join(f"{'-' if v is None else format(v, '.3f'):>8}" for v in values))
+    return "\n".join(lines)
+
+
+def results_table(summaries: list[dict[str, Any]]) -> str:
+    """Several demos as one Markdown table, a row for each seed: how the README shows `results/demo/`.
+
+    >>> block = {"ap50": 0.25, "auc": None, "abstention": 0.5, "sampled": {"parse_rate": 0.8}}
+    >>> summary = {"seed": 0, "steps": 9, "seconds": {"train": 4.0}, "before": block, "after": block, "sft": block}
+    >>> print(results_table([summary]).splitlines()[-1])
+    | 0 | 9 | 4 | 0.25 | 0.25 | **+0.00** | 0.25 | 0.80 | - | 0.50 |
+    """
+    names = ["seed", "steps", "seconds of training", "AP50 before", "AP50 after RFT", "gain", "AP50 after SFT"]
+    rows = [[*names, "sampled parse rate", "AUC", "abstention"], ["---"] * 10]
+    for summary in summaries:
+        before, after, beside = (summary[name] for name in ("before", "after", "sft"))
+        counts = [summary["seed"], summary["steps"], round(summary["seconds"]["train"])]
+        gain = f"**{after['ap50'] - before['ap50']:+.2f}**"
+        shares = [before["ap50"], after["ap50"], beside["ap50"], after["sampled"]["parse_rate"]]
+        first, second, third, *rest = [
+            "-" if v is None else f"{v:.2f}" for v in (*shares, after["auc"], after["abstention"])
+        ]
+        rows.append([*map(str, counts), first, second, gain, third, *rest])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

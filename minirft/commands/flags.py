@@ -1,0 +1,120 @@
+"""Command lines as dataclasses: tyro reads the flags, and every mistake becomes one line.
+
+torch and transformers are imported only where they are needed, as in `cli`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import tyro
+
+if TYPE_CHECKING:
+    from minirft.runs.config import GRPOConfig
+
+T = TypeVar("T")
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
+
+
+def parse_config(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
+    """The settings and the other flags of `CONFIG [--field value ...]`.
+
+    CONFIG is a shipped name, a TOML file or the folder of a run; with `--resume RUN` it may be left out.
+    """
+    quieten_libraries()
+    from minirft.runs.config import GRPOConfig, load_config
+    from minirft.runs.folder import run_config
+    from minirft.samples import UserError
+
+    source, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else (value_of("--resume", args), args)
+    if source is None and not {"-h", "--help"} & set(args):
+        raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")
+    if source is None:
+        default = GRPOConfig()
+    else:
+        default = run_config(Path(source)) if Path(source).is_dir() else load_config(source)
+
+    def both(config: GRPOConfig, flags: T) -> tuple[GRPOConfig, T]:
+        return config, flags
+
+    flat = tyro.conf.arg(name="")
+    both.__annotations__ = {"config": Annotated[GRPOConfig, flat], "flags": Annotated[type(flags), flat]}
+    both.__defaults__ = (default, flags)
+    return parse(both, rest, prog)
+
+
+def value_of(flag: str, args: list[str]) -> str | None:
+    """The value of one flag, before the rest of the line can be read.
+
+    >>> value_of("--resume", ["--steps", "3", "--resume", "runs/a"]), value_of("--resume", ["--resume=runs/b"])
+    ('runs/a', 'runs/b')
+    """
+    for this, following in zip_longest(args, args[1:]):
+        if this == flag:
+            return following
+        if this.startswith(flag + "="):
+            return this.removeprefix(flag + "=")
+    return None
+
+
+def parse(kind: Callable[..., T], args: list[str], prog: str) -> T:
+    """`kind` filled in from the command line.  tyro's box of an error becomes a `UserError` of one line."""
+    from minirft.samples import UserError
+
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(kind, args=args, prog=prog, description="")
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise UserError(f"{one_line(box.getvalue())}; see {prog} --help") from None
+
+
+def one_line(box: str) -> str:
+    """The gist of an error as tyro prints it: what is wrong, and the nearest right flag.
+
+    >>> one_line("Value error\\n---\\nError parsing --steps: invalid\\nliteral\\n---\\nArgument helptext: ...\\n")
+    'Error parsing --steps: invalid literal'
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    sections: list[list[str]] = [[]]
+    for line in (raw.strip(" │|") for raw in text.splitlines()):
+        if line.startswith("╭") or (line and not line.strip("-─╰╯")):  # a title, or a rule between sections
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    problem = " ".join(sections[min(1, len(sections) - 1)]).rstrip(".")
+    near = next((part[1].split()[0] for part in sections if part[:1] == ["Perhaps you meant:"]), None)
+    return f"{problem}; did you mean {near}?" if near else problem
+
+
+def quieten_libraries() -> None:
+    """Loading bars and advice of the libraries would bury our one line."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def show(result: Any, as_json: bool, indent: str = "") -> None:
+    """A result as one JSON object, or as indented lines."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}")
+            show(value, False, indent + "  ")
+        else:
+            print(f"{indent}{name:<20} {f'{value:.3f}' if isinstance(value, float) else value}")

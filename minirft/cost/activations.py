@@ -1,0 +1,133 @@
+"""What a step holds for a while: saved activations, working sets, logits, keys and values, in bytes.
+
+Each function lists the tensors of one moment, the fullest of its phase.  The lists were read off the code and checked
+with `fake_step`.  Two facts shape them.  A frozen linear layer keeps nothing for the backward pass, but the adapter on
+it keeps its input.  And CUDA's fast attention under a mask has no grouped key heads: keys and values of the completions
+are copied to every query head, which makes them D wide.
+"""
+
+from __future__ import annotations
+
+from minirft.cost.sizes import Shape, adapted
+
+CHUNK = 128
+"""Tokens whose logits exist at once: `logprobs.token_logprobs`."""
+LOGIT_COPIES = 5
+"""float32 (chunk, V) in the backward pass: logits, the gathered gradient, and three of log-sum-exp."""
+
+
+def picture(shape: Shape) -> float:
+    """The tower on one picture, without a gradient: patches, and the fuller of rotary attention and MLP in a block."""
+    vision, b, n = shape.model.vision_config, shape.b, shape.patches
+    e, m = vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * b
+    floats = 4 * (6 if b < 4 else 4)  # rotary embedding works on float32 copies of queries and keys
+    attention = (2 * b + 3 * b + floats) * e  # residual, normed, queries with keys and values
+    angles = 2 * 4 * e // vision.num_heads
+    mlp = (2 * b) * e + 3 * b * m
+    return n * (pixels + angles + max(attention, mlp))
+
+
+def prefill(shape: Shape) -> dict[str, float]:
+    """The prompts of one rollout pass, padded to the longest."""
+    text, b, n = shape.model.text_config, shape.b, shape.together * shape.prompt
+    mask = shape.together * shape.prompt**2 * (1 + b) if shape.together > 1 else 0
+    layer = n * b * (3 * text.hidden_size + 3 * text.intermediate_size) + mask
+    seen = picture(shape) if _tower_learns(shape) else 0  # a frozen tower has run before
+    fuller = {"one layer": layer} if layer > seen else {"picture": seen}
+    return {"keys and values": n * _cached(shape), "prompts": 2 * n * b * text.hidden_size, **fuller}
+
+
+def decode(shape: Shape, group: int) -> dict[str, float]:
+    """Every row at its last token: a prompt's keys and values once, its rows' own in buffers made at the start."""
+    text, b = shape.model.text_config, shape.b
+    rows = shape.together * group
+    layers = text.num_hidden_layers
+    kept = shape.together * shape.prompt + rows * shape.config.max_completion_length
+    scores = text.num_attention_heads * (shape.prompt + shape.config.max_completion_length) * (3 * b + 12)
+    # The sampler: logits, float32 log-probs, their float64 exponentials and the sum of these.
+    # While the prompts' keys are widened to float32, the narrow ones are still there.
+    narrow = shape.together * shape.prompt * shape.keys * layers * b if b < 4 else 0
+    return {
+        "keys and values": kept * shape.keys * layers * (4 + b),
+        "sampling": max(rows * text.vocab_size * (b + 20), rows * scores, narrow),
+    }
+
+
+def _cached(shape: Shape) -> float:
+    """Keys and values of one token in all layers."""
+    return 2 * shape.keys * shape.model.text_config.num_hidden_layers * shape.b
+
+
+def reference(shape: Shape) -> dict[str, float]:
+    """The packed pass without a gradient, at the fuller of two moments: a layer, or the logits of a chunk."""
+    text, b = shape.model.text_config, shape.b
+    d = text.hidden_size
+    mlp = shape.packed * b * 3 * text.intermediate_size
+    attention = _attention_saved(shape) + b * 2 * shape.seen * shape.keys
+    logits = _chunk(shape) * text.vocab_size * 8 + 2 * shape.fresh * b * d
+    layer, residual = max(mlp, attention), {"hidden states": 3 * shape.packed * b * d}
+    parts = {**_inputs(shape), **residual}
+    return parts | ({"logits chunk": logits} if logits > layer else {"one layer": layer})
+
+
+def update(shape: Shape) -> dict[str, float]:
+    """The packed pass with its gradient, at the fuller of two moments: the logits, or the last layer backward."""
+    text, b, config = shape.model.text_config, shape.b, shape.config
+    tokens, d = shape.packed, text.hidden_size
+    attention, norms = _attention_saved(shape), _norms_saved(shape)
+    saved = attention + norms + 4 * tokens * b * text.intermediate_size
+    inner = tokens * b * text.intermediate_size
+    third = max(inner, b * d * text.intermediate_size)  # or the layer's weight, out of its 4 bits, or its gradient
+    if config.checkpointing:
+        kept = {"checkpoints": text.num_hidden_layers * tokens * b * d}
+        mlp = attention + norms + 2 * tokens * b * d + 5 * inner + third
+        gradients = 2 * shape.seen * (d + shape.keys) + (shape.fresh + 3 * tokens) * d
+        layer = max(mlp, attention + norms / 2 + b * gradients)
+    else:
+        kept = {"saved activations": text.num_hidden_layers * saved}
+        layer = 2 * tokens * b * d + inner + third
+    head = 2 * text.vocab_size * d * b if config.train == "full" else 0
+    logits = (
+        _chunk(shape) * text.vocab_size * 4 * LOGIT_COPIES + head + tokens * d * (4 + 2 * b) + 2 * shape.fresh * d * b
+    )
+    parts = {**_inputs(shape), **kept, "vision activations": _tower_saved(shape)}
+    return parts | ({"logits chunk": logits} if logits > layer else {"one layer": layer})
+
+
+def _inputs(shape: Shape) -> dict[str, float]:
+    """Embeddings of the packed tokens, and the mask of who sees what, as numbers, once for all layers."""
+    hidden = shape.model.text_config.hidden_size
+    mask = shape.seen * shape.config.max_completion_length
+    return {"packed tokens": shape.b * (shape.packed * hidden + mask)}
+
+
+def _chunk(shape: Shape) -> int:
+    return min(CHUNK, shape.fresh)
+
+
+def _attention_saved(shape: Shape) -> float:
+    """Queries, keys, values and result of the two calls, and the input of the output layer."""
+    text, b = shape.model.text_config, shape.b
+    d, s = text.hidden_size, shape.prompts * shape.prompt
+    numbers = 2 * (s + shape.fresh) * d + 2 * s * shape.keys + 2 * shape.seen * d + shape.packed * d
+    return b * numbers + 4 * text.num_attention_heads * (s + shape.fresh)
+
+
+def _norms_saved(shape: Shape) -> float:
+    """Two norms: each keeps a float32 copy of its input, and its result, the input of the layers behind it."""
+    d, learning = shape.model.text_config.hidden_size, shape.config.train == "full"
+    return 2 * shape.packed * d * (4 + shape.b * (2 if learning else 1))
+
+
+def _tower_saved(shape: Shape) -> float:
+    """A vision tower that learns keeps 10 E + 3 M numbers per patch and block; it is never checkpointed."""
+    if not _tower_learns(shape):
+        return 0
+    vision = shape.model.vision_config
+    width = 10 * vision.embed_dim + 3 * int(vision.embed_dim * vision.mlp_ratio)
+    return shape.prompts * shape.patches * vision.depth * width * shape.b
+
+
+def _tower_learns(shape: Shape) -> bool:
+    return shape.config.train_vision or (shape.config.train == "lora" and "vision" in adapted(shape.config))

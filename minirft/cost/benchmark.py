@@ -1,0 +1,265 @@
+"""One measurement: build, check that the paths agree, then count and time steps, the trainers taking turns.
+
+Turn 0 warms up, turn 1 is counted, the rest are timed.  In each turn every trainer does one step, so a busy machine
+slows all of them alike and the ratios of a run mean more than its seconds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from minirft.cost.lower_bound import floor
+from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, model_source, questions
+from minirft.cost.steps import Ours, check_equal, difference, loss_and_gradients, naive_of, settings
+from minirft.cost.trl_step import Trl, our_loss_over_all_tokens
+from minirft.cost.work import PHASES, Work, counting, timing
+from minirft.engine.loading import LoraSettings
+from minirft.reference import make_reference
+from minirft.sampler import sample_groups
+from minirft.samples import Rollout, UserError
+
+WARM_UP, COUNTED = 0, 1
+OWN = {"tiny": Shape(prompt=45, completion=35, group=8, prompts=8, picture=(4, 4))}
+"""The embedded model's own shape, that of configs/tiny_detection.toml: 16 picture tokens, answers of about 35."""
+USUAL = Shape(prompt=512, completion=64, group=8)
+RANK = 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure; a part of the shape that is None is the model's own."""
+
+    model: str = "tiny"
+    prompt: int | None = None
+    completion: int | None = None
+    group: int | None = None
+    prompts: int | None = None
+    steps: int = 5
+    checkpointing: bool = False
+    kl_coef: float = 0.0
+    cached: bool = False
+    naive: bool = True
+    trl: bool = True
+    threads: int = 1
+
+
+@dataclass
+class Record:
+    """What was found out about one trainer: [wall, processor] seconds of each phase and timed step."""
+
+    work: Work = field(default_factory=Work)
+    seconds: list[dict[str, list[float]]] = field(default_factory=list)
+
+
+def measure(request: Request) -> dict[str, Any]:
+    """Runs the comparison and returns it as JSON (`report` prints it).
+
+    Raises `UserError` for a shape that cannot be, and when two paths disagree about loss or gradient.
+    """
+    for name in ("prompt", "completion", "group", "prompts", "steps", "threads"):
+        least = 2 if name == "group" else 1
+        if (asked := getattr(request, name)) is not None and asked < least:
+            raise UserError(f"--{name} is {asked}; it must be at least {least}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.threads)
+    try:
+        with model_source(request.model) as source:
+            return _measure(request, source)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(request: Request, source: str) -> dict[str, Any]:
+    lora = None if request.model == "tiny" else LoraSettings(r=RANK)
+    ours = new_ours(request, source, lora)
+    naive = naive_of(ours)
+    trl, why_not = new_trl(request, source, ours, lora)
+    equal = agreement(ours, trl)
+    trainers = {"ours": ours, "naive": naive if request.naive else None, "trl": trl}
+    records = {name: Record() for name, trainer in trainers.items() if trainer is not None}
+    take_turns(ours, naive if request.naive else None, trl, records, request.steps)
+    least = floor(ours.core.config, ours.shape, lora.r if lora else 0, request.kl_coef > 0, not request.cached)
+    rows = {name: summary(records[name], request.threads) if name in records else None for name in trainers}
+    return {
+        "shape": _shape_row(ours.shape),
+        "setting": _setting_row(request, ours, why_not),
+        **rows,
+        "floor": asdict(least),
+        "ratio": ratios(rows, least.flops),
+        "equal": equal,
+    }
+
+
+def new_ours(request: Request, source: str, lora: LoraSettings | None) -> Ours:
+    """Our trainer for the request, with a prompt of exactly the length asked for."""
+    policy = load_policy(source, lora, request.checkpointing)
+    policy.name = request.model
+    usual = OWN.get(request.model, USUAL)
+    shape = Shape(
+        request.prompt or usual.prompt,
+        request.completion or usual.completion,
+        request.group or usual.group,
+        request.prompts or usual.prompts,
+        usual.picture,
+    )
+    if shape.prompt != usual.prompt or request.model not in OWN:
+        shape = fit_shape(policy, shape)
+    config = settings(shape, request.checkpointing, request.kl_coef)
+    reference = make_reference(policy, request.kl_coef)
+    return Ours(policy, reference, config, shape, filler(policy, shape), request.cached)
+
+
+def new_trl(request: Request, source: str, ours: Ours, lora: LoraSettings | None) -> tuple[Trl | None, str]:
+    """TRL's trainer, or None and why there is none."""
+    if not request.trl:
+        return None, "left out with --no-trl"
+    try:
+        return Trl(source, ours, lora, COUNTED + 1 + request.steps), ""
+    except ImportError as error:
+        return None, f"not installed ({error})"
+
+
+def agreement(ours: Ours, trl: Trl | None) -> dict[str, dict[str, float]]:
+    """How far loss and gradient differ on one rollout: naive from ours, TRL from ours.  Raises `UserError` if far."""
+    rollout = one_rollout(ours)
+    plain = loss_and_gradients(ours.policy, rollout, ours.config, shared=True)
+    packed = loss_and_gradients(ours.policy, rollout, ours.config, shared=False)
+    found = {"naive": check_equal(difference(plain, packed), "the naive path")}
+    if trl is not None:
+        theirs = trl.loss_and_gradients(rollout)
+        found["trl"] = check_equal(difference(our_loss_over_all_tokens(ours, rollout), theirs), "TRL")
+    return found
+
+
+def one_rollout(ours: Ours) -> Rollout:
+    """A rollout of the shape, by a policy a little off ours: else the ratio is 1 and any loss equals any other.
+
+    Raises `UserError` when its completions are all the same: nothing could be compared.
+    """
+    prompts = [ours.policy.encode(sample) for sample in questions(ours.text, ours.shape, seed=10**6)]
+    rollout = sample_groups(
+        ours.policy,
+        prompts,
+        ours.shape.group,
+        max_completion_length=ours.shape.completion,
+        generator=(generator := torch.Generator().manual_seed(0)),
+    )
+    if len(set(rollout.texts)) == 1:
+        raise UserError("the model gives one completion only, so no gradient can be compared; use another model")
+    drift = 0.05 * torch.randn(rollout.logprobs.shape, generator=generator)
+    return replace(rollout, logprobs=rollout.logprobs + drift)
+
+
+def take_turns(ours: Ours, naive: Ours | None, trl: Trl | None, records: dict[str, Record], steps: int) -> None:
+    """Warm up, count, time: turn by turn, one step of each trainer."""
+
+    def others(turn: int) -> None:
+        for name, trainer in (("ours", ours), ("naive", naive)):
+            if trainer is not None:
+                trainer.step(turn, watched(trainer, records[name], turn))
+
+    if trl is not None:
+        trl.run(lambda turn: watched(trl, records["trl"], turn), others)
+        return
+    for turn in range(COUNTED + 1 + steps):
+        others(turn)
+
+
+@contextmanager
+def watched(trainer: Ours | Trl, record: Record, turn: int) -> Iterator[None]:
+    """What a turn finds out goes into the record."""
+    with ExitStack() as stack:
+        if turn == COUNTED:
+            prompt = (trainer if isinstance(trainer, Ours) else trainer.ours).shape.prompt
+            work = counting(trainer.core, trainer.image_processor, trainer.marks, prompt)
+            record.work = stack.enter_context(work)
+        elif turn > COUNTED:
+            record.seconds.append(stack.enter_context(timing(trainer.marks)))
+        yield
+
+
+# ------------------------------------------------------------------ what is handed on
+
+
+def summary(record: Record, threads: int) -> dict[str, Any]:
+    """One trainer's row: counts, and medians over the timed steps.
+
+    `seconds` are processor time on one thread, which a busy neighbour disturbs least, and wall time on several.
+    """
+    work = record.work
+    wall = [sum(step[phase][0] for phase in PHASES) for step in record.seconds]
+    clock = 1 if threads == 1 else 0
+    seconds = [sum(step[phase][clock] for phase in PHASES) for step in record.seconds]
+    return {
+        "flops": sum(work.flops.values()),
+        "flops_by_phase": work.flops,
+        "vision_passes": work.vision_passes,
+        "vision_patches": work.vision_patches,
+        "preprocessings": work.preprocessings,
+        "prompt_tokens": {phase: work.prompt_tokens[phase] for phase in PHASES},
+        "completion_tokens": {phase: work.completion_tokens[phase] for phase in PHASES},
+        "saved_bytes": work.saved_bytes,
+        "seconds": statistics.median(seconds),
+        "seconds_spread": [min(seconds), max(seconds)],
+        "seconds_by_phase": {
+            phase: statistics.median(step[phase][clock] for step in record.seconds) for phase in PHASES
+        },
+        "wall_seconds": statistics.median(wall),
+        "steps": len(record.seconds),
+    }
+
+
+def ratios(rows: dict[str, dict[str, Any] | None], least: int) -> dict[str, float | None]:
+    """How many times ours the others take; None for what was not measured."""
+    ours = rows["ours"]
+
+    def times(name: str, key: str, phase: str | None = None) -> float | None:
+        if rows[name] is None:
+            return None
+        mine, other = ((row[key] if phase is None else row[key][phase]) for row in (ours, rows[name]))
+        return other / mine
+
+    found: dict[str, float | None] = {"flops_to_floor": ours["flops"] / least}
+    for name in ("naive", "trl"):
+        found |= {
+            f"{name}_to_ours_seconds": times(name, "seconds"),
+            f"{name}_to_ours_flops": times(name, "flops"),
+            f"{name}_to_ours_update_seconds": times(name, "seconds_by_phase", "update"),
+            f"{name}_to_ours_saved_bytes": times(name, "saved_bytes"),
+        }
+    return found
+
+
+def _shape_row(shape: Shape) -> dict[str, Any]:
+    high, wide = shape.picture
+    return {
+        "prompt": shape.prompt,
+        "completion": shape.completion,
+        "group": shape.group,
+        "prompts": shape.prompts,
+        "picture_tokens": high * wide,
+    }
+
+
+def _setting_row(request: Request, ours: Ours, why_not: str) -> dict[str, Any]:
+    from importlib import metadata
+
+    packages = ("torch", "transformers", "peft", *(() if why_not else ("trl",)))
+    return {
+        "model": request.model,
+        "policy": ours.policy.describe(),
+        "train": "lora" if ours.policy.has_lora else "full",
+        "checkpointing": request.checkpointing,
+        "kl_coef": request.kl_coef,
+        "cached": request.cached,
+        "threads": request.threads,
+        "clock": "processor" if request.threads == 1 else "wall",
+        "trl": why_not or "measured",
+        "versions": {name: metadata.version(name) for name in packages},
+    }

@@ -1,0 +1,220 @@
+"""A run before it runs: data, prompts, plan, memory and time, from the settings and the processor, without weights.
+
+What is counted: samples, prompt tokens (each picture's from its size, so that no picture is decoded), steps, epochs,
+completions, arithmetic (`bench.floor`), memory (`memory.fit`).  What is assumed, and printed beside the estimate of
+time: how fast the machine is.  The estimate is the time that arithmetic and memory traffic take at these rates with
+every completion at its full length:
+
+    rollout    max(FLOPs / rate, (P / prompts decoded together) * T * bytes of the weights / bandwidth)
+    the rest   FLOPs / rate
+
+Launches, Python, the optimiser, data and evaluation are not in it, and short completions end sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from minirft.cost import fit
+from minirft.cost.architectures import architecture
+from minirft.cost.lower_bound import floor
+from minirft.cost.shapes import Shape
+from minirft.cost.sizes import NF4, count_weights
+from minirft.data.feed import held_out, training_feed, training_set
+from minirft.engine.loading import resolve
+from minirft.engine.processor import load_processor
+from minirft.rewards.frames import displayed_size
+from minirft.runs.config import GRPOConfig
+from minirft.samples import Sample, UserError
+
+Method = Literal["grpo", "sft", "eval"]
+SHOWN, NAMED = 3, 5  # prompts printed, samples named in a message
+GPU = (20.0, 250.0)  # TFLOP/s reached and GB/s, of an 8 GB card of the RTX 4060's kind
+CPU = (0.05, 10.0)  # of one core
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a machine is assumed to be: 10^12 floating-point operations and 10^9 bytes a second, reached."""
+
+    tflops: float
+    bandwidth: float
+
+    @classmethod
+    def of(cls, config: GRPOConfig, tflops: float | None, bandwidth: float | None) -> Rates:
+        """Those given; else a small card's, or one core's where the run is on the CPU or is the tiny model's."""
+        on_gpu = config.device.startswith("cuda") or (config.device == "auto" and config.model != "tiny")
+        usual = GPU if on_gpu else CPU
+        rates = cls(tflops or usual[0], bandwidth or usual[1])
+        if min(rates.tflops, rates.bandwidth) <= 0:
+            raise UserError("--tflops and --bandwidth must be positive")
+        return rates
+
+
+def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | None = None) -> dict[str, Any]:
+    """Everything about the run, ready for JSON.  `processor` is the folder of one, if not the model's.
+
+    Raises `UserError` for data that cannot be right, a missing processor, and prompts longer than the limit.
+    """
+    samples, endless = _samples(config, method)
+    reader = load_processor(processor or resolve(config.model), config.max_pixels, None)
+    lengths = [reader.count(sample, displayed_size(sample)) for sample in samples]
+    _refuse_long(config, samples, lengths)
+    pool = None if endless else len(samples)
+    totals = np.array([text + pictured for text, pictured in lengths])
+    return {
+        "method": method,
+        "model": config.model,
+        "samples": len(samples),
+        "endless": endless,
+        "prompts": [_shown(*pair) for pair in zip(samples[:SHOWN], lengths, strict=False)],
+        "prompt_tokens": {
+            "shortest": int(totals.min()),
+            "mean": float(totals.mean()),
+            "longest": int(totals.max()),
+            "limit": config.max_prompt_length,
+        },
+        "plan": plan(config, method, pool),
+        "memory": memory(config) if method == "grpo" else None,
+        "time": estimate(config, method, np.array(lengths), pool, rates),
+    }
+
+
+def plan(config: GRPOConfig, method: Method, count: int | None) -> dict[str, Any]:
+    """Steps, prompts, completions, and epochs of `count` samples; None is an endless world.
+
+    >>> plan(GRPOConfig(steps=200, prompts_per_step=16, group_size=8), "grpo", 32)
+    {'steps': 200, 'prompts': 3200, 'completions': 25600, 'epochs': 100.0}
+    """
+    if method == "eval" and count:
+        return {"batches": -(-count // config.eval_batch), "prompts": count, "completions": count}
+    steps = config.steps if method == "grpo" else config.sft_steps
+    prompts = steps * config.prompts_per_step
+    completions = prompts * (config.group_size if method == "grpo" else 1)
+    epochs = {"epochs": prompts / count} if count else {}
+    return {"steps": steps, "prompts": prompts, "completions": completions, **epochs}
+
+
+def memory(config: GRPOConfig) -> dict[str, Any]:
+    """The ledger's peak in GiB, its phase, and the smallest of the usual cards that it fits on (None: on none)."""
+    found = fit.account(config)
+    cards = [card for card in fit.CARDS if found.peak <= fit.usable(card) * fit.GIB]
+    return {"peak_gib": found.peak / fit.GIB, "phase": found.peak_phase, "card_gb": min(cards, default=None)}
+
+
+def estimate(
+    config: GRPOConfig, method: Method, lengths: np.ndarray, count: int | None, rates: Rates
+) -> dict[str, Any]:
+    """Seconds a step and in all at the assumed rates; `lengths` is (n, 2), tokens of text and of picture."""
+    batch = config.eval_batch if method == "eval" else config.prompts_per_step
+    planned = plan(config, method, count)
+    steps, rate = planned["prompts"] / batch, rates.tflops * 1e12
+    text, pictured = (round(mean) for mean in lengths.mean(0))
+    group = config.group_size if method == "grpo" else 1
+    shape = Shape(text + pictured, config.max_completion_length, group, batch, (1, max(pictured, 1)))
+    rank = config.lora.r if config.train == "lora" else 0
+    least = floor(architecture(config.model), shape, rank, method == "grpo" and config.kl_coef > 0)
+    together = batch if method == "eval" else min(config.prompts_per_rollout or batch, batch)
+    read = -(-batch // together) * config.max_completion_length * weight_bytes(config)
+    rollout = 0.0 if method == "sft" else max(least.rollout / rate, read / (rates.bandwidth * 1e9))
+    again = 1 + config.checkpointing  # recomputing is one more forward pass
+    update = 0 if method == "eval" else least.reference + again * least.forward + least.backward
+    once = method != "eval" and not config.train_vision  # a picture passes the frozen tower once in a run
+    seen = min(planned["prompts"], count) if once and count else planned["prompts"]
+    parts = {
+        "vision": least.vision / batch * seen / rate,
+        "rollout": rollout * steps,
+        "learning": update / rate * steps,
+    }
+    return {
+        "assumed_tflops": rates.tflops,
+        "assumed_gb_per_second": rates.bandwidth,
+        "seconds_a_step": rollout + update / rate,
+        "seconds": sum(parts.values()),
+        "parts": parts,
+    }
+
+
+def weight_bytes(config: GRPOConfig) -> float:
+    """Bytes of the language model's weights that every decoded token reads, the head included."""
+    model = architecture(config.model)
+    counts, bits32 = count_weights(model), config.dtype == "float32" or config.model == "tiny"
+    b = 4 if bits32 or (config.dtype == "auto" and config.train == "full") else 2
+    linear = NF4 if config.quantize == "nf4" else b
+    head = model.text_config.vocab_size * model.text_config.hidden_size * b
+    return counts["language linears"]["linear"] * linear + head
+
+
+def _samples(config: GRPOConfig, method: Method) -> tuple[list[Sample], bool]:
+    """The samples of the run, or of an endless world those of its first step; and whether it is endless."""
+    if method == "eval":
+        return held_out(config), False
+    if config.data.kind == "tiny" and not config.data.shots:
+        return training_feed(config)(1), True
+    return training_set(config.data), False
+
+
+def _refuse_long(config: GRPOConfig, samples: Sequence[Sample], lengths: Sequence[tuple[int, int]]) -> None:
+    limit = config.max_prompt_length
+    long = [(s.id, sum(found)) for s, found in zip(samples, lengths, strict=True) if sum(found) > limit]
+    if long:
+        some = ", ".join(f"{name} ({tokens})" for name, tokens in long[:NAMED]) + (", ..." if len(long) > NAMED else "")
+        raise UserError(
+            f"{len(long)} of {len(samples)} prompts are longer than max_prompt_length = {limit} tokens: {some}; "
+            f"lower max_pixels, or raise max_prompt_length to {max(tokens for _, tokens in long)}"
+        )
+
+
+def _shown(sample: Sample, length: tuple[int, int]) -> dict[str, Any]:
+    width, height = displayed_size(sample)
+    text, pictured = length
+    tokens = {"text_tokens": text, "picture_tokens": pictured, "tokens": text + pictured}
+    asked = {"problem": sample.problem, "solution": sample.solution}
+    return {"id": sample.id, "width": width, "height": height, **tokens, **asked}
+
+
+# ------------------------------------------------------------------ printing
+
+
+def report(told: dict[str, Any]) -> str:
+    """What `dry_run` found, in lines."""
+    lines = []
+    for shown in told["prompts"]:
+        size = f"picture {shown['width']} x {shown['height']}"
+        tokens = f"{shown['tokens']} tokens = {shown['text_tokens']} text + {shown['picture_tokens']} picture"
+        lines += [f"── {shown['id']}: {size}, {tokens}", shown["problem"], f"→ {shown['solution']}", ""]
+    lengths, time = told["prompt_tokens"], told["time"]
+    pool = "an endless world; the first step's" if told["endless"] else "all"
+    lines += [
+        f"samples   {told['samples']} ({pool})",
+        f"prompts   {lengths['shortest']} to {lengths['longest']} tokens, mean {lengths['mean']:.0f}; "
+        f"limit {lengths['limit']}",
+        "plan      " + ", ".join(f"{value:g} {name}" for name, value in told["plan"].items()),
+    ]
+    if told["memory"]:
+        card = told["memory"]["card_gb"]
+        on = f"fits a {card:g} GB card" if card else "fits no card up to 24 GB; ask minirft fit"
+        lines.append(f"memory    {told['memory']['peak_gib']:.2f} GiB of tensors, in {told['memory']['phase']}; {on}")
+    parts = ", ".join(f"{name} {spell(seconds)}" for name, seconds in time["parts"].items() if seconds)
+    lines += [
+        f"time      about {spell(time['seconds'])} ({parts}), not measured: assumed {time['assumed_tflops']:g} TFLOP/s "
+        f"and {time['assumed_gb_per_second']:g} GB/s",
+        "          (--tflops, --bandwidth), completions at full length; launches, optimiser and evaluation come on top",
+        f"machine   {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no CUDA card here'}",
+    ]
+    return "\n".join(lines)
+
+
+def spell(seconds: float) -> str:
+    """
+    >>> spell(12.3), spell(600), spell(90_000)
+    ('12 s', '10 min', '25.0 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

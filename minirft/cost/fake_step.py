@@ -1,0 +1,264 @@
+"""One training step on tensors without storage: what the ledger says is there, counted while the real code runs.
+
+`FakeTensorMode` gives tensors a shape and a number format but no memory, so Qwen2-VL-7B at full size takes less than a
+minute on any machine.  The code is the product's own (`prefill`, the decoder, `pick`, `policy_logprobs`, the
+optimiser), the 4-bit layers are bitsandbytes' and the adapters PEFT's; `MemTracker` adds up what torch would have
+allocated.
+
+Weights are fake and the mode is not switched on: an operation is fake as soon as one of its inputs is.  Index tensors
+built on the way therefore stay real, and code that must read them works.  Not seen this way: what kernels allocate
+inside themselves, the allocator's rounding, and what loading does.  The two offload settings are left out, because here
+host and card are one; and attention takes the form that it has on CUDA.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import bitsandbytes as bnb
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+from minirft.cost.sizes import Shape
+from minirft.engine import attention
+from minirft.engine.decoding import DECODERS
+from minirft.engine.loading import add_lora
+from minirft.engine.prefix import policy_logprobs, prefill
+from minirft.engine.versions import recompute_layers
+from minirft.policy import Policy
+from minirft.reference import make_reference
+from minirft.runs.config import GRPOConfig
+from minirft.runs.folder import make_optimiser
+from minirft.sampler import pick
+from minirft.samples import Prompt, Rollout
+
+
+def counted(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
+    """Peak bytes of each phase of a step, by the ledger's names, as torch's MemTracker counts them."""
+    shape = Shape.of(model, replace(config, offload_vision=False, offload_embedding=False, device="cpu"))
+    with patch.object(attention, "_attend", _attend_as_on_cuda(attention._attend)), warnings.catch_warnings():
+        # torch's own doing, where it makes a real tensor with a gradient fake, or copies a fake one.
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        return _phases(_Step(shape, fake_policy(shape)), _tracked)
+
+
+def measured(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
+    """The same on a CUDA card with random weights, not quantised: what torch's allocator gave out at most."""
+    shape = Shape.of(model, replace(config, offload_vision=False, offload_embedding=False, quantize="none"))
+    return _phases(_Step(shape, policy_of_shape(shape, torch.device("cuda"))), _allocated)
+
+
+def _phases(step: _Step, peak_of: Callable[[_Step, Callable[[], None]], int]) -> dict[str, int]:
+    config, found = step.shape.config, {}
+    step.fill_gradients()
+    step.optimise()  # the moments exist from the second step on
+    for phase in (step.see, step.prefill, step.decode, step.reference, step.update, step.optimise):
+        if phase == step.update and step.shape.rows < config.prompts_per_step * config.group_size:
+            step.fill_gradients()
+        if phase != step.reference or step.frozen:
+            found[phase.__name__] = peak_of(step, phase)
+    return found
+
+
+def _tracked(step: _Step, phase: Callable[[], None]) -> int:
+    tracker = MemTracker()
+    tracker._mod_tracker = _Unhooked()
+    models = {id(held.core): held.core for held in (step.policy, step.frozen and step.frozen.policy) if held}
+    tracker.track_external(*models.values(), step.optimiser, *_loose_tensors(step))
+    with tracker:
+        phase()
+    return sum(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
+
+
+def _allocated(step: _Step, phase: Callable[[], None]) -> int:
+    torch.cuda.reset_peak_memory_stats()
+    phase()
+    return torch.cuda.max_memory_allocated()
+
+
+class _Unhooked:
+    """In place of MemTracker's hooks on modules, which sort by module, and which frozen weights refuse."""
+
+    is_bw = False
+
+    def _nothing(self, *_: Any) -> None: ...
+
+    register_user_hooks = clear_user_hooks = __enter__ = __exit__ = _nothing
+
+
+class _Step:
+    """The phases of a step, each a function to be called inside the tracker."""
+
+    def __init__(self, shape: Shape, policy: Policy) -> None:
+        self.shape, self.policy, self.optimiser = shape, policy, make_optimiser(policy, shape.config)
+        for group in self.optimiser.param_groups:
+            group["foreach"] = shape.config.optimiser == "adamw"  # as is the default on CUDA
+        longest, shorter = _prompt(shape, shape.prompt), _prompt(shape, shape.prompt - 1)  # so that there is padding
+        self.prompts = [longest, *[shorter] * (max(shape.prompts, shape.together) - 1)]
+        self.frozen = make_reference(policy, shape.config.kl_coef)
+        self.kept: Any = None  # what one phase leaves to the next
+
+    @torch.no_grad()
+    def see(self) -> None:
+        self.policy.features(self.prompts[0])
+
+    @torch.no_grad()
+    def prefill(self) -> None:
+        self.kept = prefill(self.policy, self.prompts[: self.shape.together])
+
+    @torch.no_grad()
+    def decode(self) -> None:
+        g, start, self.kept = self.shape.config.group_size, self.kept, None
+        hidden = start.hidden.repeat_interleave(g, 0)
+        going = DECODERS["growing"](self.policy, start, g, self.shape.config.max_completion_length)
+        del start
+        uniforms = torch.zeros(len(hidden), device=self.policy.device)
+        pick(self.policy.lm_head(hidden), uniforms, 1.0, self.policy.banned)
+        going.step(torch.zeros(len(hidden), dtype=torch.long, device=self.policy.device))
+
+    def reference(self) -> None:
+        if self.frozen:
+            self.frozen.logprobs(*self._rows())
+
+    def update(self) -> None:
+        """A pass after others, whose gradients are there."""
+        logprobs, _ = policy_logprobs(self.policy, *self._rows(), entropy=True)
+        logprobs.sum().backward()
+
+    def fill_gradients(self) -> None:
+        """As passes before have left them."""
+        for weight in self.policy.trainable().values():
+            weight.grad = torch.empty_like(weight)
+
+    def optimise(self) -> None:
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _rows(self) -> tuple[Rollout, list[int]]:
+        """The first pass of a step whose completions all have the greatest length."""
+        config, prompts = self.shape.config, self.prompts[: self.shape.prompts]
+        n, length = len(prompts) * config.group_size, config.max_completion_length
+        ids = torch.zeros(n, length, dtype=torch.long)
+        whole = Rollout(prompts, ids, ids == 0, ids.float(), [""] * n, ids[:, 0] == 0, config.group_size, 1.0)
+        return whole, list(range(n - self.shape.rows, n))
+
+
+def fake_policy(shape: Shape) -> Policy:
+    """The policy that `runs.load_policy` would load, without storage."""
+    return policy_of_shape(shape, torch.device("meta"))
+
+
+def policy_of_shape(shape: Shape, device: torch.device) -> Policy:
+    """A policy with random weights, or, on "meta", with fake ones.  Its tokenizer knows no tokens."""
+    config, dtype = shape.config, {2: torch.bfloat16, 4: torch.float32}[shape.b]
+    with device:
+        core = Qwen2VLForConditionalGeneration._from_config(
+            shape.model, dtype=dtype, attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"}
+        )
+    if config.quantize == "nf4":
+        _put_4_bit_layers(core, dtype)
+    if config.train == "lora":
+        model = add_lora(core, config.lora, config.train_vision)
+    else:
+        model = core
+        core.model.visual.requires_grad_(config.train_vision)
+    if device.type == "meta":
+        _make_fake(model, dtype)
+        core.tie_weights()
+    policy = Policy(model, SimpleNamespace(tokenizer=_NoTokens()), checkpointing=config.checkpointing)
+    if config.checkpointing:
+        recompute_layers(policy.language_model)
+    return policy
+
+
+class _NoTokens:
+    eos_token_id = 0
+    added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
+    all_special_ids = ()
+
+    def __len__(self) -> int:
+        return 1 << 30
+
+
+def _put_4_bit_layers(core: nn.Module, dtype: torch.dtype) -> None:
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    replace_with_bnb_linear(core, modules_to_not_convert=["lm_head"], quantization_config=settings)
+    core.is_loaded_in_4bit = True  # what PEFT asks
+    for module in core.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+            if module.bias is not None:
+                module.bias.data = module.bias.data.to(dtype)
+
+
+def _make_fake(model: nn.Module, dtype: torch.dtype) -> None:
+    """Every weight and buffer becomes a tensor without storage; 4-bit ones get bitsandbytes' own state."""
+    mode, made = FakeTensorMode(allow_non_fake_inputs=True), {}
+
+    def fake(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        with mode:
+            return torch.empty(shape, dtype=dtype)
+
+    for module in model.modules():
+        for name, old in list(module._parameters.items()):
+            if old is None:
+                continue
+            if old not in made and isinstance(old, bnb.nn.Params4bit):
+                data, state = bnb.functional.quantize_4bit(
+                    fake(old.shape, dtype), blocksize=64, compress_statistics=True, quant_type="nf4"
+                )
+                made[old] = nn.Parameter(data, requires_grad=False)
+                made[old].quant_state = module.quant_state = state
+            elif old not in made:
+                made[old] = nn.Parameter(fake(old.shape, old.dtype), requires_grad=old.requires_grad)
+            module._parameters[name] = made[old]
+        for name, old in module._buffers.items():
+            module._buffers[name] = None if old is None else fake(old.shape, old.dtype)
+
+
+def _loose_tensors(step: _Step) -> list[Tensor]:
+    """What the tracker cannot find by itself: the statistics of 4-bit weights, and what the last phase left."""
+    found = [step.policy.banned]
+    for module in step.policy.core.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            state = module.weight.quant_state
+            found += [state.absmax, state.code, state.offset, state.state2.absmax]
+    if step.kept is not None:
+        found += [tensor for layer in step.kept.cache.layers for tensor in (layer.keys, layer.values)]
+    return [tensor for tensor in found if isinstance(tensor, FakeTensor)]
+
+
+def _prompt(shape: Shape, length: int) -> Prompt:
+    """The largest picture that the settings allow, then text up to `length`."""
+    vision = shape.model.vision_config
+    merge = vision.spatial_merge_size
+    pictured = min(shape.patches // merge**2, length)
+    pixels = torch.zeros(pictured * merge**2, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+    types = (torch.arange(length) < pictured).long()
+    grid = torch.tensor([[1, merge, pictured * merge]])
+    prompt = Prompt(None, torch.zeros_like(types), types, pixels, grid, torch.arange(length).expand(3, -1), 0)
+    assert prompt.picture_key  # taken here, lest the tracker meet pixels that stay in host memory
+    return prompt
+
+
+def _attend_as_on_cuda(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """CUDA's fast attention has no grouped key heads under a mask, so keys and values are copied to every head."""
+
+    def copied(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scaling: float) -> Tensor:
+        if visible is not None:
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        return attend(q, k, v, visible, scaling)
+
+    return copied

@@ -1,0 +1,186 @@
+"""Does a run fit on a card, and if not, what is the least to give up?
+
+The ledger says what the tensors take.  On the card there are also the CUDA context and the allocator's gaps.  Neither
+can be known beforehand, so both are stated allowances: `CONTEXT`, and `SLACK` of the card.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from minirft.cost.advice import alternatives
+from minirft.cost.architectures import architecture
+from minirft.cost.memory import GIB, Ledger, ledger
+from minirft.cost.sizes import Shape
+from minirft.runs.config import GRPOConfig
+from minirft.runs.toml import differences
+from minirft.samples import UserError
+
+CARDS = (4.0, 6.0, 8.0, 12.0, 16.0, 24.0)  # GiB
+CONTEXT = 0.5
+"""GiB that CUDA, its libraries and kernels take before the first tensor; an allowance, not measured here."""
+SLACK = 0.05
+"""Share of the card that the allocator's rounding and gaps may cost; an allowance, not measured here."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One card: GiB there are for tensors, whether the peak fits, and, if not, commands that do."""
+
+    gpu: float
+    usable: float
+    fits: bool
+    advice: list[str]
+
+
+def card_size(text: str) -> float:
+    """GiB of a card as one says it.  Raises `UserError` for anything else.
+
+    >>> card_size("8GB"), card_size("11.5 GiB"), card_size("24")
+    (8.0, 11.5, 24.0)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:g|gb|gib)?\s*", text, re.IGNORECASE)
+    if not found or float(found[1]) <= CONTEXT:
+        raise UserError(f"--gpu {text}: give the memory of the card, such as 8GB")
+    return float(found[1])
+
+
+def usable(gpu: float) -> float:
+    """GiB of a card that tensors can have."""
+    return gpu * (1 - SLACK) - CONTEXT
+
+
+def account(config: GRPOConfig) -> Ledger:
+    """The ledger of a configuration.  Raises `UserError` for a model or a setting it cannot count."""
+    if not config.shared_prefix:
+        raise UserError("fit counts the shared path only: leave shared_prefix out")
+    return ledger(architecture(config.model), config)
+
+
+def judge(config: GRPOConfig, gpu: float, source: str, base: GRPOConfig) -> Verdict:
+    """Whether `config` fits; advice is in terms of `source`, the name of the configuration `base`."""
+    room = usable(gpu)
+
+    def fits(candidate: GRPOConfig) -> bool:
+        return account(candidate).peak <= room * GIB
+
+    if fits(config):
+        return Verdict(gpu, room, True, [])
+    advice = [f"{command(source, base, found)}  # {changes(config, found)}" for found in alternatives(config, fits)]
+    return Verdict(gpu, room, False, advice)
+
+
+def changes(old: GRPOConfig, new: GRPOConfig) -> str:
+    """What was given up, in words.
+
+    >>> changes(GRPOConfig(), GRPOConfig(rows_per_pass=2, checkpointing=True))
+    'checkpointing False -> True, rows_per_pass 0 -> 2'
+    """
+    names = differences(old, new)
+    return ", ".join(f"{name} {attrgetter(name)(old)} -> {attrgetter(name)(new)}" for name in names)
+
+
+def command(source: str, base: GRPOConfig, config: GRPOConfig) -> str:
+    """The command that trains `config`, in terms of the configuration it started from.
+
+    >>> command("tiny_detection", GRPOConfig(), GRPOConfig(rows_per_pass=2, checkpointing=True))
+    'minirft train tiny_detection --checkpointing --rows-per-pass 2'
+    """
+    words = ["minirft", "train", source]
+    for name in differences(base, config):
+        value, flag = attrgetter(name)(config), name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")  # no field of a nested table is a bool
+        elif isinstance(value, dict):
+            words += [f"--{flag}", *(str(part) for pair in value.items() for part in pair)]
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    return shlex.join(words)
+
+
+# ------------------------------------------------------------------ printing
+
+
+def heading(config: GRPOConfig) -> str:
+    """The model and the settings that the ledger is about, in two lines."""
+    shape = Shape.of(architecture(config.model), config)
+    merge = shape.model.vision_config.spatial_merge_size**2
+    weights = {"nf4": "4-bit weights", "none": f"{8 * shape.b}-bit weights"}[config.quantize]
+    lora = f"LoRA r = {config.lora.r} in {config.lora.dtype}" if config.train == "lora" else "all weights learn"
+    recompute = "checkpointing" if config.checkpointing else "no checkpointing"
+    everything, length = config.prompts_per_step * config.group_size, config.max_completion_length
+    return (
+        f"{config.model}: {weights}, {lora}, {config.optimiser}, {recompute}\n"
+        f"prompt {shape.prompt} tokens ({shape.patches // merge} of them picture), completion {length}, "
+        f"group {config.group_size}; {shape.rows} of {everything} completions a pass, "
+        f"{shape.together} of {config.prompts_per_step} prompts decoded together"
+    )
+
+
+def table(found: Ledger) -> str:
+    """GiB by part (down) and phase (across); the peak has a star."""
+    by_phase = [found.phases["optimise"], *found.phases.values()]  # what is always there comes first
+    names = list(dict.fromkeys(part for parts in by_phase for part in parts))
+    width = max(map(len, names))
+    lines = ["GiB".ljust(width) + "".join(f"{phase:>11}" for phase in found.phases)]
+    for name in names:
+        cells = [parts.get(name, 0) / GIB for parts in found.phases.values()]
+        lines.append(name.ljust(width) + "".join(f"{cell:11.3f}" if cell else " " * 10 + "·" for cell in cells))
+    totals = [found.total(phase) / GIB for phase in found.phases]
+    stars = ["*" if phase == found.peak_phase else " " for phase in found.phases]
+    rule = "─" * len(lines[0])
+    total = "total".ljust(width) + "".join(f"{star:>5}{cell:6.3f}" for star, cell in zip(stars, totals, strict=True))
+    return "\n".join([*lines, rule, total])
+
+
+def sentence(found: Ledger, verdict: Verdict) -> str:
+    """The verdict on one card, with the advice under it."""
+    gpu, room, peak = verdict.gpu, verdict.usable, found.peak / GIB
+    card = f"{gpu:g} GB card: {gpu:.2f} - {CONTEXT} CUDA context - {gpu * SLACK:.2f} allocator = {room:.2f} GiB"
+    if verdict.fits:
+        return f"{card}\nfits: the peak is {peak:.2f} GiB, in {found.peak_phase}; {room - peak:.2f} GiB to spare"
+    lines = [card, f"does not fit: the peak is {peak:.2f} GiB, in {found.peak_phase}; {peak - room:.2f} GiB too much"]
+    if not verdict.advice:
+        return "\n".join([*lines, "nothing that fit knows of makes it fit: it needs a larger card"])
+    return "\n".join([*lines, "any one of these fits:" if len(verdict.advice) > 1 else "this fits:", *verdict.advice])
+
+
+def overview(found: Ledger, verdicts: list[Verdict]) -> str:
+    """One line a card, with the first advice."""
+    lines = [f"{'card':>6} {'usable':>7} {'peak':>7}"]
+    for verdict in verdicts:
+        says = "fits" if verdict.fits else next(iter(verdict.advice), "needs a larger card")
+        lines.append(f"{verdict.gpu:>3g} GB {verdict.usable:7.2f} {found.peak / GIB:7.2f}  {says}")
+    allowed = f"usable = card - {CONTEXT} GiB CUDA context - {SLACK:.0%} allocator; both are allowances"
+    return "\n".join([*lines, allowed])
+
+
+def comparison(found: Ledger, counts: dict[str, int]) -> str:
+    """The ledger beside what MemTracker counted, phase by phase."""
+    lines = [f"{'GiB':<10}{'ledger':>9}{'tracker':>9}{'differs':>9}"]
+    for phase, count in {**counts, "peak": max(counts.values())}.items():
+        said = found.peak if phase == "peak" else found.total(phase)
+        lines.append(f"{phase:<10}{said / GIB:9.3f}{count / GIB:9.3f}{said / count - 1:+9.1%}")
+    return "\n".join(lines)
+
+
+def as_json(config: GRPOConfig, found: Ledger, verdicts: list[Verdict], one: bool) -> dict[str, Any]:
+    """Everything, in GiB; `fits` and `advice` are those of the card asked for, or one of each by card."""
+    by_card = {f"{verdict.gpu:g}GB": verdict for verdict in verdicts}
+    return {
+        "model": config.model,
+        "peak_gib": found.peak / GIB,
+        "peak_phase": found.peak_phase,
+        "parts": {part: size / GIB for part, size in found.phases[found.peak_phase].items()},
+        "phases": {phase: found.total(phase) / GIB for phase in found.phases},
+        "gpu_gib": verdicts[0].gpu if one else None,
+        "usable_gib": verdicts[0].usable if one else {card: verdict.usable for card, verdict in by_card.items()},
+        "context_gib": CONTEXT,
+        "slack": SLACK,
+        "fits": verdicts[0].fits if one else {card: verdict.fits for card, verdict in by_card.items()},
+        "advice": list(dict.fromkeys(line for verdict in verdicts for line in verdict.advice[: 3 if one else 1])),
+    }

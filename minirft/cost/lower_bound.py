@@ -1,0 +1,157 @@
+"""The floor: the least arithmetic that gives the same mathematics, in floating-point operations (FLOPs).
+
+A product of (a, b) and (b, c) matrices is 2abc FLOPs; norms, softmax, rotary positions and the optimiser are not
+counted, as in torch's `FlopCounterMode`.  One prompt with its group; a step is P of them.
+
+    P, C, G    prompt tokens, completion tokens, completions         H, K    heads * d, key-value heads * d
+    D, I, V    hidden size, MLP width, vocabulary                    L       layers
+    n          patches of the picture                                E, M, J vision width, its MLP width, its layers
+
+One token through the language model's linear layers, and through adapters of rank r on them:
+
+    W = L (D (H + 2K) + H D + 3 D I)                 2W FLOPs
+    A = L r (sum over linears of inputs + outputs)   2A FLOPs
+
+Attention of q tokens over k keys is two matrix products in each layer, 4 q k H L FLOPs.
+
+**Vision** once:  2 n (patch pixels) E + J (2 n (4 E² + 2 E M) + 4 n² E) + 2 (n / 4) ((4E)² + 4E D).
+
+**Rollout**: the prompt once and every completion token but the last once, because the last one predicts nothing:
+N = P + G (C - 1) tokens.  `lm_head` runs at the places that predict: R = 1 + G (C - 1), for a prompt's last token is
+one place for the whole group.
+
+    2 N (W + A) + 2 R D V + 4 H L (P·P + G Σ_{t=1..C-1} (P + t))
+
+**Update, forward**: the same N tokens and R places, this time with a graph.
+
+**Update, backward**: gradients of activations through every layer, 2 N (W + A) + 2 R D V, less those of the inputs of
+layer 0's q, k, v, which nothing learning lies below (unless the embeddings learn too); gradients of the weights that
+learn, 2 N A for adapters or 2 N W + 2 R D V for all; attention's backward.
+
+**Reference** (kl_coef > 0): one more forward of N tokens, without adapters.
+
+Attention is where counting has conventions, so two numbers are given.  `flops` follows FlopCounterMode: causal
+attention of q tokens on q counts as the full q x q square, and the backward pass as five products, one of which
+computes the scores again, as every fused kernel does.  `visible_flops` counts only keys a token can see, and four
+products.  Compare `flops` with counts; the gap between the two is what kernels waste.
+
+What this floor does not ask: keeping the rollout's forward pass for the update.  Sampling and learning are two passes
+in every trainer; keeping the graph of the prompt's pass would save its forward once more, `shared_pass_flops`.  Nor
+does it skip, in the last layer, the prompt tokens whose output nobody reads: less than 1 / L of the prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import Qwen2VLConfig
+
+from minirft.cost.shapes import Shape
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Least FLOPs of a step: its parts, their sum, and the sum under two other readings (module docstring)."""
+
+    vision: int
+    rollout: int
+    reference: int
+    forward: int
+    backward: int
+    flops: int
+    visible_flops: int
+    shared_pass_flops: int
+
+
+def floor(
+    config: Qwen2VLConfig, shape: Shape, rank: int = 0, reference: bool = False, see_pictures: bool = True
+) -> Floor:
+    """The floor of one GRPO step.  `rank` is that of the adapters, 0 when all language weights learn instead."""
+    counted = parts(config, shape, rank, reference, see_pictures, visible=False)
+    visible = parts(config, shape, rank, reference, see_pictures, visible=True)
+    kept = shape.prompts * forward_flops(config, rank, [(shape.prompt, shape.prompt)], 0)
+    total = sum(counted.values())
+    return Floor(**counted, flops=total, visible_flops=sum(visible.values()), shared_pass_flops=total - kept)
+
+
+def parts(
+    config: Qwen2VLConfig, shape: Shape, rank: int, reference: bool, see_pictures: bool, visible: bool
+) -> dict[str, int]:
+    """FLOPs of vision, rollout, reference, forward and backward of a step."""
+    p, rest, g = shape.prompt, shape.completion - 1, shape.group
+    places = 1 + g * rest
+    triangle = rest * (rest + 1) // 2
+    prompt = (p, (p + 1) / 2 if visible else p)  # (tokens, keys a token)
+    decoded = (g * rest, p + (rest + 1) / 2) if rest else (0, 0)
+    packed = decoded if visible else (g * rest, p + rest)
+    assert not rest or decoded[0] * decoded[1] == g * (rest * p + triangle)
+    counts = {
+        "vision": vision_flops(config, shape.patches) if see_pictures else 0,
+        "rollout": forward_flops(config, rank, [prompt, decoded], places),
+        "reference": forward_flops(config, 0, [prompt, packed], places) if reference else 0,
+        "forward": forward_flops(config, rank, [prompt, packed], places),
+        "backward": backward_flops(config, rank, [prompt, packed], places, products=4 if visible else 5),
+    }
+    return {name: round(shape.prompts * count) for name, count in counts.items()}
+
+
+def linear_sizes(config: Qwen2VLConfig) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of the linear layers of one language-model layer."""
+    text = config.text_config
+    hidden, inner = text.hidden_size, text.intermediate_size
+    head = hidden // text.num_attention_heads
+    keys = text.num_key_value_heads * head
+    return {
+        "q_proj": (hidden, hidden),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (hidden, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+
+
+def per_token(config: Qwen2VLConfig, rank: int) -> tuple[int, int]:
+    """W and A: multiplications of one token with the linear layers, and with adapters of this rank on them."""
+    sizes, layers = linear_sizes(config).values(), config.text_config.num_hidden_layers
+    return layers * sum(i * o for i, o in sizes), layers * rank * sum(i + o for i, o in sizes)
+
+
+def forward_flops(config: Qwen2VLConfig, rank: int, tokens: list[tuple[float, float]], places: int) -> float:
+    """A forward pass over `tokens`, pairs of (how many, keys each of them sees), with `lm_head` at `places`."""
+    text = config.text_config
+    linear = 2 * sum(per_token(config, rank)) * sum(count for count, _ in tokens)
+    return linear + _attention(config, tokens, 2) + 2 * places * text.hidden_size * text.vocab_size
+
+
+def backward_flops(
+    config: Qwen2VLConfig, rank: int, tokens: list[tuple[float, float]], places: int, products: int
+) -> float:
+    """The backward pass of `forward_flops`; `products` of attention is 4, or 5 when scores are computed again."""
+    text = config.text_config
+    count = sum(many for many, _ in tokens)
+    weights, adapters = per_token(config, rank)
+    head = 2 * places * text.hidden_size * text.vocab_size
+    activations = 2 * count * (weights + adapters) + head + _attention(config, tokens, products)
+    if not rank:
+        return activations + 2 * count * weights + head
+    sizes = linear_sizes(config)
+    below = sum(i * o + rank * i for i, o in (sizes[name] for name in ("q_proj", "k_proj", "v_proj")))
+    return activations + 2 * count * adapters - 2 * count * below
+
+
+def _attention(config: Qwen2VLConfig, tokens: list[tuple[float, float]], products: int) -> float:
+    text = config.text_config
+    return products * 2 * text.hidden_size * text.num_hidden_layers * sum(count * keys for count, keys in tokens)
+
+
+def vision_flops(config: Qwen2VLConfig, patches: int) -> int:
+    """One picture of `patches` patches through the vision tower, forward only."""
+    vision = config.vision_config
+    width, inner = vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    block = 2 * patches * (4 * width**2 + 2 * width * inner) + 4 * patches**2 * width
+    merge = vision.spatial_merge_size**2
+    merger = 2 * (patches // merge) * ((merge * width) ** 2 + merge * width * vision.hidden_size)
+    return 2 * patches * pixels * width + vision.depth * block + merger

@@ -1,0 +1,116 @@
+"""The memory ledger: every byte a run keeps on the card, from the model's configuration and the settings alone.
+
+A step has phases, and each fills the card differently; the peak is the fullest of them.
+
+    load        the weights, and one layer on its way into 4 bits
+    see         the vision tower on the largest picture
+    prefill     the prompts of a rollout pass the model: nothing is kept but keys and values
+    decode      keys and values of all rows, and the sampler's numbers over the vocabulary
+    reference   the packed forward pass, without a gradient
+    update      the packed forward and backward pass, with the gradients of the passes before it
+    optimise    gradients and moments side by side
+    evaluate    the rollout of an evaluation during training
+
+Nothing here is measured: every line counts tensors that `policy`, `prefix`, `decoding`, `logprobs` and transformers'
+Qwen2-VL make, at the worst case of the settings (longest prompt, largest picture, every completion at its limit).
+`fake_step` runs the same step on tensors without storage and counts what it really made; `minirft fit --check` prints
+the two side by side.  Letters: L packed tokens of a pass, R its completions, D hidden, I the width inside the MLP,
+K the width of keys, V vocabulary, E and M the same of the vision tower, b bytes of a number (2 in bfloat16).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from transformers import Qwen2VLConfig
+
+from minirft.cost import activations
+from minirft.cost.sizes import NF4, Shape, count_weights
+from minirft.runs.config import GRPOConfig
+
+GIB = 2**30
+Parts = dict[str, float]  # name -> bytes
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bytes by phase and part."""
+
+    phases: dict[str, Parts]
+
+    def total(self, phase: str) -> float:
+        """Bytes on the card in a phase."""
+        return sum(self.phases[phase].values())
+
+    @property
+    def peak_phase(self) -> str:
+        """The fullest phase."""
+        return max(self.phases, key=self.total)
+
+    @property
+    def peak(self) -> float:
+        """Bytes of tensors in the fullest phase; the CUDA context comes on top."""
+        return self.total(self.peak_phase)
+
+
+def ledger(model: Qwen2VLConfig, config: GRPOConfig) -> Ledger:
+    """The whole account of one run of `config` on `model`."""
+    shape = Shape.of(model, config)
+    kept = resident(shape)
+    tower = {"vision tower": _stored(count_weights(model)["vision tower"], shape)}
+    gradients = {"gradients": shape.learning * shape.weight_bytes}
+    phases = {
+        "load": {**kept, **tower, **_first_table(shape), "one layer before quantisation": _largest_linear(shape)},
+        "see": {**kept, **tower, "picture": activations.picture(shape)},
+        "prefill": {**kept, **activations.prefill(shape)},
+        "decode": {**kept, **activations.decode(shape, config.group_size)},
+        "reference": {**kept, **activations.reference(shape)},
+        "update": {**kept, **gradients, **activations.update(shape)},
+        "optimise": {**kept, **gradients, "optimiser scratch": _optimiser_scratch(shape)},
+    }
+    if config.eval_every:
+        asked = replace(shape, together=config.eval_batch)
+        fuller = max(activations.prefill(asked), activations.decode(asked, 1), key=lambda parts: sum(parts.values()))
+        phases["evaluate"] = {**kept, **fuller}
+    del phases["load"]["optimiser state"]
+    if config.kl_coef == 0:
+        del phases["reference"]
+    return Ledger({name: {part: n for part, n in parts.items() if n} for name, parts in phases.items()})
+
+
+def _stored(kinds: dict[str, int], shape: Shape) -> float:
+    linear = NF4 if shape.config.quantize == "nf4" else shape.b
+    return kinds.get("linear", 0) * linear + kinds.get("other", 0) * shape.b
+
+
+def resident(shape: Shape) -> Parts:
+    """What is on the card in every phase from the second step on."""
+    config = shape.config
+    parts: Parts = {name: _stored(kinds, shape) for name, kinds in count_weights(shape.model).items()}
+    if config.offload_vision:
+        parts["vision tower"] = 0
+    if config.offload_embedding and not shape.model.tie_word_embeddings:
+        parts["embedding"] = 0
+    if config.train == "lora":
+        parts["adapters"] = shape.learning * shape.weight_bytes
+    elif config.kl_coef:  # a frozen copy; a frozen tower is shared
+        parts["reference copy"] = shape.learning * shape.b
+    # Two moments a weight: in 8 bits with a float32 scale per 256, or in float32.
+    parts["optimiser state"] = shape.learning * 2 * (1 + 4 / 256 if config.optimiser == "adamw8bit" else 4)
+    return parts
+
+
+def _first_table(shape: Shape) -> Parts:
+    """While loading, an embedding that will go to host memory is still on the card."""
+    return {"embedding": _stored(count_weights(shape.model)["embedding"], shape)}
+
+
+def _largest_linear(shape: Shape) -> float:
+    text = shape.model.text_config
+    return text.hidden_size * text.intermediate_size * shape.b if shape.config.quantize == "nf4" else 0
+
+
+def _optimiser_scratch(shape: Shape) -> float:
+    """AdamW on CUDA takes the square root of all second moments at once; adapters of 16 bits step in 32."""
+    widened = 2 * 2 if shape.weight_bytes == 2 else 0  # weight and gradient, from 2 bytes to 4
+    return shape.learning * (widened + (0 if shape.config.optimiser == "adamw8bit" else 4))

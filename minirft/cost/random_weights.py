@@ -1,0 +1,155 @@
+"""A model folder of real size with random weights: what a benchmark of time and memory needs, without a download.
+
+Time and memory do not depend on what the weights are, as long as no activation overflows and no rollout ends at its
+first token.  Tensors are drawn and written one after another, so 7B needs no more memory than two shards.
+
+Linear weights have standard deviation 1 / √(inputs), 0.026 at the 1,536 inputs of 2B, so that a layer hands on
+activations of the size it got, at any width.  Queries and keys are twice that: attention then picks some tokens out.
+Plain random attention averages over the whole context, which hardly changes from token to token, and greedy decoding
+writes one token for ever.  Token embeddings of 0.02 drown in what the layers add, so a head tied to them does not
+repeat the last token either.
+
+Biases of queries and keys add 1e4 to every raw score, as those of Qwen2 may (transformers pull request 33317).  A
+softmax does not notice; arithmetic that rounds scores to 16 bits does.  The weights beside such a bias are a hundredth
+of the others: times a bias of 100 they would choose one key for every query, and greedy decoding repeats one token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from minirft.cost.architectures import architecture
+from minirft.engine.versions import Qwen2VLImageProcessorPil
+from minirft.tiny.model import CHAT_TEMPLATE
+
+# Qwen2-VL's control tokens in the order of their ids, 151643 to 151656.
+CONTROL = [
+    f"<|{name}|>"
+    for name in (
+        *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end"),
+        *("quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"),
+    )
+]
+EMBEDDING_STD = 0.02
+RAW_SCORE = 1e4
+"""What the biases add to every score before it is scaled, on the slowest rotary pair: it hardly turns over a prompt."""
+PIXELS = (56 * 56, 28 * 28 * 16384)  # smallest and largest picture of Qwen2-VL's own preprocessor_config.json
+
+
+def write_random(folder: Path, name: str, seed: int = 0, shard_bytes: int = 10**9) -> Path:
+    """Writes a random bfloat16 model of the architecture `name` into `folder`, as `Policy.load` takes it.
+
+    `name` is what `architecture` takes ("qwen2-vl-2b": 4.4 GB on disk, "qwen2-vl-7b": 16.6 GB).  A shard has at most
+    `shard_bytes` bytes, unless one tensor alone has more.  Raises `UserError` for an unknown architecture.
+    """
+    config = architecture(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_weights(folder, config, seed, shard_bytes)
+    config.architectures, config.dtype = ["Qwen2VLForConditionalGeneration"], torch.bfloat16
+    config.save_pretrained(folder)
+    tokenizer = placeholder_tokenizer(config)
+    tokenizer.save_pretrained(folder)
+    _image_processor(config).save_pretrained(folder)
+    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    return folder
+
+
+def _write_weights(folder: Path, config: Qwen2VLConfig, seed: int, shard_bytes: int) -> None:
+    places: dict[str, str] = {}
+    shard: dict[str, Tensor] = {}
+    total = 0
+
+    def write() -> None:
+        file = f"model-{len(set(places.values())) + 1:05}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        places.update(dict.fromkeys(shard, file))
+        shard.clear()
+
+    for name, weight in random_weights(config, seed):
+        if shard and weight.nbytes + sum(other.nbytes for other in shard.values()) > shard_bytes:
+            write()
+        shard[name] = weight
+        total += weight.nbytes
+    write()
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+
+
+def random_weights(config: Qwen2VLConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of the architecture in turn, bfloat16 on the CPU, under the names of the published models."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        shapes = Qwen2VLForConditionalGeneration(config).state_dict()
+    width = config.text_config.hidden_size // config.text_config.num_attention_heads
+    for name, meta in shapes.items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        weight = torch.empty(meta.shape, dtype=torch.bfloat16)
+        if weight.dim() == 1:
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            if name.endswith(("q_proj.bias", "k_proj.bias")):  # the tower's have other names
+                weight.view(-1, width)[:, width // 2 - 1] = RAW_SCORE**0.5
+        else:
+            weight.normal_(std=_std(name, weight.numel() // len(weight)), generator=generator)
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                weight.view(-1, width, weight.shape[1])[:, width // 2 - 1] /= RAW_SCORE**0.5
+        yield name.replace("model.visual.", "visual.").replace("model.language_model.", "model."), weight
+
+
+def _std(name: str, inputs: int) -> float:
+    if "embed_tokens" in name:
+        return EMBEDDING_STD
+    return inputs**-0.5 * (2.0 if "q_proj" in name or "k_proj" in name else 1.0)
+
+
+def placeholder_tokenizer(config: Qwen2VLConfig) -> PreTrainedTokenizerFast:
+    """One token a byte, nameless tokens up to the control tokens, and these at the ids the configuration gives them.
+
+    For 2B and 7B that is 151,657 tokens, as many as the real tokenizer has.
+    """
+    ends = config.text_config.eos_token_id
+    control = {
+        ends - 2: "<|endoftext|>",
+        ends - 1: "<|im_start|>",
+        ends: "<|im_end|>",
+        config.vision_start_token_id: "<|vision_start|>",
+        config.vision_end_token_id: "<|vision_end|>",
+        config.image_token_id: "<|image_pad|>",
+        config.video_token_id: "<|video_pad|>",
+    }
+    others = [token for token in CONTROL if token not in control.values()]
+    gaps = [index for index in range(ends - 2, max(control)) if index not in control]
+    control |= dict(zip(gaps, others, strict=False))
+    alphabet = dict(enumerate(sorted(pre_tokenizers.ByteLevel.alphabet())))
+    names = {index: f"<{index}>" for index in range(max(control) + 1)} | alphabet | control
+    raw = Tokenizer(models.BPE(vocab={token: index for index, token in names.items()}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([AddedToken(control[i], special=True, normalized=False) for i in sorted(control)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _image_processor(config: Qwen2VLConfig) -> Qwen2VLImageProcessorPil:
+    vision = config.vision_config
+    return Qwen2VLImageProcessorPil(
+        size=dict(zip(("shortest_edge", "longest_edge"), PIXELS, strict=True)),
+        patch_size=vision.patch_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        merge_size=vision.spatial_merge_size,
+    )

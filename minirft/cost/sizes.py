@@ -1,0 +1,129 @@
+"""How big a model and a step are, in numbers of weights and tokens: what every line of the memory ledger multiplies.
+
+Letters: S prompt tokens, L packed tokens of a pass, R its completions, D hidden, I the width inside the MLP, K the
+width of a token's keys, V vocabulary, E and M the hidden and inner widths of the vision tower, b bytes of a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import Qwen2VLConfig
+
+from minirft.runs.config import GRPOConfig
+
+NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+"""Bytes of a 4-bit weight: itself, its share of an 8-bit scale per 64, and of a float32 scale per 256 of those."""
+DEFAULT_MAX_PIXELS = 12845056
+"""Largest picture of Qwen2-VL's own `preprocessor_config.json`."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers everything else is a product of."""
+
+    model: Qwen2VLConfig
+    config: GRPOConfig
+    b: int  # bytes of a number in weights and activations
+    prompt: int  # S, tokens
+    patches: int  # of the largest picture, before merging
+    rows: int  # R, completions in a pass
+    prompts: int  # behind them
+    together: int  # prompts decoded together
+    learning: int  # weights that learn
+    weight_bytes: int  # of one of them
+
+    @classmethod
+    def of(cls, model: Qwen2VLConfig, config: GRPOConfig) -> Shape:
+        """The worst case of the settings.  `dtype = "auto"` counts 2 bytes, and 4 where all weights learn."""
+        lora = config.train == "lora"
+        auto = 2 if lora else 4
+        b = {"auto": auto, "float32": 4}.get(config.dtype, 2)
+        pixels = config.max_pixels or DEFAULT_MAX_PIXELS
+        merge = model.vision_config.spatial_merge_size**2
+        pictured = min(pixels // (model.vision_config.patch_size**2 * merge), config.max_prompt_length)
+        everything = config.prompts_per_step * config.group_size
+        rows = min(config.rows_per_pass or everything, everything)
+        starts = range(0, everything, rows)
+        last = [min(start + rows, everything) - 1 for start in starts]
+        g = config.group_size
+        return cls(
+            model=model,
+            config=config,
+            b=b,
+            prompt=config.max_prompt_length,
+            patches=pictured * merge,
+            rows=rows,
+            prompts=max(end // g - start // g + 1 for start, end in zip(starts, last, strict=True)),
+            together=min(config.prompts_per_rollout or config.prompts_per_step, config.prompts_per_step),
+            learning=sum(adapter_weights(model, config).values()) if lora else _full_weights(model, config),
+            weight_bytes={"float32": 4, "bfloat16": 2}[config.lora.dtype] if lora else b,
+        )
+
+    @property
+    def packed(self) -> int:
+        """L, tokens of a packed pass."""
+        return self.prompts * self.prompt + self.fresh
+
+    @property
+    def fresh(self) -> int:
+        """Completion tokens of a packed pass."""
+        return self.rows * self.config.max_completion_length
+
+    @property
+    def seen(self) -> int:
+        """Keys of a packed pass after every completion got its own copy of the prompt's."""
+        return self.rows * (self.prompt + self.config.max_completion_length)
+
+    @property
+    def keys(self) -> int:
+        """K, the width of the keys of one token."""
+        text = self.model.text_config
+        return text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+
+
+# ------------------------------------------------------------------ weights
+
+
+def count_weights(model: Qwen2VLConfig) -> dict[str, dict[str, int]]:
+    """Weights by part, those of linear layers (which 4 bits can hold) apart from the others."""
+    text, vision = model.text_config, model.vision_config
+    d, i, e = text.hidden_size, text.intermediate_size, vision.embed_dim
+    k = d // text.num_attention_heads * text.num_key_value_heads
+    m, merged = int(e * vision.mlp_ratio), e * vision.spatial_merge_size**2
+    patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    layer, block = 2 * d * (d + k) + 3 * d * i, 4 * e * e + 2 * e * m
+    return {
+        "language linears": {"linear": text.num_hidden_layers * layer},
+        "vision tower": {
+            "linear": vision.depth * block + merged * (merged + d),
+            "other": vision.depth * (4 * e + e + m + 4 * e) + patch * e + 2 * e + merged + d,
+        },
+        "embedding": {"other": text.vocab_size * d},
+        "head": {"other": 0 if model.tie_word_embeddings else text.vocab_size * d},
+        "norms and biases": {"other": text.num_hidden_layers * (d + 2 * k + 2 * d) + d},
+    }
+
+
+def adapter_weights(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
+    """Weights of the adapters by part: r (inputs + outputs) for every linear layer they sit on."""
+    text, vision, r = model.text_config, model.vision_config, config.lora.r
+    d, i, e = text.hidden_size, text.intermediate_size, vision.embed_dim
+    k = d // text.num_attention_heads * text.num_key_value_heads
+    m, merged = int(e * vision.mlp_ratio), e * vision.spatial_merge_size**2
+    language = text.num_hidden_layers * (2 * (d + d) + 2 * (d + k) + 3 * (d + i))
+    tower = vision.depth * (4 * e + 2 * e + 2 * (e + m)) + 2 * merged + merged + d
+    on = adapted(config)
+    return {"language": r * language * ("language" in on), "vision": r * tower * ("vision" in on)}
+
+
+def adapted(config: GRPOConfig) -> tuple[str, ...]:
+    """The parts of the model that carry adapters."""
+    if config.lora.targets == "all" or (config.train_vision and config.lora.targets == "language"):
+        return "language", "vision"
+    return (config.lora.targets,)
+
+
+def _full_weights(model: Qwen2VLConfig, config: GRPOConfig) -> int:
+    parts = {name: sum(kinds.values()) for name, kinds in count_weights(model).items()}
+    return sum(n for name, n in parts.items() if config.train_vision or name != "vision tower")

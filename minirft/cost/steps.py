@@ -1,0 +1,151 @@
+"""Our side of the comparison: the real `grpo_step`, with the shared prefix and without, checked equal first."""
+
+from __future__ import annotations
+
+import zlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minirft import train
+from minirft.advantages import group_advantages
+from minirft.cost.shapes import Shape, questions
+from minirft.cost.work import Mark
+from minirft.engine.prefix import policy_logprobs
+from minirft.loss import policy_loss
+from minirft.policy import Policy
+from minirft.reference import Reference
+from minirft.rewards.readings import Score
+from minirft.runs.config import GRPOConfig
+from minirft.samples import Rollout, Sample, UserError
+
+TOLERANCE = 1e-3
+"""Largest difference of loss or gradient that rounding in float32 explains; measured: 1e-6."""
+
+
+@dataclass
+class Ours:
+    """A trainer of ours to measure: "ours", or "naive" with `config.shared_prefix` off.
+
+    `step(turn)` is one GRPO step on pictures it has not seen; `cached` takes the same ones every time.
+    """
+
+    policy: Policy
+    reference: Reference | None
+    config: GRPOConfig
+    shape: Shape
+    text: str
+    cached: bool = False
+    optimiser: torch.optim.Optimizer = field(init=False)
+    seen_before: list[Sample] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.optimiser = torch.optim.AdamW(self.policy.trainable().values(), lr=self.config.learning_rate)
+        self.seen_before = questions(self.text, self.shape, 0) if self.cached else []
+
+    @property
+    def core(self) -> torch.nn.Module:
+        """The model to hang hooks on."""
+        return self.policy.core
+
+    @property
+    def image_processor(self) -> Any:
+        """What cuts pictures into patches."""
+        return self.policy.image_processor
+
+    @property
+    def marks(self) -> list[Mark]:
+        """Which function belongs to which phase; the rest of the step is "update"."""
+        return [
+            (self.policy, "encode", "prepare"),
+            (train, "sample_groups", "generate"),
+            (train, "score", "score"),
+            (train, "reference_logprobs", "score"),
+        ]
+
+    def step(self, turn: int, watched: AbstractContextManager) -> None:
+        """One step, inside the context that watches it."""
+        # Pictures are seeded apart, so that neither path finds what the other has remembered.
+        samples = self.seen_before or questions(self.text, self.shape, 2 * turn + self.config.shared_prefix)
+        with watched:
+            train.grpo_step(self.policy, self.reference, self.optimiser, samples, reward, self.config, 1)
+
+
+def settings(shape: Shape, checkpointing: bool, kl_coef: float) -> GRPOConfig:
+    """A run's settings with the shape's lengths; the step size is so small that the model stays as it is."""
+    return GRPOConfig(
+        prompts_per_step=shape.prompts,
+        group_size=shape.group,
+        max_completion_length=shape.completion,
+        max_prompt_length=shape.prompt,
+        checkpointing=checkpointing,
+        kl_coef=kl_coef,
+        learning_rate=1e-6,
+    )
+
+
+def reward(completion: str, solution: str) -> Score:
+    """A number in [0, 1) that depends on the completion, for the price of nothing.
+
+    >>> reward("cat", "").total != reward("dog", "").total
+    True
+    """
+    value = zlib.crc32(completion.encode()) / 2**32
+    return Score(value, {"hash": value})
+
+
+def loss_and_gradients(
+    policy: Policy, rollout: Rollout, config: GRPOConfig, shared: bool
+) -> tuple[float, dict[str, Tensor]]:
+    """The step's loss on a rollout, whose log-probs are the old and the reference's, and its gradient by weight.
+
+    Leaves no gradient behind.
+    """
+    scores = torch.tensor([reward(text, "").total for text in rollout.texts]).view(-1, rollout.group_size)
+    logprobs = policy_logprobs(policy, rollout, shared=shared)
+    loss, _ = policy_loss(
+        config.loss,
+        logprobs,
+        rollout.logprobs,
+        rollout.logprobs if config.kl_coef else None,
+        group_advantages(scores, config.advantage_scale, eps=config.advantage_eps).flatten().to(logprobs),
+        rollout.completion_mask,
+        clip_eps=config.clip_eps,
+        clip_eps_high=config.clip_eps_high,
+        kl_coef=config.kl_coef,
+        kl=config.kl,
+        max_completion_length=config.max_completion_length,
+    )
+    loss.backward()
+    gradients = {name: weight.grad for name, weight in policy.trainable().items() if weight.grad is not None}
+    policy.model.zero_grad(set_to_none=True)
+    return loss.item(), gradients
+
+
+def difference(ours: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Tensor]]) -> dict[str, float]:
+    """|loss - loss'|, of terms of size 1, and |gradient - gradient'| / |gradient| over all weights together."""
+    names = ours[1].keys() | other[1].keys()
+    missing = [name for name in names if name not in ours[1] or name not in other[1]]
+    if missing:
+        raise UserError(f"the two paths differ: only one gives {missing[0]} a gradient; nothing was timed")
+    gap = sum((ours[1][name] - other[1][name]).double().square().sum().item() for name in names)
+    size = sum(ours[1][name].double().square().sum().item() for name in names)
+    return {"loss": abs(ours[0] - other[0]), "gradient": (gap / size) ** 0.5}
+
+
+def check_equal(found: dict[str, float], what: str) -> dict[str, float]:
+    """The difference, if rounding explains it.  Raises `UserError` otherwise: times of unequal work mean nothing."""
+    if not max(found.values()) < TOLERANCE:
+        raise UserError(
+            f"{what} and ours differ on the same rollout (loss {found['loss']:.1e}, gradient {found['gradient']:.1e}, "
+            f"allowed {TOLERANCE}): nothing was timed"
+        )
+    return found
+
+
+def naive_of(ours: Ours) -> Ours:
+    """The same policy the plain way."""
+    return replace(ours, config=replace(ours.config, shared_prefix=False), cached=False)

@@ -1,0 +1,168 @@
+"""One token at a time: rows in mid-sentence behind prompts whose keys and values are held once for a group.
+
+transformers' own cache holds a copy of the prompt for every row, and concatenates: each token copies all that came
+before it.  Here a row owns a buffer for its completion alone, written in place, and `attention.OnPrompts` lets the rows
+of a group read one copy of their prompt.  For Qwen2-VL-2B, 16 prompts of 1,024 tokens and groups of 8, the prompts'
+keys and values take 0.44 GiB instead of 3.5.  Keys are widened to float32, once, for scores that need it (`attention`):
+0.22 GiB more.
+
+Two ways to step.  `Growing` reads just what is written and drops rows that ended: the least arithmetic.  `Graph` always
+reads the whole buffer under a mask, so that no shape ever changes and, on CUDA, one step is recorded once and replayed:
+its hundreds of small kernels are then launched as one.  On a CPU it is the same step without the recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from minirft.engine.attention import OnPrompts
+from minirft.engine.prefix import Prefilled
+from minirft.engine.versions import cache_argument
+from minirft.policy import Policy
+
+
+class Buffer(CacheLayerMixin):
+    """Keys, float32, and values of the completions in one layer, (B, heads, room, d), as transformers calls it.
+
+    With `at`, a tensor that holds the place to write, it hands out all of itself, else the part that is written.
+    """
+
+    is_sliding = False
+
+    def __init__(self, like: Tensor, rows: int, room: int, at: Tensor | None = None) -> None:
+        super().__init__()
+        self.length, self.at = 0, at
+        shape = rows, like.shape[1], room, like.shape[3]
+        self.keys, self.values = like.new_zeros(shape, dtype=torch.float32), like.new_zeros(shape)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Write one token's keys and values, (B, heads, 1, d); returns those of the completions so far."""
+        if self.at is not None:
+            self.keys.index_copy_(2, self.at, key_states.float())
+            self.values.index_copy_(2, self.at, value_states)
+            return self.keys, self.values
+        self.keys[:, :, self.length], self.values[:, :, self.length] = key_states[:, :, 0], value_states[:, :, 0]
+        self.length += 1
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def select(self, rows: Tensor) -> None:
+        """Only these rows go on."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+    def get_seq_length(self) -> int:
+        """Completion tokens that a row holds."""
+        return self.length
+
+    def get_max_length(self) -> int:
+        """Completion tokens that fit."""
+        return self.keys.shape[2]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Never asked: `OnPrompts` says what is seen."""
+        return self.length + query_length, 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to do."""
+
+
+class Growing:
+    """Reads what is written, no more; rows that ended are dropped."""
+
+    def __init__(self, policy: Policy, start: Prefilled, group_size: int, room: int) -> None:
+        self.policy = policy
+        self.position = start.position.repeat_interleave(group_size)
+        self.prompts = on_prompts(start, group_size)
+        self.layers = [Buffer(layer.keys, len(self.position), room) for layer in start.cache.layers]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token to each row, (B,); returns the hidden states after it, (B, D)."""
+        hidden = _forward(self.policy, tokens, self.position, self.prompts, self.layers)
+        self.position = self.position + 1
+        return hidden
+
+    def keep(self, rows: Tensor) -> None:
+        """Only the rows at these indices, in rising order, go on."""
+        self.position = self.position[rows]
+        self.prompts = self.prompts.select(rows)
+        for layer in self.layers:
+            layer.select(rows)
+
+
+class Graph:
+    """Reads whole buffers under a mask, so that a step has one shape; a recorded CUDA graph where there is CUDA."""
+
+    def __init__(self, policy: Policy, start: Prefilled, group_size: int, room: int) -> None:
+        self.policy = policy
+        self.position = start.position.repeat_interleave(group_size)
+        self.tokens = torch.zeros_like(self.position)
+        self.at = torch.zeros(1, dtype=torch.long, device=policy.device)
+        self.unwritten = torch.full((room,), -torch.inf, device=policy.device)
+        self.prompts = on_prompts(start, group_size, self.unwritten)
+        self.layers = [Buffer(layer.keys, len(self.position), room, self.at) for layer in start.cache.layers]
+        self.replay: Callable[[], None] | None = None
+        self.hidden: Tensor | None = None
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """As in `Growing`; the first step on CUDA records itself."""
+        self.tokens.copy_(tokens)
+        if self.replay is None:
+            self.replay = self._record() if tokens.is_cuda else self._run
+        self.replay()
+        return self.hidden
+
+    def _run(self) -> None:
+        self.unwritten.index_fill_(0, self.at, 0.0)
+        self.hidden = _forward(self.policy, self.tokens, self.position, self.prompts, self.layers)
+        self.position += 1
+        self.at += 1
+
+    def _record(self) -> Callable[[], None]:
+        """Run twice to warm up, as torch asks, then record; what the three runs moved on is put back."""
+        state = [(x, x.clone()) for x in (self.position, self.at, self.unwritten)]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(2):
+                self._run()
+                _put_back(state)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):  # records without running
+            self._run()
+        return graph.replay
+
+
+def _put_back(state: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, before in state:
+        tensor.copy_(before)
+
+
+DECODERS: dict[str, type[Growing] | type[Graph]] = {"growing": Growing, "graph": Graph}
+
+
+def on_prompts(start: Prefilled, group_size: int, unwritten: Tensor | None = None) -> OnPrompts:
+    """All rows of P prompts that have passed the model, G rows each."""
+    rows = torch.arange(len(start.position) * group_size, device=start.mask.device)
+    padding = None
+    if not start.mask.all():
+        padding = torch.zeros(start.mask.shape, device=start.mask.device).masked_fill(~start.mask, -torch.inf)
+        padding = padding[:, None, None]
+    keys, values = [layer.keys.float() for layer in start.cache.layers], [layer.values for layer in start.cache.layers]
+    return OnPrompts(keys, values, padding, unwritten, rows.unflatten(0, (-1, group_size)), rows)
+
+
+def _forward(policy: Policy, tokens: Tensor, position: Tensor, prompts: OnPrompts, layers: list[Buffer]) -> Tensor:
+    """One token a row, (B,), at its rotary position, (B,), through the language model: hidden states (B, D)."""
+    return policy.language_model(
+        inputs_embeds=policy.embed(tokens)[:, None],
+        position_ids=position.expand(3, -1)[..., None],
+        attention_mask={"full_attention": None},  # `prompts` says what is seen
+        use_cache=True,
+        on_prompts=prompts,
+        **cache_argument(Cache(layers=layers)),
+    ).last_hidden_state[:, 0]

@@ -1,0 +1,206 @@
+"""From a name to a model in memory: where it lies, is it a Qwen2-VL, 4-bit, LoRA; each failure in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import BitsAndBytesConfig, PreTrainedConfig, Qwen2VLForConditionalGeneration
+
+from minirft.engine.attention import NAME as SHARED_PREFIX
+from minirft.engine.layers import embed_patches_by_product, fuse_adapters
+from minirft.samples import UserError
+
+HUB = {"qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-7b": "Qwen/Qwen2-VL-7B-Instruct"}
+
+LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+VISION_LINEARS = ["attn.qkv", "attn.proj", "fc1", "fc2", "mlp.0", "mlp.2"]
+TARGETS = {"language": LANGUAGE_LINEARS, "vision": VISION_LINEARS, "all": LANGUAGE_LINEARS + VISION_LINEARS}
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters W + (alpha / r)·B·A on the linear layers of the chosen parts (https://arxiv.org/abs/2106.09685).
+
+    `lm_head` is never among them.  There is no dropout: the log-probs of training must be those of sampling.
+    `seed` draws A; B starts at zero.  `dtype` is that of A and B at rest; they compute in the model's.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    targets: Literal["language", "vision", "all"] = "language"
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def resolve(name: str) -> str:
+    """A model's name as a folder or a hub id.  Raises `UserError` when it can be neither."""
+    if name == "tiny":
+        from minirft.tiny import CHECKPOINT
+
+        return str(CHECKPOINT)
+    name = HUB.get(name, name)
+    folder = Path(name)
+    if not folder.exists():
+        if name.count("/") != 1 or name.startswith((".", "/", "~")):
+            raise UserError(f"no model folder at {name}; give a folder, a hub id, or one of tiny, {', '.join(HUB)}")
+        return name
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        raise UserError(
+            f"{name} holds an adapter, not a model; give its base model ({base}) and load the adapter on it"
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{name} is not a model folder: it has no config.json; give the folder of a Qwen2-VL")
+    return name
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; by default the first CUDA card, else the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """ "auto" is float32 on a CPU, bfloat16 on a card that has it, else float16.
+
+    >>> pick_dtype("auto", torch.device("cpu"))
+    torch.float32
+    """
+    if dtype == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise UserError(f"dtype is {dtype}; choose auto, {', '.join(known)}")
+    return known[dtype]
+
+
+def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.device) -> Qwen2VLForConditionalGeneration:
+    """The weights, on the device, with shared-prefix attention in the language model.
+
+    "nf4" stores every linear layer but `lm_head` in 4 bits, scales quantised twice (https://arxiv.org/abs/2305.14314);
+    it does so on a CPU too.  A layer is quantised as soon as it is read: beside what stays there is never more than
+    one tensor.  Raises `UserError` when `source` is not a whole Qwen2-VL in safetensors.
+    """
+    _check_is_qwen2_vl(source)
+    if quantize not in ("none", "nf4"):
+        raise UserError(f"quantize is {quantize}; choose none or nf4")
+    if quantize == "nf4" and device.type == "cpu":
+        _give_freed_memory_back()
+    try:
+        model, report = Qwen2VLForConditionalGeneration.from_pretrained(
+            source,
+            dtype=dtype,
+            quantization_config=_nf4(dtype) if quantize == "nf4" else None,
+            device_map={"": device},
+            use_safetensors=True,
+            attn_implementation={"text_config": SHARED_PREFIX, "vision_config": "sdpa"},
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{source}: the weights do not load ({reason}); it needs the safetensors of a Qwen2-VL"
+        ) from None
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; copy the whole model again")
+    if quantize == "nf4":
+        _tidy_after_quantising(model, device)
+    embed_patches_by_product(model)
+    return model
+
+
+def _give_freed_memory_back() -> None:
+    """From now on glibc asks the system for every block over 256 KB, and gives it back when it is freed.
+
+    By default it keeps larger and larger blocks in its heap, where the 4-bit weights that stay lie between the holes
+    of the 16-bit ones that have gone: a 2B model took 3.2 to 6.2 GiB in a step, now 2.3 (`results/real_size`).
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # of a system without glibc
+        ctypes.CDLL(None).mallopt(-3, 2**18)  # M_MMAP_THRESHOLD
+
+
+def _tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.device) -> None:
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # On CPUs with AVX512-BF16, bitsandbytes repacks a layer in place in eval mode, and the packed layer gives
+            # no gradient to its input: rollout-then-train would learn nothing below the last layer.
+            module.support_avx512bf16_for_cpu = False
+    if device.type == "cpu":
+        # A weight in its own format is not read but mapped, and one bias keeps the whole file it lies in mapped.
+        for weight in model.parameters():
+            if weight.dtype.is_floating_point:
+                weight.data = weight.data.clone()
+
+
+def _check_is_qwen2_vl(source: str) -> None:
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{source}: no folder of that name, and the hub did not give it ({reason})") from None
+    if config.get("model_type") != "qwen2_vl":
+        raise UserError(
+            f"{source} is a {config.get('model_type', 'nameless')} model; minirft trains Qwen2-VL (qwen2_vl)"
+        )
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_vision: bool) -> PeftModel:
+    """Adapters on the chosen parts, everything else frozen; `train_vision` widens "language" to "all"."""
+    if lora.targets not in TARGETS:
+        raise UserError(f"lora targets are {lora.targets}; choose one of {', '.join(TARGETS)}")
+    if lora.r < 1:
+        raise UserError(f"lora rank is {lora.r}; it must be at least 1")
+    if lora.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"lora dtype is {lora.dtype}; choose float32 or bfloat16")
+    targets = TARGETS["all" if train_vision and lora.targets == "language" else lora.targets]
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(lora.seed)
+        with warnings.catch_warnings():
+            # PEFT asks transformers by an old name; the caller can do nothing about it.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            adapted = get_peft_model(model, config)  # in float32, whatever the model's dtype
+    fuse_adapters(adapted)
+    for weight in adapted.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.to(getattr(torch, lora.dtype))
+    return adapted
+
+
+def copy_trained(model: Qwen2VLForConditionalGeneration | PeftModel, folder: Path) -> None:
+    """Copies the learned weights in `folder` into `model`, in place.  Raises `UserError` when they do not fit."""
+    try:
+        if isinstance(model, PeftModel):
+            result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+            missing = [key for key in result.missing_keys if "lora_" in key]
+            if missing or result.unexpected_keys:
+                raise ValueError(f"{(missing + result.unexpected_keys)[0]} does not match")
+        else:
+            saved = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
+            model.load_state_dict(saved.state_dict())
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{folder}: the saved weights do not fit this policy ({reason}); check model and lora"
+        ) from None

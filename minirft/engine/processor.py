@@ -1,0 +1,138 @@
+"""Text and picture -> the tensors a Qwen2-VL reads: tokenizer, chat template and picture patches.
+
+The tokenizer and the PIL picture processor are loaded directly: `AutoProcessor` needs torchvision for a
+video processor that nothing here uses.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from minirft.engine.versions import Qwen2VLImageProcessorPil, smart_resize
+from minirft.samples import Sample, UserError
+
+PICTURE_TOKEN = "<|image_pad|>"
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The two halves of Qwen2-VL's processor, and the longest prompt that is accepted (tokens, None: any)."""
+
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: Qwen2VLImageProcessorPil
+    max_prompt_length: int | None = None
+
+    @property
+    def picture_id(self) -> int:
+        """The token id that stands for one merged picture patch."""
+        return self.tokenizer.convert_tokens_to_ids(PICTURE_TOKEN)
+
+    def __call__(self, sample: Sample) -> dict[str, Tensor]:
+        """`input_ids` (S,), `mm_token_type_ids` (S,), `pixel_values` (patches, D) and `image_grid_thw` (1, 3).
+
+        Raises `UserError` for a picture or a text that cannot be encoded, and for a prompt over the limit.
+        """
+        picture = sample.picture()
+        pictured = self._picture_tokens(sample, picture.size)
+        text = self._text_ids(sample)
+        self._check_length(sample, picture.size, pictured, len(text) - 1)
+        at = text.index(self.picture_id)
+        input_ids = torch.tensor(text[:at] + [self.picture_id] * pictured + text[at + 1 :])
+        pixels = self.image_processor(images=[picture], return_tensors="pt")
+        return {
+            "input_ids": input_ids,
+            "mm_token_type_ids": (input_ids == self.picture_id).long(),
+            "pixel_values": pixels["pixel_values"],
+            "image_grid_thw": pixels["image_grid_thw"].long(),
+        }
+
+    def count(self, sample: Sample, size: tuple[int, int]) -> tuple[int, int]:
+        """Tokens of the prompt without its picture, and those of a picture of `size`, (width, height); none is opened.
+
+        Raises `UserError` as `Processor(sample)` does.
+        """
+        return len(self._text_ids(sample)) - 1, self._picture_tokens(sample, size)
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What a picture of `size`, (width, height), is scaled to before the model sees it."""
+        width, height = size
+        factor, limits = self.image_processor.patch_size * self.image_processor.merge_size, self.image_processor.size
+        high, wide = smart_resize(height, width, factor, limits["shortest_edge"], limits["longest_edge"])
+        return wide, high
+
+    def _picture_tokens(self, sample: Sample, size: tuple[int, int], max_pixels: int | None = None) -> int:
+        width, height = size
+        if not width or not height:
+            raise UserError(f"sample {sample.id}: the picture is {width}x{height}; remove it or repair the file")
+        limit = {} if max_pixels is None else {"max_pixels": max_pixels}
+        try:
+            patches = self.image_processor.get_number_of_image_patches(height, width, limit)
+        except ValueError as error:
+            raise UserError(f"sample {sample.id}: picture of {width}x{height}: {error}; crop or remove it") from None
+        return int(patches) // self.image_processor.merge_size**2
+
+    def _text_ids(self, sample: Sample) -> list[int]:
+        """The chat-formatted question with one picture token where the picture goes."""
+        control = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        if found := [token for token in control if token in sample.problem]:
+            raise UserError(f"sample {sample.id}: the problem holds the control token {found[0]}; remove it")
+        content = [{"type": "image"}, {"type": "text", "text": sample.problem}]
+        ids = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
+        )
+        if ids.count(self.picture_id) != 1:
+            raise UserError(f"the chat template of {self.tokenizer.name_or_path} gives no place to the picture")
+        return ids
+
+    def _check_length(self, sample: Sample, size: tuple[int, int], pictured: int, text: int) -> None:
+        limit = self.max_prompt_length
+        if limit is None or pictured + text <= limit:
+            return
+        area = (self.image_processor.patch_size * self.image_processor.merge_size) ** 2
+        least = -(-self.image_processor.size["shortest_edge"] // area)
+        fits = (n * area for n in range(limit - text, least - 1, -1))
+        best = next((p for p in fits if self._picture_tokens(sample, size, p) + text <= limit), None)
+        advice = f"set max_pixels to {best} or less" if best else f"its text alone is {text} tokens: shorten it"
+        raise UserError(
+            f"sample {sample.id}: the prompt is {pictured + text} tokens and the limit is {limit}; "
+            f"{advice}, or raise max_prompt_length"
+        )
+
+
+def load_processor(source: str, max_pixels: int | None, max_prompt_length: int | None) -> Processor:
+    """The processor of a model folder or hub id.  Raises `UserError` when a file is missing or does not fit.
+
+    `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{source}: no usable tokenizer and picture processor ({reason}); copy them there") from None
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = _legacy_chat_template(source)
+    if PICTURE_TOKEN not in tokenizer.get_vocab():
+        raise UserError(f"{source}: the tokenizer has no {PICTURE_TOKEN}; it is not a Qwen2-VL tokenizer")
+    if max_pixels is not None:
+        least = image_processor.size["shortest_edge"]
+        if max_pixels < least:
+            raise UserError(f"max_pixels is {max_pixels}, below the {least} pixels {source} needs; raise it")
+        image_processor.size = {"shortest_edge": least, "longest_edge": max_pixels}
+    return Processor(tokenizer, image_processor, max_prompt_length)
+
+
+def _legacy_chat_template(source: str) -> str:
+    """Qwen2-VL's first releases kept the template in a file of the processor, which the tokenizer does not read."""
+    try:
+        found = cached_file(source, "chat_template.json")
+        return json.loads(Path(found).read_text())["chat_template"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{source}: no chat template; add the chat_template.json of Qwen2-VL") from None

@@ -1,0 +1,288 @@
+"""Evaluation: completions and samples in, numbers with intervals out.  No model is seen here, only its texts.
+
+Every metric is a function of query weights.  Weight 1 each gives the number; multinomial weights are a bootstrap
+resample of the queries, so an interval needs no second matching.  A detection query, one category in one picture,
+is a COCO image of its own; COCOeval matches it (IoU .50:.05:.95, area "all", the 100 surest boxes).
+
+Deviations from the paper's evaluation.  Whoever passes the samples says which categories are asked about; no other
+model's presence claims are mixed in.  Exact duplicates are not removed: they are false boxes.  Labels must be equal
+after normalisation; the released two-way substring rule, by which an empty answer is always right, stands beside
+it as `accuracy_substring`.  Where an annotation file has boxes in pixels (`Sample.exact`), detection is scored in
+pixels against those, and a box on a crowd is ignored, as COCO does; elsewhere the solution is the truth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from minirft.evaluation.measures import (
+    AT_50,
+    AT_75,
+    Array,
+    Ranked,
+    average_precision,
+    calibration_error,
+    divide,
+    rank_boxes,
+    ranking_auc,
+)
+from minirft.rewards import boxes
+from minirft.rewards.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
+from minirft.samples import Sample, Task, UserError
+
+Statistic = Callable[[Array], dict[str, Array]]  # query weights (R, Q) -> {metric: (R,)}, NaN where not defined
+NOTHING = Detections(np.zeros((0, 4)), np.zeros(0))
+
+
+def evaluate(generate: Callable[[list[Sample]], list[str]], samples: list[Sample], **options: Any) -> dict[str, Any]:
+    """Metrics of whatever `generate` answers, greedily or sampled; `options` go to `metrics`.
+
+    Raises `UserError` when there are no samples, or samples of several tasks.
+
+    >>> from PIL import Image
+    >>> sample = Sample("s0", Image.new("RGB", (4, 3)), "presence", "Is there a cat?", "<answer>yes</answer>")
+    >>> evaluate(lambda samples: ["<think>fur</think> <answer>yes</answer>"], [sample])["accuracy"]
+    1.0
+    """
+    tasks = sorted({sample.task for sample in samples})
+    if len(tasks) != 1:
+        found = f"of {' and '.join(tasks)}" if tasks else "at all"
+        raise UserError(
+            f"{len(samples)} samples {found}: evaluation needs samples of one task; check the data settings"
+        )
+    return metrics(tasks[0], generate(samples), samples, **options)
+
+
+def metrics(
+    task: Task,
+    completions: Sequence[str],
+    samples: Sequence[Sample],
+    *,
+    resamples: int = 200,
+    level: float = 0.95,
+    generator: np.random.Generator | None = None,
+) -> dict[str, Any]:
+    """All metrics of a task, ready for JSON: {name: float or None, ..., "n": Q, "ci": {name: [low, high]}}.
+
+    None is a metric that is not defined, such as AUC without a miss.  The intervals are percentile bootstrap
+    intervals over the Q queries at `level`; `resamples` = 0 leaves them out.  Without a `generator` the resamples are
+    those of seed 0, so two sets of answers to the same samples are resampled alike.  Raises `ValueError` when the
+    lengths differ or are 0.  What each metric is stands in `detection`, `classification`, `grounding`, `presence`.
+    """
+    values, draws = bootstrap(task, completions, samples, resamples=resamples, generator=generator)
+    return values | {"n": len(samples), "ci": intervals(draws, level)}
+
+
+def bootstrap(
+    task: Task,
+    completions: Sequence[str],
+    samples: Sequence[Sample],
+    *,
+    resamples: int = 200,
+    generator: np.random.Generator | None = None,
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Every metric on all queries, as `metrics` has it, and on `resamples` resamples of them: {metric: (resamples,)}.
+
+    The answers are matched once for both.  Raises as `metrics` does.
+    """
+    check_pairs(completions, samples)
+    return resampled(STATISTICS[task](completions, samples), len(samples), resamples, generator)
+
+
+def check_pairs(completions: Sequence[str], samples: Sequence[Sample]) -> None:
+    """Raise `ValueError` unless there is one completion for each sample, and at least one."""
+    number = len(samples)
+    if len(completions) != number or not number:
+        raise ValueError(f"one completion per sample and at least one: got {len(completions)} for {number} samples")
+
+
+def resampled(
+    statistic: Statistic, number: int, resamples: int, generator: np.random.Generator | None = None
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """A statistic of `number` queries on all of them, None where it is not defined, and on `resamples` of them.
+
+    Without a `generator` the resamples are those of seed 0: the same queries for whatever is measured on them.
+    """
+    values: dict[str, Any] = {name: _json(value[0]) for name, value in statistic(np.ones((1, number))).items()}
+    if not resamples:
+        return values, {}
+    generator = generator or np.random.default_rng(0)
+    weights = generator.multinomial(number, np.full(number, 1 / number), resamples)
+    return values, statistic(weights.astype(np.float64))
+
+
+def intervals(draws: dict[str, Array], level: float) -> dict[str, list[float]]:
+    """The percentile interval of each metric that is defined on some resample: {name: [low, high]}."""
+    return {name: _interval(draw, level) for name, draw in draws.items() if not np.isnan(draw).all()}
+
+
+def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
+    """Detection, each query about one category in one picture.
+
+    ap, ap50, ap75    average precision at IoU .50:.95, .50, .75; macro mean over the categories that have a truth
+    ap50_pooled       the same at .50 with all queries in one ranking
+    ar                recall averaged over IoU .50:.95, macro mean over the same categories (COCO's AR at 100 boxes)
+    recall            matched true boxes / true boxes, one to one at IoU >= .5
+    precision         matched boxes / predictions, malformed ones included, those on a crowd left out
+    mean_iou          mean over queries with a truth of Σ IoU / max(n_pred, n_true), Σ over the Hungarian matching
+                      without a threshold, n_pred with malformed predictions
+    boxes_per_image   predictions per query, malformed ones included
+    ece, auc          is the confidence the chance of a hit at IoU .5; does a hit outrank a miss
+    abstention        share of the queries about an absent category that are answered with no box
+    false_abstention  the same share of the queries about a present one
+    parse_rate        share of answers that parse and keep to <think>...</think> <answer>...</answer>
+
+    An answer that does not parse has no boxes, and is no abstention.  Where confidences tie between queries, AP
+    depends on the order of the queries, as COCOeval's does.
+    """
+    answers, found, truth, crowds, well_formed = _read_boxes(completions, samples)
+    true, predicted = (np.array([len(side) for side in sides], dtype=np.float64) for sides in (truth, found))
+    silent = np.array([isinstance(a, Detections) and len(a) == 0 for a in answers], dtype=np.float64)
+    overlap = np.array([_overlap(f, t) for f, t in zip(found, truth, strict=True)])
+    category = np.unique([sample.category for sample in samples], return_inverse=True)[1]
+    ranked = rank_boxes(found, truth, crowds)
+    hit, ignored = ranked.hit[AT_50], ranked.ignored[AT_50]
+
+    def statistic(weights: Array) -> dict[str, Array]:
+        weight, present = weights[:, ranked.query], true > 0
+        matched, counted = weight @ hit, weight * ~ignored
+        precisions, recalls = _by_category(ranked, weights, category, true)
+        return {
+            "ap": _mean_defined(precisions.mean(1)),
+            "ap50": _mean_defined(precisions[:, AT_50]),
+            "ap75": _mean_defined(precisions[:, AT_75]),
+            "ap50_pooled": average_precision(hit, weight, weights @ true, ignored),
+            "ar": _mean_defined(recalls.mean(1)),
+            "recall": divide(matched, weights @ true),
+            "precision": divide(matched, weights @ predicted - weight @ ignored),
+            "mean_iou": divide(weights @ (overlap * present), weights @ present),
+            "boxes_per_image": divide(weights @ predicted, weights.sum(1)),
+            "ece": calibration_error(ranked.confidence, hit, counted),
+            "auc": ranking_auc(ranked.confidence, hit, counted),
+            "abstention": divide(weights @ (silent * ~present), weights @ ~present),
+            "false_abstention": divide(weights @ (silent * present), weights @ present),
+            "parse_rate": divide(weights @ well_formed, weights.sum(1)),
+        }
+
+    return statistic
+
+
+def confidence_levels(completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """Boxes by stated confidence, for a calibration curve: {confidence, two decimals: [boxes, hits at IoU .5]}."""
+    _, found, truth, crowds, _ = _read_boxes(completions, samples)
+    ranked = rank_boxes(found, truth, crowds)
+    counted = ~ranked.ignored[AT_50]
+    levels: dict[str, list[int]] = {}
+    for confidence, hit in zip(ranked.confidence[counted], ranked.hit[AT_50][counted], strict=True):
+        level = levels.setdefault(f"{confidence:.2f}", [0, 0])
+        level[0] += 1
+        level[1] += int(hit)
+    return dict(sorted(levels.items()))
+
+
+def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
+    """Labels: accuracy (equal after normalisation), accuracy_substring (the released rule), parse_rate."""
+    labels, truths, well_formed = _read("classification", completions, samples)
+    pairs = zip(labels, truths, strict=True)
+    return _means(
+        accuracy=[isinstance(label, str) and normalise(label) == normalise(truth) for label, truth in pairs],
+        accuracy_substring=[_substring(text, truth) for text, truth in zip(completions, truths, strict=True)],
+        parse_rate=well_formed,
+    )
+
+
+def grounding(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
+    """One box: box_iou and giou (means; 0 and -1 where there is no box), acc50 (share with IoU >= .5), parse_rate."""
+    answers, truths, well_formed = _read("grounding", completions, samples)
+    found = [np.zeros(4) if isinstance(answer, ParseFailure) else answer for answer in answers]  # overlaps nothing
+    pairs = [(box[None], truth[None]) for box, truth in zip(found, truths, strict=True)]
+    overlap = np.array([boxes.iou(*pair)[0, 0] for pair in pairs])
+    giou = [boxes.giou(*pair)[0, 0] for pair in pairs]
+    return _means(box_iou=overlap, giou=giou, acc50=overlap >= 0.5, parse_rate=well_formed)
+
+
+def presence(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
+    """Yes or no: accuracy (an answer that is neither is wrong) and parse_rate."""
+    answers, truths, well_formed = _read("presence", completions, samples)
+    right = [answer is truth for answer, truth in zip(answers, truths, strict=True)]
+    return _means(accuracy=right, parse_rate=well_formed)
+
+
+STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] = {
+    "detection": detection,
+    "classification": classification,
+    "grounding": grounding,
+    "presence": presence,
+}
+"""Task -> its metrics as functions of query weights."""
+
+
+def _read(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> tuple[list[Any], list[Any], Array]:
+    """Every answer or failure, every truth, and whether the answer parses and is in the format asked for."""
+    answers = [parse(task, text) for text in completions]
+    truths = [parse_solution(task, sample.solution) for sample in samples]
+    pairs = zip(answers, completions, strict=True)
+    well_formed = [not isinstance(answer, ParseFailure) and is_well_formed(text) for answer, text in pairs]
+    return answers, truths, np.array(well_formed, dtype=np.float64)
+
+
+def _read_boxes(completions: Sequence[str], samples: Sequence[Sample]) -> tuple[list[Any], ...]:
+    """Answers or failures, found boxes, true boxes and crowds, one frame a query; which answers are sound."""
+    answers, truth, well_formed = _read("detection", completions, samples)
+    found = [NOTHING if isinstance(answer, ParseFailure) else answer for answer in answers]
+    crowds = [np.zeros((0, 4))] * len(samples)
+    for q, exact in enumerate(sample.exact for sample in samples):
+        if exact is not None:
+            found[q] = replace(found[q], boxes=boxes.convert(found[q].boxes, boxes.MODEL, exact.frame))
+            truth[q], crowds[q] = Detections(exact.boxes, np.ones(len(exact.boxes))), exact.crowds
+    return answers, found, truth, crowds, well_formed
+
+
+def _overlap(found: Detections, truth: Detections) -> float:
+    iou = boxes.iou(found.boxes, truth.boxes)
+    return sum(iou[pair] for pair in boxes.match_hungarian(iou, 0.0)) / max(len(found), len(truth), 1)
+
+
+def _by_category(ranked: Ranked, weights: Array, category: np.ndarray, true: Array) -> tuple[Array, Array]:
+    """Average precision and recall of every category: (K, thresholds, R), NaN where a category has no truth."""
+    precisions, recalls = [], []
+    for k in range(category.max() + 1):
+        mine, truths = category[ranked.query] == k, weights @ (true * (category == k))
+        weight, hits, ignored = weights[:, ranked.query[mine]], ranked.hit[:, mine], ranked.ignored[:, mine]
+        pairs = zip(hits, ignored, strict=True)
+        precisions.append([average_precision(hit, weight, truths, skipped) for hit, skipped in pairs])
+        recalls.append([divide(weight @ hit, truths) for hit in hits])
+    return np.array(precisions), np.array(recalls)
+
+
+def _mean_defined(values: Array) -> Array:
+    """Mean over the first axis of what is not NaN, (K, R) -> (R,)."""
+    return divide(np.nansum(values, axis=0), (~np.isnan(values)).sum(axis=0))
+
+
+def _means(**columns: Any) -> Statistic:
+    """The statistic of metrics that are plain means over queries."""
+    return lambda weights: {name: weights @ np.array(v, dtype=float) / weights.sum(1) for name, v in columns.items()}
+
+
+def _substring(text: str, truth: str) -> bool:
+    """The released evaluation: right if one contains the other, but for case, spaces and underscores."""
+    answer = re.search(r"<answer>(.*?)</answer>", text)  # on one line, as there; none is wrong
+    if answer is None:
+        return False
+    a, b = (label.lower().replace(" ", "").replace("_", "") for label in (answer[1], truth))
+    return a in b or b in a
+
+
+def _json(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _interval(draws: Array, level: float) -> list[float]:
+    tail = (1 - level) / 2
+    return [float(edge) for edge in np.nanquantile(draws, [tail, 1 - tail])]

@@ -1,0 +1,111 @@
+"""What the base can do, and what it does: the two numbers whose difference reinforcement can gain.
+
+A base passes when the careful habit, forced on it by the first words of its answer, is good enough to be
+worth finding, and when it is not already the default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from minirft.evaluation.scores import metrics
+from minirft.policy import Policy
+from minirft.rewards.answers import is_well_formed
+from minirft.sampler import sample_groups
+from minirft.samples import Prompt, Sample
+from minirft.tiny.annotators import CAREFUL_START
+from minirft.tiny.world import held_out
+
+FORCED = f"<think>{CAREFUL_START}"
+THINKS_CAREFULLY = CAREFUL_START.strip()
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A measured number and the range it must lie in."""
+
+    name: str
+    value: float
+    low: float
+    high: float = 1.0
+
+    @property
+    def met(self) -> bool:
+        return self.low <= self.value <= self.high
+
+
+def force(policy: Policy, prompt: Prompt, words: str) -> Prompt:
+    """The prompt with the first words of the answer already said."""
+    ids = torch.tensor(policy.tokenizer(words, add_special_tokens=False)["input_ids"])
+    first = len(prompt) + prompt.rope_delta
+    places = torch.arange(first, first + len(ids)).expand(3, -1)
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids, ids]),
+        mm_token_type_ids=torch.cat([prompt.mm_token_type_ids, torch.zeros_like(ids)]),
+        position_ids=torch.cat([prompt.position_ids, places], dim=1),
+    )
+
+
+def answers(policy: Policy, samples: list[Sample], *, greedy: bool, forced: str = "", seed: int = 0) -> list[str]:
+    """One completion per sample; with `forced`, the words that every completion begins with."""
+    texts: list[str] = []
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, len(samples), 50):
+        prompts = [policy.encode(sample) for sample in samples[start : start + 50]]
+        prompts = [force(policy, prompt, forced) for prompt in prompts] if forced else prompts
+        rollout = sample_groups(
+            policy, prompts, 1, max_completion_length=96, greedy=greedy, generator=None if greedy else generator
+        )
+        texts += [forced + text for text in rollout.texts]
+    return texts
+
+
+def measure(policy: Policy, n: int = 400) -> dict[str, Any]:
+    """Held-out metrics by default and with the careful habit forced, greedy and sampled, and the careful share.
+
+    "sampled_default" also holds how much oftener careful answers keep to the format than quick ones, and "questions"
+    the share of questions about an absent category.
+    """
+    samples = held_out("detection", n)
+    absent = sum("No Objects" in sample.solution for sample in samples) / n
+    blocks: dict[str, Any] = {"questions": {"absent": absent}}
+    for mode in ("greedy", "sampled"):
+        for habit, forced in (("default", ""), ("careful", FORCED)):
+            texts = answers(policy, samples, greedy=mode == "greedy", forced=forced)
+            share = sum(THINKS_CAREFULLY in text for text in texts) / n
+            blocks[f"{mode}_{habit}"] = {**metrics("detection", texts, samples), "careful_share": share}
+            if mode == "sampled" and not forced:
+                blocks["sampled_default"]["format_gap"] = format_gap(texts)
+    return blocks
+
+
+def format_gap(texts: list[str]) -> float:
+    """Share of well-formed answers among the careful ones less that among the others.
+
+    >>> format_gap([f"<think>{CAREFUL_START}red</think> <answer>a</answer>", "<think>b</think> <answer>a"])
+    1.0
+    """
+    shares = []
+    for careful in (True, False):
+        mine = [is_well_formed(text) for text in texts if (THINKS_CAREFULLY in text) == careful]
+        shares.append(sum(mine) / max(1, len(mine)))
+    return shares[0] - shares[1]
+
+
+def requirements(blocks: dict[str, Any]) -> list[Requirement]:
+    """The gate: able when careful, careful in a third of samples, quick by default, format no clue to the habit.
+
+    A gap in format of .10 is 2 standard errors of 400 answers, a third of them careful.
+    """
+    return [
+        Requirement("AP50, careful habit forced, greedy", blocks["greedy_careful"]["ap50"], 0.50),
+        Requirement("AP50, careful habit forced, sampled", blocks["sampled_careful"]["ap50"], 0.40),
+        Requirement("share of careful answers, sampled", blocks["sampled_default"]["careful_share"], 0.24, 0.42),
+        Requirement("share of careful answers, greedy", blocks["greedy_default"]["careful_share"], 0.0, 0.05),
+        Requirement("format kept, careful less quick", blocks["sampled_default"]["format_gap"], -0.10, 0.10),
+        Requirement("share of absent categories", blocks["questions"]["absent"], 0.20, 0.30),
+    ]

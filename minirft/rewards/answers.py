@@ -1,0 +1,287 @@
+"""Answers: the text of a completion as boxes, a label or a yes, or the reason why it is none of them.
+
+Every parser here is total.  Whatever the text, it returns an answer or a `ParseFailure`, in time linear in the
+text's length: no exception, no NaN, no `eval`.  Texts are at most `MAX_CHARACTERS` long, lists `MAX_PREDICTIONS`, and
+a label `MAX_LABEL`: to normalise a run of combining marks takes time quadratic in its length.  One bad prediction in
+a list of good ones does not spoil the list, but it is counted (`Detections.invalid`), so a reward can charge for it.
+
+Deviations from the paper, which names tags and no parser.  Exactly one answer block is well formed; of several the
+last is read.  Text inside the reasoning is never an answer.  Coordinates must lie in the model's 0-1000 frame and
+confidences in [0, 1].  The released code's own, more credulous reading is in `minirft.rewards.official`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from minirft.rewards.boxes import MODEL, Array
+from minirft.samples import Sample, Task, UserError
+
+MAX_CHARACTERS = 65_536  # longer than any completion we sample; what bounds the work
+MAX_LABEL = 1_000  # characters; the longest of the data sets' labels has under 100
+MAX_PREDICTIONS = 1_000  # Hungarian matching is cubic; COCO and LVIS score 100 and 300 boxes
+_DETAIL = 80  # characters of the offending text shown
+
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_NO_OBJECTS = re.compile(r"""['"]?no objects?['"]?\.?""", re.IGNORECASE)
+_ITEM = re.compile(r"\s*(\{[^{}]*\})\s*(,|\Z)")
+_NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)"
+_CORNERS = re.compile(r"\(\s*N\s*,\s*N\s*\)\s*,\s*\(\s*N\s*,\s*N\s*\)".replace("N", _NUMBER), re.ASCII)
+_EDGE_PUNCTUATION = " .,;:!?'\"`*()[]{}"  # not + or #, which end names such as C++
+
+
+@dataclass(frozen=True)
+class ParseFailure:
+    """Why a text is not an answer: `reason` is one of a few fixed phrases (countable), `detail` shows the place."""
+
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Predicted (or true) boxes in the model frame.
+
+    `boxes` is (N, 4) xyxy, `confidence` (N,) in [0, 1], and `invalid` counts the malformed predictions: they have
+    no box, but they were predictions.  Those of them of which only the corners are in the wrong order (x1 >= x2 or
+    y1 >= y2) have their confidences in `inverted`, (at most `invalid`,).
+    """
+
+    boxes: Array
+    confidence: Array
+    invalid: int = 0
+    inverted: Array = field(default_factory=lambda: np.zeros(0), repr=False)
+
+    def __len__(self) -> int:
+        """The number of predictions, malformed ones included."""
+        return len(self.boxes) + self.invalid
+
+
+def extract(text: str) -> tuple[str | None, str | None]:
+    """The reasoning and the answer of a completion, stripped; None for a part that is not there.
+
+    The answer is the last <answer> block after the reasoning has ended.
+
+    >>> extract("<think>a cat</think> <answer>cat</answer>")
+    ('a cat', 'cat')
+    >>> extract("<think>is it <answer>cat</answer>?</think>")
+    ('is it <answer>cat</answer>?', None)
+    """
+    think, after = None, 0
+    thought = text.rfind("</think>")
+    if thought >= 0:
+        start = text.find("<think>", 0, thought)
+        think = text[start + len("<think>") : thought].strip() if start >= 0 else None
+        after = thought
+    end = text.rfind("</answer>", after)
+    start = text.rfind("<answer>", after, end) if end >= 0 else -1
+    return think, text[start + len("<answer>") : end].strip() if start >= 0 else None
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether a completion is <think>...</think> then <answer>...</answer>, once each, and nothing else but spaces.
+
+    The reasoning must hold a letter or a digit: an echoed ``<think> ... </think>`` is no reasoning.
+
+    >>> [is_well_formed(f"<think>{thought}</think> <answer>cat</answer>") for thought in ("long ears", "...", "")]
+    [True, False, False]
+    """
+    text = text.strip()
+    if len(text) > MAX_CHARACTERS or any(text.count(tag) != 1 for tag in _TAGS):
+        return False
+    positions = [text.index(tag) for tag in _TAGS]
+    if positions != sorted(positions) or positions[0] != 0 or not text.endswith("</answer>"):
+        return False
+    between = text[positions[1] + len("</think>") : positions[2]]
+    return not between.strip() and any(map(str.isalnum, text[len("<think>") : positions[1]]))
+
+
+def parse_detection(text: str) -> Detections | ParseFailure:
+    """Boxes and confidences: ``[{'Position': [x1, y1, x2, y2], 'Confidence': c}, ...]`` or ``No Objects``.
+
+    Either quote will do; key case is exact; ``[]`` says the same as ``No Objects``.  A prediction is valid when it has
+    just these two keys, its numbers are finite JSON numbers, 0 <= x1 < x2 <= 1000, 0 <= y1 < y2 <= 1000, 0 <= c <= 1.
+
+    >>> found = parse_detection("<answer>[{'Position': [10, 20, 30, 40], 'Confidence': 0.9}]</answer>")
+    >>> found.boxes.tolist(), found.confidence.tolist(), found.invalid
+    ([[10.0, 20.0, 30.0, 40.0]], [0.9], 0)
+    >>> parse_detection('<answer>[{"Position": [30, 20, 10, 40], "Confidence": NaN}]</answer>').invalid
+    1
+    >>> len(parse_detection("<answer>No Objects</answer>"))
+    0
+    >>> parse_detection("A cat.").reason
+    'no answer block'
+    """
+    answer = _answer(text)
+    if isinstance(answer, ParseFailure):
+        return answer
+    items = [] if _NO_OBJECTS.fullmatch(answer) else _items(answer)
+    if isinstance(items, ParseFailure):
+        return items
+    read = [_prediction(item) for item in items]
+    numbers = np.array([five for five in read if five is not None], dtype=np.float64).reshape(-1, 5)
+    sound = (numbers[:, :2] < numbers[:, 2:4]).all(1)
+    valid = numbers[sound]
+    return Detections(valid[:, :4], valid[:, 4], len(read) - len(valid), numbers[~sound, 4])
+
+
+def parse_label(text: str) -> str | ParseFailure:
+    """A label as it was written, of at most `MAX_LABEL` characters; compare labels through `normalise`.
+
+    >>> parse_label("<think>long ears</think> <answer> Basset Hound </answer>")
+    'Basset Hound'
+    """
+    answer = _short_answer(text)
+    if isinstance(answer, str) and not normalise(answer):
+        return ParseFailure("empty answer", answer[:_DETAIL])
+    return answer
+
+
+def parse_grounding(text: str) -> Array | ParseFailure:
+    """One box, ``(x1,y1),(x2,y2)``, valid in the model frame: shape (4,).
+
+    >>> parse_grounding("<answer> (10,20),(30,40) </answer>").tolist()
+    [10.0, 20.0, 30.0, 40.0]
+    >>> parse_grounding("<answer>(900,900),(100,100)</answer>").reason
+    'invalid box'
+    """
+    answer = _answer(text)
+    if isinstance(answer, ParseFailure):
+        return answer
+    corners = _CORNERS.fullmatch(answer)
+    if corners is None:
+        return ParseFailure("not a box", answer[:_DETAIL])
+    box = [float(number) for number in corners.groups()]
+    return np.array(box) if _inside(*box) else ParseFailure("invalid box", answer[:_DETAIL])
+
+
+def parse_presence(text: str) -> bool | ParseFailure:
+    """Whether the completion says yes.
+
+    >>> parse_presence("<answer>Yes.</answer>"), parse_presence("<answer>yes or no</answer>").reason
+    (True, 'not yes or no')
+    """
+    answer = _short_answer(text)
+    if isinstance(answer, ParseFailure):
+        return answer
+    word = normalise(answer)
+    return word == "yes" if word in ("yes", "no") else ParseFailure("not yes or no", answer[:_DETAIL])
+
+
+_PARSERS: dict[Task, Callable[[str], Detections | str | Array | bool | ParseFailure]] = {
+    "detection": parse_detection,
+    "classification": parse_label,
+    "grounding": parse_grounding,
+    "presence": parse_presence,
+}
+
+
+def parse(task: Task, text: str) -> Detections | str | Array | bool | ParseFailure:
+    """The answer of a completion to a question of kind `task`.
+
+    >>> parse("classification", "<answer></answer>")
+    ParseFailure(reason='empty answer', detail='')
+    """
+    return _PARSERS[task](text)
+
+
+def parse_solution(task: Task, text: str) -> Any:
+    """The answer of a solution.  Data, not a model, wrote it, so a fault raises `UserError`.
+
+    >>> parse_solution("presence", "<answer>no</answer>")
+    False
+    """
+    answer = parse(task, text)
+    if isinstance(answer, Detections) and answer.invalid:
+        answer = ParseFailure("invalid box", text[:_DETAIL])
+    if isinstance(answer, ParseFailure):
+        raise UserError(
+            f"solution {text[:_DETAIL]!r} is no {task} answer ({answer.reason}); repair or remove the sample"
+        )
+    return answer
+
+
+def true_boxes(sample: Sample) -> Array:
+    """The boxes of the solution in the model's frame, (M, 4); none for a label or a yes.
+
+    >>> from pathlib import Path
+    >>> true_boxes(Sample("0", Path("0.jpg"), "grounding", "?", "<answer>(1,2),(3,4)</answer>")).tolist()
+    [[1.0, 2.0, 3.0, 4.0]]
+    """
+    truth = parse_solution(sample.task, sample.solution)
+    if isinstance(truth, Detections):
+        return truth.boxes
+    return np.reshape(truth, (-1, 4)) if isinstance(truth, np.ndarray) else np.zeros((0, 4))
+
+
+def normalise(label: str) -> str:
+    """A label for comparison: case, space, underscore, hyphen and punctuation at the ends do not count.
+
+    Time is quadratic in the longest run of combining marks: labels that a model wrote are to be bounded first, as
+    `parse_label` does.
+
+    >>> normalise(" Forget-me_not. "), normalise("2012 BMW  X5")
+    ('forget me not', '2012 bmw x5')
+    """
+    folded = unicodedata.normalize("NFKC", label).casefold()
+    return re.sub(r"[\s_-]+", " ", folded).strip(_EDGE_PUNCTUATION)
+
+
+def _answer(text: str) -> str | ParseFailure:
+    if len(text) > MAX_CHARACTERS:
+        return ParseFailure("too long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}")
+    answer = extract(text)[1]
+    if answer is None:
+        return ParseFailure("no answer block", text[-_DETAIL:])
+    return answer or ParseFailure("empty answer")
+
+
+def _short_answer(text: str) -> str | ParseFailure:
+    answer = _answer(text)
+    if isinstance(answer, str) and len(answer) > MAX_LABEL:
+        return ParseFailure("label too long", f"{len(answer)} characters, the limit is {MAX_LABEL}")
+    return answer
+
+
+def _items(answer: str) -> list[str] | ParseFailure:
+    """The texts of the {...} in a list, unread."""
+    if not (answer.startswith("[") and answer.endswith("]")):
+        return ParseFailure("not a list of predictions", answer[:_DETAIL])
+    inside, items, place = answer[1:-1].strip(), [], 0
+    while place < len(inside):
+        item = _ITEM.match(inside, place)
+        if item is None or (item[2] and item.end() == len(inside)):
+            return ParseFailure("not a list of predictions", inside[place : place + _DETAIL])
+        items.append(item[1])
+        place = item.end()
+        if len(items) > MAX_PREDICTIONS:
+            return ParseFailure("too many predictions", f"the limit is {MAX_PREDICTIONS}")
+    return items
+
+
+def _prediction(item: str) -> tuple[float, ...] | None:
+    """x1, y1, x2, y2 and confidence of one {...}, corners in any order; None when it is malformed otherwise."""
+    try:  # ValueError: not JSON, or an integer of over 4,300 digits; RecursionError: brackets nested too deep
+        pairs = json.loads(item.replace("'", '"'), object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return None
+    fields = dict(pairs)
+    position, confidence = fields.get("Position"), fields.get("Confidence")
+    if len(pairs) != 2 or not isinstance(position, list) or len(position) != 4:
+        return None
+    if not all(type(number) in (int, float) for number in (*position, confidence)):
+        return None
+    framed = all(0 <= number <= side for number, side in zip(position, 2 * (MODEL.width, MODEL.height), strict=True))
+    return (*map(float, position), float(confidence)) if framed and 0 <= confidence <= 1 else None
+
+
+def _inside(x1: float, y1: float, x2: float, y2: float) -> bool:
+    """False for NaN as well, as every comparison with it is."""
+    return 0 <= x1 < x2 <= MODEL.width and 0 <= y1 < y2 <= MODEL.height

@@ -1,0 +1,166 @@
+"""Prompts: the questions as the paper asks them (Table 1), and solutions written in the format they ask for.
+
+Detection, classification and grounding are verbatim from the published data sets, because a prompt is part of the
+result.  The authors' slips are kept: no space after "tags.", "species name" asked for cars too, and in grounding
+"grouding", a sentence without a verb and a closing bracket that was never opened.
+
+Deviation: the presence question is our own.  The paper's two-stage detection asks first whether a category is in the
+picture, and that prompt was never released.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from minirft.rewards.boxes import MODEL
+
+_DETECTION = """\
+Detect all objects belonging to the category '{category}' in the image, and provide the bounding boxes \
+(between 0 and 1000, integer) and confidence (between 0 and 1, with two decimal places).
+If no object belonging to the category '{category}' in the image, return 'No Objects'.
+Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.\
+The output answer format should be as follows:
+<think> ... </think> <answer>[{{'Position': [x1, y1, x2, y2], 'Confidence': number}}, ...]</answer>
+Please strictly follow the format."""
+
+_CLASSIFICATION = """\
+This is an image containing {a} {noun}. Please identify the {attribute} of the {noun} based on the image.
+Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.\
+The output answer format should be as follows:
+<think> ... </think> <answer>species name</answer>
+Please strictly follow the format."""
+
+_GROUNDING = """\
+Output the bounding box in the image corresponding to the instruction: {instruction} \
+Output the thinking process in <think> </think> and your grouding box. \
+Following "<think> thinking process </think>
+<answer>(x1,y1),(x2,y2)</answer>)" format."""
+
+_PRESENCE = """\
+Look at the image: is there at least one object of the category '{category}' in it?
+Write down your reasoning in <think> </think>, then the answer in <answer> </answer>: yes or no, nothing else.
+<think> ... </think> <answer>yes or no</answer>"""
+
+# family -> (what the picture shows, what is asked); the four sets of the paper's Table 2
+FAMILIES = {
+    "flower": ("plant", "species"),
+    "pet": ("pet", "species"),
+    "car": ("car", "model"),
+    "aircraft": ("aircraft", "model"),
+}
+
+
+def detection(category: str) -> str:
+    """The detection question.  Source: Table 1, and the `problem` column of the ViRFT_COCO sets.
+
+    >>> detection("cat").splitlines()[1]
+    "If no object belonging to the category 'cat' in the image, return 'No Objects'."
+    """
+    return _DETECTION.format(category=category)
+
+
+def classification(family: str, attribute: str | None = None) -> str:
+    """The fine-grained classification question.  Source: Table 1, and the `problem` column of the ViRFT_CLS sets.
+
+    `family` is one of `FAMILIES`, or any noun; `attribute` is what is asked of it ("kind" for a noun of your own).
+
+    >>> classification("flower").splitlines()[0]
+    'This is an image containing a plant. Please identify the species of the plant based on the image.'
+    >>> classification("insect", "order").splitlines()[0]
+    'This is an image containing an insect. Please identify the order of the insect based on the image.'
+    """
+    noun, usual = FAMILIES.get(family, (family, "kind"))
+    article = "an" if noun[:1].lower() in tuple("aeiou") else "a"
+    return _CLASSIFICATION.format(a=article, noun=noun, attribute=attribute or usual)
+
+
+def grounding(instruction: str) -> str:
+    """The reasoning-grounding question.  Source: the released LISA training prompt, slips included.
+
+    >>> grounding("the taller cup")[:86]
+    'Output the bounding box in the image corresponding to the instruction: the taller cup '
+    """
+    return _GROUNDING.format(instruction=instruction)
+
+
+def presence(category: str) -> str:
+    """The first question of two-stage detection, in our own words.
+
+    >>> presence("cat").splitlines()[0]
+    "Look at the image: is there at least one object of the category 'cat' in it?"
+    """
+    return _PRESENCE.format(category=category)
+
+
+def detection_solution(boxes: ArrayLike, confidence: ArrayLike = 1) -> str:
+    """Boxes of the model frame, (N, 4), as an answer block; none is `No Objects`.
+
+    Coordinates are rounded to whole numbers, and an object thinner than one unit is given that unit, so the text can
+    always be read back.  `confidence` is one for all or one each.  Raises `ValueError` for a box that is inverted,
+    not finite or outside 0-1000.
+
+    >>> detection_solution([[100, 200, 300, 400.4]])
+    "<answer>[{'Position': [100, 200, 300, 400], 'Confidence': 1}]</answer>"
+    >>> detection_solution([[100, 200, 300, 400]], 0.5)
+    "<answer>[{'Position': [100, 200, 300, 400], 'Confidence': 0.50}]</answer>"
+    >>> detection_solution([])
+    '<answer>No Objects</answer>'
+    """
+    rows = [_whole(box) for box in np.asarray(boxes, dtype=np.float64).reshape(-1, 4)]
+    scores = np.broadcast_to(np.asarray(confidence), len(rows)).tolist()
+    items = [
+        f"{{'Position': [{x1}, {y1}, {x2}, {y2}], 'Confidence': {_score(score)}}}"
+        for (x1, y1, x2, y2), score in zip(rows, scores, strict=True)
+    ]
+    return f"<answer>[{', '.join(items)}]</answer>" if items else "<answer>No Objects</answer>"
+
+
+def label_solution(name: str) -> str:
+    """A label as an answer block.
+
+    >>> label_solution("737-200")
+    '<answer>737-200</answer>'
+    """
+    return f"<answer>{name}</answer>"
+
+
+def grounding_solution(box: ArrayLike) -> str:
+    """One box of the model frame, (4,), as an answer block; rounded and refused as in `detection_solution`.
+
+    >>> grounding_solution([10, 20, 30, 40])
+    '<answer>(10,20),(30,40)</answer>'
+    """
+    x1, y1, x2, y2 = _whole(np.asarray(box, dtype=np.float64))
+    return f"<answer>({x1},{y1}),({x2},{y2})</answer>"
+
+
+def presence_solution(present: bool) -> str:
+    """Yes or no as an answer block.
+
+    >>> presence_solution(True)
+    '<answer>yes</answer>'
+    """
+    return f"<answer>{'yes' if present else 'no'}</answer>"
+
+
+def _score(confidence: float) -> str:
+    """Two decimals, as the prompt asks; the whole number 1 of the published solutions stays whole."""
+    return str(confidence) if isinstance(confidence, int) else f"{confidence:.2f}"
+
+
+def _whole(box: np.ndarray) -> tuple[int, int, int, int]:
+    """The box on whole coordinates, at least one unit wide and high."""
+    x1, y1, x2, y2 = box.tolist()
+    if not (0 <= x1 < x2 <= MODEL.width and 0 <= y1 < y2 <= MODEL.height):
+        raise ValueError(f"expected 0 <= x1 < x2 <= 1000 and 0 <= y1 < y2 <= 1000, got {box.tolist()}")
+    (left, right), (top, bottom) = _side(x1, x2), _side(y1, y2)
+    return left, top, right, bottom
+
+
+def _side(low: float, high: float) -> tuple[int, int]:
+    """Both ends rounded; where they meet, the whole unit in which `low` lies."""
+    first, last = round(low), round(high)
+    return (first, last) if first < last else (math.floor(low), math.floor(low) + 1)

@@ -1,0 +1,259 @@
+"""A run as a folder: opening it, going back to its checkpoint, taking its policy out.
+
+    RUN/config.toml        the settings, every one spelt out
+        log.jsonl          one row per step and per evaluation, with a provenance header
+        completions.jsonl  what was written at each step, for reading
+        checkpoints/       where `--resume RUN` goes on
+        policy/            the result: an adapter for PEFT, or a model folder for transformers
+
+A step is a pure function of (weights, optimiser state, loss scale, seed, step).  That is why a checkpoint of the
+first three and the step is enough to go on bit for bit, and why everything written after it can be cut off and redone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from bitsandbytes.optim import AdamW8bit
+from torch import Tensor
+
+from minirft.engine.precision import LossScale, round_at_random
+from minirft.policy import Policy
+from minirft.reference import Reference, make_reference
+from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
+from minirft.runs.config import GRPOConfig, load_config
+from minirft.runs.log import RunLog, read_log, truncate_after
+from minirft.runs.toml import differences, to_toml
+from minirft.samples import UserError
+
+Method = Literal["grpo", "sft"]
+Row = dict[str, Any]
+# What a resumed run may set anew: none of these changes what a step computes, but for `steps` under a linear
+# schedule, which moves the learning rates still to come.  Settings that only reorder sums, such as `rows_per_pass`
+# or `prompts_per_rollout`, are not here: they change the last bits.
+MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
+MAY_CHANGE |= {"offload_vision", "offload_embedding"}
+EXPORTED = "minirft.toml"  # in an export: the settings of its run, with what the export changed
+
+
+@dataclass
+class Run:
+    """A run in progress: its state is the weights, the optimiser, and how many steps are done."""
+
+    method: Method
+    config: GRPOConfig
+    folder: Path
+    policy: Policy
+    optimiser: torch.optim.Optimizer
+    log: RunLog
+    reference: Reference | None
+    step: int = 0
+
+    def save(self) -> None:
+        """Write a checkpoint of the steps done."""
+        weights = {name: weight.data for name, weight in self.policy.trainable().items()}
+        keep, extra = self.config.keep_checkpoints, {"loss_scale": self.policy.loss_scale.state()}
+        save_checkpoint(self.folder / "checkpoints", self.step, weights, self.optimiser, extra, keep)
+
+    def record(self, completions: list[Row]) -> None:
+        """Append what was written at this step to `completions.jsonl`."""
+        text = "".join(json.dumps({"step": self.step, **row}, ensure_ascii=False) + "\n" for row in completions)
+        path = self.folder / "completions.jsonl"
+        try:
+            with path.open("ab") as file:
+                file.write(text.encode("utf-8", "replace"))  # half of a surrogate pair has no UTF-8
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}); free some space and resume") from error
+
+
+def load_policy(config: GRPOConfig) -> Policy:
+    """The policy a configuration starts from."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return Policy.load(
+        config.model,
+        quantize=config.quantize,
+        lora=config.lora if config.train == "lora" else None,
+        train_vision=config.train_vision,
+        dtype=config.dtype,
+        device=None if config.device == "auto" else config.device,
+        max_pixels=config.max_pixels,
+        checkpointing=config.checkpointing,
+        max_prompt_length=config.max_prompt_length,
+        offload_vision=config.offload_vision,
+        offload_embedding=config.offload_embedding,
+    )
+
+
+def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
+    """AdamW over what learns, its moments in 32 or 8 bits; the rate is set at every step.
+
+    Adapters in bfloat16 are rounded at random (`precision.round_at_random`).  Raises `UserError` for a whole model
+    of 16 bits: its 8 or 11 significant bits swallow steps of a usual size.
+    """
+    half = [name for name, weight in policy.trainable().items() if weight.dtype in (torch.bfloat16, torch.float16)]
+    if half and not policy.has_lora:
+        raise UserError(
+            f"{len(half)} weights that learn have 16 bits, first {half[0]}: steps of {config.learning_rate:g} would "
+            f'round to nothing; set dtype = "float32", or train = "lora", whose adapters have 32 bits'
+        )
+    if config.optimiser == "adamw8bit":
+        _check_8_bit_runs(policy.device)
+    kind = AdamW8bit if config.optimiser == "adamw8bit" else torch.optim.AdamW
+    optimiser = kind(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
+    round_at_random(optimiser, config.seed)
+    return optimiser
+
+
+def _check_8_bit_runs(device: torch.device) -> None:
+    """Not every bitsandbytes has 8-bit optimisers for every device: one step on zeros tells, before a rollout does."""
+    weight = torch.nn.Parameter(torch.zeros(4096, device=device))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        AdamW8bit([weight]).step()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"this bitsandbytes has no 8-bit AdamW on {device} ({reason}): upgrade it, or set optimiser = adamw"
+        ) from None
+
+
+def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> Run:
+    """A fresh run in `config.out`, or the one in `resume` where its newest intact checkpoint left it.
+
+    Raises `UserError` when the folder already holds a run, when `resume` does not, or when the configuration
+    differs in more than what may change.
+    """
+    folder = Path(resume or config.out)
+    if resume:
+        _check_same_run(method, config, folder)
+    elif _has_steps(folder):
+        raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --out")
+    policy = load_policy(config)  # before anything is written: a wrong model leaves no folder behind
+    _write_config(config, folder)
+    if not resume:  # of an attempt that failed before its first step
+        (folder / "log.jsonl").unlink(missing_ok=True)
+    header = {"method": method, **asdict(config)}
+    device = str(policy.device)
+    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume is not None)
+    # The reference is the policy before any step: it is taken before a checkpoint is put back.
+    reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
+    run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference)
+    if resume:
+        _go_back_to_checkpoint(run)
+        _notice_other_threads(folder)
+    return run
+
+
+def run_config(folder: Path) -> GRPOConfig:
+    """The configuration of the run or of the export in `folder`.  Raises `UserError` when there is none."""
+    if (folder / EXPORTED).is_file():
+        config = load_config(folder / EXPORTED)
+        return replace(config, model=str(folder)) if is_merged(folder) else config
+    if not (folder / "config.toml").is_file():
+        raise UserError(f"{folder} holds no run (there is no config.toml in it); check the path")
+    return load_config(folder / "config.toml")
+
+
+def is_merged(folder: Path) -> bool:
+    """Is this the export of a whole model?  An adapter has no config.json."""
+    return (folder / EXPORTED).is_file() and (folder / "config.json").is_file()
+
+
+def _has_steps(folder: Path) -> bool:
+    """Is there anything in the folder that took time to compute?"""
+    log = folder / "log.jsonl"
+    return any((folder / "checkpoints").glob("step-*")) or (log.exists() and log.read_bytes().count(b"\n") > 1)
+
+
+def _check_same_run(method: Method, config: GRPOConfig, folder: Path) -> None:
+    changed = [name for name in differences(run_config(folder), config) if name not in MAY_CHANGE]
+    if changed:
+        raise UserError(
+            f"cannot resume {folder} with another {', '.join(changed)}, because a resumed run goes on as it was: "
+            f"leave that out, or start a new run with another --out"
+        )
+    log = folder / "log.jsonl"
+    began = read_log(log)[0]["config"]["method"] if log.exists() and b"\n" in log.read_bytes() else method
+    if began != method:
+        command = {"grpo": "minirft train", "sft": "minirft sft"}[began]
+        raise UserError(f"{folder} holds a run of another kind: resume it with {command} --resume {folder}")
+
+
+def _notice_other_threads(folder: Path) -> None:
+    """Another number of threads adds in another order: the last bits of what follows differ.  Said, not refused."""
+    began, now = read_log(folder / "log.jsonl")[0].get("threads", 0), torch.get_num_threads()
+    if began and began != now:
+        print(
+            f"minirft: {folder} began with {began} CPU threads and goes on with {now}, which changes the last bits; "
+            f"set OMP_NUM_THREADS={began} for the same numbers",
+            file=sys.stderr,
+        )
+
+
+def _write_config(config: GRPOConfig, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
+        os.replace(folder / ".config.toml", folder / "config.toml")
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --out") from error
+
+
+def _go_back_to_checkpoint(run: Run) -> None:
+    """Weights and optimiser as the checkpoint has them; what was logged after it is cut off and done again."""
+    if any((run.folder / "checkpoints").glob("step-*")):
+        checkpoint = load_checkpoint(run.folder / "checkpoints")
+        for note in checkpoint.notes:
+            print(f"minirft: {note}", file=sys.stderr)
+        load_weights(run.policy, checkpoint.weights)
+        run.optimiser.load_state_dict(checkpoint.optimizer)
+        run.policy.loss_scale = LossScale(**checkpoint.extra.get("loss_scale", {}))
+        run.step = checkpoint.step
+    # Killed before the first save: step 0 and its evaluation are done again too.
+    run.log.truncate_after(run.step or -1)
+    completions = run.folder / "completions.jsonl"
+    if completions.exists():
+        truncate_after(completions, run.step)
+
+
+def load_weights(policy: Policy, weights: dict[str, Tensor]) -> None:
+    """Copy `weights`, by name, into what learns."""
+    with torch.no_grad():
+        for name, weight in policy.trainable().items():
+            weight.copy_(weights[name])
+
+
+# ------------------------------------------------------------------ taking the policy out
+
+
+def export(policy: Policy, folder: Path) -> None:
+    """The policy in a folder that PEFT or transformers loads; the folder appears whole or not at all."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        policy.save(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror or error}); free some space") from error
+
+
+def load_run_policy(folder: Path, config: GRPOConfig) -> Policy:
+    """The policy of a run, as its newest intact checkpoint has it, or of an export.  Raises `UserError` without one."""
+    if (folder / EXPORTED).is_file():
+        policy = load_policy(config)
+        if not is_merged(folder):
+            policy.load_trainable(folder)
+        return policy
+    checkpoint = load_checkpoint(folder / "checkpoints")
+    policy = load_policy(config)
+    load_weights(policy, checkpoint.weights)
+    return policy

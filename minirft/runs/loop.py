@@ -1,0 +1,227 @@
+"""The loop around a training step: progress, log, evaluation, checkpoints, Ctrl-C, and the optimiser's part.
+
+GRPO and SFT differ in their step only; both are run by `run_steps`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+from minirft.data.feed import Feed, held_out, step_generator
+from minirft.evaluation.scores import metrics
+from minirft.policy import Policy
+from minirft.runs.config import GRPOConfig
+from minirft.runs.folder import Row, Run, export
+from minirft.runs.frame_watch import FrameWatch, frame_warning
+from minirft.sampler import sample_groups
+from minirft.samples import Sample, UserError
+
+Share = TypeVar("Share")
+DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
+
+
+def run_steps(run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool) -> Iterator[Row]:
+    """Do the steps that are left; log, evaluate and save as configured; yield every row that is logged.
+
+    `feed(step)` gives the samples of a step, `do_step(samples, step)` its row and what was written at it.  Ctrl-C lets
+    the step finish, saves, and raises `KeyboardInterrupt` with the way to go on; a second one stops at once.
+    """
+    config = run.config
+    asked = held_out(config) if config.eval_every else []  # read once: an annotation file can take a minute
+    watch = FrameWatch(run)
+    bar = tqdm(total=steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
+    with bar, _interrupts() as interrupted:
+        if run.step == 0 and config.eval_every:
+            yield _log_evaluation(run, asked, watch)
+        while run.step < steps:
+            samples = feed(run.step + 1)
+            row, completions = _guarded(do_step, samples, run)
+            run.step += 1
+            run.record(completions)
+            row |= watch.training(row, completions, samples)
+            run.log.row("train", **row)
+            bar.set_postfix_str(bar_text(row))
+            bar.update()
+            yield {"kind": "train", **row}
+            if config.eval_every and run.step % config.eval_every == 0:
+                yield _log_evaluation(run, asked, watch)
+            if run.step % config.save_every == 0 or run.step == steps or interrupted.is_set():
+                run.save()
+            if interrupted.is_set() and run.step < steps:
+                raise KeyboardInterrupt(f"stopped and saved after step {run.step}; go on with {how_to_resume(run)}")
+        export(run.policy, run.folder / "policy")
+
+
+def how_to_resume(run: Run) -> str:
+    """The command that goes on with a run."""
+    return f"minirft {'train' if run.method == 'grpo' else 'sft'} --resume {run.folder}"
+
+
+def _guarded(do_step: DoStep, samples: list[Sample], run: Run) -> tuple[Row, list[Row]]:
+    try:
+        return do_step(samples, run.step + 1)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"step {run.step + 1} does not fit into the memory of {run.policy.device}: set checkpointing = true, "
+            f"or lower rows_per_pass (such as 2), max_pixels or max_completion_length"
+        ) from error
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second raises `KeyboardInterrupt` as usual."""
+    interrupted = threading.Event()
+
+    def on_interrupt(*_: object) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nminirft: finishing this step, then saving; Ctrl-C again stops at once", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def bar_text(row: Row) -> str:
+    """What the progress bar says about a step.
+
+    >>> bar_text({"reward": 1.5, "kl": None, "tokens_per_second": 812.4})
+    'reward 1.50, tokens/s 812'
+    """
+    shown = {
+        "reward": "reward {:.2f}",
+        "reward_iou": "IoU {:.2f}",
+        "reward_accuracy": "accuracy {:.2f}",
+        "loss": "loss {:.3f}",
+        "parse_rate": "parse {:.0%}",
+        "degenerate_groups": "degenerate {:.0%}",
+        "kl": "KL {:.3f}",
+        "tokens_per_second": "tokens/s {:.0f}",
+    }
+    return ", ".join(text.format(row[key]) for key, text in shown.items() if row.get(key) is not None)
+
+
+def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: int) -> float:
+    """The rate of step 1..steps: a rise over `warmup` steps, then constant or a straight fall towards 0.
+
+    >>> [learning_rate(step, 4, 1.0, "linear", 0) for step in (1, 2, 3, 4)]
+    [1.0, 0.75, 0.5, 0.25]
+    """
+    if step <= warmup:
+        return peak * step / warmup
+    return peak if schedule == "constant" else peak * (steps - step + 1) / (steps - warmup)
+
+
+def update(
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    rate: float,
+    max_norm: float,
+    backward: Callable[[list[int]], Share],
+    passes: list[list[int]],
+) -> tuple[list[Share], float]:
+    """Adds gradients by `backward(rows)` for each of `passes`, then does `apply_gradients`; returns what these return.
+
+    A gradient that overflowed float16 is taken again at half the loss scale, and that is said: the rollout behind it
+    cost far more than a backward pass.  Raises `FloatingPointError` when the scale is not to blame.
+    """
+    scale = policy.loss_scale
+    while True:
+        shares = [backward(rows) for rows in passes]
+        scale.remove_from(policy.trainable().values())
+        try:
+            norm = apply_gradients(policy, optimiser, rate, max_norm)
+        except FloatingPointError:
+            if not scale.halve():
+                raise
+            policy.model.zero_grad()
+            print(f"minirft: a float16 gradient overflowed; again with loss scale {scale.value:g}", file=sys.stderr)
+        else:
+            scale.worked()
+            return shares, norm
+
+
+def apply_gradients(policy: Policy, optimiser: torch.optim.Optimizer, rate: float, max_norm: float) -> float:
+    """One optimiser step on the gradients at hand, scaled to `max_norm`; returns their norm before that.
+
+    Raises `FloatingPointError`, with the weights as they were, when the norm is not finite.
+    """
+    weights = [weight for weight in policy.trainable().values() if weight.grad is not None]
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
+    if not norm.isfinite():
+        raise FloatingPointError(f"gradient norm is {norm.item()}")
+    torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return norm.item()
+
+
+def not_finite(step: int, culprit: str) -> str:
+    """What a run that stops because a number overflowed says."""
+    return (
+        f"step {step}: {culprit}; nothing was saved and earlier checkpoints are intact: "
+        f"lower learning_rate, or look at that sample"
+    )
+
+
+# ------------------------------------------------------------------ evaluating
+
+
+def evaluate_policy(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> Row:
+    """Held-out metrics; `mode` is "greedy", or "sampled" at the temperature of training."""
+    start = time.perf_counter()
+    completions = generate(policy, config, samples, mode)
+    seconds = time.perf_counter() - start
+    return {"mode": mode, **judged(policy, completions, samples), "seconds": seconds}
+
+
+def judged(policy: Policy, completions: Sequence[str], samples: Sequence[Sample]) -> Row:
+    """Metrics of completions, and `frame_warning` where their coordinates are in another frame than asked for."""
+    warning = frame_warning(policy, completions, samples)
+    return metrics(samples[0].task, completions, samples) | ({"frame_warning": warning} if warning else {})
+
+
+def generate(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> list[str]:
+    """One completion for each sample, `config.eval_batch` at a time."""
+    return [text for texts in generate_batches(policy, config, samples, mode) for text in texts]
+
+
+def generate_batches(
+    policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy", first: int = 0
+) -> Iterator[list[str]]:
+    """The completions of `generate` batch by batch, from sample `first` on, a multiple of `config.eval_batch`."""
+    for start in range(first, len(samples), config.eval_batch):
+        prompts = [policy.encode(sample) for sample in samples[start : start + config.eval_batch]]
+        rollout = sample_groups(
+            policy,
+            prompts,
+            group_size=1,
+            temperature=config.temperature,
+            max_completion_length=config.max_completion_length,
+            generator=step_generator(config.seed, start),
+            greedy=mode == "greedy",
+        )
+        yield rollout.texts
+
+
+def _log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
+    row = {"step": run.step, **evaluate_policy(run.policy, run.config, samples)}
+    watch.tell(row.get("frame_warning"))
+    run.log.row("eval", **row)
+    return {"kind": "eval", **row}

@@ -1,0 +1,165 @@
+"""Answers to a large evaluation on disk: written batch by batch, gone on with after a stop, shown to COCO's tools.
+
+    predictions.jsonl               {"kind": "header", "settings": {...}}, then {"id", "category", "text"} per sample
+    predictions.coco_results.json   [{"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "score"}, ...]
+
+A batch is one write, and a rerun goes on after the last whole batch: the same batches give the same answers, bit for
+bit.  A file made with other settings, other weights or about other samples is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from minirft.data.coco import category_names
+from minirft.data.feed import evaluation_data
+from minirft.engine.loading import resolve
+from minirft.policy import Policy
+from minirft.rewards.answers import Detections, parse
+from minirft.rewards.boxes import MODEL, convert, pixels
+from minirft.runs.config import GRPOConfig
+from minirft.runs.log import parse_row
+from minirft.runs.loop import generate_batches
+from minirft.runs.two_stages import batches_in_two_stages
+from minirft.samples import Sample, UserError
+
+Row = dict[str, Any]
+ROW = "a row of predictions; remove the file, or name another"
+# What an answer depends on, besides the weights and the samples.
+FIELDS = ("model", "quantize", "dtype", "max_pixels", "max_completion_length", "eval_batch")
+
+
+def settings(policy: Policy, config: GRPOConfig, samples: Sequence[Sample], mode: str, trained: bool) -> Row:
+    """What must be equal for two sets of answers to be one: settings, weights and samples, the latter two as digests.
+
+    Of `trained` weights, those of a run, every bit counts; of a model's folder the names, sizes and times of its
+    weight files.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for weight in policy.trainable().values() if trained else ():
+        digest.update(weight.detach().float().cpu().numpy().tobytes())
+    for file in sorted(Path(resolve(config.model)).glob("*.safetensors")):
+        digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
+    asked = hashlib.blake2b("\n".join(f"{s.id}\t{s.problem}\t{s.solution}" for s in samples).encode(), digest_size=8)
+    drawn = {"temperature": config.temperature, "seed": config.seed} if mode == "sampled" else {}
+    named = {name: getattr(config, name) for name in FIELDS}
+    return {"mode": mode, **named, **drawn, "weights": digest.hexdigest(), "samples": asked.hexdigest()}
+
+
+def default_file(folder: Path, made_with: Row) -> Path:
+    """Where the answers of these settings belong in a run's folder; other settings have another place."""
+    digest = hashlib.blake2b(json.dumps(made_with, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return folder / "eval" / f"{made_with['mode']}-{digest}" / "predictions.jsonl"
+
+
+def predict(
+    policy: Policy, config: GRPOConfig, samples: list[Sample], path: Path, made_with: Row, progress: bool = False
+) -> list[str]:
+    """One completion for each sample; those that `path` already holds are read, the others are appended to it.
+
+    Raises `UserError` when `path` holds answers of other settings, or is no such file, or cannot be written.
+    """
+    texts = _resumed(path, made_with, samples, config.eval_batch)
+    answer = batches_in_two_stages if made_with.get("two_stages") else generate_batches
+    if texts:
+        print(f"minirft: {len(texts)} of {len(samples)} answers are in {path} already", file=sys.stderr)
+    bar = tqdm(total=len(samples), initial=len(texts), disable=not progress, unit="answer", dynamic_ncols=True)
+    with bar:
+        for batch in answer(policy, config, samples, made_with["mode"], first=len(texts)):
+            of = samples[len(texts) : len(texts) + len(batch)]
+            rows = [{"id": s.id, "category": s.category, "text": text} for s, text in zip(of, batch, strict=True)]
+            _append(path, rows)
+            texts += batch
+            bar.update(len(batch))
+    return texts
+
+
+def _resumed(path: Path, made_with: Row, samples: Sequence[Sample], batch: int) -> list[str]:
+    """The answers in whole batches of a file, which is cut after them; of a file that is not there, a header's."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    if not lines:
+        _start(path, made_with)
+        return []
+    rows = [parse_row(line, path, number, ROW) for number, line in enumerate(lines, 1)]
+    before = rows[0].get("settings")
+    if not isinstance(before, dict):
+        raise UserError(f"{path} line 1 is not the header of a file of predictions; name another file")
+    changed = sorted(key for key in before.keys() | made_with.keys() if before.get(key) != made_with.get(key))
+    if changed:
+        said = ", ".join(f"{key} {before.get(key)} -> {made_with.get(key)}" for key in changed)
+        raise UserError(f"{path} holds answers of other settings ({said}): leave that out, or name another file")
+    done = rows[1 : 1 + len(samples)]
+    for number, (row, sample) in enumerate(zip(done, samples, strict=False), 2):
+        if row.get("id") != sample.id or not isinstance(row.get("text"), str):
+            raise UserError(f"{path} line {number} is not the answer to sample {sample.id}; remove the file")
+    whole = len(done) if len(done) == len(samples) else len(done) - len(done) % batch
+    with path.open("r+b") as file:
+        file.truncate(sum(len(line) + 1 for line in lines[: 1 + whole]))
+    return [row["text"] for row in done[:whole]]
+
+
+def _start(path: Path, made_with: Row) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); choose another file") from error
+    _append(path, [{"kind": "header", "settings": made_with}])
+
+
+def _append(path: Path, rows: list[Row]) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); free some space and run it again") from error
+
+
+# ------------------------------------------------------------------ for COCO's tools
+
+
+def write_coco_results(
+    texts: Sequence[str], samples: Sequence[Sample], config: GRPOConfig, answers: Path
+) -> Path | None:
+    """The boxes of all answers as COCO results beside the file of the `answers`, under its name, so that evaluations
+    keep apart; None where the samples are of no COCO or LVIS file.
+
+    pycocotools' `loadRes` and viewers load it beside the annotation file that the evaluation has asked about.
+    """
+    data = evaluation_data(config.data)
+    if data.kind not in ("coco", "lvis") or data.task != "detection" or data.annotations is None:
+        return None
+    path = answers.with_name(f"{answers.name.removesuffix('.jsonl')}.coco_results.json")
+    results = list(coco_results(texts, samples, json.loads(data.annotations.read_text(encoding="utf-8"))))
+    path.write_text(json.dumps(results), encoding="utf-8")
+    return path
+
+
+def coco_results(texts: Sequence[str], samples: Sequence[Sample], annotations: Row) -> Iterator[Row]:
+    """One row for each readable box, in pixels of the picture on disk, with ids as `annotations` has them.
+
+    >>> sample = Sample("7:cat", Path("7.jpg"), "detection", "?", "<answer>No Objects</answer>", "cat")
+    >>> size = {"id": 7, "width": 200, "height": 100}
+    >>> text = "<think></think><answer>[{'Position': [100, 0, 500, 500], 'Confidence': 0.5}]</answer>"
+    >>> tables = {"images": [size], "categories": [{"id": 3, "name": "cat"}], "annotations": []}
+    >>> list(coco_results([text], [sample], tables))
+    [{'image_id': 7, 'category_id': 3, 'bbox': [20.0, 0.0, 80.0, 50.0], 'score': 0.5}]
+    """
+    pictures = {str(row["id"]): row for row in annotations["images"]}
+    categories = {name: number for number, name in category_names(annotations, "the annotations").items()}
+    for text, sample in zip(texts, samples, strict=True):
+        answer, picture = parse("detection", text), pictures[sample.id.split(":", 1)[0]]
+        if not isinstance(answer, Detections):
+            continue
+        boxes = convert(answer.boxes, MODEL, pixels(picture["width"], picture["height"])).tolist()
+        for (x1, y1, x2, y2), score in zip(boxes, answer.confidence.tolist(), strict=True):
+            place = {"image_id": picture["id"], "category_id": categories[sample.category]}
+            yield {**place, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}

@@ -1,0 +1,81 @@
+"""The same test questions answered by every method: the picture with its boxes, and the thought under it.
+
+A row is a question, a column a method, so what training changed is read from left to right.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from minirft.rewards.answers import ParseFailure, extract, normalise, parse, parse_solution
+from minirft.samples import Sample
+from minirft.show.pictures import LEGEND, draw_answer
+from minirft.show.replication import METHODS, settled
+from minirft.show.style import INK, legend_below, panels
+
+FIRST = ("base", "sft", "sft-reasoning", "rft")
+WRAP, THOUGHT = 34, 130  # characters of a line, and of a thought before it is cut
+
+
+def answers_of(
+    cells: Iterable[Mapping[str, Any]], part: str, shots: int, test: str = "same", methods: Sequence[str] = FIRST
+) -> dict[str, list[str]]:
+    """Method -> the answers that its cell of seed 1 kept, in the order of `methods`; without those not there yet."""
+    found = {}
+    for cell in cells:
+        key = cell["key"]
+        if key["part"] == part and key["shots"] == (0 if key["method"] == "base" else shots):
+            kept = cell.get("tests", {}).get(test, {}).get("answers")
+            if kept:
+                found[key["method"]] = list(kept)
+    return {method: found[method] for method in methods if method in found}
+
+
+def before_after(samples: Sequence[Sample], answers: Mapping[str, Sequence[str]], questions: int = 4) -> Figure:
+    """The first `questions` of `samples`, a row each, with the answer of each method, {"base": [texts], "rft": ...}.
+
+    Boxes are drawn as in every gallery; a label or a yes says whether it is right; below is the thought, shortened.
+    """
+    questions = min(questions, len(samples), *(len(texts) for texts in answers.values())) if answers else 0
+    columns = max(1, len(answers))
+    figure, grid = panels(questions * len(answers), columns, 9.0 / max(3, columns), 9.0 / max(3, columns) + 0.7)
+    for number, axes in enumerate(grid):
+        row, column = divmod(number, columns)
+        method, sample = [*answers][column], samples[row]
+        text = answers[method][row]
+        draw_answer(axes, sample, text)
+        label, colour, _ = METHODS[method]
+        axes.set_title(label, fontsize=9.5, color=colour, fontweight="bold", loc="left")
+        note = " ".join(filter(None, (axes.get_xlabel(), verdict(sample, text))))
+        axes.set_xlabel("\n".join(filter(None, (note, thought(text)))), fontsize=7.5, color=INK, parse_math=False)
+        if column == 0:
+            question = "\n".join(textwrap.wrap(sample.category, 26))
+            axes.set_ylabel(question, fontsize=9, color=INK, fontweight="bold", parse_math=False)
+    if grid and samples[0].task in ("detection", "grounding"):
+        legend_below(figure, LEGEND)
+    return settled(figure)
+
+
+def verdict(sample: Sample, text: str) -> str:
+    """Whether a label or a yes is right; nothing of boxes, which are seen."""
+    if sample.task not in ("classification", "presence"):
+        return ""
+    answer, truth = parse(sample.task, text), parse_solution(sample.task, sample.solution)
+    if isinstance(answer, ParseFailure):
+        return "(wrong)"
+    same = normalise(answer) == normalise(truth) if isinstance(answer, str) else answer is truth
+    return "(right)" if same else f"(wrong: {sample.category})" if isinstance(answer, str) else "(wrong)"
+
+
+def thought(text: str) -> str:
+    """What an answer says before it answers, shortened, in lines of 34 characters.
+
+    >>> thought("<think>long ears</think> <answer>cat</answer>")
+    'long ears'
+    """
+    said = textwrap.shorten(extract(text)[0] or "no thought", THOUGHT, placeholder=" ...")
+    return "\n".join(textwrap.wrap(said, WRAP))

@@ -1,0 +1,166 @@
+"""The same saved completions under another reward: who gains, which groups die, and what the update would push.
+
+**The push.**  A policy tilted by exp(η A), which is where a small step of size η leads, changes the mean of a behaviour
+x by η Cov(A, x) to first order.  `pushes` gives that covariance within the groups as a correlation in [-1, 1], so that
+behaviours of different units can be compared.  What training does later also depends on what the policy can vary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minirft.advantages import degenerate_groups, group_advantages
+from minirft.rewards.answers import ParseFailure, parse, parse_detection, parse_solution
+from minirft.rewards.detection import matched_iou
+from minirft.rewards.readings import Reward, Score
+from minirft.rewards.redteam import SOLUTIONS, THOUGHT, blind, edits
+from minirft.samples import Task
+from minirft.show.pictures import Group
+
+Scorer = Reward | Callable[[str, str], float]
+Behaviour = Callable[[str, str], float]  # (completion, solution) -> a number, NaN where it has none
+
+
+def as_reward(scorer: Scorer, task: Task = "detection") -> Reward:
+    """A reward of its own parts, or a plain function of (completion, solution) as a reward of one part, "own".
+
+    >>> as_reward(lambda completion, solution: len(completion) / 100)("<answer>No Objects</answer>", "").total
+    0.27
+    """
+    return scorer if isinstance(scorer, Reward) else Reward({"own": scorer}, {"own": 1.0}, partial(parse, task))
+
+
+# ------------------------------------------------------------------ behaviours
+
+
+def _boxes(text: str, solution: str) -> float:
+    found = parse_detection(text)
+    return math.nan if isinstance(found, ParseFailure) else float(len(found))
+
+
+def _recall(text: str, solution: str) -> float:
+    found, truth = parse_detection(text), parse_solution("detection", solution)
+    if not len(truth):
+        return math.nan
+    return 0.0 if isinstance(found, ParseFailure) else float((matched_iou(found, truth) >= 0.5).sum()) / len(truth)
+
+
+def _confidence(text: str, solution: str) -> float:
+    found = parse_detection(text)
+    return math.nan if isinstance(found, ParseFailure) or not found.confidence.size else float(found.confidence.mean())
+
+
+# What a detection answer does, each a number of (completion, solution)
+BEHAVIOURS: dict[str, Behaviour] = {
+    "boxes": _boxes,
+    "found": _recall,
+    "confidence": _confidence,
+    "words": lambda text, solution: float(len(text.split())),
+    "readable": lambda text, solution: float(not isinstance(parse_detection(text), ParseFailure)),
+}
+
+
+def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Mapping[str, Behaviour]) -> dict[str, float]:
+    """The mean of each behaviour over the answers that have it.
+
+    >>> average(["<answer>No Objects</answer>", "?"], ["", ""], {"boxes": BEHAVIOURS["boxes"]})
+    {'boxes': 0.0}
+    """
+    pairs = list(zip(texts, solutions, strict=True))
+    return {name: float(np.nanmean([measure(*pair) for pair in pairs])) for name, measure in behaviours.items()}
+
+
+# ------------------------------------------------------------------ the same rollouts again
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """The same P groups under one reward: rewards and advantages (P, G), and how many groups are dead."""
+
+    rewards: Tensor
+    advantages: Tensor
+
+    @property
+    def dead(self) -> int:
+        """Degenerate groups: those that teach nothing under this reward."""
+        return int(degenerate_groups(self.rewards).sum())
+
+    @property
+    def best(self) -> list[int]:
+        """The best completion of each group, the first of equals."""
+        return self.rewards.argmax(-1).tolist()
+
+
+def rescore(groups: Sequence[Group], scorer: Scorer) -> Rescored:
+    """Score the completions of saved groups again, and take their advantages (`std` scaling)."""
+    reward = as_reward(scorer)
+    return weigh(scores_of(groups, reward), reward.weights)
+
+
+def scores_of(groups: Sequence[Group], reward: Reward) -> list[list[Score]]:
+    """The scores of saved groups, P lists of G."""
+    return [[reward(text, group.sample.solution) for text in group.texts] for group in groups]
+
+
+def weigh(scores: list[list[Score]], weights: Mapping[str, float]) -> Rescored:
+    """Rewards and advantages of scores under other weights of their parts."""
+    totals = [[sum(weights[k] * value for k, value in score.parts.items()) for score in row] for row in scores]
+    rewards = torch.tensor(totals, dtype=torch.float64)
+    return Rescored(rewards, group_advantages(rewards))
+
+
+def reversed_pairs(before: Tensor, after: Tensor) -> float:
+    """The share of a group's ordered pairs whose order the second reward turns round: (P, G), (P, G) -> [0, 1].
+
+    >>> reversed_pairs(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.0, 2.0, 1.0]])) == 1 / 3
+    True
+    """
+    first, second = (torch.sign(x[:, :, None] - x[:, None, :]) for x in (before, after))
+    ordered = (first != 0).sum().item()
+    return ((first * second) < 0).sum().item() / ordered if ordered else 0.0
+
+
+def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Mapping[str, Behaviour]) -> dict[str, float]:
+    """How the advantages (P, G) go with each behaviour within the groups, as a correlation in [-1, 1].
+
+    push = Σ A (x - mean_group x) / sqrt(Σ A² Σ (x - mean_group x)²), over the completions that have the behaviour;
+    0 where it does not vary.
+    """
+    found = {}
+    for name, measure in behaviours.items():
+        values = np.array([[measure(text, group.sample.solution) for text in group.texts] for group in groups])
+        known = ~np.isnan(values)
+        means = np.where(known, values, 0).sum(1) / np.maximum(known.sum(1), 1)
+        centred = np.where(known, values - means[:, None], 0.0)
+        weights = np.where(known, advantages.numpy(), 0.0)
+        size = math.sqrt((weights**2).sum() * (centred**2).sum())
+        found[name] = float((weights * centred).sum() / size) if size > 1e-12 else 0.0
+    return found
+
+
+def red_team(scorer: Scorer, task: Task = "detection", solutions: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """What the answers of `minirft.rewards.redteam` earn under any reward, the best paid first.
+
+    Rows {"answer", "kind", "total", "share"}; `share` is of the honest answer's total, None where that is not positive.
+    The honest answer is among them.
+    """
+    reward, solutions = as_reward(scorer, task), list(solutions or SOLUTIONS[task])
+    answers = [("honest", "honest", lambda solution: THOUGHT + solution)]
+    answers += [(name, "blind", lambda solution, text=text: text) for name, text in blind(task, solutions)]
+    answers += [(name, "edit", edit) for name, edit in edits(task)]
+    rows = [
+        {"answer": name, "kind": kind, "total": float(np.mean([reward(edit(s), s).total for s in solutions]))}
+        for name, kind, edit in answers
+    ]
+    honest = rows[0]["total"]
+    for row in rows:
+        row["share"] = row["total"] / honest if honest > 0 else None
+    return sorted(rows, key=lambda row: -row["total"])

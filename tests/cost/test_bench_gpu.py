@@ -1,0 +1,214 @@
+"""The benchmark for cards, run on a CPU with a miniature: it must not need a card to be shown to work."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minirft.cost import gpu, gpu_checks, gpu_parts, gpu_time
+from minirft.cost.gpu import Job, run_gpu_bench, run_job, run_part
+from minirft.cost.gpu_decode import bytes_per_step
+from minirft.cost.gpu_parts import Sizes, memory, memory_of_a_step, predicted_gib
+from minirft.engine.decoding import DECODERS
+from minirft.policy import LoraSettings, Policy
+from minirft.runs.config import GRPOConfig
+from minirft.samples import UserError
+
+SMALL = Sizes(
+    shapes=((128, 6, 4),),
+    steps=2,
+    decode=(128, 3, 6),
+    decode_prompts=(1, 2),
+    check=(128, 6, 2),
+    memory_divisors=(8, 64),
+)
+Results = dict[str, dict[str, Any]]
+
+
+class NoTrl:
+    """A TRL that does not start."""
+
+    def __init__(self, *_: object) -> None:
+        raise ImportError("no trl here")
+
+
+@pytest.fixture(scope="module")
+def results(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All files of one run, by part; without TRL, whose import alone takes seconds."""
+    out = tmp_path_factory.mktemp("gpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_time, "CardTrl", NoTrl)
+        run_gpu_bench(out, models=(str(miniature),), device="cpu", sizes=SMALL)
+    return {file.stem.removeprefix(f"{miniature.name}-"): json.loads(file.read_text()) for file in out.iterdir()}
+
+
+def job(miniature: Path, folder: Path, part: str = "correct", device: str = "cpu") -> Job:
+    return Job(part, "m", str(miniature), device, str(folder / "m.json"), "minirft bench --gpu", SMALL)
+
+
+def test_every_part_leaves_a_file_that_says_where_it_comes_from(results: Results) -> None:
+    """Catches a part that is skipped, a case that fails, and numbers without device, versions, command and date."""
+    assert sorted(results) == ["correct", "decode", "memory", "time"]
+    for record in results.values():
+        assert record["rows"], record
+        assert not any("error" in row for row in record["rows"]), record["rows"]
+        assert {"versions", "device", "started", "command", "commit", "trl"} <= record["header"].keys()
+        assert record["wall_seconds"] >= sum(row["wall_seconds"] for row in record["rows"])
+
+
+def test_memory_is_predicted_and_null_without_a_card(results: Results) -> None:
+    """Catches a peak that was not measured: on a CPU torch counts none, and none may be printed."""
+    rows = results["memory"]["rows"]
+    assert [row["card_gib"] for row in rows] == [4, 4, 8, 16]
+    for row in rows:
+        assert row["predicted_gib"]["peak"] == max(row["predicted_gib"].values()) > 0
+        assert all(row[f"{name}_gib"] is None for name in ("loading", "weights", "rollout", "step", "reserved"))
+        assert row["settings"]["checkpointing"]
+        assert row["completion_length"] == row["settings"]["max_completion_length"]  # no row ended early
+
+
+@pytest.mark.parametrize("model", ["qwen2-vl-2b", "qwen2-vl-7b"])
+def test_settings_are_meant_for_their_card(model: str) -> None:
+    """Catches settings that cannot fit the card they are for: a minute of a rented card for an error."""
+    for name, case in memory(model, "cpu", Sizes()):
+        config, card = case.args
+        assert predicted_gib(config)["peak"] + gpu_parts.CONTEXT_GIB < card, name
+        assert config.lora.r == 16
+        assert config.group_size == 8
+
+
+def test_steps_are_timed_without_trl_too(results: Results) -> None:
+    """Catches a missing rival that costs our own numbers, a warm-up that is counted, phases that leave time out."""
+    (row,) = results["time"]["rows"]
+    assert row["errors"] == {"trl": "ImportError: no trl here"}
+    assert row["trl_to_ours"] == {}
+    assert row["seconds"].keys() == DECODERS.keys()
+    for ours in row["seconds"].values():
+        assert ours["steps"] == 2
+        assert ours["by_phase"].keys() == {"prepare", "generate", "score", "update"}
+        assert min(ours["by_phase"][phase] for phase in ("prepare", "generate", "update")) > 0
+        assert ours["spread"][0] <= ours["seconds"] <= ours["spread"][1]
+
+
+def test_every_decoder_is_timed_in_both_precisions(results: Results) -> None:
+    """Catches a decoder left out, and a floor in other units than the times."""
+    rows = results["decode"]["rows"]
+    assert [row["case"] for row in rows] == ["bfloat16", "nf4"]
+    for row in rows:
+        assert {(s["decoder"], s["rows"]) for s in row["speeds"]} == {(d, n) for d in DECODERS for n in (8, 16)}
+        for speed in row["speeds"]:
+            assert speed["floor_ms"] == pytest.approx(speed["bytes_per_step"] / row["bandwidth_gb_per_second"] / 1e6)
+            assert speed["times_floor"] > 1
+            assert speed["tokens_per_second"] == pytest.approx(1e3 * speed["rows"] / speed["ms_per_step"])
+    assert rows[1]["speeds"][0]["bytes_per_step"] < rows[0]["speeds"][0]["bytes_per_step"]
+
+
+def test_everything_is_correct_on_a_cpu(results: Results) -> None:
+    """Catches a comparison that would cry wolf on a card, or that compares nothing."""
+    tokens, rounding, rollout = results["correct"]["rows"]
+    assert all(row["ok"] for row in (tokens, rounding, rollout))
+    assert tokens["distinct"] > 4
+    assert rounding["bfloat16_naive_to_float32"]["gradient"] > 1e-3
+    assert rollout["after_a_rollout"]["gradient"] == 0
+
+
+def test_a_wrong_packed_path_is_found(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a check that passes whatever the packed path computes: here positions are off by one."""
+    plain = gpu_checks.policy_logprobs
+
+    def shifted(policy: Policy, rollout: Any, shared: bool) -> torch.Tensor:
+        prompts = [replace(p, rope_delta=p.rope_delta + 1) for p in rollout.prompts] if shared else rollout.prompts
+        return plain(policy, replace(rollout, prompts=prompts), shared=shared)
+
+    monkeypatch.setattr(gpu_checks, "policy_logprobs", shifted)
+    row = gpu_checks.rounding(str(miniature), "cpu", SMALL)
+    assert not row["ok"]
+
+
+def test_bytes_of_a_step_by_hand(miniature: Path) -> None:
+    """Catches weights counted twice or not at all: 2 layers of width 64, MLP 128, 2 key heads of 16, a head of 320."""
+    policy = Policy.load(miniature, dtype="bfloat16")
+    layer = 2 * 64 * 64 + 2 * 64 * 32 + 64 + 2 * 32 + 3 * 64 * 128 + 2 * 64
+    weights, cache = 2 * layer + 64 + 320 * 64, 2 * 2 * 2 * 16
+    assert bytes_per_step(policy, 2, 100, 16, 7.5) == 2 * (weights + cache * (2 * 100 + 16 * 7.5))
+    packed = Policy.load(miniature, dtype="bfloat16", quantize="nf4", lora=LoraSettings(r=4))
+    adapters = sum(weight.nbytes for weight in packed.trainable().values())
+    linears = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
+    least = 2 * (weights - linears) + linears / 2 + linears / 64 + adapters
+    assert least < bytes_per_step(packed, 0, 0, 0, 0) < least + 2 * 7 * 16
+
+
+def test_a_case_that_fails_leaves_the_others(miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches one failure, out of memory say, that costs the results before and after it."""
+
+    def cases(*_: object) -> Iterator[tuple[str, Any]]:
+        yield "good", lambda: {"value": 1}
+        yield "bad", lambda: torch.ones(2) @ torch.ones(3)
+        yield "good again", lambda: {"value": 2}
+
+    monkeypatch.setitem(gpu.PARTS, "correct", cases)
+    run_part(job(miniature, tmp_path))
+    rows = json.loads((tmp_path / "m.json").read_text())["rows"]
+    assert [row.get("value") for row in rows] == [1, None, 2]
+    assert rows[1]["error"].startswith("RuntimeError: ")
+
+
+def test_a_step_that_does_not_fit_is_measured_without_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a prediction that was wrong, and of which nobody learns by how much."""
+
+    def peaks(config: GRPOConfig, limit: float | None) -> dict[str, Any]:
+        if limit is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"step_gib": 4.5}
+
+    monkeypatch.setattr(gpu_parts, "_peaks", peaks)
+    row = memory_of_a_step(GRPOConfig(), 4)
+    assert (row["fits"], row["step_gib"]) == (False, 4.5)
+    assert "out of memory" in row["error"]
+
+
+def test_what_cannot_start(tmp_path: Path, miniature: Path) -> None:
+    """Catches a traceback where there is no card, and time overdrawn by parts that start too late."""
+    with pytest.raises(UserError, match="choose from memory, time, decode, correct"):
+        run_gpu_bench(tmp_path, device="cpu", parts=("speed",))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="torch sees none here"):
+            run_gpu_bench(tmp_path)
+    run_job(job(miniature, tmp_path), seconds=0, apart=True)
+    assert json.loads((tmp_path / "m.json").read_text())["error"].startswith("not started")
+
+
+@pytest.mark.slow
+def test_a_part_in_its_own_process(miniature: Path, tmp_path: Path) -> None:
+    """Catches settings lost on the way to the process, and one that dies or hangs and takes the rest with it."""
+    run_job(job(miniature, tmp_path), seconds=300, apart=True)
+    record = json.loads((tmp_path / "m.json").read_text())
+    assert [row["ok"] for row in record["rows"]] == [True] * 3
+    assert record["header"]["config"]["steps"] == SMALL.steps
+    assert record["header"]["command"] == "minirft bench --gpu"
+    run_job(replace(job(miniature, tmp_path), device="nowhere"), seconds=300, apart=True)
+    assert all("error" in row for row in json.loads((tmp_path / "m.json").read_text())["rows"])
+    run_job(replace(job(miniature, tmp_path), part="speed"), seconds=300, apart=True)
+    assert json.loads((tmp_path / "m.json").read_text())["error"] == "its process ended with code 1"
+    start = time.monotonic()
+    run_job(job(miniature, tmp_path), seconds=1, apart=True)
+    assert time.monotonic() - start < 20
+    assert json.loads((tmp_path / "m.json").read_text())["error"].startswith("stopped after 1 s")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_trl_takes_its_turns(miniature: Path) -> None:
+    """Catches a TRL whose interface has moved on: the 4-bit trainer for cards, here on a CPU."""
+    pytest.importorskip("trl")
+    row = gpu_time.step_seconds(str(miniature), "cpu", gpu_time.Shape(128, 6, 4), 2)
+    assert not row["errors"]
+    assert {name: found["steps"] for name, found in row["seconds"].items()} == {"growing": 2, "graph": 2, "trl": 2}
+    assert all(ratio > 1 for ratio in row["trl_to_ours"].values())

@@ -1,0 +1,117 @@
+"""A random model of any architecture: it loads, it is sane, and it is written in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from conftest import SHARED_DATA
+from safetensors.torch import load_file
+from transformers import Qwen2VLConfig
+
+import minirft.cost.random_weights as module
+from minirft.cost.architectures import architecture
+from minirft.cost.random_weights import placeholder_tokenizer, random_weights, write_random
+from minirft.engine.prefix import naive_logits
+from minirft.policy import LoraSettings, Policy
+from minirft.sampler import sample_groups
+from minirft.samples import Sample
+
+
+@pytest.fixture(scope="module")
+def random(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Path:
+    """The miniature's architecture with fresh random weights, in shards of at most 50 kB where tensors allow."""
+    return write_random(tmp_path_factory.mktemp("random"), str(miniature), shard_bytes=50_000)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("name", ["tiny", "miniature"])
+def test_loads_and_writes_more_than_one_token(
+    name: str, miniature: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    """Catches names that do not load (`Policy.load` refuses missing weights), and a model that repeats one token."""
+    folder = write_random(tmp_path, str(miniature) if name == "miniature" else name)
+    for settings in ({}, {"quantize": "nf4", "lora": LoraSettings(r=4)}):
+        policy = Policy.load(folder, max_pixels=112 * 112, **settings)
+        rollout = sample_groups(policy, [policy.encode(s) for s in samples], 1, max_completion_length=16, greedy=True)
+        assert len(rollout.completion_ids.unique()) > 8
+        assert min(len(row.unique()) for row in rollout.completion_ids) > 2
+    assert any(isinstance(layer, Linear4bit) for layer in policy.core.modules())
+    logits = naive_logits(policy, policy.encode(samples[1]), torch.zeros(1, 0, dtype=torch.long))
+    assert logits.isfinite().all()
+    assert 0.05 < logits.std() < 5
+
+
+def test_names_are_those_of_the_published_models() -> None:
+    """Catches a folder that this transformers reads and no other; 2B has 730 tensors, its head tied."""
+    names = [name for name, _ in random_weights(architecture("tiny"), 0)]
+    assert "model.layers.0.self_attn.q_proj.weight" in names
+    assert "visual.blocks.0.attn.qkv.bias" in names
+    assert "model.embed_tokens.weight" in names
+    assert "lm_head.weight" not in names
+
+
+def test_shards_are_bounded_and_indexed(random: Path) -> None:
+    """Catches a whole model kept in memory, or a shard that the index does not name."""
+    index = json.loads((random / "model.safetensors.index.json").read_text())
+    shards = {file.name: load_file(file) for file in random.glob("*.safetensors")}
+    assert len(shards) > 3
+    assert {name: file for file, shard in shards.items() for name in shard} == index["weight_map"]
+    for shard in shards.values():
+        assert len(shard) == 1 or sum(weight.nbytes for weight in shard.values()) <= 50_000
+        assert {weight.dtype for weight in shard.values()} == {torch.bfloat16}
+    assert index["metadata"]["total_size"] == sum(w.nbytes for shard in shards.values() for w in shard.values())
+
+
+def test_a_shard_is_written_before_the_next_is_drawn(
+    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a list of all weights: 16.6 GB of memory for 7B."""
+    seen = []
+
+    def watched(config: Qwen2VLConfig, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in random_weights(config, seed):
+            seen.append(len(list(tmp_path.glob("*.safetensors"))))
+            yield name, weight
+
+    monkeypatch.setattr(module, "random_weights", watched)
+    write_random(tmp_path, str(miniature), shard_bytes=50_000)
+    assert seen[-1] >= len(list(tmp_path.glob("*.safetensors"))) - 2
+
+
+def test_the_seed_decides(random: Path, miniature: Path, tmp_path: Path) -> None:
+    """Catches weights drawn from the global generator: two benchmarks would time two models."""
+    state = torch.get_rng_state()
+    again, other = (write_random(tmp_path / str(seed), str(miniature), seed, 50_000) for seed in (0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert digests(again) == digests(random)
+    assert digests(other) != digests(random)
+
+
+def test_real_vocabulary() -> None:
+    """Catches a control token at another id, or a text that is not one token a byte."""
+    tokenizer = placeholder_tokenizer(architecture("qwen2-vl-2b"))
+    assert len(tokenizer) == 151_657
+    ids = {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645, "<|quad_end|>": 151651}
+    ids |= {"<|vision_start|>": 151652, "<|vision_pad|>": 151654, "<|image_pad|>": 151655, "<|video_pad|>": 151656}
+    assert {token: tokenizer.convert_tokens_to_ids(token) for token in ids} == ids
+    assert len(tokenizer("né <think>").input_ids) == len("né <think>".encode())
+    assert tokenizer.decode(tokenizer("né <think>").input_ids) == "né <think>"
+
+
+@pytest.mark.skipif(not SHARED_DATA.exists(), reason="the real tokenizer is not part of the repository")
+def test_control_tokens_are_the_real_ones() -> None:
+    """Catches a control token that the real tokenizer has elsewhere."""
+    real = json.loads((SHARED_DATA / "qwen2vl_processor" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    ours = placeholder_tokenizer(architecture("qwen2-vl-7b")).added_tokens_decoder
+    assert {index: str(token) for index, token in ours.items()} == {
+        int(i): token["content"] for i, token in real.items()
+    }

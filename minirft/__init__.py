@@ -1,8 +1,44 @@
 """Visual reinforcement fine-tuning you can read: GRPO on Qwen2-VL, on a laptop and on one consumer GPU."""
 
+import ast
 import logging
+import sys
 import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 STARTED = time.monotonic()  # before torch is imported, which takes seconds
 # On some CPUs bitsandbytes, when it is imported, misses a package that would fetch faster kernels from the network.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+class UserError(Exception):
+    """Something the user can put right; the message says what was wrong, where, and what to do."""
+
+
+def lazily(package: str) -> tuple[Callable[[str], Any], list[str]]:
+    """A package exports the imports of its `if TYPE_CHECKING:` block, each imported when it is first used (PEP 562).
+
+    Returns the package's `__getattr__` and `__all__`.  Type checkers and readers see plain imports, and
+    `import minirft.show` still does not load matplotlib.  A name must not be that of a file of the package: importing
+    the file would put the module in its place.
+    """
+    room = sys.modules[package]
+    homes = {}
+    for node in ast.parse(Path(str(room.__file__)).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for line in node.body:
+                if isinstance(line, ast.ImportFrom):
+                    homes |= {alias.asname or alias.name: (str(line.module), alias.name) for alias in line.names}
+
+    def touch(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, original = homes[name]
+        value = import_module(f"{module}.{original}") if module == package else getattr(import_module(module), original)
+        setattr(room, name, value)
+        return value
+
+    return touch, sorted(homes)

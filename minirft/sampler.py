@@ -1,9 +1,9 @@
 """Sampling a group of completions for each prompt.
 
-All prompts of a step pass the model once, their keys and values are copied to G rows each, and one loop decodes all
-rows together (a step of it is in `decoding`); rows that ended leave the batch.  A token is the inverse CDF of a uniform
-number drawn beforehand, so what a row becomes depends on its own numbers only: not on its neighbours, nor on the path
-that computed the logits.
+All prompts of a step pass the model once, the rows of a group read that one copy of their prompt's keys and values, and
+one loop decodes all rows together (a step of it is in `decoding`); rows that ended leave the batch.  A token is the
+inverse CDF of a uniform number drawn beforehand, so what a row becomes depends on its own numbers only: not on its
+neighbours, nor on the path that computed the logits.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minirft.engine.decoding import DECODERS, Growing
-from minirft.engine.prefix import prefill
+from minirft import UserError
+from minirft.engine import DECODERS, Growing, prefill
 from minirft.policy import Policy
-from minirft.samples import Prompt, Rollout, UserError
+from minirft.samples import Prompt, Rollout
 
 Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """(logits of some rows (R, V), those rows (R,), step t) -> their tokens (R,) and log-probs (R,)."""
@@ -34,16 +34,17 @@ def sample_groups(
     max_completion_length: int = 256,
     generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
-    shared: bool = True,
+    shared: bool | None = None,
     greedy: bool = False,
-    decoder: str = "growing",
+    decoder: str | None = None,
     prompts_per_pass: int | None = None,
 ) -> Rollout:
     """G completions of each of P prompts, token ~ softmax(logits / temperature) over the tokens not banned.
 
     `uniforms` (B, T) in [0, 1) decide the tokens; without them they are drawn from `generator`.  `greedy` takes
-    the likeliest token instead (log-probs stay those of `temperature`).  `shared=False` is the naive path, in which G
-    copies of prompt and picture pass the model.  `decoder` is a name of `decoding.DECODERS`; `prompts_per_pass` bounds
+    the likeliest token instead (log-probs stay those of `temperature`).  `shared` and `decoder` are the policy's unless
+    they are given; `shared=False` is the naive path, in which G copies of prompt and picture pass the model, `decoder`
+    a name of `decoding.DECODERS`.  `prompts_per_pass` bounds
     how many prompts are decoded together, for memory: the tokens do not depend on it.  The result lies on the policy's
     device.
     Raises `ValueError` for no prompt, G < 1, temperature <= 0, no token to sample, or uniforms of another shape,
@@ -58,6 +59,7 @@ def sample_groups(
     shape = (len(prompts) * group_size, max_completion_length)
     uniforms = None if greedy else _checked_or_drawn(uniforms, shape, generator).to(policy.device)
 
+    shared, decoder = policy.shared_prefix if shared is None else shared, decoder or policy.decoder
     parts = []
     for first in range(0, len(prompts), prompts_per_pass or len(prompts)):
 

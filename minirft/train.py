@@ -22,18 +22,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from minirft import UserError
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.data.feed import step_generator, training_feed
-from minirft.engine.prefix import passes, policy_logprobs
+from minirft.data import step_generator, training_feed
+from minirft.engine import passes
 from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
 from minirft.reference import Reference
-from minirft.rewards.readings import Score, reading
-from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import Row, open_run
-from minirft.runs.loop import learning_rate, not_finite, run_steps, update
+from minirft.rewards import Score, reading
+from minirft.runs import GRPOConfig, Row, blame, learning_rate, not_finite, open_run, run_steps, update
 from minirft.sampler import sample_groups
-from minirft.samples import Rollout, Sample, UserError
+from minirft.samples import Rollout, Sample
 
 RewardFn = Callable[[str, str], Score]  # (completion, solution) -> score
 
@@ -74,8 +73,6 @@ def grpo_step(
         temperature=config.temperature,
         max_completion_length=config.max_completion_length,
         generator=step_generator(config.seed, step),
-        shared=config.shared_prefix,
-        decoder=config.decoder,
         prompts_per_pass=config.prompts_per_rollout or None,
     )
     clock.append(time.perf_counter())
@@ -125,7 +122,7 @@ def reference_logprobs(reference: Reference | None, rollout: Rollout, config: GR
     if reference is None:
         return None
     parts = passes(rollout, config.rows_per_pass or None)
-    return torch.cat([reference.logprobs(rollout, rows, config.shared_prefix) for rows in parts])
+    return torch.cat([reference.logprobs(rollout, rows) for rows in parts])
 
 
 def learning_rows(rewards: Tensor, skip_degenerate: bool) -> list[int]:
@@ -155,7 +152,7 @@ def add_gradients(
     later updates read them there.  Those of sampling come from other arithmetic, so their ratio would not be 1.
     """
     step_tokens = int(rollout.lengths[step_rows].sum())
-    logprobs, entropy = policy_logprobs(policy, rollout, rows, shared=config.shared_prefix, entropy=True)
+    logprobs, entropy = policy.logprobs(rollout, rows, entropy=True)
     if first:
         old_logprobs[rows] = logprobs.detach()
     old, sampled, cap = old_logprobs[rows], rollout.logprobs[rows], config.importance_cap
@@ -177,20 +174,6 @@ def add_gradients(
     )
     (loss * policy.loss_scale.value).backward()
     return {**{name: value.item() for name, value in metrics.items()}, "entropy": entropy.sum().item() / step_tokens}
-
-
-def blame(policy: Policy, rollout: Rollout, rows: list[int], backward: Callable[[list[int]], object]) -> str:
-    """Which tensor and which sample are to blame for a gradient that is not finite: each prompt's is taken again."""
-    for name, weight in policy.trainable().items():
-        if not weight.isfinite().all():
-            return f"the weight {name} is not finite"
-    for p, sample in enumerate(rollout.samples):
-        policy.model.zero_grad()
-        backward([b for b in rows if b // rollout.group_size == p])
-        for name, weight in policy.trainable().items():
-            if weight.grad is not None and not weight.grad.isfinite().all():
-                return f"the gradient of {name} is not finite, first for sample {sample.id}"
-    return "the sum of all gradients is not finite, though each prompt's is"
 
 
 # ------------------------------------------------------------------ what is logged

@@ -37,7 +37,7 @@ def main(args: list[str] | None = None) -> int:
 
 def run(command: Callable[[list[str]], None], args: list[str]) -> int:
     """Call `command` and turn what it raises into an exit code and one line on stderr."""
-    from minirft.samples import UserError
+    from minirft import UserError
 
     try:
         command(args)

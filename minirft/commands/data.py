@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from minirft.commands.flags import Json, T, parse, quieten_libraries
+from minirft.commands.flags import Json, T, parse
+from minirft.engine import quieten_libraries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from minirft.runs.config import GRPOConfig
+    from minirft.runs import GRPOConfig
     from minirft.samples import Sample
 
 USAGE = """\
@@ -33,7 +34,7 @@ COLUMNS, WIDTH = 4, 46  # panels side by side, characters of a line below one
 
 def data(args: list[str]) -> None:
     """Look before you train: inspect CONFIG draws and counts samples, split CONFIG writes a k-shot split."""
-    from minirft.samples import UserError
+    from minirft import UserError
 
     commands = {"inspect": inspect, "split": split}
     if args and args[0] in commands:
@@ -62,10 +63,9 @@ class InspectFlags:
 def inspect(args: list[str]) -> None:
     """Counts, warnings and a drawing of a config's data."""
     config, flags = parse_data(args, InspectFlags(), "minirft data inspect")
-    from minirft.data.feed import held_out
-    from minirft.data.summary import summarise, warnings
-    from minirft.samples import UserError
-    from minirft.show.style import png
+    from minirft import UserError
+    from minirft.data import held_out, summarise, warnings
+    from minirft.show import png
 
     training, found, nothing = _training(config), [], []
     try:
@@ -85,7 +85,7 @@ def inspect(args: list[str]) -> None:
 
 def _training(config: GRPOConfig) -> list[Sample]:
     """The training set, or of an endless world the first steps' samples."""
-    from minirft.data.feed import training_feed, training_set
+    from minirft.data import training_feed, training_set
 
     if config.data.kind != "tiny" or config.data.shots:
         return training_set(config.data)
@@ -108,9 +108,8 @@ class SplitFlags:
 def split(args: list[str]) -> None:
     """Write the ids of a k-shot training set to a file."""
     config, flags = parse_data(args, SplitFlags(shots=0), "minirft data split")
-    from minirft.data.feed import training_set
-    from minirft.data.shots import write_split
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.data import training_set, write_split
 
     settings, k = config.data, flags.shots or config.data.shots
     if k < 1:
@@ -129,10 +128,9 @@ def split(args: list[str]) -> None:
 def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
     """The settings and the other flags of `CONFIG [--data.field value ...]`; CONFIG as in `parse_config`."""
     quieten_libraries()
-    from minirft.data.settings import DataConfig
-    from minirft.runs.config import load_config
-    from minirft.runs.folder import run_config
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.data import DataConfig
+    from minirft.runs import load_config, run_config
 
     if (not args or args[0].startswith("-")) and not {"-h", "--help"} & set(args):
         raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")
@@ -170,7 +168,7 @@ def report(told: dict[str, Any]) -> str:
 
 def drawing(samples: list[Sample]) -> Figure:
     """The samples in a grid: picture, true boxes, what is asked, the solution, the size in pixels."""
-    from minirft.show.style import panels
+    from minirft.show import panels
 
     figure, grid = panels(len(samples), COLUMNS, 3.2, 4.0)
     for axes, sample in zip(grid, samples, strict=True):
@@ -179,9 +177,8 @@ def drawing(samples: list[Sample]) -> Figure:
 
 
 def _draw(axes: Axes, sample: Sample) -> None:
-    from minirft.data.summary import true_boxes
-    from minirft.show.pictures import draw_boxes
-    from minirft.show.style import INK
+    from minirft.data import true_boxes
+    from minirft.show import INK, draw_boxes
 
     picture = sample.picture()
     draw_boxes(picture, true=true_boxes(sample), axes=axes)

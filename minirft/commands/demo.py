@@ -17,19 +17,13 @@ from typing import Any
 
 import torch
 
-from minirft import STARTED
-from minirft.data.feed import held_out, training_feed
-from minirft.evaluation.scores import metrics
+from minirft import STARTED, UserError
+from minirft.data import held_out, training_feed
+from minirft.evaluation import metrics
 from minirft.policy import Policy
-from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import Row, load_policy, load_run_policy
-from minirft.runs.log import read_log
-from minirft.runs.loop import generate
-from minirft.runs.supervised import sft
-from minirft.samples import Sample, UserError
-from minirft.show.pictures import Group, before_after, group_panel
-from minirft.show.report import ReportData, write_report
-from minirft.show.style import png
+from minirft.runs import GRPOConfig, Row, generate, load_policy, load_run_policy, read_log, sft
+from minirft.samples import Sample
+from minirft.show import Group, ReportData, before_after, group_panel, png, write_report
 from minirft.train import train
 
 HEADLINE = ("ap50", "ap", "mean_iou", "parse_rate", "ece", "auc", "abstention", "boxes_per_image")

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from minirft.commands.flags import Json, Switch, parse, parse_config, quieten_libraries, show
+from minirft.commands.flags import Json, Switch, parse, parse_config, show
+from minirft.engine import quieten_libraries
 
 if TYPE_CHECKING:
     import torch
 
-    from minirft.evaluation.masks import Sam
-    from minirft.runs.config import GRPOConfig
+    from minirft.evaluation import Sam
+    from minirft.runs import GRPOConfig
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def demo(args: list[str]) -> None:
     flags = parse(DemoFlags, args, "minirft demo")
     quieten_libraries()
     from minirft.commands.demo import headline, run_demo
-    from minirft.runs.config import load_config
+    from minirft.runs import load_config
 
     config = load_config(flags.config)
     config = replace(config, seed=flags.seed, steps=config.steps if flags.steps is None else flags.steps)
@@ -93,7 +94,7 @@ def sft(args: list[str]) -> None:
     if flags.dry_run:
         dry_run(config, "sft", flags)
         return
-    from minirft.runs.supervised import sft
+    from minirft.runs import sft
 
     follow(sft(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
 
@@ -132,13 +133,18 @@ def evaluate(args: list[str]) -> None:
         return
     import time
 
-    from minirft.data.feed import held_out
-    from minirft.data.reasonseg import masks
-    from minirft.evaluation.lvis import lvis_metrics
-    from minirft.evaluation.masks import mask_metrics
-    from minirft.runs.folder import is_merged, load_policy, load_run_policy
-    from minirft.runs.loop import judged
-    from minirft.runs.predictions import default_file, predict, settings, write_coco_results
+    from minirft.data import held_out, masks
+    from minirft.evaluation import lvis_metrics, mask_metrics
+    from minirft.runs import (
+        default_file,
+        is_merged,
+        judged,
+        load_policy,
+        load_run_policy,
+        predict,
+        settings,
+        write_coco_results,
+    )
 
     samples, run = held_out(config), Path(args[0])
     policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
@@ -151,7 +157,7 @@ def evaluate(args: list[str]) -> None:
         path.unlink(missing_ok=True)
     start = time.perf_counter()
     texts = predict(policy, config, samples, path, made_with, progress=sys.stderr.isatty())
-    row = {"mode": flags.mode, **judged(policy, texts, samples), **lvis_metrics(texts, samples, config)}
+    row = {"mode": flags.mode, **judged(policy, texts, samples), **lvis_metrics(texts, samples, config.data)}
     if sam:
         found = mask_metrics(texts, samples, sam, masks, progress=sys.stderr.isatty())
         row |= found | {"ci": row["ci"] | found["ci"]}
@@ -166,9 +172,9 @@ def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | 
     """The segmenter that `--sam` names, refused where there are no true masks."""
     if source is None:
         return None
-    from minirft.data.feed import evaluation_data
-    from minirft.evaluation.masks import Sam
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.data import evaluation_data
+    from minirft.evaluation import Sam
 
     kind = evaluation_data(config.data).kind
     if kind != "reasonseg":
@@ -179,7 +185,7 @@ def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | 
 def pretrain(args: list[str]) -> None:
     """Rebuild the embedded checkpoint from nothing: about 35 minutes on two cores."""
     quieten_libraries()
-    from minirft.experiments.pretrain import PretrainConfig, main
+    from minirft.experiments import PretrainConfig, main
 
     def options(config: PretrainConfig, out: Path = Path("runs/base")) -> tuple[PretrainConfig, Path]:
         return config, out
@@ -206,7 +212,7 @@ def export(args: list[str]) -> None:
     """Write what PEFT, transformers and vLLM load: RUN --to adapter|merged."""
     flags = parse(ExportFlags, args, "minirft export")
     quieten_libraries()
-    from minirft.runs.exports import export_run
+    from minirft.runs import export_run
 
     exported = export_run(flags.run, flags.to, flags.out or flags.run / flags.to, flags.dtype)
     for note in exported.notes:
@@ -216,7 +222,7 @@ def export(args: list[str]) -> None:
 
 def follow(rows: Iterable[dict[str, Any]], as_json: bool, folder: Path) -> None:
     """Let a run run: its rows as JSON lines, or at the end where to find it."""
-    from minirft.runs.log import plain
+    from minirft.runs import plain
 
     for row in rows:
         if as_json:

@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 
+from minirft import UserError
 from minirft.cost.lower_bound import floor
 from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, model_source, questions
 from minirft.cost.steps import Ours, check_equal, difference, loss_and_gradients, naive_of, settings
 from minirft.cost.trl_step import Trl, our_loss_over_all_tokens
 from minirft.cost.work import PHASES, Work, counting, timing
-from minirft.engine.loading import LoraSettings
+from minirft.engine import LoraSettings
 from minirft.reference import make_reference
 from minirft.sampler import sample_groups
-from minirft.samples import Rollout, UserError
+from minirft.samples import Rollout
 
 WARM_UP, COUNTED = 0, 1
 OWN = {"tiny": Shape(prompt=45, completion=35, group=8, prompts=8, picture=(4, 4))}

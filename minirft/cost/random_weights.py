@@ -27,8 +27,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from minirft.cost.architectures import architecture
-from minirft.engine.versions import Qwen2VLImageProcessorPil
-from minirft.tiny.model import CHAT_TEMPLATE
+from minirft.engine import Qwen2VLImageProcessorPil
+from minirft.tiny import CHAT_TEMPLATE
 
 # Qwen2-VL's control tokens in the order of their ids, 151643 to 151656.
 CONTROL = [

@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from minirft.engine.loading import LoraSettings
-from minirft.engine.versions import Qwen2VLImageProcessorPil
+from minirft import UserError
+from minirft.engine import LoraSettings, Qwen2VLImageProcessorPil
 from minirft.policy import Policy
-from minirft.samples import Sample, UserError
-from minirft.tiny.model import SPECIAL, new_tokenizer
+from minirft.samples import Sample
+from minirft.tiny import SPECIAL, new_tokenizer
 
 PICTURE_SHARE = 400 / 512
 """Share of the prompt that is picture, as in a detection prompt."""

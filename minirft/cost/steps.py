@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -10,17 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minirft import train
+from minirft import UserError, train
 from minirft.advantages import group_advantages
 from minirft.cost.shapes import Shape, questions
 from minirft.cost.work import Mark
-from minirft.engine.prefix import policy_logprobs
 from minirft.loss import policy_loss
 from minirft.policy import Policy
 from minirft.reference import Reference
-from minirft.rewards.readings import Score
-from minirft.runs.config import GRPOConfig
-from minirft.samples import Rollout, Sample, UserError
+from minirft.rewards import Score
+from minirft.runs import GRPOConfig
+from minirft.samples import Rollout, Sample
 
 TOLERANCE = 1e-3
 """Largest difference of loss or gradient that rounding in float32 explains; measured: 1e-6."""
@@ -43,6 +43,9 @@ class Ours:
     seen_before: list[Sample] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.policy = _as_configured(self.policy, self.config)
+        if self.reference:
+            self.reference = replace(self.reference, policy=_as_configured(self.reference.policy, self.config))
         self.optimiser = torch.optim.AdamW(self.policy.trainable().values(), lr=self.config.learning_rate)
         self.seen_before = questions(self.text, self.shape, 0) if self.cached else []
 
@@ -72,6 +75,13 @@ class Ours:
         samples = self.seen_before or questions(self.text, self.shape, 2 * turn + self.config.shared_prefix)
         with watched:
             train.grpo_step(self.policy, self.reference, self.optimiser, samples, reward, self.config, 1)
+
+
+def _as_configured(policy: Policy, config: GRPOConfig) -> Policy:
+    """The same weights and caches, with a prefix and a decoder of its own."""
+    own = copy.copy(policy)
+    own.shared_prefix, own.decoder = config.shared_prefix, config.decoder
+    return own
 
 
 def settings(shape: Shape, checkpointing: bool, kl_coef: float) -> GRPOConfig:
@@ -105,7 +115,7 @@ def loss_and_gradients(
     Leaves no gradient behind.
     """
     scores = torch.tensor([reward(text, "").total for text in rollout.texts]).view(-1, rollout.group_size)
-    logprobs = policy_logprobs(policy, rollout, shared=shared)
+    logprobs = policy.logprobs(rollout, shared=shared)
     loss, _ = policy_loss(
         config.loss,
         logprobs,

@@ -1,1 +1,16 @@
 """Data: other people's pictures and annotations become samples, and `feed` decides which of them a step sees."""
+
+from typing import TYPE_CHECKING
+
+from minirft import lazily
+
+if TYPE_CHECKING:
+    from minirft.data.coco import category_names
+    from minirft.data.feed import Feed, cycle, evaluation_data, held_out, step_generator, training_feed, training_set
+    from minirft.data.fine_grained import FAMILY
+    from minirft.data.reasonseg import masks
+    from minirft.data.settings import DataConfig, Rule, check
+    from minirft.data.shots import is_present, k_shot_of_stream, write_split
+    from minirft.data.summary import summarise, true_boxes, warnings
+
+__getattr__, __all__ = lazily(__name__)

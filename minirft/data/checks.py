@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from minirft import UserError
 from minirft.rewards import prompts
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 
 def picture_size(path: Path, where: str = "check data.images") -> tuple[int, int]:
@@ -17,7 +18,7 @@ def picture_size(path: Path, where: str = "check data.images") -> tuple[int, int
 
     >>> picture_size(Path("gone.jpg"), "see row 3")
     Traceback (most recent call last):
-    minirft.samples.UserError: no picture at gone.jpg; see row 3
+    minirft.UserError: no picture at gone.jpg; see row 3
     """
     try:
         with Image.open(path) as picture:
@@ -33,7 +34,7 @@ def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path) -> 
 
     >>> choose(["dgo"], ["cat", "dog"], Path("pets.json"))
     Traceback (most recent call last):
-    minirft.samples.UserError: pets.json has no category 'dgo'; did you mean 'dog'?
+    minirft.UserError: pets.json has no category 'dgo'; did you mean 'dog'?
     """
     every = list(dict.fromkeys(known))
     for name in wanted or ():

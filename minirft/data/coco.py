@@ -24,10 +24,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minirft import UserError
 from minirft.data.checks import choose, picture_size
-from minirft.rewards import prompts
-from minirft.rewards.boxes import MODEL, TrueBoxes, convert, pixels
-from minirft.samples import Sample, UserError
+from minirft.rewards import MODEL, convert, pixels, prompts
+from minirft.samples import Sample, TrueBoxes
 
 TOLERANCE = 1.0  # pixels a box may reach over the edge, as rounding does; it is clipped
 FIELDS = {
@@ -64,7 +64,7 @@ def load_coco(
 
     >>> load_coco("nowhere.json", "nowhere")
     Traceback (most recent call last):
-    minirft.samples.UserError: no annotations at nowhere.json; check data.annotations
+    minirft.UserError: no annotations at nowhere.json; check data.annotations
     """
     source, folder = Path(annotations), Path(images)
     data = read_tables(source, FIELDS)

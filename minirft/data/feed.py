@@ -10,24 +10,32 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from minirft.data.coco import load_coco
-from minirft.data.fine_grained import load_fine_grained
-from minirft.data.folder import load_folder
+from minirft import UserError
 from minirft.data.identity import without_pictures_of
-from minirft.data.lvis import load_lvis
-from minirft.data.reasonseg import load_reasonseg
+from minirft.data.settings import DataConfig
 from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_ids
-from minirft.data.virft import load_virft
-from minirft.runs.config import DataConfig, GRPOConfig
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
 PARTS = ("flowers", "pets", "aircraft", "cars", "reasonseg")  # sets whose files say what is for testing
+
+
+class Asked(Protocol):
+    """What this module reads of a run's settings; `GRPOConfig` has it all."""
+
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def prompts_per_step(self) -> int: ...
+    @property
+    def eval_samples(self) -> int: ...
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -44,7 +52,7 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(step_seed(seed, step))
 
 
-def training_feed(config: GRPOConfig) -> Feed:
+def training_feed(config: Asked) -> Feed:
     """The training samples of every step, P at a time.  Raises `UserError` when there are none."""
     data, count = config.data, config.prompts_per_step
     if data.kind == "tiny" and not data.shots:
@@ -64,7 +72,7 @@ def training_set(data: DataConfig) -> list[Sample]:
     )
 
 
-def held_out(config: GRPOConfig) -> list[Sample]:
+def held_out(config: Asked) -> list[Sample]:
     """The samples that evaluation asks about, `config.eval_samples` at most.
 
     Without data of its own for evaluation these are of pictures that are not trained on, also under the name of another
@@ -74,7 +82,7 @@ def held_out(config: GRPOConfig) -> list[Sample]:
     data, count = config.data, config.eval_samples or None
     other = evaluation_data(data)
     if other.kind == "tiny":
-        from minirft.tiny.world import held_out as draw
+        from minirft.tiny import held_out as draw
 
         return draw(other.task, count or 1000, **_tiny_options(other, other.categories))
     part = data.eval_part if other.kind in PARTS else "train"
@@ -113,6 +121,14 @@ def candidates(
     Raises `UserError` for a path that is not set, whose field's name begins with `prefix`, and for everything in the
     files that cannot be right.
     """
+    # Here, so that a run on the tiny world imports no reader.
+    from minirft.data.coco import load_coco
+    from minirft.data.fine_grained import load_fine_grained
+    from minirft.data.folder import load_folder
+    from minirft.data.lvis import load_lvis
+    from minirft.data.reasonseg import load_reasonseg
+    from minirft.data.virft import load_virft
+
     names = data.categories or None
     if data.kind in ("coco", "lvis"):
         options = {"negatives": data.negatives, "seed": data.seed, "bad_boxes": data.bad_boxes, "only": only}
@@ -178,8 +194,7 @@ def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
 
 def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, Any]:
     """What narrows a question of the tiny world down; for classification the one category is a family."""
-    from minirft.tiny.lookalikes import FAMILIES
-    from minirft.tiny.scenes import CATEGORIES
+    from minirft.tiny import CATEGORIES, FAMILIES
 
     known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
     for name in categories:
@@ -194,8 +209,7 @@ def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, An
 
 def _tiny_names(data: DataConfig) -> tuple[str, ...]:
     """The categories that k-shot counts by."""
-    from minirft.tiny.lookalikes import FAMILIES
-    from minirft.tiny.scenes import BASE
+    from minirft.tiny import BASE, FAMILIES
 
     if data.task == "classification":
         return tuple(FAMILIES[_tiny_options(data, data.categories)["family"]])

@@ -26,8 +26,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.io import loadmat
 
+from minirft import UserError
 from minirft.data.checks import choose, labelled, picture_size, text_lines
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 Kind = Literal["flowers", "pets", "aircraft", "cars"]
 Part = Literal["train", "test"]
@@ -47,7 +48,7 @@ def load_fine_grained(
 
     >>> load_fine_grained("pets", "nowhere", "train")
     Traceback (most recent call last):
-    minirft.samples.UserError: no file nowhere/annotations/trainval.txt; data.folder must hold annotations/ and images/
+    minirft.UserError: no file nowhere/annotations/trainval.txt; data.folder must hold annotations/ and images/
     """
     root = Path(folder)
     rows = _READERS[kind](root, part)

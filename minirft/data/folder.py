@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from minirft import UserError
 from minirft.data.checks import choose, labelled, picture_size
-from minirft.rewards.answers import normalise
-from minirft.samples import Sample, UserError
+from minirft.rewards import normalise
+from minirft.samples import Sample
 
 
 def load_folder(folder: str | Path, categories: Sequence[str] | None = None, *, family: str = "object") -> list[Sample]:
@@ -27,7 +28,7 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None, *, 
 
     >>> load_folder("nowhere")
     Traceback (most recent call last):
-    minirft.samples.UserError: no folder nowhere; set data.folder to a folder with one folder for each class
+    minirft.UserError: no folder nowhere; set data.folder to a folder with one folder for each class
     """
     root = Path(folder)
     if not root.is_dir():

@@ -22,10 +22,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minirft import UserError
 from minirft.data import coco
 from minirft.data.checks import choose
 from minirft.data.coco import Key, Row
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 FIELDS = coco.FIELDS | {"images": ("id", "coco_url", "width", "height", *LISTS)}
@@ -48,7 +49,7 @@ def load_lvis(
 
     >>> load_lvis("nowhere.json", "nowhere")
     Traceback (most recent call last):
-    minirft.samples.UserError: no annotations at nowhere.json; check data.annotations
+    minirft.UserError: no annotations at nowhere.json; check data.annotations
     """
     source, folder = Path(annotations), Path(images)
     data = coco.read_tables(source, FIELDS)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minirft.samples import Task, UserError
+from minirft import UserError
+from minirft.samples import Task
 
 Kind = Literal["tiny", "coco", "lvis", "folder", "flowers", "pets", "aircraft", "cars", "reasonseg", "virft"]
 LABELS, BOXES = ("classification",), ("detection", "presence")

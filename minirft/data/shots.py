@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from minirft import UserError
 from minirft.data.identity import picture_keys
-from minirft.rewards.answers import Detections, parse_solution
-from minirft.samples import Sample, UserError
+from minirft.rewards import Detections, parse_solution
+from minirft.samples import Sample
 
 log = logging.getLogger(__name__)
 

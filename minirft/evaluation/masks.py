@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from minirft import UserError
 from minirft.evaluation.scores import Statistic, check_pairs, intervals, resampled
-from minirft.rewards.answers import ParseFailure, parse
-from minirft.rewards.boxes import MODEL, Array, convert, pixels
-from minirft.samples import Sample, UserError
+from minirft.rewards import MODEL, Array, ParseFailure, convert, parse, pixels
+from minirft.samples import Sample
 
 Mask = NDArray[np.bool_]  # (height, width)
 Segmenter = Callable[[Image.Image, Array], Mask]  # picture, box in its pixels (4,) -> mask of the picture's size

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from minirft import UserError
 from minirft.evaluation.measures import (
     AT_50,
     AT_75,
@@ -31,9 +32,8 @@ from minirft.evaluation.measures import (
     rank_boxes,
     ranking_auc,
 )
-from minirft.rewards import boxes
-from minirft.rewards.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
-from minirft.samples import Sample, Task, UserError
+from minirft.rewards import Detections, ParseFailure, boxes, is_well_formed, normalise, parse, parse_solution
+from minirft.samples import Sample, Task
 
 Statistic = Callable[[Array], dict[str, Array]]  # query weights (R, Q) -> {metric: (R,)}, NaN where not defined
 NOTHING = Detections(np.zeros((0, 4)), np.zeros(0))

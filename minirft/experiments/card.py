@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minirft.experiments.gate import requirements
-from minirft.tiny.annotators import BROKEN_TAGS, CAREFUL_SHARE
+from minirft.tiny import BROKEN_TAGS, CAREFUL_SHARE
 
 ROWS = {
     "greedy_default": "greedy, by default",

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from minirft.evaluation.scores import metrics
+from minirft.evaluation import metrics
 from minirft.policy import Policy
-from minirft.rewards.answers import is_well_formed
+from minirft.rewards import is_well_formed
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Sample
-from minirft.tiny.annotators import CAREFUL_START
-from minirft.tiny.world import held_out
+from minirft.tiny import CAREFUL_START, held_out
 
 FORCED = f"<think>{CAREFUL_START}"
 THINKS_CAREFULLY = CAREFUL_START.strip()

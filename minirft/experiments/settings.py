@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from minirft.data.shots import k_shot_of_stream
-from minirft.runs.config import GRPOConfig
-from minirft.samples import Sample, Task, UserError
-from minirft.tiny import world
-from minirft.tiny.lookalikes import FAMILIES
-from minirft.tiny.scenes import BASE, FEWSHOT, NOVEL, RARE
+from minirft import UserError
+from minirft.data import k_shot_of_stream
+from minirft.runs import GRPOConfig
+from minirft.samples import Sample, Task
+from minirft.tiny import BASE, FAMILIES, FEWSHOT, NOVEL, RARE, world
 
 VALIDATION, TEST = 20_000_003, 30_000_001  # seeds
 CHOOSE_BY, TEST_ON = 200, 500  # questions

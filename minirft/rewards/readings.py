@@ -21,11 +21,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from minirft import UserError
 from minirft.rewards import official
 from minirft.rewards.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
 from minirft.rewards.boxes import giou, iou
 from minirft.rewards.detection import PAPER, STRICT, DetectionReading, detection_scores
-from minirft.samples import Task, UserError
+from minirft.samples import Task
 
 Variant = Literal["strict", "paper", "official"]
 Part = Callable[[str, str], float]  # (completion, solution) -> reward

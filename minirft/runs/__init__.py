@@ -1,1 +1,19 @@
 """Runs: a run on disk, from its settings to its log, checkpoints, answers and exports, and the loop that drives it."""
+
+from typing import TYPE_CHECKING
+
+from minirft import lazily
+
+if TYPE_CHECKING:
+    from minirft.runs.config import SHIPPED, GRPOConfig, find_config, load_config
+    from minirft.runs.exports import export_run
+    from minirft.runs.folder import Row, is_merged, load_policy, load_run_policy, load_weights, open_run, run_config
+    from minirft.runs.log import METRICS, library_version, plain, provenance, read_log
+    from minirft.runs.loop import frame_warning, generate, judged, run_steps
+    from minirft.runs.optimise import apply_gradients, blame, learning_rate, make_optimiser, not_finite, update
+    from minirft.runs.predictions import default_file, predict, settings, write_coco_results
+    from minirft.runs.supervised import sft, sft_step
+    from minirft.runs.toml import differences, from_table, read_toml
+    from minirft.runs.two_stages import NO, answers_in_two_stages, presence_question
+
+__getattr__, __all__ = lazily(__name__)

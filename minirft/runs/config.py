@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from minirft.data.settings import DataConfig, Rule, check
+from minirft import UserError
+from minirft.data import DataConfig, Rule, check
 from minirft.policy import LoraSettings
 from minirft.runs.toml import from_table, read_toml
-from minirft.samples import UserError
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 
@@ -30,7 +30,7 @@ class GRPOConfig:
 
     >>> GRPOConfig(group_size=1)
     Traceback (most recent call last):
-    minirft.samples.UserError: group_size = 1: a group needs at least 2 completions to compare; the paper uses 8
+    minirft.UserError: group_size = 1: a group needs at least 2 completions to compare; the paper uses 8
     """
 
     # --- the policy

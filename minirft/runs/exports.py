@@ -20,10 +20,10 @@ from typing import Literal
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from minirft import UserError
 from minirft.policy import Policy
 from minirft.runs.folder import EXPORTED, export, load_run_policy, run_config
 from minirft.runs.toml import to_toml
-from minirft.samples import UserError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 

@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from bitsandbytes.optim import AdamW8bit
 from torch import Tensor
 
-from minirft.engine.precision import LossScale, round_at_random
+from minirft import UserError
+from minirft.engine import LossScale
 from minirft.policy import Policy
 from minirft.reference import Reference, make_reference
 from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
 from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.log import RunLog, read_log, truncate_after
+from minirft.runs.optimise import make_optimiser
 from minirft.runs.toml import differences, to_toml
-from minirft.samples import UserError
 
 Method = Literal["grpo", "sft"]
 Row = dict[str, Any]
@@ -89,40 +89,9 @@ def load_policy(config: GRPOConfig) -> Policy:
         max_prompt_length=config.max_prompt_length,
         offload_vision=config.offload_vision,
         offload_embedding=config.offload_embedding,
+        shared_prefix=config.shared_prefix,
+        decoder=config.decoder,
     )
-
-
-def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
-    """AdamW over what learns, its moments in 32 or 8 bits; the rate is set at every step.
-
-    Adapters in bfloat16 are rounded at random (`precision.round_at_random`).  Raises `UserError` for a whole model
-    of 16 bits: its 8 or 11 significant bits swallow steps of a usual size.
-    """
-    half = [name for name, weight in policy.trainable().items() if weight.dtype in (torch.bfloat16, torch.float16)]
-    if half and not policy.has_lora:
-        raise UserError(
-            f"{len(half)} weights that learn have 16 bits, first {half[0]}: steps of {config.learning_rate:g} would "
-            f'round to nothing; set dtype = "float32", or train = "lora", whose adapters have 32 bits'
-        )
-    if config.optimiser == "adamw8bit":
-        _check_8_bit_runs(policy.device)
-    kind = AdamW8bit if config.optimiser == "adamw8bit" else torch.optim.AdamW
-    optimiser = kind(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
-    round_at_random(optimiser, config.seed)
-    return optimiser
-
-
-def _check_8_bit_runs(device: torch.device) -> None:
-    """Not every bitsandbytes has 8-bit optimisers for every device: one step on zeros tells, before a rollout does."""
-    weight = torch.nn.Parameter(torch.zeros(4096, device=device))
-    weight.grad = torch.zeros_like(weight)
-    try:
-        AdamW8bit([weight]).step()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"this bitsandbytes has no 8-bit AdamW on {device} ({reason}): upgrade it, or set optimiser = adamw"
-        ) from None
 
 
 def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> Run:

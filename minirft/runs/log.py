@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from minirft.samples import UserError
+from minirft import UserError
 
 # Every key a row may have.  To log something new, define it here; shapes and letters are those of `samples`.
 METRICS: dict[str, str] = {

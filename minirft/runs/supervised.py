@@ -17,14 +17,15 @@ from pathlib import Path
 
 import torch
 
-from minirft.data.feed import training_feed
-from minirft.engine.prefix import passes, policy_logprobs
+from minirft import UserError
+from minirft.data import training_feed
+from minirft.engine import passes
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import Row, open_run
-from minirft.runs.loop import learning_rate, not_finite, run_steps, update
-from minirft.samples import Rollout, Sample, UserError, pad_rows
-from minirft.train import blame
+from minirft.runs.loop import run_steps
+from minirft.runs.optimise import blame, learning_rate, not_finite, update
+from minirft.samples import Rollout, Sample, pad_rows
 
 
 def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
@@ -59,7 +60,7 @@ def sft_step(
 
 def add_gradients(policy: Policy, rollout: Rollout, rows: list[int]) -> float:
     """Add the gradient of the loss on `rows`, a part of the step; returns their share of the loss."""
-    loss = -policy_logprobs(policy, rollout, rows).sum() / rollout.lengths.sum()
+    loss = -policy.logprobs(rollout, rows).sum() / rollout.lengths.sum()
     (loss * policy.loss_scale.value).backward()
     return loss.item()
 

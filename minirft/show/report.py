@@ -17,8 +17,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from minirft.runs.log import METRICS
-from minirft.samples import Sample, UserError
+from minirft import UserError
+from minirft.runs import METRICS
+from minirft.samples import Sample
 from minirft.show.charts import bars, curves
 from minirft.show.pictures import Group, before_after, group_panel
 from minirft.show.style import png

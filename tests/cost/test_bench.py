@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from minirft import UserError
 from minirft.commands.bench import bench
 from minirft.cost import benchmark as measuring
-from minirft.cost import steps
 from minirft.cost.benchmark import Request, measure
 from minirft.cost.lower_bound import backward_flops, floor, forward_flops, vision_flops
 from minirft.cost.report import markdown, table
@@ -32,7 +32,6 @@ from minirft.cost.shapes import (
 from minirft.cost.work import SavedActivations, flop_counter
 from minirft.engine.loading import LoraSettings
 from minirft.policy import Policy
-from minirft.samples import UserError
 
 LANGUAGE = {
     "hidden_size": 64,
@@ -227,9 +226,9 @@ def test_checkpointing_saves_memory_and_costs_arithmetic(request_: Request, foun
 
 def test_unequal_paths_are_not_timed(request_: Request, monkeypatch: pytest.MonkeyPatch):
     """A fast wrong path: the comparison must stop before it prints a ratio."""
-    right = steps.policy_logprobs
+    right = Policy.logprobs
     monkeypatch.setattr(
-        steps, "policy_logprobs", lambda *a, shared, **k: right(*a, shared=shared, **k) * (1.0 if shared else 1.02)
+        Policy, "logprobs", lambda *a, shared, **k: right(*a, shared=shared, **k) * (1.0 if shared else 1.02)
     )
     monkeypatch.setattr(measuring, "take_turns", lambda *_: pytest.fail("timed all the same"))
     with pytest.raises(UserError, match="nothing was timed"):

@@ -16,6 +16,7 @@ from PIL import Image
 from test_data_lvis import GOOD as LVIS
 from test_data_sets import MAKERS, picture, write
 
+from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data import settings as settings_module
 from minirft.data.coco import load_coco
@@ -25,7 +26,7 @@ from minirft.data.summary import summarise, warnings
 from minirft.rewards import prompts
 from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.toml import from_table
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 COCO128 = Path(__file__).parents[3] / "shared" / "data" / "coco128"
 TASKS = ("detection", "classification", "grounding", "presence")

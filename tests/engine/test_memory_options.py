@@ -24,16 +24,16 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen2VLForConditionalGeneration
 
 import minirft.runs.folder as runs_module
+from minirft import UserError
 from minirft.engine.features import FeatureCache
 from minirft.engine.offload import look_up_in_host_memory, visit_while_running
 from minirft.engine.precision import LossScale, stochastic_round
-from minirft.engine.prefix import naive_logprobs, policy_logprobs
+from minirft.engine.prefix import naive_logprobs
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import make_optimiser
-from minirft.runs.loop import update
+from minirft.runs.optimise import make_optimiser, update
 from minirft.sampler import sample_groups
-from minirft.samples import Rollout, Sample, UserError
+from minirft.samples import Rollout, Sample
 from minirft.train import add_gradients
 
 LORA = LoraSettings(r=4, alpha=8)
@@ -84,7 +84,7 @@ def rollout_of(policy: Policy, samples: list[Sample], length: int = 8) -> Rollou
 
 
 def gradients(policy: Policy, rollout: Rollout) -> dict[str, Tensor]:
-    loss = -policy_logprobs(policy, rollout).sum() / rollout.lengths.sum()
+    loss = -policy.logprobs(rollout).sum() / rollout.lengths.sum()
     weights = policy.trainable()
     return dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
 
@@ -201,7 +201,7 @@ def test_every_kind_of_adapter_learns(
     stepper, rollout, losses = make_optimiser(policy, config), rollout_of(policy, samples[:1]), []
 
     def backward(_: list[int]) -> float:
-        loss = -policy_logprobs(policy, rollout).sum() / rollout.lengths.sum()
+        loss = -policy.logprobs(rollout).sum() / rollout.lengths.sum()
         (loss * policy.loss_scale.value).backward()
         return loss.item()
 

@@ -14,11 +14,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.stats import mannwhitneyu
 
+from minirft import UserError
 from minirft.evaluation.measures import average_precision, calibration_error, rank_boxes, ranking_auc
 from minirft.evaluation.scores import evaluate, metrics
 from minirft.rewards import prompts
 from minirft.rewards.answers import Detections, parse_detection
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 PICTURE = Image.new("RGB", (8, 8))
 LEFT, RIGHT, FAR = [100, 100, 300, 300], [500, 100, 700, 300], [800, 800, 900, 900]

@@ -12,12 +12,13 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from transformers import SamConfig, SamModel
 
+from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data.reasonseg import load_reasonseg, masks
 from minirft.evaluation.masks import Sam, mask_metrics, mask_overlaps, mask_scores, mask_statistic
 from minirft.evaluation.scores import bootstrap
 from minirft.rewards import prompts
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 from minirft.tiny import world
 from minirft.tiny.silhouettes import segment, true_mask
 

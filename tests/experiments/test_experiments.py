@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minirft import UserError
 from minirft.data.shots import is_present
 from minirft.evaluation.scores import metrics
 from minirft.experiments import cells, settings
@@ -25,7 +26,7 @@ from minirft.experiments.settings import EXPERIMENTS, METHODS, find
 from minirft.experiments.statistics import difference, estimate
 from minirft.experiments.summary import lines, table
 from minirft.runs.loop import generate
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 NAME = "coco-fewshot"
 PART = "8 categories"

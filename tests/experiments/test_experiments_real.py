@@ -10,6 +10,7 @@ import pytest
 from test_data_feed import coco  # noqa: F401, a fixture
 from test_data_sets import MAKERS, write
 
+from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data.feed import held_out, training_set
 from minirft.experiments import board as board_room
@@ -22,7 +23,6 @@ from minirft.experiments.real_report import paper_number, real_lines, real_table
 from minirft.experiments.settings import EXPERIMENTS as TINY
 from minirft.experiments.summary import Line
 from minirft.runs.config import SHIPPED, load_config
-from minirft.samples import UserError
 
 SETTINGS = {
     "quantize": "none",

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirft import UserError
 from minirft.rewards.answers import (
     MAX_CHARACTERS,
     MAX_LABEL,
@@ -25,7 +26,6 @@ from minirft.rewards.answers import (
     parse_solution,
 )
 from minirft.rewards.readings import reading
-from minirft.samples import UserError
 
 TASKS = ("detection", "classification", "grounding", "presence")
 ITEM = "{'Position': [10, 20, 30, 40], 'Confidence': 0.9}"

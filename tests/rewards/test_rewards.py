@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirft import UserError
 from minirft.rewards import answers, detection
 from minirft.rewards.answers import Detections
 from minirft.rewards.boxes import iou
@@ -23,7 +24,6 @@ from minirft.rewards.detection import (
 )
 from minirft.rewards.prompts import detection_solution, grounding_solution
 from minirft.rewards.readings import Reward, Score, ThresholdSchedule, reading, score_rows
-from minirft.samples import UserError
 
 THOUGHT = "<think>I looked.</think> "
 NOTHING = "<answer>No Objects</answer>"

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from small_runs import small_config
 
+from minirft import UserError
 from minirft.evaluation.scores import metrics
 from minirft.experiments.settings import find
 from minirft.rewards.answers import parse
 from minirft.runs import predictions, two_stages
 from minirft.runs.folder import load_policy
 from minirft.runs.two_stages import NO, answers_in_two_stages, batches_in_two_stages, presence_question
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 from minirft.tiny import world
 
 

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from minirft import UserError
 from minirft.evaluation.scores import metrics
 from minirft.rewards import prompts
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 from minirft.show.charts import bars, curves, running_mean
 from minirft.show.pictures import Group, before_after, draw_boxes, group_panel
 from minirft.show.report import ReportData, number, render, verdict, write_report

@@ -23,7 +23,7 @@ from minirft.data import settings as settings_module
 from minirft.data.coco import load_coco
 from minirft.data.settings import TASKS_OF, DataConfig
 from minirft.data.summary import summarise, warnings
-from minirft.feed import candidates, held_out, training_feed, training_set
+from minirft.feed import candidates, held_out, training_feed, training_set, validation
 from minirft.samples import Sample, UserError
 from minirft.toml import from_table
 
@@ -372,6 +372,14 @@ def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
     names = [*(f"{i}.png" for i in range(6)), "copy.png"]
     keys = identity.picture_keys([Sample(n, tmp_path / n, "presence", "?", "") for n in names])
     assert read == ["3.png", "copy.png"] and keys[3] == keys[6] and len(set(keys)) == 6
+
+
+def test_settings_are_not_chosen_on_the_test_questions():
+    """A curve during training on the questions of the final score: whoever stops at its best has tuned on the test."""
+    config = GRPOConfig(eval_samples=30)
+    chosen, asked = validation(config), held_out(config)
+    assert len(chosen) == len(asked) == 30
+    assert not {s.picture().tobytes() for s in chosen} & {s.picture().tobytes() for s in asked}
 
 
 def test_a_row_with_the_same_picture_is_not_held_out(tmp_path):

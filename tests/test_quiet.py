@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,12 @@ def others(stderr: str) -> list[str]:
     return [line for line in re.split(r"[\r\n]+", stderr) if not OURS.fullmatch(line)]
 
 
-def said(folder: Path, *line: str) -> str:
+def said(folder: Path, line: str) -> str:
     """What a new process leaves on stderr.  pytest's filters, or an import made before, would hide a warning."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    done = subprocess.run([sys.executable, *line], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, *shlex.split(line)], cwd=folder, env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -42,25 +45,25 @@ def test_demo_is_quiet(tmp_path: Path):
     """Three FutureWarnings of transformers 5.24 in the first command that a newcomer types."""
     small = "prompts_per_step = 2\ngroup_size = 4\nmax_completion_length = 8\neval_samples = 4\nthreads = 1\n"
     (tmp_path / "demo.toml").write_text(f'model = "tiny"\n{small}')
-    stderr = said(tmp_path, *"-m minirft demo --config demo.toml --steps 1 --out d".split())
+    stderr = said(tmp_path, "-m minirft demo --config demo.toml --steps 1 --out d")
     assert others(stderr) == []
     assert "GRPO, 1 steps" in stderr and "100%|" in stderr
 
 
 def test_train_and_eval_are_quiet(tmp_path: Path):
     """bitsandbytes' line about a package of another's, PEFT's advice, or a loading bar of transformers."""
-    stderr = said(tmp_path, *f"-m minirft train tiny_detection --steps 1 {SMALL} {ADAPTERS} --out run".split())
+    stderr = said(tmp_path, f"-m minirft train tiny_detection --steps 1 {SMALL} {ADAPTERS} --out run")
     assert others(stderr) == [] and "100%|" in stderr
-    assert others(said(tmp_path, *"-m minirft eval run".split())) == []
+    assert others(said(tmp_path, "-m minirft eval run")) == []
 
 
 def test_fit_is_quiet(tmp_path: Path):
     """A warning about a model that is only looked at."""
-    assert said(tmp_path, *"-m minirft fit qwen2-vl-2b".split()) == ""
+    assert said(tmp_path, "-m minirft fit qwen2-vl-2b") == ""
 
 
 def test_first_cells_of_the_notebooks_are_quiet(tmp_path: Path):
     """A warning of an import above the first lesson; the cells in their order, as one script."""
     cells = [next(c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code") for path in NOTEBOOKS]
     (tmp_path / "cells.py").write_text("\n".join(cell.source for cell in cells), encoding="utf-8")
-    assert cells and said(NOTEBOOKS[0].parent, str(tmp_path / "cells.py")) == ""
+    assert cells and said(NOTEBOOKS[0].parent, shlex.quote(str(tmp_path / "cells.py"))) == ""

@@ -1,7 +1,7 @@
 """The wheel as a stranger has it: built, installed beside its own dependencies alone, run in an unrelated folder.
 
-Run by `make test-wheel`.  To save gigabytes, the new environment holds links to what this one has installed, but only of
-what the wheel asks for, directly or not: no extra, no repository.
+Run by `make test-wheel`.  To save gigabytes, the new environment holds links to what this one has installed, but only
+of what the wheel asks for, directly or not: no extra, no repository.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from minirft.data.feed import cycle
 from minirft.evaluation.masks import mask_scores
 from minirft.evaluation.scores import bootstrap, confidence_levels, metrics
 from minirft.experiments.bases import fresh_policy
-from minirft.experiments.settings import HEADLINE, RFT, STOPS, Part, config, find
+from minirft.experiments.settings import CHOSEN_BY, HEADLINE, RFT, STOPS, Part, config, find
 from minirft.policy import Policy
 from minirft.rewards.readings import reading
 from minirft.runs.config import GRPOConfig
@@ -67,8 +67,8 @@ def run_cell(key: Key) -> dict[str, Any]:
 
 
 def tune(part: Part, key: Key) -> dict[str, Any]:
-    """The headline metric on the validation questions after each length of training: {"validation": {steps: value}}."""
-    questions, metric, found = asked(key.experiment, key.part), HEADLINE[part.task], {}
+    """The metric of `CHOSEN_BY` on the validation questions after each length: {"validation": {steps: value}}."""
+    questions, metric, found = asked(key.experiment, key.part), CHOSEN_BY[part.task], {}
     for step, policy in training(part, replace(key, steps=max(STOPS[key.method]))):
         if step in STOPS[key.method]:
             answers = generate(policy, config(part.task, key.seed), questions)

@@ -31,7 +31,7 @@ from minirft.show.rollouts import Record
 from minirft.tiny.annotators import CAREFUL_START
 from minirft.train import grpo_step
 
-HELD_OUT = ("ap50", "recall", "precision", "mean_iou", "auc", "abstention")
+HELD_OUT = ("ap50_pooled", "recall", "precision", "mean_iou", "auc", "abstention")
 LAB = dict(BEHAVIOURS) | {"careful": lambda text, solution: float(CAREFUL_START.strip() in text)}
 
 

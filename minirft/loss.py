@@ -130,7 +130,7 @@ def sampler_correction(old_logprobs: Tensor, sampler_logprobs: Tensor, cap: floa
 
     Both are the same weights, so in exact arithmetic it is 1; in 16 bits the two paths round differently.  Source:
     Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"; TRL's
-    `vllm_importance_sampling_correction`, whose cap is 3 by default.
+    `vllm_importance_sampling_mode="token_truncate"` (its default drops whole answers above a ratio of 3 instead).
 
     >>> sampler_correction(torch.tensor([0.0, 5.0]), torch.tensor([0.0, 0.0]), cap=2.0).tolist()
     [1.0, 2.0]

@@ -72,8 +72,19 @@ def training_set(data: DataConfig) -> list[Sample]:
     )
 
 
+def validation(config: Asked) -> list[Sample]:
+    """The samples that a run is evaluated on while it trains, `config.eval_samples` at most.
+
+    The tiny world has a stream of its own for them, so that whoever chooses settings by a curve does not choose them by
+    the test questions.  Of other data these are the questions of `held_out`.
+    """
+    if evaluation_data(config.data).kind == "tiny":
+        return _held_out_of_tiny(config, "VALIDATION")
+    return held_out(config)
+
+
 def held_out(config: Asked) -> list[Sample]:
-    """The samples that evaluation asks about, `config.eval_samples` at most.
+    """The test samples, `config.eval_samples` at most.
 
     Without data of its own for evaluation these are of pictures that are not trained on, also under the name of another
     file or row with the same bytes; of data of its own `minirft data inspect` reports them.  Raises `UserError` when
@@ -82,9 +93,7 @@ def held_out(config: Asked) -> list[Sample]:
     data, count = config.data, config.eval_samples or None
     other = evaluation_data(data)
     if other.kind == "tiny":
-        from minirft.tiny import held_out as draw
-
-        return draw(other.task, count or 1000, **_tiny_options(other, other.categories))
+        return _held_out_of_tiny(config, "TEST")
     part = data.eval_part if other.kind in PARTS else "train"
     if (other.kind in PARTS and part != "train") or _has_evaluation_data(data):
         return _some(candidates(other, part, prefix="eval_" if other.kind != data.kind else ""), count, data.seed)
@@ -93,6 +102,14 @@ def held_out(config: Asked) -> list[Sample]:
         field = "eval_annotations" if data.kind in ("coco", "lvis") else "eval_folder"
         raise UserError(f"training uses every picture, so none is left to evaluate on: set data.{field}")
     return _some(left, count, data.seed)
+
+
+def _held_out_of_tiny(config: Asked, stream: str) -> list[Sample]:
+    from minirft.tiny import world
+
+    data = evaluation_data(config.data)
+    options = _tiny_options(data, data.categories)
+    return world.held_out(data.task, config.eval_samples or 1000, getattr(world, stream), **options)
 
 
 def evaluation_data(data: DataConfig) -> DataConfig:

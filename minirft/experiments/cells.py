@@ -19,7 +19,7 @@ import torch
 from minirft.data import cycle
 from minirft.evaluation import bootstrap, confidence_levels, mask_scores, metrics
 from minirft.experiments.bases import fresh_policy
-from minirft.experiments.settings import HEADLINE, RFT, STOPS, Part, config, find
+from minirft.experiments.settings import CHOSEN_BY, HEADLINE, RFT, STOPS, Part, config, find
 from minirft.policy import Policy
 from minirft.rewards import reading
 from minirft.runs import GRPOConfig, answers_in_two_stages, generate, make_optimiser, sft_step
@@ -61,8 +61,8 @@ def run_cell(key: Key) -> dict[str, Any]:
 
 
 def tune(part: Part, key: Key) -> dict[str, Any]:
-    """The headline metric on the validation questions after each length of training: {"validation": {steps: value}}."""
-    questions, metric, found = asked(key.experiment, key.part), HEADLINE[part.task], {}
+    """The metric of `CHOSEN_BY` on the validation questions after each length: {"validation": {steps: value}}."""
+    questions, metric, found = asked(key.experiment, key.part), CHOSEN_BY[part.task], {}
     for step, policy in training(part, replace(key, steps=max(STOPS[key.method]))):
         if step in STOPS[key.method]:
             answers = generate(policy, config(part.task, key.seed), questions)

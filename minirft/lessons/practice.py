@@ -26,7 +26,7 @@ from minirft.show import BEHAVIOURS, Behaviour, Probe, Record, Scorer, as_reward
 from minirft.tiny import CAREFUL_START
 from minirft.train import grpo_step
 
-HELD_OUT = ("ap50", "recall", "precision", "mean_iou", "auc", "abstention")
+HELD_OUT = ("ap50_pooled", "recall", "precision", "mean_iou", "auc", "abstention")
 LAB = dict(BEHAVIOURS) | {"careful": lambda text, solution: float(CAREFUL_START.strip() in text)}
 
 

@@ -108,7 +108,8 @@ class GRPOConfig:
     clip_eps_high: float = 0.2
     """The same above 1.  TRL: equal to `clip_eps`; DAPO: 0.28."""
     importance_cap: float = 0.0
-    """Weigh each token by min(π_learning / π_sampling, cap), the same weights in two arithmetics; 0 = off.  TRL: 3."""
+    """Weigh each token by min(π_learning / π_sampling, cap), the same weights in two arithmetics; 0 = off.  TRL's
+    `token_truncate`: 3."""
     kl_coef: float = 0.0
     """beta, weight of the divergence from the reference, per nat; 0 needs no reference.  The paper's runs had
     0.04 (TRL <= 0.18); later TRL says 0.  Measured: no benefit on `tiny`."""

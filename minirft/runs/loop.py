@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from minirft import UserError
-from minirft.data import Feed, held_out, step_generator
+from minirft.data import Feed, step_generator, validation
 from minirft.evaluation import metrics
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
@@ -35,7 +35,7 @@ def run_steps(run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool)
     the step finish, saves, and raises `KeyboardInterrupt` with the way to go on; a second one stops at once.
     """
     config = run.config
-    asked = held_out(config) if config.eval_every else []  # read once: an annotation file can take a minute
+    asked = validation(config) if config.eval_every else []  # read once: an annotation file can take a minute
     watch = FrameWatch(run)
     bar = tqdm(total=steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
     with bar, _interrupts() as interrupted:

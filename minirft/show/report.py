@@ -26,12 +26,14 @@ from minirft.show.style import png
 
 Row = Mapping[str, Any]
 # What is shown where, in this order, as far as a run has it.
-HEADLINE = ("ap50", "accuracy", "box_iou", "mean_iou", "parse_rate", "auc", "abstention", "acc50")
+HEADLINE = ("ap50_pooled", "accuracy", "box_iou", "mean_iou", "parse_rate", "auc", "abstention", "acc50")
 TRAINING = (
     "reward", "reward_iou", "reward_confidence", "reward_accuracy", "reward_format", "parse_rate", "degenerate_groups",
     "reward_std", "completion_length", "entropy", "kl", "grad_norm",
 )  # fmt: skip
-HELD_OUT = ("ap50", "mean_iou", "accuracy", "box_iou", "recall", "precision", "parse_rate", "auc", "ece", "abstention")
+HELD_OUT = (
+    "ap50_pooled", "mean_iou", "accuracy", "box_iou", "recall", "precision", "parse_rate", "auc", "ece", "abstention",
+)  # fmt: skip
 NOT_METRICS = {"n", "ci", "step", "mode", "seconds"}  # keys of a block that are shown elsewhere or not at all
 
 

@@ -19,6 +19,7 @@ import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -276,5 +277,7 @@ def test_commands_in_sentences_exist(span: str):
         reads(shlex.split(span)[2:])
     elif program == "conda":
         assert (ROOT / re.search(r"-f (\S+)", span)[1]).is_file()
+    elif program == "python":
+        assert words[0] == "-m" and find_spec(words[1]), span
     else:
         assert span == "pytest --slow", f"{span}: no rule says how to try it"

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from minirft.evaluation.scores import bootstrap, metrics
+from minirft.evaluation import bootstrap, metrics
 from minirft.experiments.statistics import Estimate, difference
-from minirft.rewards.prompts import detection_solution
+from minirft.rewards import detection_solution
 from minirft.samples import Sample
 
 POPULATION = 24_000

@@ -18,7 +18,6 @@ import torch
 from conftest import BACKWARD, apart, rounding
 from test_loss_vs_trl import batch, our_loss, trainer, trl_loss  # noqa: F401  (a fixture)
 
-from minirft.engine.prefix import policy_logprobs
 from minirft.loss import LOSSES, sampler_correction
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
@@ -92,11 +91,11 @@ def test_a_step_weighs_by_old_over_sampler(lora_policy: Policy, samples: list[Sa
     advantages = torch.randn(12, generator=torch.Generator().manual_seed(1))
     mask, weights = rollout.completion_mask, list(lora_policy.trainable().values())
     with torch.no_grad():
-        before = policy_logprobs(lora_policy, rollout)
+        before = lora_policy.logprobs(rollout)
     ratio = (before.double() - rollout.logprobs.double()).exp().clamp(max=CAP).float()
     old = torch.zeros_like(rollout.logprobs)
     for first in (True, False):
-        now = policy_logprobs(lora_policy, rollout)
+        now = lora_policy.logprobs(rollout)
         gain = (now - before).exp() * advantages[:, None] * ratio
         expected = torch.autograd.grad(-gain[mask].sum() / mask.sum(), weights)
         for rows in ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11]):

@@ -19,7 +19,7 @@ from minirft.cost.random_weights import RAW_SCORE
 from minirft.cost.steps import raw_score, tolerance
 from minirft.engine import prefix
 from minirft.engine.decoding import DECODERS
-from minirft.engine.prefix import naive_logits, policy_logprobs
+from minirft.engine.prefix import naive_logits
 from minirft.policy import LoraSettings, Policy
 from minirft.runs import make_optimiser
 from minirft.runs.config import GRPOConfig
@@ -63,8 +63,8 @@ def test_packed_pass_is_the_naive_one(published, samples, monkeypatch, quantize)
     rollout, right = rollout_of(policy, samples), prefix._packed_positions
     mask, allowed = rollout.completion_mask, tolerance(policy, TOKENS)
     with torch.no_grad():
-        plain = policy_logprobs(policy, rollout, shared=False)
-        packed = policy_logprobs(policy, rollout)
+        plain = policy.logprobs(rollout, shared=False)
+        packed = policy.logprobs(rollout)
         assert packed.isfinite().all()
         assert apart(packed, plain) < allowed
         assert apart(rollout.logprobs[mask], plain[mask]) < allowed
@@ -75,7 +75,7 @@ def test_packed_pass_is_the_naive_one(published, samples, monkeypatch, quantize)
             return positions
 
         monkeypatch.setattr(prefix, "_packed_positions", off)
-        assert apart(policy_logprobs(policy, rollout), plain) > allowed
+        assert apart(policy.logprobs(rollout), plain) > allowed
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -89,7 +89,7 @@ def test_sampler_and_learner_are_one_policy(published, samples, dtype, decoder):
     policy = Policy.load(published, dtype=dtype)
     rollout = rollout_of(policy, samples, decoder=decoder)
     with torch.no_grad():
-        gap = (policy_logprobs(policy, rollout) - rollout.logprobs)[rollout.completion_mask].abs().mean()
+        gap = (policy.logprobs(rollout) - rollout.logprobs)[rollout.completion_mask].abs().mean()
     assert gap < 0.02 * UNIT[dtype] / UNIT["bfloat16"]
 
 

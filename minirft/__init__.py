@@ -1,4 +1,8 @@
-"""Visual reinforcement fine-tuning you can read: GRPO on Qwen2-VL, on a laptop and on one consumer GPU."""
+"""Visual reinforcement fine-tuning you can read: GRPO on Qwen2-VL, on a laptop and on one consumer GPU.
+
+A **policy** is compared with its **reference**; a **sampler** draws groups; **rewards** score them; **advantages**
+compare; the **loss** weighs; **train** repeats.  These are the files beside this one; everything else has a room.
+"""
 
 import ast
 import logging
@@ -7,7 +11,19 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minirft import data, show, tiny
+    from minirft.advantages import group_advantages
+    from minirft.loss import policy_loss
+    from minirft.policy import Policy
+    from minirft.reference import make_reference
+    from minirft.rewards import reading as reward
+    from minirft.runs import GRPOConfig, load_config
+    from minirft.sampler import sample_groups
+    from minirft.samples import Rollout, Sample
+    from minirft.train import grpo_step, run, score
 
 STARTED = time.monotonic()  # before torch is imported, which takes seconds
 # On some CPUs bitsandbytes, when it is imported, misses a package that would fetch faster kernels from the network.
@@ -42,3 +58,7 @@ def lazily(package: str) -> tuple[Callable[[str], Any], list[str]]:
         return value
 
     return touch, sorted(homes)
+
+
+__getattr__, __all__ = lazily(__name__)
+__all__ += ["UserError"]

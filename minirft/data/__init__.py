@@ -6,7 +6,16 @@ from minirft import lazily
 
 if TYPE_CHECKING:
     from minirft.data.coco import category_names
-    from minirft.data.feed import Feed, cycle, evaluation_data, held_out, step_generator, training_feed, training_set
+    from minirft.data.feed import (
+        Feed,
+        cycle,
+        evaluation_data,
+        held_out,
+        step_generator,
+        step_seed,
+        training_feed,
+        training_set,
+    )
     from minirft.data.fine_grained import FAMILY
     from minirft.data.reasonseg import masks
     from minirft.data.settings import DataConfig, Rule, check

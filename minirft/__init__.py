@@ -41,9 +41,9 @@ def lazily(package: str) -> tuple[Callable[[str], Any], list[str]]:
     `import minirft.show` still does not load matplotlib.  A name must not be that of a file of the package: importing
     the file would put the module in its place.
     """
-    room = sys.modules[package]
+    source = Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8")
     homes = {}
-    for node in ast.parse(Path(str(room.__file__)).read_text(encoding="utf-8")).body:
+    for node in ast.parse(source).body:
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             for line in node.body:
                 if isinstance(line, ast.ImportFrom):
@@ -53,9 +53,7 @@ def lazily(package: str) -> tuple[Callable[[str], Any], list[str]]:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, original = homes[name]
-        value = import_module(f"{module}.{original}") if module == package else getattr(import_module(module), original)
-        setattr(room, name, value)
-        return value
+        return import_module(f"{module}.{original}") if module == package else getattr(import_module(module), original)
 
     return touch, sorted(homes)
 

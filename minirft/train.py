@@ -21,24 +21,13 @@ from torch import Tensor
 
 from minirft import UserError
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.data import step_seed, training_feed
+from minirft.data import step_seed
 from minirft.engine import passes
 from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
 from minirft.reference import Reference
 from minirft.rewards import Score, reading
-from minirft.runs import (
-    GRPOConfig,
-    Row,
-    learning_rate,
-    mismatch,
-    open_run,
-    optimiser_step,
-    rollout_metrics,
-    run_steps,
-    times,
-    written,
-)
+from minirft.runs import GRPOConfig, Row, learning_rate, mismatch, optimiser_step, rollout_metrics, times, written
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, Sample
 
@@ -50,6 +39,9 @@ def run(config: GRPOConfig, resume: Path | None = None, progress: bool = False) 
 
     Raises `UserError` for what the user can put right, and `KeyboardInterrupt` after Ctrl-C and a save.
     """
+    from minirft.data import training_feed  # here, because a step alone needs neither a data set nor a folder
+    from minirft.runs import open_run, run_steps
+
     feed = training_feed(config)  # before the model: a mistake in the data shows at once
     reward = reading(config.data.task, config.reward, config.reward_weights or None)
     opened = open_run("grpo", config, resume)

@@ -18,7 +18,8 @@ from torch import Tensor
 import minirft.train as train_module
 from minirft import UserError
 from minirft.advantages import group_advantages
-from minirft.data.feed import cycle, held_out, step_generator, step_seed, training_feed
+from minirft.data.feed import cycle, held_out, training_feed
+from minirft.data.seeds import step_generator, step_seed
 from minirft.policy import Policy
 from minirft.rewards.readings import Reward, Score
 from minirft.runs.config import DataConfig, GRPOConfig

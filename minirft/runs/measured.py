@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
 
 from minirft.advantages import degenerate_groups
 from minirft.rewards import Score
-from minirft.runs.folder import Row
 from minirft.samples import Rollout
+
+Row = dict[str, Any]
 
 
 def rollout_metrics(rollout: Rollout, scores: list[Score], rewards: Tensor) -> Row:

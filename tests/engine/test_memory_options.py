@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2VLForConditionalGeneration
 
-import minirft.runs.folder as runs_module
+import minirft.runs.optimise as runs_module
 from minirft import UserError
 from minirft.engine.features import FeatureCache
 from minirft.engine.offload import look_up_in_host_memory, visit_while_running

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, overload
 
 import torch
 from peft import PeftModel
@@ -29,15 +29,14 @@ from minirft.engine import (
     Rows,
     add_lora,
     copy_trained,
+    keep_in_host_memory,
     load_model,
     load_processor,
-    look_up_in_host_memory,
     pick_device,
     pick_dtype,
     recompute_layers,
     resolve,
     rollout_logprobs,
-    visit_while_running,
 )
 from minirft.samples import Prompt, Rollout, Sample
 
@@ -100,29 +99,10 @@ class Policy(Model):
             shared_prefix=shared_prefix,
             decoder=decoder,
         )
-        policy._offload(offload_vision, offload_embedding)
+        keep_in_host_memory(policy, offload_vision, offload_embedding)
         if checkpointing:
             recompute_layers(policy.language_model)
         return policy
-
-    def _offload(self, vision: bool, embedding: bool) -> None:
-        table, device = cast(nn.Embedding, self.core.get_input_embeddings()), self.device
-        if vision and self.trains_vision:
-            raise UserError(
-                "offload_vision needs a frozen vision tower, and here it learns (train_vision, or the targets of "
-                "lora): leave one of the two out"
-            )
-        if embedding and table.weight is self.lm_head.weight:
-            raise UserError(
-                f"offload_embedding: in {self.name} the embedding is also the head, which every token needs on the "
-                "device; leave it out (7B has two tables)"
-            )
-        if embedding and table.weight.requires_grad:
-            raise UserError('offload_embedding needs a frozen embedding: set train = "lora"')
-        if vision:
-            visit_while_running(self.core.model.visual, device)
-        if embedding:
-            look_up_in_host_memory(table, device)
 
     @property
     def has_lora(self) -> bool:

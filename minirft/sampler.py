@@ -8,9 +8,7 @@ neighbours, nor on the path that computed the logits.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from torch import Tensor
 from minirft import UserError
 from minirft.engine import DECODERS, Growing, prefill
 from minirft.policy import Policy
-from minirft.samples import Prompt, Rollout
+from minirft.samples import Prompt, Rollout, Sample
 
 Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """(logits of some rows (R, V), those rows (R,), step t) -> their tokens (R,) and log-probs (R,)."""
@@ -27,9 +25,10 @@ Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 @torch.no_grad()
 def sample_groups(
     policy: Policy,
-    prompts: Sequence[Prompt],
+    questions: Sequence[Sample | Prompt],
     group_size: int,
     *,
+    seed: int | None = None,
     temperature: float = 1.0,
     max_completion_length: int = 256,
     generator: torch.Generator | None = None,
@@ -39,18 +38,18 @@ def sample_groups(
     decoder: str | None = None,
     prompts_per_pass: int | None = None,
 ) -> Rollout:
-    """G completions of each of P prompts, token ~ softmax(logits / temperature) over the tokens not banned.
+    """G completions of each of P samples or prompts, token ~ softmax(logits / temperature) over the tokens not banned.
 
-    `uniforms` (B, T) in [0, 1) decide the tokens; without them they are drawn from `generator`.  `greedy` takes
-    the likeliest token instead (log-probs stay those of `temperature`).  `shared` and `decoder` are the policy's unless
-    they are given; `shared=False` is the naive path, in which G copies of prompt and picture pass the model, `decoder`
-    a name of `decoding.DECODERS`.  `prompts_per_pass` bounds
-    how many prompts are decoded together, for memory: the tokens do not depend on it.  The result lies on the policy's
-    device.
+    `uniforms` (B, T) in [0, 1) decide the tokens; without them they are drawn from `seed`, or from `generator`.
+    `greedy` takes the likeliest token instead (log-probs stay those of `temperature`).  `shared` and `decoder` are the
+    policy's unless they are given; `shared=False` is the naive path, in which G copies of prompt and picture pass the
+    model, `decoder` a name of `decoding.DECODERS`.  `prompts_per_pass` bounds how many prompts are decoded together,
+    for memory: the tokens do not depend on it.  The result lies on the policy's device.
     Raises `ValueError` for no prompt, G < 1, temperature <= 0, no token to sample, or uniforms of another shape,
     `UserError` for logits that are not finite.
     """
-    started = time.perf_counter()
+    prompts = [policy.encode(asked) if isinstance(asked, Sample) else asked for asked in questions]
+    generator = generator if seed is None else torch.Generator().manual_seed(seed)
     if min(len(prompts), group_size, max_completion_length) < 1 or not temperature > 0:
         raise ValueError(
             f"need a prompt, group_size >= 1, max_completion_length >= 1 and temperature > 0; "
@@ -69,8 +68,7 @@ def sample_groups(
         part = prompts[first : first + (prompts_per_pass or len(prompts))]
         parts.append(decode(policy, part, group_size, choose, max_completion_length, shared, decoder))
     ids, logprobs, lengths = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    rollout = _rollout(policy, prompts, group_size, temperature, ids, logprobs, lengths)
-    return replace(rollout, seconds=time.perf_counter() - started)
+    return _rollout(policy, prompts, group_size, temperature, ids, logprobs, lengths)
 
 
 def _rollout(

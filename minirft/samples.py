@@ -144,7 +144,6 @@ class Rollout:
     finished: Tensor  # (B,) bool: ended by itself, not by the length limit
     group_size: int
     temperature: float
-    seconds: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         rows = len(self.prompts) * self.group_size

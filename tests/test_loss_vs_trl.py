@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from minirft.advantages import combine, group_advantages
+from minirft.advantages import group_advantages
+from minirft.lessons.parts import combine
 from minirft.loss import LOSSES, policy_loss
 
 LENGTH = 7

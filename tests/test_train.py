@@ -18,7 +18,8 @@ from torch import Tensor
 import minirft.train as train_module
 from minirft import UserError
 from minirft.advantages import group_advantages
-from minirft.data.feed import cycle, held_out, step_generator, step_seed, training_feed
+from minirft.data.feed import cycle, held_out, training_feed
+from minirft.data.seeds import step_generator, step_seed
 from minirft.policy import Policy
 from minirft.rewards.readings import Reward, Score
 from minirft.runs.config import DataConfig, GRPOConfig
@@ -27,7 +28,8 @@ from minirft.runs.log import METRICS, read_log
 from minirft.runs.optimise import apply_gradients, blame, learning_rate, make_optimiser
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout
-from minirft.train import add_gradients, grpo_step, learning_rows, score, train
+from minirft.train import add_gradients, grpo_step, learning_rows, score
+from minirft.train import run as train
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_gradient_is_that_of_the_formula(config: GRPOConfig):
     """A lost minus, a mask off by one, or a mean over the wrong axis: Σ -A log π / |row| / B by the naive path."""
     policy = load_policy(config)
     rollout = rollout_of(policy, config)
-    rewards = torch.tensor([s.total for s in score(rollout, earnable())]).view(2, 4)
+    rewards, _ = score(rollout, earnable())
     advantages = group_advantages(rewards).flatten()
     add_gradients(
         policy, rollout, torch.zeros_like(rollout.logprobs), None, advantages, config, list(range(8)), list(range(8))
@@ -207,7 +209,7 @@ def test_a_weight_that_is_not_finite_is_named(config: GRPOConfig):
     rollout = rollout_of(policy, config)
     name, weight = list(policy.trainable().items())[3]
     weight.data.view(-1)[0] = torch.nan
-    assert blame(policy, rollout, [0, 1], lambda rows: None) == f"the weight {name} is not finite"
+    assert blame(policy, rollout, [0, 1]) == f"the weight {name} is not finite"
 
 
 def test_a_reward_that_is_not_finite_stops_the_run(config: GRPOConfig):

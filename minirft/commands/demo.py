@@ -24,7 +24,7 @@ from minirft.policy import Policy
 from minirft.runs import GRPOConfig, Row, generate, load_policy, load_run_policy, read_log, sft
 from minirft.samples import Sample
 from minirft.show import Group, ReportData, before_after, group_panel, png, write_report
-from minirft.train import train
+from minirft.train import run as run_grpo
 
 HEADLINE = ("ap50_pooled", "mean_iou", "parse_rate", "ece", "auc", "abstention", "boxes_per_image", "ap50")
 
@@ -41,7 +41,7 @@ def run_demo(config: GRPOConfig, out: Path) -> dict[str, Any]:
     say(f"the base answers {len(samples)} held-out questions")
     before, before_texts = assess(load_policy(config), config, samples)
     say(f"GRPO, {config.steps} steps of {config.prompts_per_step} pictures x {config.group_size} completions")
-    first_step, rft_seconds = follow(train(replace(config, out=out / "rft"), progress=True))
+    first_step, rft_seconds = follow(run_grpo(replace(config, out=out / "rft"), progress=True))
     after, after_texts = assess(load_run_policy(out / "rft", config), config, samples)
     say(f"SFT on the {config.sft_target}, as many pictures")
     follow(sft(replace(config, out=out / "sft"), progress=True))

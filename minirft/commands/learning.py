@@ -83,9 +83,9 @@ def train(args: list[str]) -> None:
     if flags.dry_run:
         dry_run(config, "grpo", flags)
         return
-    from minirft.train import train
+    from minirft.train import run as run_grpo
 
-    follow(train(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
+    follow(run_grpo(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
 
 
 def sft(args: list[str]) -> None:

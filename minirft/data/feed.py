@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from minirft import UserError
 from minirft.data.identity import without_pictures_of
+from minirft.data.seeds import step_seed
 from minirft.data.settings import DataConfig
 from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_ids
 from minirft.samples import Sample
@@ -36,20 +36,6 @@ class Asked(Protocol):
     def prompts_per_step(self) -> int: ...
     @property
     def eval_samples(self) -> int: ...
-
-
-def step_seed(seed: int, step: int) -> int:
-    """One 63-bit seed for each (seed, step), unrelated between neighbours.
-
-    >>> step_seed(0, 1) == step_seed(0, 1), step_seed(0, 1) == step_seed(1, 0)
-    (True, False)
-    """
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The random stream that samples the completions of a step."""
-    return torch.Generator().manual_seed(step_seed(seed, step))
 
 
 def training_feed(config: Asked) -> Feed:

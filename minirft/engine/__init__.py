@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from minirft.engine.logprobs import gather_logprobs, token_logprobs
     from minirft.engine.model import Model
-    from minirft.engine.offload import look_up_in_host_memory, visit_while_running
+    from minirft.engine.offload import keep_in_host_memory
     from minirft.engine.precision import LossScale, round_at_random
     from minirft.engine.prefix import Rows, naive_logits, passes, prefill, rollout_logprobs
     from minirft.engine.processor import Processor, load_processor

@@ -1,7 +1,6 @@
 """A vision-language model as something that runs: its parts, its rules about tokens, its pictures' features.
 
-The embedded tiny model, Qwen2-VL-2B and 7B are all one class here.  What learns is `policy.Policy`, a model with
-trainable weights; a frozen reference is a plain `Model`.
+The embedded tiny model, Qwen2-VL-2B and 7B are all one class here.  `policy.Policy` is a model that learns.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def training(part: Part, key: Key) -> Iterator[tuple[int, Policy]]:
     for step in range(1, key.steps + 1):
         batch = cycle(samples, key.seed, settings.prompts_per_step, step)
         if key.method in RFT:
-            grpo_step(policy, None, optimiser, batch, reward.at(step), settings, step)
+            grpo_step(policy, None, optimiser, batch, reward, settings, step)
         else:
             sft_step(policy, optimiser, batch, settings, step)
         yield step, policy

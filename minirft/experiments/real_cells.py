@@ -52,9 +52,9 @@ from minirft.runs import (
     write_coco_results,
 )
 from minirft.samples import Sample, Task
-from minirft.train import train
+from minirft.train import run as run_grpo
 
-METHODS = {"sft": sft, "rft": train}
+METHODS = {"sft": sft, "rft": run_grpo}
 METRIC: dict[Task, str] = HEADLINE | {"detection": "ap"}
 """What methods are compared by."""
 

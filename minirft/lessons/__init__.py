@@ -10,6 +10,7 @@ quieten_libraries()  # before torch's companions are imported: their advice is n
 if TYPE_CHECKING:
     from minirft.lessons.ask import check, predict
     from minirft.lessons.group import the_group, the_sample, the_texts
+    from minirft.lessons.parts import combine
     from minirft.lessons.practice import LAB, Practice, lab_config, lab_rewards
     from minirft.lessons.record import records, token_weights
     from minirft.lessons.tables import committed, live_cell

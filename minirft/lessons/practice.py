@@ -48,7 +48,7 @@ class Practice:
     def step(self, step: int, rate: float | None = None) -> Row:
         """Do step `step` (1, 2, ...) at a learning rate; returns its row, which `rows` keeps."""
         config = self.config if rate is None else replace(self.config, learning_rate=rate)
-        reward = as_reward(self.reward, config.data.task).at(step)
+        reward = as_reward(self.reward, config.data.task)
         row, written = grpo_step(self.policy, None, self.optimiser, self.feed(step), reward, config, step)
         self.rows.append({"kind": "train", **row})
         self.written.append(written)

@@ -7,10 +7,11 @@ from minirft import lazily
 if TYPE_CHECKING:
     from minirft.runs.config import SHIPPED, GRPOConfig, find_config, load_config
     from minirft.runs.exports import export_run
-    from minirft.runs.folder import Row, is_merged, load_policy, load_run_policy, load_weights, open_run, run_config
+    from minirft.runs.folder import is_merged, load_policy, load_run_policy, load_weights, open_run, run_config
     from minirft.runs.log import METRICS, library_version, plain, provenance, read_log
     from minirft.runs.loop import frame_warning, generate, judged, run_steps
-    from minirft.runs.optimise import apply_gradients, blame, learning_rate, make_optimiser, not_finite, update
+    from minirft.runs.measured import Row, mismatch, rollout_metrics, times, written
+    from minirft.runs.optimise import apply_gradients, learning_rate, make_optimiser, optimiser_step
     from minirft.runs.predictions import default_file, predict, settings, write_coco_results
     from minirft.runs.supervised import sft, sft_step
     from minirft.runs.toml import differences, from_table, read_toml

@@ -18,7 +18,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,11 +30,11 @@ from minirft.reference import Reference, make_reference
 from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
 from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.log import RunLog, read_log, truncate_after
+from minirft.runs.measured import Row
 from minirft.runs.optimise import make_optimiser
 from minirft.runs.toml import differences, to_toml
 
 Method = Literal["grpo", "sft"]
-Row = dict[str, Any]
 # What a resumed run may set anew: none of these changes what a step computes, but for `steps` under a linear
 # schedule, which moves the learning rates still to come.  Settings that only reorder sums, such as `rows_per_pass`
 # or `prompts_per_rollout`, are not here: they change the last bits.

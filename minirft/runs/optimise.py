@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from bitsandbytes.optim import AdamW8bit
@@ -14,8 +12,6 @@ from minirft.engine import round_at_random
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.samples import Rollout
-
-Share = TypeVar("Share")
 
 
 def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
@@ -62,33 +58,36 @@ def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: int
     return peak if schedule == "constant" else peak * (steps - step + 1) / (steps - warmup)
 
 
-def update(
+def optimiser_step(
     policy: Policy,
     optimiser: torch.optim.Optimizer,
     rate: float,
     max_norm: float,
-    backward: Callable[[list[int]], Share],
-    passes: list[list[int]],
-) -> tuple[list[Share], float]:
-    """Adds gradients by `backward(rows)` for each of `passes`, then does `apply_gradients`; returns what these return.
+    rollout: Rollout,
+    rows: list[int],
+    step: int,
+) -> float | None:
+    """Step on the gradients of a loss that `policy.loss_scale` multiplied; returns their norm, clipped to `max_norm`.
 
-    A gradient that overflowed float16 is taken again at half the loss scale, and that is said: the rollout behind it
-    cost far more than a backward pass.  Raises `FloatingPointError` when the scale is not to blame.
+    None: a gradient overflowed float16.  The gradients are dropped and the scale is halved; the caller adds them once
+    more, for the rollout behind them cost far more than a backward pass.  Raises `UserError` when the scale is not to
+    blame, with the weight or the sample of `rollout` that is.
     """
     scale = policy.loss_scale
-    while True:
-        shares = [backward(rows) for rows in passes]
-        scale.remove_from(policy.trainable().values())
-        try:
-            norm = apply_gradients(policy, optimiser, rate, max_norm)
-        except FloatingPointError:
-            if not scale.halve():
-                raise
+    scale.remove_from(policy.trainable().values())
+    try:
+        norm = apply_gradients(policy, optimiser, rate, max_norm)
+    except FloatingPointError:
+        if scale.halve():
             policy.model.zero_grad()
             print(f"minirft: a float16 gradient overflowed; again with loss scale {scale.value:g}", file=sys.stderr)
-        else:
-            scale.worked()
-            return shares, norm
+            return None
+        raise UserError(
+            f"step {step}: {blame(policy, rollout, rows)}; nothing was saved and earlier checkpoints are intact: "
+            f"lower learning_rate, or look at that sample"
+        ) from None
+    scale.worked()
+    return norm
 
 
 def apply_gradients(policy: Policy, optimiser: torch.optim.Optimizer, rate: float, max_norm: float) -> float:
@@ -108,22 +107,19 @@ def apply_gradients(policy: Policy, optimiser: torch.optim.Optimizer, rate: floa
     return norm.item()
 
 
-def not_finite(step: int, culprit: str) -> str:
-    """What a run that stops because a number overflowed says."""
-    return (
-        f"step {step}: {culprit}; nothing was saved and earlier checkpoints are intact: "
-        f"lower learning_rate, or look at that sample"
-    )
+def blame(policy: Policy, rollout: Rollout, rows: list[int]) -> str:
+    """The weight or the sample that makes a gradient infinite or NaN.
 
-
-def blame(policy: Policy, rollout: Rollout, rows: list[int], backward: Callable[[list[int]], object]) -> str:
-    """Which tensor and which sample are to blame for a gradient that is not finite: each prompt's is taken again."""
+    The gradient of each prompt's mean log-prob is taken again, alone.
+    """
     for name, weight in policy.trainable().items():
         if not weight.isfinite().all():
             return f"the weight {name} is not finite"
     for p, sample in enumerate(rollout.samples):
         policy.model.zero_grad()
-        backward([b for b in rows if b // rollout.group_size == p])
+        own = [b for b in rows if b // rollout.group_size == p]
+        if own:
+            (policy.logprobs(rollout, own).sum() / rollout.lengths[own].sum()).backward()
         for name, weight in policy.trainable().items():
             if weight.grad is not None and not weight.grad.isfinite().all():
                 return f"the gradient of {name} is not finite, first for sample {sample.id}"

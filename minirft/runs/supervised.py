@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import Row, open_run
 from minirft.runs.loop import run_steps
-from minirft.runs.optimise import blame, learning_rate, not_finite, update
+from minirft.runs.optimise import learning_rate, optimiser_step
 from minirft.samples import Rollout, Sample, pad_rows
 
 
@@ -46,15 +45,15 @@ def sft_step(
     start = time.perf_counter()
     rollout = written_rollout(policy, samples, config.sft_target)
     rows = list(range(len(samples)))
-    backward = partial(add_gradients, policy, rollout)
-    parts = passes(rollout, config.rows_per_pass or None)
     rate = learning_rate(step, config.sft_steps, config.sft_learning_rate, config.lr_schedule, config.warmup_steps)
-    try:
-        losses, grad_norm = update(policy, optimiser, rate, config.max_grad_norm, backward, parts)
-    except FloatingPointError:
-        raise UserError(not_finite(step, blame(policy, rollout, rows, backward))) from None
+    norm = None
+    while norm is None:  # as in `grpo_step`
+        losses = []
+        for part in passes(rollout, config.rows_per_pass or None):
+            losses.append(add_gradients(policy, rollout, part))
+        norm = optimiser_step(policy, optimiser, rate, config.max_grad_norm, rollout, rows, step)
     tokens, seconds = int(rollout.lengths.sum()), time.perf_counter() - start
-    row = {"step": step, "loss": sum(losses), "grad_norm": grad_norm, "lr": rate, "tokens": tokens, "seconds": seconds}
+    row = {"step": step, "loss": sum(losses), "grad_norm": norm, "lr": rate, "tokens": tokens, "seconds": seconds}
     return row, [{"sample": sample.id, "text": text} for sample, text in zip(samples, rollout.texts, strict=True)]
 
 

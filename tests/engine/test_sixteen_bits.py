@@ -19,10 +19,11 @@ from minirft.engine.attention import OnPrompts, one_token_attention
 from minirft.loss import LOSSES
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.config import GRPOConfig
+from minirft.runs.measured import mismatch
 from minirft.runs.optimise import make_optimiser
 from minirft.sampler import pick, sample_groups
 from minirft.samples import Sample
-from minirft.train import add_gradients, grpo_step, mismatch
+from minirft.train import add_gradients, grpo_step
 
 SIXTEEN = ["bfloat16", "float16"]
 RAW = [1e3, 1e4, 1e5]

@@ -265,7 +265,7 @@ def test_a_stop_loses_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.
         run_study(study, progress=False)
     assert begun == [folder] and {key.method for key in open_board(study).cells} == {"base", "sft"}
     monkeypatch.setitem(real_cells.METHODS, "sft", lambda *_, **__: pytest.fail("done twice"))
-    monkeypatch.setitem(real_cells.METHODS, "rft", real_cells.train)
+    monkeypatch.setitem(real_cells.METHODS, "rft", real_cells.run_grpo)
     assert numbers(run_study(study, progress=False)) == numbers(whole)
 
 

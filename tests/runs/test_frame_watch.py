@@ -19,7 +19,7 @@ from minirft.runs.config import GRPOConfig
 from minirft.runs.frame_watch import FrameWatch
 from minirft.runs.log import read_log
 from minirft.runs.loop import evaluate_policy
-from minirft.train import train
+from minirft.train import run as train
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from minirft.runs.config import DataConfig, GRPOConfig
 from minirft.runs.folder import run_config
 from minirft.runs.supervised import sft
 from minirft.runs.toml import to_toml
-from minirft.train import train
+from minirft.train import run as train
 
 Trainer = Callable[..., Iterator[dict[str, Any]]]
 # Everything that has state of its own: Adam, a reference, several updates, an epoch over finite data.

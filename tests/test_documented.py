@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import shlex
 import shutil
@@ -25,7 +24,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from test_data_feed import coco  # noqa: F401, a fixture
-from test_experiments_real import SETTINGS, root  # noqa: F401, a fixture
+from test_experiments_real import root  # noqa: F401, a fixture
 
 from minirft.cli import COMMANDS, main
 from minirft.config import GRPOConfig
@@ -52,7 +51,6 @@ class Rule:
 
 SHORT = "--steps 1 --prompts-per-step 2 --group-size 2 --max-completion-length 4 --eval-samples 2 --eval-every 0"
 PHOTOS = "--max-pixels 12544 --dtype float32 --threads 1"
-REAL = "--model {tiny_random} --settings small.toml --eval-samples 2"
 RULES = [
     Rule("minirft demo", "the embedded model, one step, four questions", also="--config demo.toml --steps 1"),
     Rule(
@@ -64,10 +62,15 @@ RULES = [
     Rule("minirft data inspect CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
     Rule("minirft data split CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
     Rule("minirft experiment all", "the dry run, on fabricated sets", ("DIR", "{root}"), "--processor {miniature}"),
-    Rule("minirft experiment grounding", "two steps on a fabricated set, random weights", ("DIR", "{root}"), REAL),
+    Rule(
+        "minirft experiment grounding",
+        "its dry run; test_experiments_real runs it to its table",
+        ("DIR", "{root}"),
+        "--dry-run --processor {miniature}",
+    ),
     Rule(
         "minirft experiment coco-fewshot",
-        "its dry run, with the page's card16.toml: 27 trainings of real size otherwise",
+        "its dry run, with the page's card16.toml",
         ("DIR", "{root}"),
         "--dry-run --processor {miniature}",
     ),
@@ -156,16 +159,15 @@ def test_every_rule_is_needed():
 
 
 @pytest.fixture
-def places(tmp_path: Path, root: Path, coco: DataConfig, miniature: Path, tiny_random: Path) -> dict[str, Path]:  # noqa: F811
+def places(tmp_path: Path, root: Path, coco: DataConfig, miniature: Path) -> dict[str, Path]:  # noqa: F811
     """The folder in which a reader types: boxes of cats and mugs, pictures, and the files that the pages name."""
     coco.annotations.write_text(coco.annotations.read_text().replace('"dog"', '"mug"'))
     (tmp_path / "pictures").symlink_to(coco.images)
     (tmp_path / "cats.toml").write_text('[data]\nkind = "coco"\nannotations = "instances.json"\nimages = "pictures"\n')
     small = "prompts_per_step = 2\ngroup_size = 4\nmax_completion_length = 8\neval_samples = 4\nthreads = 1\n"
     (tmp_path / "demo.toml").write_text(f'model = "tiny"\n{small}')
-    (tmp_path / "small.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in SETTINGS.items()))
     (tmp_path / "card16.toml").write_text(next(block.text for block in TABLES if "[data]" not in block.text))
-    return {"desk": tmp_path, "root": root, "miniature": miniature, "tiny_random": tiny_random}
+    return {"desk": tmp_path, "root": root, "miniature": miniature}
 
 
 @pytest.mark.parametrize("command", [command for command in TYPED if command.startswith("minirft ")])

@@ -26,7 +26,7 @@ def said(folder: Path, line: str) -> str:
     """What a new process leaves on stderr.  pytest's filters, or an import made before, would hide a warning."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     done = subprocess.run(
-        [sys.executable, *shlex.split(line)], cwd=folder, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, *shlex.split(line)], cwd=folder, env=env, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return done.stderr

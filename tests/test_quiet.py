@@ -11,7 +11,8 @@ from pathlib import Path
 
 import nbformat
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OURS = re.compile(r"minirft: .+|\[ *\d+\.\d s\] .+| *\d+%\|.*\| \d+/\d+ \[.*\]|")
 SMALL = "--prompts-per-step 2 --group-size 2 --max-completion-length 8 --eval-samples 4 --eval-every 0 --threads 1"
 ADAPTERS = "--train lora --quantize nf4 --optimiser adamw8bit"  # all that bitsandbytes is asked for
@@ -24,9 +25,9 @@ def others(stderr: str) -> list[str]:
 
 def said(folder: Path, line: str) -> str:
     """What a new process leaves on stderr.  pytest's filters, or an import made before, would hide a warning."""
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *shlex.split(line)], cwd=folder, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, *shlex.split(line)], cwd=folder, env=env, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return done.stderr

@@ -38,7 +38,8 @@ def test_links_lead_somewhere():
 
 def test_the_costs_are_those_of_the_results():
     """A speed that was typed by hand, or measured on other code than the files say."""
-    shown = README.split("report.markdown -->\n")[1].split("<!-- /bench -->")[0].strip()
+    page = (ROOT / "docs" / "costs.md").read_text(encoding="utf-8")
+    shown = page.split("report.markdown -->\n")[1].split("<!-- /bench -->")[0].strip()
     assert shown == markdown(ROOT / "results" / "bench").strip()
 
 
@@ -48,3 +49,8 @@ def test_the_replication_is_that_of_the_results():
     for name, made in (("markdown", markdown_of_experiments), ("effects", effects)):
         shown = page.split(f"page.{name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
         assert shown == made(ROOT / "results" / "tiny", ROOT / "results" / "paper.json").strip()
+
+
+def test_the_readme_stays_short():
+    """A first page that nobody reads to its end."""
+    assert len(README.splitlines()) <= 160

@@ -189,7 +189,7 @@ def policy_loss(
     step_rows: int | None = None,
     step_tokens: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss `kind` of one pass, and its metrics (keys and formulas: `runlog.METRICS`).
+    """The loss `kind` of one pass, and its metrics (keys and formulas: `log.METRICS`).
 
     `logprobs`, `old_logprobs` (of the policy before the rollout's first update), `ref_logprobs` and the boolean
     `completion_mask` are (B, T); `advantages` is (B,).  Only `logprobs` gets a gradient, and what stands on

@@ -145,7 +145,7 @@ def test_the_face_is_small_and_so_is_the_package():
     """Growth that nobody decided on."""
     face = [path for path in PACKAGE.glob("*.py") if not path.name.startswith("__")]
     assert len(face) == 7
-    assert sum(map(code_lines, face)) <= 750
+    assert sum(map(code_lines, face)) <= 650
     assert sum(map(code_lines, MODULES)) < 14_000
 
 
@@ -158,7 +158,7 @@ def test_files_and_functions_stay_short(path: Path):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = (body[-1].end_lineno - body[0].lineno + 1) if body else 0
-            assert lines <= 41, f"{path.name}: {node.name} has {lines} lines"
+            assert lines <= 40, f"{path.name}: {node.name} has {lines} lines"
 
 
 def public_definitions() -> list[tuple[str, ast.AST]]:

@@ -79,7 +79,9 @@ def test_readable_size(notebook: Any):
 def test_guards_stand_apart(notebook: Any):
     """A reader who meets the checks of the notebook itself between the lines of the lesson."""
     guards = [cell for cell in code(notebook) if is_guard(cell)]
-    assert guards and all(cell.metadata.jupyter.source_hidden and "remove-cell" in cell.metadata.tags for cell in guards)
+    assert guards and all(
+        cell.metadata.jupyter.source_hidden and "remove-cell" in cell.metadata.tags for cell in guards
+    )
     assert all("assert " in cell.source and not cell.outputs for cell in guards)
 
 

@@ -1,7 +1,7 @@
 """A run before it runs: data, prompts, plan, memory and time, from the settings and the processor, without weights.
 
 What is counted: samples, prompt tokens (each picture's from its size, so that no picture is decoded), steps, epochs,
-completions, arithmetic (`bench.floor`), memory (`memory.fit`).  What is assumed, and printed beside the estimate of
+completions, arithmetic (`lower_bound`), memory (`fit`).  What is assumed, and printed beside the estimate of
 time: how fast the machine is.  The estimate is the time that arithmetic and memory traffic take at these rates with
 every completion at its full length:
 

@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from minirft.engine.attention import OnPrompts
 from minirft.engine.model import Model
 from minirft.engine.prefix import Prefilled
-from minirft.engine.versions import cache_argument
+from minirft.engine.versions import CACHE
 
 
 class Buffer(CacheLayerMixin):
@@ -164,5 +164,5 @@ def _forward(model: Model, tokens: Tensor, position: Tensor, prompts: OnPrompts,
         attention_mask={"full_attention": None},  # `prompts` says what is seen
         use_cache=True,
         on_prompts=prompts,
-        **cache_argument(Cache(layers=layers)),
+        **{CACHE: Cache(layers=layers)},
     ).last_hidden_state[:, 0]

@@ -41,7 +41,7 @@ from transformers import DynamicCache
 from minirft.engine.attention import Spans
 from minirft.engine.logprobs import gather_logprobs, token_logprobs
 from minirft.engine.model import Model
-from minirft.engine.versions import cache_argument
+from minirft.engine.versions import CACHE
 from minirft.samples import Prompt, Rollout, pad_rows
 
 
@@ -74,7 +74,7 @@ def prefill(model: Model, prompts: Sequence[Prompt], remembered: bool = True) ->
         position_ids=torch.stack(positions, dim=1).to(model.device),
         attention_mask=mask,
         use_cache=True,
-        **cache_argument(cache),
+        **{CACHE: cache},
     ).last_hidden_state
     position = torch.tensor([len(prompt) + prompt.rope_delta for prompt in prompts], device=model.device)
     return Prefilled(cache, hidden[:, -1], mask, position)

@@ -8,7 +8,8 @@
     summary     an experiment's file as a table, the paper's numbers beside
     real        the shipped configs on real data: what is trained and tested, read from where
     real_cells  their cells: a run and its answers on disk, gone on with after a stop
-    real_table  what they will cost, and their numbers beside the paper's
+    real_report what they will cost, and their numbers beside the paper's
+    pretrain    the recipe of the embedded checkpoint; `gate` says whether it is good enough, `card` writes it down
 
 The rules of the comparison.  All methods start at the same weights, train the same weights, see the same pictures in
 the same order and batches.  Each may choose among as many learning rates and lengths of training, by a validation set

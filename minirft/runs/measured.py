@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def rollout_metrics(rollout: Rollout, scores: list[Score], rewards: Tensor) -> Row:
-    """Means over the rollout; `runlog.METRICS` defines each.  `rewards` is (P, G)."""
+    """Means over the rollout; `log.METRICS` defines each.  `rewards` is (P, G)."""
     parts = {f"reward_{name}": sum(s.parts[name] for s in scores) / len(scores) for name in scores[0].parts}
     return {
         "reward": rewards.mean().item(),

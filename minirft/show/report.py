@@ -41,7 +41,7 @@ NOT_METRICS = {"n", "ci", "step", "mode", "seconds"}  # keys of a block that are
 class ReportData:
     """Everything in a report, as plain data.
 
-    `before`, `after` and the blocks of `beside` are what `evaluate.metrics` returns, on the same held-out samples;
+    `before`, `after` and the blocks of `beside` are what `scores.metrics` returns, on the same held-out samples;
     `runs` holds the rows of each run log (kinds "train" and "eval"); the texts answer `samples`, one each.
     """
 

@@ -35,7 +35,7 @@ def test_a_passed_cache_fills(policy: Policy, samples: list[Sample]):
 
 
 def test_the_other_name_is_swallowed_or_warned_about(policy: Policy):
-    """The reason for the choice: were it an error or an alias, `cache_argument` could go."""
+    """The reason for the choice: were it an error or an alias, `CACHE` could go."""
     other = {"cache": "past_key_values", "past_key_values": "cache"}[versions.CACHE]
     cache = DynamicCache(config=policy.language_model.config)
     token = policy.embed(torch.ones(1, 1, dtype=torch.long))

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from minirft.commands.asking import predict
 from minirft.commands.bench import bench
 from minirft.commands.data import data
 from minirft.commands.experiment import experiment
@@ -73,6 +74,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "sft": sft,
     "eval": evaluate,
+    "predict": predict,
     "score": score,
     "audit": audit,
     "data": data,

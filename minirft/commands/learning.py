@@ -72,6 +72,8 @@ class TrainFlags(DryFlags):
 
     resume: Path | None = None
     """Folder of a run that stopped: go on exactly there."""
+    track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """Also hand every number on to a tracker, through its own client (an extra of the same name)."""
     json: Json = False
     """Print every logged row on stdout, one JSON line each."""
 
@@ -84,7 +86,7 @@ def train(args: list[str]) -> None:
         return
     from minirft.train import train
 
-    follow(train(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
+    follow(train(config, flags.resume, progress=True), config, flags)
 
 
 def sft(args: list[str]) -> None:
@@ -95,7 +97,7 @@ def sft(args: list[str]) -> None:
         return
     from minirft.runs.supervised import sft
 
-    follow(sft(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
+    follow(sft(config, flags.resume, progress=True), config, flags)
 
 
 def dry_run(config: GRPOConfig, method: Literal["grpo", "sft", "eval"], flags: DryFlags) -> None:
@@ -118,6 +120,8 @@ class EvalFlags(DryFlags):
     """Begin anew where the file is there already."""
     two_stages: Switch = False
     """For detection: ask first whether there is one, and where only after a yes."""
+    adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of a PEFT adapter, whoever trained it, to put on the config's model."""
     sam: str | None = None
     """For reasonseg: folder or name of a SAM, as facebook/sam-vit-huge, to score masks: mask_giou and mask_ciou."""
     json: Json = False
@@ -136,17 +140,21 @@ def evaluate(args: list[str]) -> None:
     from minirft.data.reasonseg import masks
     from minirft.evaluation.lvis import lvis_metrics
     from minirft.evaluation.masks import mask_metrics
-    from minirft.runs.folder import is_merged, load_policy, load_run_policy
+    from minirft.runs.adapters import source_policy
+    from minirft.runs.folder import is_merged
     from minirft.runs.loop import judged
     from minirft.runs.predictions import default_file, predict, settings, write_coco_results
 
     samples, run = held_out(config), Path(args[0])
-    policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
+    policy = source_policy(run, config, flags.adapter)
     sam = _sam(flags.sam, config, policy.device)
-    trained = run.is_dir() and not is_merged(run)  # the weights of a whole model are told by their files
+    trained = bool(flags.adapter) or (
+        run.is_dir() and not is_merged(run)
+    )  # the weights of a whole model are told by their files
     made_with = settings(policy, config, samples, flags.mode, trained=trained)
     made_with |= {"two_stages": True} if flags.two_stages else {}
-    path = flags.predictions or default_file(run if run.is_dir() else config.out, made_with)
+    folder = flags.adapter or (run if run.is_dir() else config.out)
+    path = flags.predictions or default_file(folder, made_with)
     if flags.fresh:
         path.unlink(missing_ok=True)
     start = time.perf_counter()
@@ -214,12 +222,16 @@ def export(args: list[str]) -> None:
     print(exported.folder)
 
 
-def follow(rows: Iterable[dict[str, Any]], as_json: bool, folder: Path) -> None:
-    """Let a run run: its rows as JSON lines, or at the end where to find it."""
+def follow(rows: Iterable[dict[str, Any]], config: GRPOConfig, flags: TrainFlags) -> None:
+    """Let a run run: its rows as JSON lines, or at the end where to find it; then what moved, and what to type next."""
+    from minirft.commands.ending import ending
     from minirft.runs.log import plain
+    from minirft.runs.tracking import tracked
 
-    for row in rows:
-        if as_json:
+    folder = flags.resume or config.out
+    for row in tracked(rows, flags.track, config, folder):
+        if flags.json:
             print(json.dumps(plain(row)), flush=True)
-    if not as_json:
+    if not flags.json:
         print(f"done: {folder}")
+    print(ending(folder, config), file=sys.stderr)

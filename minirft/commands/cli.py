@@ -19,6 +19,7 @@ from minirft.commands.data import data
 from minirft.commands.experiment import experiment
 from minirft.commands.fit import fit
 from minirft.commands.learning import demo, evaluate, export, pretrain, sft, train
+from minirft.commands.report import report
 from minirft.commands.scoring import audit, score
 
 
@@ -75,6 +76,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "sft": sft,
     "eval": evaluate,
     "predict": predict,
+    "report": report,
     "score": score,
     "audit": audit,
     "data": data,

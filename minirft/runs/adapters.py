@@ -38,7 +38,7 @@ def adapted_policy(folder: Path, config: GRPOConfig) -> Policy:
         kind = PeftConfig.from_pretrained(str(folder))
         if kind.is_prompt_learning:
             raise UserError(f"{folder}: a {kind.peft_type.value} adapter puts tokens before the prompt; use LoRA")
-        del core.peft_config  # that of the adapters taken off
+        vars(core).pop("peft_config", None)  # of the adapters taken off; not every version of PEFT takes it along
         model = PeftModel.from_pretrained(core, str(folder), is_trainable=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -85,10 +85,10 @@ def text_of(card: Card, name: str) -> str:
     facts = "\n".join(f"| {key} | {value} |" for key, value in _facts(card, method).items())
     notes = "".join(f"\n- {note}" for note in card.notes)
     form = "A PEFT adapter." if card.kind == "adapter" else "A whole model."
+    base = "" if config.model == "tiny" else f"base_model: {_hub_name(config.model)}\n"
     return f"""\
 ---
-base_model: {_hub_name(config.model)}
-library_name: {"peft" if card.kind == "adapter" else "transformers"}
+{base}library_name: {"peft" if card.kind == "adapter" else "transformers"}
 pipeline_tag: image-text-to-text
 tags: [{method}, visual-rft, minirft]
 ---
@@ -214,10 +214,8 @@ def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
     for name in names:
         cells = [_cell(row, name) for row in evaluations]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {METRICS.get(name, '').replace('|', '/')} |")
-    asked = (
-        f"{evaluations[-1]['n']} held-out questions, greedy; in brackets 95% bootstrap intervals over the questions."
-    )
-    return f"{asked}\n\n" + "\n".join(lines)
+    asked = f"Of the policy in the run, greedy, on {evaluations[-1]['n']} held-out questions"
+    return f"{asked}; in brackets 95% bootstrap intervals over the questions.\n\n" + "\n".join(lines)
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

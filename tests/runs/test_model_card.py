@@ -27,21 +27,20 @@ from minirft.samples import UserError
 from minirft.tiny import CHECKPOINT, world
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-PIXELS = 28 * 28 * 9  # fewer than a picture of the tiny world has, so that the setting shows
+PIXELS = 112 * 112  # the one size of the embedded model
 
 
-def finished(folder: Path, **changes: object) -> Path:
-    """A run of the embedded model whose adapters were moved a little, with two evaluations in its log."""
-    config = small_config(
-        "tiny", folder, train="lora", lora=LoraSettings(r=4), device="cpu", dtype="float32", **changes
-    )
+def finished(folder: Path, model: str | Path = "tiny", **changes: object) -> Path:
+    """A run whose adapters were moved a little, with two evaluations in its log."""
+    changes = {"train": "lora", "lora": LoraSettings(r=4), "device": "cpu", "dtype": "float32"} | changes
+    config = small_config(model, folder, **changes)
     run = open_run("grpo", config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in run.policy.trainable().items():
             if "lora_B" in name:
                 weight.copy_(2e-2 * torch.randn(weight.shape, generator=generator))
-    for step, score in ((0, 0.125), (6, 0.75)):
+    for step, score in ((0, 0.12), (6, 0.75)):
         run.log.row("eval", step=step, mode="greedy", ap50=score, n=40, ci={"ap50": [score - 0.1, score + 0.1]})
     run.step = 6
     run.save()
@@ -85,7 +84,7 @@ def test_the_card_says_what_the_run_was(tmp_path: Path, to: str):
         f"| max_pixels | {PIXELS} |",
         "| dtype | float32 |",
         "strict, weights: confidence 0.5",
-        "| ap50 | 0.125 [0.03, 0.22] | 0.750 [0.65, 0.85] |",
+        "| ap50 | 0.120 [0.02, 0.22] | 0.750 [0.65, 0.85] |",
         "on 40 held-out questions",
         question_of(run_config(run).data),
     ):
@@ -93,15 +92,16 @@ def test_the_card_says_what_the_run_was(tmp_path: Path, to: str):
 
 
 @pytest.mark.parametrize("to", ["adapter", "merged"])
-def test_the_whole_processor_is_there(tmp_path: Path, to: str):
+def test_the_whole_processor_is_there(tmp_path: Path, miniature: Path, to: str):
     """An adapter without a tokenizer, or a picture processor that lets larger pictures in than the run did."""
-    folder = export_run(finished(tmp_path / "run", max_pixels=PIXELS), to, tmp_path / "exported").folder
+    limit = 28 * 28 * 9  # below the miniature's own
+    folder = export_run(finished(tmp_path / "run", miniature, max_pixels=limit), to, tmp_path / "exported").folder
     names = {file.name for file in folder.iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json"} <= names
     seen = AutoImageProcessor.from_pretrained(folder)(images=[Image.new("RGB", (400, 400))], return_tensors="pt")
-    assert int(seen["image_grid_thw"].prod()) * 14 * 14 <= PIXELS
+    assert int(seen["image_grid_thw"].prod()) * 14 * 14 <= limit
     settings = json.loads((folder / "preprocessor_config.json").read_text())
-    assert settings["processor_class"] == "Qwen2VLProcessor" and settings["max_pixels"] == PIXELS
+    assert settings["processor_class"] == "Qwen2VLProcessor" and settings["max_pixels"] == limit
 
 
 def foreign(folder: Path, kind: object) -> Path:

@@ -117,7 +117,7 @@ def _widest(step: int, rows: list[Row], size: int, samples: Mapping[str, Sample]
 def _spread(steps: Sequence[int], count: int) -> list[int]:
     """
     >>> _spread(range(1, 101), 3), _spread([1, 2], 3)
-    ([1, 50, 100], [1, 2])
+    ([1, 51, 100], [1, 2])
     """
     places = sorted({round(place) for place in np.linspace(0, len(steps) - 1, min(count, len(steps)))})
     return [steps[place] for place in places]

@@ -33,6 +33,11 @@ function signed(x) {
   return text === "0.00" ? text : (x > 0 ? "+" : "\u2212") + text;
 }
 
+// Of a number as it is shown, with two decimals.
+function sign(x) {
+  return Math.sign(Math.round(100 * x)) + 0;
+}
+
 function outline(layer, box, className) {
   const [x1, y1, x2, y2] = box;
   const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
@@ -55,7 +60,7 @@ function start(root, runs) {
   }
 
   function weight(name) {
-    const label = make("label", `weight of ${name} `), input = make("input"), shown = make("output");
+    const label = make("label"), input = make("input"), shown = make("output");
     Object.assign(input, { type: "range", min: 0, max: 3, step: 0.1, value: state.weights[name], name });
     shown.textContent = state.weights[name].toFixed(1);
     input.addEventListener("input", () => {
@@ -63,7 +68,7 @@ function start(root, runs) {
       shown.textContent = state.weights[name].toFixed(1);
       draw();
     });
-    label.append(input, shown);
+    label.append(make("span", `weight of ${name}`), input, shown);
     return label;
   }
 
@@ -72,9 +77,11 @@ function start(root, runs) {
     const numbers = [i + 1, ...Object.values(moment.parts).map((part) => part[moment.first + i].toFixed(2))];
     numbers.push(found.rewards[i].toFixed(2), signed(moment.advantages[i]), signed(found.advantages[i]));
     line.append(...numbers.map((value) => make("td", value, "n")));
-    const other = Math.sign(Math.round(100 * found.advantages[i])) !== Math.sign(Math.round(100 * moment.advantages[i]));
-    line.append(make("td", found.advantages[i] > 0.005 ? "more likely" : found.advantages[i] < -0.005 ? "less likely" : "-", other ? "other" : ""));
-    line.append(make("td", moment.failures[i] ? `${moment.texts[i]}\n(${moment.failures[i]})` : moment.texts[i], "text"));
+    const other = sign(found.advantages[i]) !== sign(moment.advantages[i]);
+    const way = { 1: "more likely", "-1": "less likely", 0: "not pushed" }[sign(found.advantages[i])];
+    line.append(make("td", way, other ? "other" : ""));
+    const why = moment.failures[i] ? `\n(${moment.failures[i]})` : "";
+    line.append(make("td", moment.texts[i] + why, "text"));
     line.addEventListener("click", () => { state.chosen = i; draw(); });
     return line;
   }

@@ -114,7 +114,7 @@ lint: $(STAMP)
 .PHONY: browser
 browser:
 	@$(MAKE) --no-print-directory setup STAMP=$(VENV)/.installed-browser EXTRAS=notebook,test,browser
-	$(UNIT) $(STRICT) -m browser tests/test_browser.py
+	$(UNIT) $(STRICT) -m browser tests/test_browser.py tests/test_report_page.py
 
 docs: setup-docs
 	$(BIN)/sphinx-build --quiet -W -d docs/_site/doctrees -c docs . docs/_site/html

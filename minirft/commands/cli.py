@@ -13,11 +13,13 @@ import os
 import sys
 from collections.abc import Callable
 
+from minirft.commands.asking import predict
 from minirft.commands.bench import bench
 from minirft.commands.data import data
 from minirft.commands.experiment import experiment
 from minirft.commands.fit import fit
 from minirft.commands.learning import demo, evaluate, export, pretrain, sft, train
+from minirft.commands.report import report
 from minirft.commands.scoring import audit, score
 
 
@@ -73,6 +75,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "sft": sft,
     "eval": evaluate,
+    "predict": predict,
+    "report": report,
     "score": score,
     "audit": audit,
     "data": data,

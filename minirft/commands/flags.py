@@ -10,6 +10,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -26,10 +27,11 @@ Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
 
-def parse_config(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
+def parse_config(args: list[str], flags: T, prog: str, **defaults: Any) -> tuple[GRPOConfig, T]:
     """The settings and the other flags of `CONFIG [--field value ...]`.
 
-    CONFIG is a shipped name, a TOML file or the folder of a run; with `--resume RUN` it may be left out.
+    CONFIG is a shipped name, a TOML file or the folder of a run; with `--resume RUN` it may be left out.  `defaults`
+    take the place of settings that the line does not give.
     """
     quieten_libraries()
     from minirft import UserError
@@ -42,6 +44,8 @@ def parse_config(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
         default = GRPOConfig()
     else:
         default = run_config(Path(source)) if Path(source).is_dir() else load_config(source)
+
+    default = replace(default, **defaults)
 
     def both(config: GRPOConfig, flags: T) -> tuple[GRPOConfig, T]:
         return config, flags

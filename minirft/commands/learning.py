@@ -73,6 +73,8 @@ class TrainFlags(DryFlags):
 
     resume: Path | None = None
     """Folder of a run that stopped: go on exactly there."""
+    track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """Also hand every number on to a tracker, through its own client (an extra of the same name)."""
     json: Json = False
     """Print every logged row on stdout, one JSON line each."""
 
@@ -85,7 +87,7 @@ def train(args: list[str]) -> None:
         return
     from minirft.train import run as run_grpo
 
-    follow(run_grpo(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
+    follow(run_grpo(config, flags.resume, progress=True), config, flags)
 
 
 def sft(args: list[str]) -> None:
@@ -96,7 +98,7 @@ def sft(args: list[str]) -> None:
         return
     from minirft.runs import sft
 
-    follow(sft(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
+    follow(sft(config, flags.resume, progress=True), config, flags)
 
 
 def dry_run(config: GRPOConfig, method: Literal["grpo", "sft", "eval"], flags: DryFlags) -> None:
@@ -119,6 +121,8 @@ class EvalFlags(DryFlags):
     """Begin anew where the file is there already."""
     two_stages: Switch = False
     """For detection: ask first whether there is one, and where only after a yes."""
+    adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of a PEFT adapter, whoever trained it, to put on the config's model."""
     sam: str | None = None
     """For reasonseg: folder or name of a SAM, as facebook/sam-vit-huge, to score masks: mask_giou and mask_ciou."""
     json: Json = False
@@ -135,24 +139,18 @@ def evaluate(args: list[str]) -> None:
 
     from minirft.data import held_out, masks
     from minirft.evaluation import lvis_metrics, mask_metrics
-    from minirft.runs import (
-        default_file,
-        is_merged,
-        judged,
-        load_policy,
-        load_run_policy,
-        predict,
-        settings,
-        write_coco_results,
-    )
+    from minirft.runs import default_file, is_merged, judged, predict, settings, source_policy, write_coco_results
 
     samples, run = held_out(config), Path(args[0])
-    policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
+    policy = source_policy(run, config, flags.adapter)
     sam = _sam(flags.sam, config, policy.device)
-    trained = run.is_dir() and not is_merged(run)  # the weights of a whole model are told by their files
+    trained = bool(flags.adapter) or (
+        run.is_dir() and not is_merged(run)
+    )  # the weights of a whole model are told by their files
     made_with = settings(policy, config, samples, flags.mode, trained=trained)
     made_with |= {"two_stages": True} if flags.two_stages else {}
-    path = flags.predictions or default_file(run if run.is_dir() else config.out, made_with)
+    folder = flags.adapter or (run if run.is_dir() else config.out)
+    path = flags.predictions or default_file(folder, made_with)
     if flags.fresh:
         path.unlink(missing_ok=True)
     start = time.perf_counter()
@@ -220,12 +218,15 @@ def export(args: list[str]) -> None:
     print(exported.folder)
 
 
-def follow(rows: Iterable[dict[str, Any]], as_json: bool, folder: Path) -> None:
-    """Let a run run: its rows as JSON lines, or at the end where to find it."""
-    from minirft.runs import plain
+def follow(rows: Iterable[dict[str, Any]], config: GRPOConfig, flags: TrainFlags) -> None:
+    """Let a run run: its rows as JSON lines, or at the end where to find it; then what moved, and what to type next."""
+    from minirft.commands.ending import ending
+    from minirft.runs import plain, tracked
 
-    for row in rows:
-        if as_json:
+    folder = flags.resume or config.out
+    for row in tracked(rows, flags.track, config, folder):
+        if flags.json:
             print(json.dumps(plain(row)), flush=True)
-    if not as_json:
+    if not flags.json:
         print(f"done: {folder}")
+    print(ending(folder, config), file=sys.stderr)

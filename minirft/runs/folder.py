@@ -3,6 +3,7 @@
     RUN/config.toml        the settings, every one spelt out
         log.jsonl          one row per step and per evaluation, with a provenance header
         completions.jsonl  what was written at each step, for reading
+        held_out.jsonl     the answers of each evaluation
         checkpoints/       where `--resume RUN` goes on
         policy/            the result: an adapter for PEFT, or a model folder for transformers
 
@@ -40,6 +41,7 @@ Method = Literal["grpo", "sft"]
 # or `prompts_per_rollout`, are not here: they change the last bits.
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 MAY_CHANGE |= {"offload_vision", "offload_embedding"}
+HELD_OUT = "held_out.jsonl"  # the answers of the evaluations
 EXPORTED = "minirft.toml"  # in an export: the settings of its run, with what the export changed
 
 
@@ -62,10 +64,10 @@ class Run:
         keep, extra = self.config.keep_checkpoints, {"loss_scale": self.policy.loss_scale.state()}
         save_checkpoint(self.folder / "checkpoints", self.step, weights, self.optimiser, extra, keep)
 
-    def record(self, completions: list[Row]) -> None:
-        """Append what was written at this step to `completions.jsonl`."""
+    def record(self, completions: list[Row], name: str = "completions.jsonl") -> None:
+        """Append what was written at this step to a file of the run: in training, or in an evaluation."""
         text = "".join(json.dumps({"step": self.step, **row}, ensure_ascii=False) + "\n" for row in completions)
-        path = self.folder / "completions.jsonl"
+        path = self.folder / name
         try:
             with path.open("ab") as file:
                 file.write(text.encode("utf-8", "replace"))  # half of a surrogate pair has no UTF-8
@@ -188,9 +190,9 @@ def _go_back_to_checkpoint(run: Run) -> None:
         run.step = checkpoint.step
     # Killed before the first save: step 0 and its evaluation are done again too.
     run.log.truncate_after(run.step or -1)
-    completions = run.folder / "completions.jsonl"
-    if completions.exists():
-        truncate_after(completions, run.step)
+    for completions, last in ((run.folder / "completions.jsonl", run.step), (run.folder / HELD_OUT, run.step or -1)):
+        if completions.exists():
+            truncate_after(completions, last)
 
 
 def load_weights(policy: Policy, weights: dict[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ from minirft.data import Feed, step_generator, validation
 from minirft.evaluation import metrics
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import Row, Run, export
+from minirft.runs.folder import HELD_OUT, Row, Run, export
 from minirft.runs.frame_watch import FrameWatch, frame_warning
 from minirft.sampler import sample_groups
 from minirft.samples import Sample
@@ -117,12 +117,14 @@ def bar_text(row: Row) -> str:
 # ------------------------------------------------------------------ evaluating
 
 
-def evaluate_policy(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> Row:
-    """Held-out metrics; `mode` is "greedy", or "sampled" at the temperature of training."""
+def evaluate_policy(
+    policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy"
+) -> tuple[Row, list[str]]:
+    """Held-out metrics and the answers; `mode` is "greedy", or "sampled" at the temperature of training."""
     start = time.perf_counter()
     completions = generate(policy, config, samples, mode)
     seconds = time.perf_counter() - start
-    return {"mode": mode, **judged(policy, completions, samples), "seconds": seconds}
+    return {"mode": mode, **judged(policy, completions, samples), "seconds": seconds}, completions
 
 
 def judged(policy: Policy, completions: Sequence[str], samples: Sequence[Sample]) -> Row:
@@ -155,7 +157,9 @@ def generate_batches(
 
 
 def _log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
-    row = {"step": run.step, **evaluate_policy(run.policy, run.config, samples)}
+    found, texts = evaluate_policy(run.policy, run.config, samples)
+    run.record([{"sample": s.id, "text": text} for s, text in zip(samples, texts, strict=True)], HELD_OUT)
+    row = {"step": run.step, **found}
     watch.tell(row.get("frame_warning"))
     run.log.row("eval", **row)
     return {"kind": "eval", **row}

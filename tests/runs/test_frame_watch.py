@@ -42,7 +42,7 @@ def test_an_evaluation_says_in_which_frame_the_answers_are(tiny, monkeypatch, sc
     config = GRPOConfig(eval_samples=40)
     samples = held_out(config)
     monkeypatch.setattr(loop, "generate", lambda *_: said(samples, scale))
-    row = evaluate_policy(tiny, config, samples)
+    row, _ = evaluate_policy(tiny, config, samples)
     assert (wrong in row["frame_warning"]) if wrong else "frame_warning" not in row
 
 

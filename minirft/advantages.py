@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch  # noqa: F401  the examples use it
 from torch import Tensor
 
 Scale = Literal["std", "mean", "batch", "none"]

@@ -70,7 +70,7 @@ def predict(args: list[str]) -> None:
 
 
 def tell(answers: Iterable[Answered], out: Path, as_json: bool) -> int:
-    """Draw each answer into `out` and print it as it comes; returns how many pictures could not be asked about."""
+    """Each answer is drawn into `out` and printed as it comes; returns how many pictures could not be asked about."""
     from minirft.runs.new_pictures import DRAWN
 
     failed, used = 0, set[str]()

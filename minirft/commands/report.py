@@ -51,7 +51,7 @@ def report(args: list[str]) -> None:
         if not history.samples:
             why = "no answers to held-out pictures are kept in it, or their data has moved"
             print(f"minirft: {history.folder}: {why}; minirft eval {history.folder} makes some", file=sys.stderr)
-    out = flags.out or flags.runs[0] / "report.html"
+    out = flags.out or folders[0] / "report.html"  # a demo keeps the report that it wrote itself
     write_report(out, report_data(histories))
     show({"report": str(out)}, flags.json)
 

@@ -48,6 +48,40 @@ ids = model.eval().generate(**inputs, do_sample=False, max_new_tokens={longest})
 print(tokenizer.decode(ids[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))'''
 
 
+CARD = """\
+---
+{base_line}library_name: {library}
+pipeline_tag: image-text-to-text
+tags: [{method}, visual-rft, minirft]
+---
+# {name}
+
+{base} after {trained} by minirft: {task}. {form}{notes}
+
+| setting | value |
+|---|---|
+{facts}
+
+## Scores
+
+{scores}
+
+## The question
+
+Asked in these words; another wording is another task. Boxes are answered in thousandths of width and height.
+
+```text
+{question}
+```
+
+## Use
+
+```python
+{code}
+```
+"""
+
+
 @dataclass(frozen=True)
 class Card:
     """What a card says: settings and log of the run, the export's dtype, and how it differs from what was trained."""
@@ -77,46 +111,24 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def text_of(card: Card, name: str) -> str:
-    """The card as Markdown, with the front matter that the hub reads."""
-    config = card.config
+    """The card is written as Markdown, with the front matter that the hub reads."""
+    config, base = card.config, _hub_name(card.config.model)
     method = card.header.get("config", {}).get("method", "grpo")
-    trained = "supervised fine-tuning" if method == "sft" else "reinforcement fine-tuning (GRPO)"
-    facts = "\n".join(f"| {key} | {value} |" for key, value in _facts(card, method).items())
-    notes = "".join(f"\n- {note}" for note in card.notes)
-    form = "A PEFT adapter." if card.kind == "adapter" else "A whole model."
-    base = "" if config.model == "tiny" else f"base_model: {_hub_name(config.model)}\n"
-    return f"""\
----
-{base}library_name: {"peft" if card.kind == "adapter" else "transformers"}
-pipeline_tag: image-text-to-text
-tags: [{method}, visual-rft, minirft]
----
-# {name}
-
-{_hub_name(config.model)} after {trained} by minirft: {config.data.task}. {form}{notes}
-
-| setting | value |
-|---|---|
-{facts}
-
-## Scores
-
-{_scores(card.scores)}
-
-## The question
-
-Asked in these words; another wording is another task. Boxes are answered in thousandths of width and height.
-
-```text
-{question_of(config.data)}
-```
-
-## Use
-
-```python
-{code_of(card, name)}
-```
-"""
+    return CARD.format(
+        base_line="" if config.model == "tiny" else f"base_model: {base}\n",
+        library="peft" if card.kind == "adapter" else "transformers",
+        method=method,
+        name=name,
+        base=base,
+        trained="supervised fine-tuning" if method == "sft" else "reinforcement fine-tuning (GRPO)",
+        task=config.data.task,
+        form="A PEFT adapter." if card.kind == "adapter" else "A whole model.",
+        notes="".join(f"\n- {note}" for note in card.notes),
+        facts="\n".join(f"| {key} | {value} |" for key, value in _facts(card, method).items()),
+        scores=_scores(card.scores),
+        question=question_of(config.data),
+        code=code_of(card, name),
+    )
 
 
 def code_of(card: Card, folder: str) -> str:

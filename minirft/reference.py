@@ -7,13 +7,14 @@ frozen copy.  At kl_coef 0 there is none.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minirft.engine import Rows
+from minirft.engine import passes
 from minirft.policy import Policy
 from minirft.samples import Rollout
 
@@ -26,10 +27,18 @@ class Reference:
     adapters_off: bool
 
     @torch.no_grad()
-    def logprobs(self, rollout: Rollout, rows: Rows = None, shared: bool | None = None) -> Tensor:
-        """log π_ref of the sampled tokens, (rows, T) float32, 0 on padding; no gradient."""
+    def logprobs(
+        self,
+        rollout: Rollout,
+        rows: Sequence[int] | None = None,
+        *,
+        shared: bool | None = None,
+        rows_per_pass: int | None = None,
+    ) -> Tensor:
+        """log π_ref of the sampled tokens, (rows, T) float32, 0 on padding, no gradient; `rows_per_pass` at a time."""
         with self.policy.base() if self.adapters_off else nullcontext():
-            return self.policy.logprobs(rollout, rows, shared=shared)
+            parts = passes(rollout, rows_per_pass, rows)
+            return torch.cat([self.policy.logprobs(rollout, part, shared=shared) for part in parts])
 
 
 def make_reference(policy: Policy, kl_coef: float) -> Reference | None:

@@ -8,7 +8,7 @@ neighbours, nor on the path that computed the logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from minirft import UserError
 from minirft.engine import DECODERS, Growing, prefill
 from minirft.policy import Policy
 from minirft.samples import Prompt, Rollout, Sample
-
-Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""(logits of some rows (R, V), those rows (R,), step t) -> their tokens (R,) and log-probs (R,)."""
 
 
 @torch.no_grad()
@@ -57,32 +54,16 @@ def sample_groups(
         )
     shape = (len(prompts) * group_size, max_completion_length)
     uniforms = None if greedy else _checked_or_drawn(uniforms, shape, generator).to(policy.device)
-
     shared, decoder = policy.shared_prefix if shared is None else shared, decoder or policy.decoder
-    parts = []
-    for first in range(0, len(prompts), prompts_per_pass or len(prompts)):
-
-        def choose(logits: Tensor, rows: Tensor, t: int, skip: int = first * group_size) -> tuple[Tensor, Tensor]:
-            return pick(logits, None if uniforms is None else uniforms[skip + rows, t], temperature, policy.banned)
-
-        part = prompts[first : first + (prompts_per_pass or len(prompts))]
-        parts.append(decode(policy, part, group_size, choose, max_completion_length, shared, decoder))
+    parts, together = [], prompts_per_pass or len(prompts)
+    for first in range(0, len(prompts), together):
+        part = prompts[first : first + together]
+        numbers = None if uniforms is None else uniforms[first * group_size :]
+        parts.append(decode(policy, part, group_size, numbers, temperature, max_completion_length, shared, decoder))
     ids, logprobs, lengths = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return _rollout(policy, prompts, group_size, temperature, ids, logprobs, lengths)
-
-
-def _rollout(
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    group_size: int,
-    temperature: float,
-    ids: Tensor,
-    logprobs: Tensor,
-    lengths: Tensor,
-) -> Rollout:
     ids, logprobs = ids[:, : lengths.max()], logprobs[:, : lengths.max()]
     return Rollout(
-        prompts=list(prompts),
+        prompts=prompts,
         completion_ids=ids,
         completion_mask=torch.arange(ids.shape[1], device=ids.device) < lengths[:, None],
         logprobs=logprobs,
@@ -123,23 +104,32 @@ def pick(logits: Tensor, uniforms: Tensor | None, temperature: float, banned: Te
 
 
 def decode(
-    policy: Policy, prompts: Sequence[Prompt], group_size: int, choose: Choose, limit: int, shared: bool, decoder: str
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    group_size: int,
+    uniforms: Tensor | None,
+    temperature: float,
+    limit: int,
+    shared: bool,
+    decoder: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens (B, limit), log-probs (B, limit) and lengths (B,): one prefill, then one loop over all rows.
 
-    Raises `UserError` at the first log-prob that is NaN.
+    `uniforms` (B or more, limit) decide the tokens; None is greedy.  Raises `UserError` at the first log-prob that is
+    NaN.
     """
     if not shared:  # every row is a prompt of its own
         prompts, group_size = [prompt for prompt in prompts for _ in range(group_size)], 1
     start = prefill(policy, prompts, remembered=shared)
     hidden = start.hidden.repeat_interleave(group_size, 0)
-    ids, logprobs, lengths = _empty(len(hidden), limit, policy)
-    ended = torch.zeros_like(lengths, dtype=torch.bool)
     rows = torch.arange(len(hidden), device=policy.device)  # those that the decoder holds, ended ones among them
+    ids, logprobs = rows.new_zeros(len(rows), limit), torch.zeros(len(rows), limit, device=policy.device)
+    lengths, ended = torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool)
     going = DECODERS[decoder](policy, start, group_size, limit - 1)
     del start  # the prompts' own keys and values are in the decoder's now
     for t in range(limit):
-        tokens, scores = choose(policy.lm_head(hidden), rows, t)
+        numbers = None if uniforms is None else uniforms[rows, t]
+        tokens, scores = pick(policy.lm_head(hidden), numbers, temperature, policy.banned)
         alive = ~ended[rows]
         ids[rows, t], logprobs[rows, t] = tokens * alive, scores.where(alive, 0)
         lengths[rows] += alive
@@ -163,11 +153,6 @@ def _not_finite(policy: Policy, rows: int, t: int) -> str:
     if policy.dtype == torch.float16:
         return f'{where}: an activation overflowed float16 (65,504 at most); set dtype = "bfloat16" or "float32"'
     return f"{where} in {dtype}: a weight of {policy.name} is not finite or far too large; load an earlier checkpoint"
-
-
-def _empty(rows: int, limit: int, policy: Policy) -> tuple[Tensor, Tensor, Tensor]:
-    ids = torch.zeros(rows, limit, dtype=torch.long, device=policy.device)
-    return ids, torch.zeros(rows, limit, device=policy.device), torch.zeros_like(ids[:, 0])
 
 
 def _is_eos(tokens: Tensor, policy: Policy) -> Tensor:

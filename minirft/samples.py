@@ -1,4 +1,4 @@
-"""The nouns of the package and the glossary of shapes.
+"""The nouns of the package, the glossary of shapes, and the random stream of a step.
 
     Sample -> Prompt -> sample_groups -> Rollout -> rewards (P, G) -> advantages (P, G) -> loss
 
@@ -163,6 +163,10 @@ class Rollout:
         """Completion tokens of each row, shape (B,), the end-of-turn token counted."""
         return self.completion_mask.sum(-1)
 
+    def sample_of(self, b: int) -> Sample:
+        """The sample that row `b` answers."""
+        return self.prompts[b // self.group_size].sample
+
     def rows(self, p: int) -> slice:
         """The rows of prompt `p`."""
         return slice(p * self.group_size, (p + 1) * self.group_size)
@@ -170,6 +174,15 @@ class Rollout:
     def tokens(self, b: int) -> Tensor:
         """Token ids of row `b` without padding, shape (lengths[b],)."""
         return self.completion_ids[b, : int(self.completion_mask[b].sum())]
+
+
+def step_seed(seed: int, step: int) -> int:
+    """One 63-bit seed for each (seed, step), unrelated between neighbours.
+
+    >>> step_seed(0, 1) == step_seed(0, 1), step_seed(0, 1) == step_seed(1, 0)
+    (True, False)
+    """
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def pad_rows(rows: list[Tensor], value: float = 0) -> Tensor:

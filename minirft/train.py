@@ -21,7 +21,6 @@ from torch import Tensor
 
 from minirft import UserError
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.data import step_seed
 from minirft.engine import passes
 from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
@@ -29,7 +28,7 @@ from minirft.reference import Reference
 from minirft.rewards import Score, reading
 from minirft.runs import GRPOConfig, Row, learning_rate, mismatch, optimiser_step, rollout_metrics, times, written
 from minirft.sampler import sample_groups
-from minirft.samples import Rollout, Sample
+from minirft.samples import Rollout, Sample, step_seed
 
 RewardFn = Callable[[str, str], Score]  # (completion, solution) -> score
 
@@ -79,7 +78,7 @@ def grpo_step(
 
     rewards, scores = score(rollout, reward)  # (P, G), and B scores with their parts
     advantages = group_advantages(rewards, config.advantage_scale, eps=config.advantage_eps)
-    ref_logprobs = reference_logprobs(reference, rollout, config)
+    ref_logprobs = reference.logprobs(rollout, rows_per_pass=config.rows_per_pass or None) if reference else None
     clock.append(time.perf_counter())
 
     rows = learning_rows(rewards, config.skip_degenerate)
@@ -108,22 +107,13 @@ def score(rollout: Rollout, reward: RewardFn) -> tuple[Tensor, list[Score]]:
 
     Raises `UserError`, with the sample, for a total that is not finite.
     """
-    scores = []
-    for b, text in enumerate(rollout.texts):
-        sample = rollout.samples[b // rollout.group_size]
-        scores.append(reward(text, sample.solution))
-        if not math.isfinite(scores[-1].total):
-            parts = ", ".join(f"{name} {value}" for name, value in scores[-1].parts.items())
+    scores = [reward(text, rollout.sample_of(b).solution) for b, text in enumerate(rollout.texts)]
+    for b, found in enumerate(scores):
+        if not math.isfinite(found.total):
+            parts = ", ".join(f"{name} {value}" for name, value in found.parts.items())
+            sample = rollout.sample_of(b)
             raise UserError(f"the reward of a completion of sample {sample.id} is not finite ({parts}): use strict")
-    return torch.tensor([score.total for score in scores]).view(-1, rollout.group_size), scores
-
-
-def reference_logprobs(reference: Reference | None, rollout: Rollout, config: GRPOConfig) -> Tensor | None:
-    """Log-probs of the whole rollout under the reference, (B, T), `rows_per_pass` rows at a time; None without one."""
-    if reference is None:
-        return None
-    parts = passes(rollout, config.rows_per_pass or None)
-    return torch.cat([reference.logprobs(rollout, rows) for rows in parts])
+    return torch.tensor([found.total for found in scores]).view(-1, rollout.group_size), scores
 
 
 def learning_rows(rewards: Tensor, skip_degenerate: bool) -> list[int]:

@@ -22,7 +22,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def dotted(path: Path) -> str:
-    """minirft/engine/prefix.py -> minirft.engine.prefix; a package is its `__init__`."""
+    """minirft/engine/logprobs.py -> minirft.engine.logprobs; a package is its `__init__`."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 

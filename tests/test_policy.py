@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
-from minirft.engine.features import FeatureCache
-from minirft.engine.prefix import naive_logits
+from minirft.engine.logprobs import naive_logits
+from minirft.engine.processor import FeatureCache
 from minirft.engine.versions import Qwen2VLImageProcessorPil
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups

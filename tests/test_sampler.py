@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import FORWARD, apart, rounding, shaken
 
-from minirft.engine.prefix import naive_logits
+from minirft.engine.logprobs import naive_logits
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import pick, sample_groups
 from minirft.samples import Prompt, Sample

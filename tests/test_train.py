@@ -19,15 +19,14 @@ import minirft.train as train_module
 from minirft import UserError
 from minirft.advantages import group_advantages
 from minirft.data.feed import cycle, held_out, training_feed
-from minirft.data.seeds import step_generator, step_seed
 from minirft.policy import Policy
 from minirft.rewards.readings import Reward, Score
 from minirft.runs.config import DataConfig, GRPOConfig
 from minirft.runs.folder import load_policy
 from minirft.runs.log import METRICS, read_log
-from minirft.runs.optimise import apply_gradients, blame, learning_rate, make_optimiser
+from minirft.runs.step import apply_gradients, blame, learning_rate, make_optimiser
 from minirft.sampler import sample_groups
-from minirft.samples import Rollout
+from minirft.samples import Rollout, step_seed
 from minirft.train import add_gradients, grpo_step, learning_rows, score
 from minirft.train import run as train
 
@@ -41,8 +40,8 @@ def config(tiny_random: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def rollout_of(policy: Policy, config: GRPOConfig, step: int = 1) -> Rollout:
     prompts = [policy.encode(sample) for sample in training_feed(config)(step)]
-    generator = step_generator(config.seed, step)
-    return sample_groups(policy, prompts, config.group_size, max_completion_length=10, generator=generator)
+    seed = step_seed(config.seed, step)
+    return sample_groups(policy, prompts, config.group_size, max_completion_length=10, seed=seed)
 
 
 def gradients(policy: Policy) -> dict[str, Tensor]:

@@ -106,8 +106,6 @@ def _optimiser(c: GRPOConfig) -> Iterator[GRPOConfig]:
 def _adapters(c: GRPOConfig) -> Iterator[GRPOConfig]:
     if c.train == "full":
         yield replace(c, train="lora", dtype="auto")
-    elif c.lora.dtype != "bfloat16":
-        yield replace(c, lora=replace(c.lora, dtype="bfloat16"))
 
 
 def _dtype(c: GRPOConfig) -> Iterator[GRPOConfig]:

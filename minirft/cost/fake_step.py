@@ -29,7 +29,7 @@ from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditiona
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 from minirft.cost.sizes import Shape
-from minirft.engine import DECODERS, add_lora, attention, prefill, recompute_layers
+from minirft.engine import DECODERS, add_lora, layers, prefill, recompute_layers
 from minirft.policy import Policy
 from minirft.reference import make_reference
 from minirft.runs import GRPOConfig, make_optimiser
@@ -40,7 +40,7 @@ from minirft.samples import Prompt, Rollout
 def counted(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
     """Peak bytes of each phase of a step, by the ledger's names, as torch's MemTracker counts them."""
     shape = Shape.of(model, replace(config, offload_vision=False, offload_embedding=False, device="cpu"))
-    with patch.object(attention, "_attend", _attend_as_on_cuda(attention._attend)), warnings.catch_warnings():
+    with patch.object(layers, "_attend", _attend_as_on_cuda(layers._attend)), warnings.catch_warnings():
         # torch's own doing, where it makes a real tensor with a gradient fake, or copies a fake one.
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
@@ -158,7 +158,7 @@ def policy_of_shape(shape: Shape, device: torch.device) -> Policy:
     config, dtype = shape.config, {2: torch.bfloat16, 4: torch.float32}[shape.b]
     with device:
         core = Qwen2VLForConditionalGeneration._from_config(
-            shape.model, dtype=dtype, attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"}
+            shape.model, dtype=dtype, attn_implementation={"text_config": layers.SHARED_PREFIX, "vision_config": "sdpa"}
         )
     if config.quantize == "nf4":
         _put_4_bit_layers(core, dtype)

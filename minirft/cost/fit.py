@@ -109,7 +109,7 @@ def heading(config: GRPOConfig) -> str:
     shape = Shape.of(architecture(config.model), config)
     merge = shape.model.vision_config.spatial_merge_size**2
     weights = {"nf4": "4-bit weights", "none": f"{8 * shape.b}-bit weights"}[config.quantize]
-    lora = f"LoRA r = {config.lora.r} in {config.lora.dtype}" if config.train == "lora" else "all weights learn"
+    lora = f"LoRA r = {config.lora.r} in float32" if config.train == "lora" else "all weights learn"
     recompute = "checkpointing" if config.checkpointing else "no checkpointing"
     everything, length = config.prompts_per_step * config.group_size, config.max_completion_length
     return (

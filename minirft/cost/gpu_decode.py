@@ -30,7 +30,7 @@ def decode(source: str, device: str, sizes: Sizes) -> Cases:
 
 def decode_speeds(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
     """One row for each decoder and number of prompts; a decoder that fails leaves its error."""
-    lora = LoraSettings(dtype="bfloat16")
+    lora = LoraSettings()
     policy = endless(Policy.load(source, quantize=quantize, lora=lora, dtype="bfloat16", device=device))
     length, first, last = sizes.decode
     shape = fit_shape(policy, Shape(length, last, 8, max(sizes.decode_prompts)))

@@ -51,7 +51,7 @@ class Sizes:
 
 # ------------------------------------------------------------------ peak memory
 
-_LEAN = {"quantize": "nf4", "lora": LoraSettings(dtype="bfloat16"), "optimiser": "adamw8bit"}
+_LEAN = {"quantize": "nf4", "lora": LoraSettings(), "optimiser": "adamw8bit"}
 SETTINGS: dict[str, list[tuple[int, int, int, dict[str, Any]]]] = {
     "2B": [
         (4, 1024, 256, _LEAN),

@@ -29,7 +29,7 @@ from minirft.cost.work import PHASES, Phases, marked
 from minirft.engine import DECODERS, TARGETS, FeatureCache, LoraSettings
 from minirft.policy import Policy
 
-LORA = LoraSettings(dtype="bfloat16")  # TRL casts the adapters of a 4-bit model to bfloat16
+LORA = LoraSettings()  # ours are float32; TRL casts the adapters of a 4-bit model to bfloat16
 Spent = dict[str, float]  # phase -> seconds
 
 

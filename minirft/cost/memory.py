@@ -11,7 +11,7 @@ A step has phases, and each fills the card differently; the peak is the fullest 
     optimise    gradients and moments side by side
     evaluate    the rollout of an evaluation during training
 
-Nothing here is measured: every line counts tensors that `policy`, `prefix`, `decoding`, `logprobs` and transformers'
+Nothing here is measured: every line counts tensors that `policy`, `decoding`, `logprobs` and transformers'
 Qwen2-VL make, at the worst case of the settings (longest prompt, largest picture, every completion at its limit).
 `fake_step` runs the same step on tensors without storage and counts what it really made; `minirft fit --check` prints
 the two side by side.  Letters: L packed tokens of a pass, R its completions, D hidden, I the width inside the MLP,

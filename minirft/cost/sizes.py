@@ -57,7 +57,7 @@ class Shape:
             prompts=max(end // g - start // g + 1 for start, end in zip(starts, last, strict=True)),
             together=min(config.prompts_per_rollout or config.prompts_per_step, config.prompts_per_step),
             learning=sum(adapter_weights(model, config).values()) if lora else _full_weights(model, config),
-            weight_bytes={"float32": 4, "bfloat16": 2}[config.lora.dtype] if lora else b,
+            weight_bytes=4 if lora else b,
         )
 
     @property

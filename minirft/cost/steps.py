@@ -63,7 +63,7 @@ class Ours:
             (self.policy, "encode", "prepare"),
             (train, "sample_groups", "generate"),
             (train, "score", "score"),
-            (train, "reference_logprobs", "score"),
+            (Reference, "logprobs", "score"),
         ]
 
     def step(self, turn: int, watched: AbstractContextManager) -> None:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     )
     from minirft.data.fine_grained import FAMILY
     from minirft.data.reasonseg import masks
-    from minirft.data.seeds import step_generator, step_seed
     from minirft.data.settings import DataConfig, Rule, check
     from minirft.data.shots import is_present, k_shot_of_stream, write_split
     from minirft.data.summary import summarise, true_boxes, warnings
+    from minirft.samples import step_seed
 
 __getattr__, __all__ = lazily(__name__)

@@ -16,10 +16,9 @@ import numpy as np
 
 from minirft import UserError
 from minirft.data.identity import without_pictures_of
-from minirft.data.seeds import step_seed
 from minirft.data.settings import DataConfig
 from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_ids
-from minirft.samples import Sample
+from minirft.samples import Sample, step_seed
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
 PARTS = ("flowers", "pets", "aircraft", "cars", "reasonseg")  # sets whose files say what is for testing

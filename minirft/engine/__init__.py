@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 from minirft import lazily
 
 if TYPE_CHECKING:
-    from minirft.engine import attention
-    from minirft.engine.attention import Spans
-    from minirft.engine.decoding import DECODERS, Growing
-    from minirft.engine.features import FeatureCache, PromptCache
+    from minirft.engine import layers
+    from minirft.engine.decoding import DECODERS, Growing, prefill
+    from minirft.engine.layers import Spans
     from minirft.engine.loading import (
         HUB,
         TARGETS,
@@ -21,12 +20,10 @@ if TYPE_CHECKING:
         pick_dtype,
         resolve,
     )
-    from minirft.engine.logprobs import gather_logprobs, token_logprobs
-    from minirft.engine.model import Model
+    from minirft.engine.logprobs import Rows, gather_logprobs, naive_logits, passes, rollout_logprobs, token_logprobs
+    from minirft.engine.model import LossScale, Model
     from minirft.engine.offload import keep_in_host_memory
-    from minirft.engine.precision import LossScale, round_at_random
-    from minirft.engine.prefix import Rows, naive_logits, passes, prefill, rollout_logprobs
-    from minirft.engine.processor import Processor, load_processor
+    from minirft.engine.processor import FeatureCache, Processor, PromptCache, load_processor
     from minirft.engine.quiet import quieten_libraries
     from minirft.engine.versions import Qwen2VLImageProcessorPil, recompute_layers
 

@@ -1,9 +1,9 @@
 """One token at a time: rows in mid-sentence behind prompts whose keys and values are held once for a group.
 
 transformers' own cache holds a copy of the prompt for every row, and concatenates: each token copies all that came
-before it.  Here a row owns a buffer for its completion alone, written in place, and `attention.OnPrompts` lets the rows
+before it.  Here a row owns a buffer for its completion alone, written in place, and `layers.OnPrompts` lets the rows
 of a group read one copy of their prompt.  For Qwen2-VL-2B, 16 prompts of 1,024 tokens and groups of 8, the prompts'
-keys and values take 0.44 GiB instead of 3.5.  Keys are widened to float32, once, for scores that need it (`attention`):
+keys and values take 0.44 GiB instead of 3.5.  Keys are widened to float32, once, for scores that need it (`layers`):
 0.22 GiB more.
 
 Two ways to step.  `Growing` reads just what is written and drops rows that ended: the least arithmetic.  `Graph` always
@@ -13,16 +13,45 @@ its hundreds of small kernels are then launched as one.  On a CPU it is the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from minirft.engine.attention import OnPrompts
+from minirft.engine.layers import OnPrompts
 from minirft.engine.model import Model
-from minirft.engine.prefix import Prefilled
-from minirft.engine.versions import CACHE
+from minirft.samples import Prompt
+
+
+@dataclass
+class Prefilled:
+    """P prompts after their one pass, ready to go on: keys and values, and what the next token needs."""
+
+    cache: DynamicCache
+    hidden: Tensor  # (P, D) at each prompt's last token
+    mask: Tensor  # (P, S) bool, left-padded
+    position: Tensor  # (P,) rotary position of the first completion token
+
+
+def prefill(model: Model, prompts: Sequence[Prompt], remembered: bool = True) -> Prefilled:
+    """Runs P prompts, left-padded to the longest, through the model once; with `remembered`, a known picture is not
+    looked at again.
+    """
+    embeds = [model.embed_prompt(prompt, None if remembered else model.see(prompt)) for prompt in prompts]
+    positions = _left_padded([prompt.position_ids.T for prompt in prompts]).permute(2, 0, 1)
+    mask = _left_padded([torch.ones(len(prompt), dtype=torch.bool) for prompt in prompts]).to(model.device)
+    cache = DynamicCache(config=model.language_model.config)
+    hidden = model.run(_left_padded(embeds), positions, mask, cache)
+    position = torch.tensor([len(prompt) + prompt.rope_delta for prompt in prompts], device=model.device)
+    return Prefilled(cache, hidden[:, -1], mask, position)
+
+
+def _left_padded(rows: list[Tensor]) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_side="left")
 
 
 class Buffer(CacheLayerMixin):
@@ -158,11 +187,6 @@ def on_prompts(start: Prefilled, group_size: int, unwritten: Tensor | None = Non
 
 def _forward(model: Model, tokens: Tensor, position: Tensor, prompts: OnPrompts, layers: list[Buffer]) -> Tensor:
     """One token a row, (B,), at its rotary position, (B,), through the language model: hidden states (B, D)."""
-    return model.language_model(
-        inputs_embeds=model.embed(tokens)[:, None],
-        position_ids=position.expand(3, -1)[..., None],
-        attention_mask={"full_attention": None},  # `prompts` says what is seen
-        use_cache=True,
-        on_prompts=prompts,
-        **{CACHE: Cache(layers=layers)},
-    ).last_hidden_state[:, 0]
+    embeds, positions = model.embed(tokens)[:, None], position.expand(3, -1)[..., None]
+    mask = {"full_attention": None}  # `prompts` says what is seen
+    return model.run(embeds, positions, mask, Cache(layers=layers), on_prompts=prompts)[:, 0]

@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, PreTrainedConfig, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
-from minirft.engine.attention import NAME as SHARED_PREFIX
-from minirft.engine.layers import embed_patches_by_product, fuse_adapters
+from minirft.engine.layers import SHARED_PREFIX, embed_patches_by_product, fuse_adapters
 
 TINY = Path(__file__).parents[1] / "tiny" / "checkpoint"  # the embedded model
 HUB = {"qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-7b": "Qwen/Qwen2-VL-7B-Instruct"}
@@ -34,14 +33,13 @@ class LoraSettings:
     """Low-rank adapters W + (alpha / r)·B·A on the linear layers of the chosen parts (https://arxiv.org/abs/2106.09685).
 
     `lm_head` is never among them.  There is no dropout: the log-probs of training must be those of sampling.
-    `seed` draws A; B starts at zero.  `dtype` is that of A and B at rest; they compute in the model's.
+    `seed` draws A; B starts at zero.  Both are float32 at rest and compute in the model's number format.
     """
 
     r: int = 16
     alpha: int = 32
     targets: Literal["language", "vision", "all"] = "language"
     seed: int = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 def resolve(name: str) -> str:
@@ -170,8 +168,6 @@ def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_v
         raise UserError(f"lora targets are {lora.targets}; choose one of {', '.join(TARGETS)}")
     if lora.r < 1:
         raise UserError(f"lora rank is {lora.r}; it must be at least 1")
-    if lora.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"lora dtype is {lora.dtype}; choose float32 or bfloat16")
     targets = TARGETS["all" if train_vision and lora.targets == "language" else lora.targets]
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -181,9 +177,6 @@ def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_v
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             adapted = get_peft_model(model, config)  # in float32, whatever the model's dtype
     fuse_adapters(adapted)
-    for weight in adapted.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.to(getattr(torch, lora.dtype))
     return adapted
 
 

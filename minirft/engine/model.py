@@ -1,21 +1,22 @@
-"""A vision-language model as something that runs: its parts, its rules about tokens, its pictures' features.
+"""A vision-language model as something that runs: its parts, its token rules, its pictures' features, its loss scale.
 
 The embedded tiny model, Qwen2-VL-2B and 7B are all one class here.  `policy.Policy` is a model that learns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
+from transformers.cache_utils import Cache
 
-from minirft.engine.features import FeatureCache
-from minirft.engine.processor import Processor
+from minirft.engine.processor import FeatureCache, Processor
+from minirft.engine.versions import CACHE
 from minirft.samples import Prompt
 
 
@@ -99,18 +100,75 @@ class Model:
         places = prompt.mm_token_type_ids.nonzero()[:, 0].to(self.device)
         return self.embed(prompt.input_ids).index_copy(0, places, features)
 
-    @contextmanager
-    def recomputing(self) -> Iterator[None]:
-        """Inside, the language model's layers are checkpointed, if the policy was loaded so.
+    def run(
+        self, embeds: Tensor, positions: Tensor, mask: Any = None, cache: Cache | None = None, **layout: Any
+    ) -> Tensor:
+        """One pass of the language model over embeddings (n, L, D) at rotary positions (3, n, L): hidden states.
 
-        transformers checkpoints in train mode only, and in that mode drops the cache without an error: the mode
-        must not outlive the forward pass.  (Recomputation itself happens later and asks no mode.)
+        `layout` says who sees whom where a mask does not (see `layers.shared_prefix_attention`).  Without a cache and
+        where gradients are kept, layers are checkpointed if the policy was loaded so.  transformers checkpoints in
+        train mode only, and in that mode drops the cache without an error: the mode must not outlive the pass.
+        (Recomputation itself happens later, in any mode.)
         """
-        self.language_model.train(self.checkpointing and torch.is_grad_enabled())
+        inputs = {"inputs_embeds": embeds, "position_ids": positions.to(self.device), "attention_mask": mask}
+        self.language_model.train(self.checkpointing and cache is None and torch.is_grad_enabled())
         try:
-            yield
+            found = self.language_model(**inputs, **{CACHE: cache}, use_cache=cache is not None, **layout)
         finally:
             self.language_model.eval()
+        return found.last_hidden_state
+
+
+@dataclass
+class LossScale:
+    """What a loss is multiplied by before `backward`, and its gradient divided by after: a power of 2, so both exact.
+
+    1 and fixed unless the model computes in float16.  There the gradient of a logit, at most 1 / tokens, would often
+    be below the smallest float16, 6e-8, and vanish.  The scale starts at 65,536 as torch's `GradScaler` does; an
+    overflow halves it, `GROWTH` updates without one double it.
+
+    >>> scale = LossScale(65536.0)
+    >>> scale.halve(), scale.value
+    (True, 32768.0)
+    >>> LossScale().halve()
+    False
+    """
+
+    value: float = 1.0
+    updates: int = 0  # without overflow, since the last change
+
+    GROWTH = 200
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> LossScale:
+        """The scale that a model of this number format starts with."""
+        return cls(2.0**16 if dtype == torch.float16 else 1.0)
+
+    def remove_from(self, weights: Iterable[nn.Parameter]) -> None:
+        """Divide the gradients by the scale."""
+        if self.value == 1:
+            return
+        for weight in weights:
+            if weight.grad is not None:
+                weight.grad /= self.value
+
+    def halve(self) -> bool:
+        """After an overflow: a smaller scale; False where there is none, and the gradient itself is to blame."""
+        if self.value <= 1:
+            return False
+        self.value, self.updates = self.value / 2, 0
+        return True
+
+    def worked(self) -> None:
+        """After an update whose gradient was finite."""
+        if self.value > 1:
+            self.updates += 1
+            if self.updates == self.GROWTH:
+                self.value, self.updates = self.value * 2, 0
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint; `LossScale(**state)` goes on from it."""
+        return asdict(self)
 
 
 def _eos_ids(core: Qwen2VLForConditionalGeneration, processor: Processor) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from minirft.data import held_out, training_feed
 from minirft.evaluation import metrics
 from minirft.lessons.record import records_written
 from minirft.policy import Policy
-from minirft.rewards import ParseFailure, Reward, parse_detection, reading
+from minirft.rewards import Answer, Detections, Reward, reading
 from minirft.runs import GRPOConfig, Row, generate, load_config, load_policy, make_optimiser
 from minirft.samples import Sample
 from minirft.show import BEHAVIOURS, Behaviour, Probe, Record, Scorer, as_reward, average
@@ -108,14 +109,15 @@ def lab_rewards() -> dict[str, Reward]:
     def only(part: str) -> Reward:
         return reading("detection", "strict", {name: float(name == part) for name in strict.parts})
 
-    def words(text: str, solution: str) -> float:
-        return min(1.0, len(text.split()) / 40)
+    def words(answer: Answer, truth: Detections) -> float:
+        return min(1.0, len(answer.text.split()) / 40)
 
-    def boxes(text: str, solution: str) -> float:
-        found = parse_detection(text)
-        return 0.0 if isinstance(found, ParseFailure) else min(1.0, len(found) / 3)
+    def boxes(answer: Answer, truth: Detections) -> float:
+        return 0.0 if answer.failure else min(1.0, len(answer.value) / 3)
 
-    charge = Reward(strict.parts | {"words": words}, strict.weights | {"words": -2.0}, strict.read)
+    def paying(parts: dict[str, Any], weights: dict[str, float]) -> Reward:
+        return replace(strict, parts=parts, weights=weights)
+
     return {
         "strict": strict,
         "paper": reading("detection", "paper"),
@@ -123,9 +125,9 @@ def lab_rewards() -> dict[str, Reward]:
         "over predictions": reading("detection", "strict", denominator="predictions"),
         "confidence only": only("confidence"),
         "format only": only("format"),
-        "charges for words": charge,
-        "words only": Reward({"words": words}, {"words": 1.0}, strict.read),
-        "boxes only": Reward({"boxes": boxes}, {"boxes": 1.0}, strict.read),
+        "charges for words": paying(strict.parts | {"words": words}, strict.weights | {"words": -2.0}),
+        "words only": paying({"words": words}, {"words": 1.0}),
+        "boxes only": paying({"boxes": boxes}, {"boxes": 1.0}),
     }
 
 

@@ -11,6 +11,7 @@ from minirft import lazily
 if TYPE_CHECKING:
     from minirft.rewards import boxes, official, prompts
     from minirft.rewards.answers import (
+        Answer,
         Detections,
         ParseFailure,
         extract,
@@ -21,20 +22,24 @@ if TYPE_CHECKING:
         parse_solution,
         true_boxes,
     )
-    from minirft.rewards.boxes import MODEL, Array, convert, giou, iou, match_greedy, match_hungarian, pixels
+    from minirft.rewards.boxes import MODEL, Array, convert, pixels
     from minirft.rewards.detection import (
         CONFIDENCE_RULES,
         PAPER,
         STRICT,
         brier_score,
+        giou,
+        iou,
         iou_score,
         linear_score,
+        match_greedy,
+        match_hungarian,
         matched_iou,
         shifted_score,
     )
     from minirft.rewards.frames import check_frames, displayed_size
     from minirft.rewards.prompts import detection_solution, grounding_solution, label_solution
-    from minirft.rewards.readings import Reward, Score, Variant, accuracy, format_reward, reading, score_rows
+    from minirft.rewards.readings import Reward, Score, Variant, format_reward, reading, score_rows
     from minirft.rewards.redteam import SOLUTIONS, THOUGHT, audit, blind, edits
 
 __getattr__, __all__ = lazily(__name__)

@@ -31,8 +31,10 @@ MAX_PREDICTIONS = 1_000  # Hungarian matching is cubic; COCO and LVIS score 100 
 _DETAIL = 80  # characters of the offending text shown
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_FORM = re.compile(r"<think>(?P<thought>.*)</think>\s*<answer>.*</answer>", re.DOTALL)
 _NO_OBJECTS = re.compile(r"""['"]?no objects?['"]?\.?""", re.IGNORECASE)
-_ITEM = re.compile(r"\s*(\{[^{}]*\})\s*(,|\Z)")
+_ITEM = re.compile(r"\{[^{}]*\}")
+_ITEMS = re.compile(r"(?:\s*\{[^{}]*\}\s*(?:,(?!\Z)|\Z))*")
 _NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)"
 _CORNERS = re.compile(r"\(\s*N\s*,\s*N\s*\)\s*,\s*\(\s*N\s*,\s*N\s*\)".replace("N", _NUMBER), re.ASCII)
 _EDGE_PUNCTUATION = " .,;:!?'\"`*()[]{}"  # not + or #, which end names such as C++
@@ -65,6 +67,28 @@ class Detections:
         return len(self.boxes) + self.invalid
 
 
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A completion that has been read once: its `text`, and the `value` of its answer or why there is none.
+
+    >>> Answer.of("presence", "<answer>yes</answer>").value, Answer.of("presence", "a cat").failure
+    (True, 'no answer block')
+    """
+
+    text: str
+    value: Any
+
+    @classmethod
+    def of(cls, task: Task, text: str) -> Answer:
+        """The answer of a completion to a question of kind `task`."""
+        return cls(text, parse(task, text))
+
+    @property
+    def failure(self) -> str | None:
+        """Why the text is no answer; None where it is one."""
+        return self.value.reason if isinstance(self.value, ParseFailure) else None
+
+
 def extract(text: str) -> tuple[str | None, str | None]:
     """The reasoning and the answer of a completion, stripped; None for a part that is not there.
 
@@ -75,14 +99,10 @@ def extract(text: str) -> tuple[str | None, str | None]:
     >>> extract("<think>is it <answer>cat</answer>?</think>")
     ('is it <answer>cat</answer>?', None)
     """
-    think, after = None, 0
-    thought = text.rfind("</think>")
-    if thought >= 0:
-        start = text.find("<think>", 0, thought)
-        think = text[start + len("<think>") : thought].strip() if start >= 0 else None
-        after = thought
-    end = text.rfind("</answer>", after)
-    start = text.rfind("<answer>", after, end) if end >= 0 else -1
+    thought = max(text.rfind("</think>"), 0)
+    opened, end = text.find("<think>", 0, thought), text.rfind("</answer>", thought)
+    think = text[opened + len("<think>") : thought].strip() if opened >= 0 else None
+    start = text.rfind("<answer>", thought, end) if end >= 0 else -1
     return think, text[start + len("<answer>") : end].strip() if start >= 0 else None
 
 
@@ -97,11 +117,8 @@ def is_well_formed(text: str) -> bool:
     text = text.strip()
     if len(text) > MAX_CHARACTERS or any(text.count(tag) != 1 for tag in _TAGS):
         return False
-    positions = [text.index(tag) for tag in _TAGS]
-    if positions != sorted(positions) or positions[0] != 0 or not text.endswith("</answer>"):
-        return False
-    between = text[positions[1] + len("</think>") : positions[2]]
-    return not between.strip() and any(map(str.isalnum, text[len("<think>") : positions[1]]))
+    form = _FORM.fullmatch(text)
+    return form is not None and any(map(str.isalnum, form["thought"]))
 
 
 def parse_detection(text: str) -> Detections | ParseFailure:
@@ -255,16 +272,12 @@ def _items(answer: str) -> list[str] | ParseFailure:
     """The texts of the {...} in a list, unread."""
     if not (answer.startswith("[") and answer.endswith("]")):
         return ParseFailure("not a list of predictions", answer[:_DETAIL])
-    inside, items, place = answer[1:-1].strip(), [], 0
-    while place < len(inside):
-        item = _ITEM.match(inside, place)
-        if item is None or (item[2] and item.end() == len(inside)):
-            return ParseFailure("not a list of predictions", inside[place : place + _DETAIL])
-        items.append(item[1])
-        place = item.end()
-        if len(items) > MAX_PREDICTIONS:
-            return ParseFailure("too many predictions", f"the limit is {MAX_PREDICTIONS}")
-    return items
+    inside = answer[1:-1].strip()
+    end = _ITEMS.match(inside).end()
+    if end < len(inside):
+        return ParseFailure("not a list of predictions", inside[end : end + _DETAIL])
+    items = _ITEM.findall(inside)
+    return items if len(items) <= MAX_PREDICTIONS else ParseFailure("too many predictions", f"{len(items)} of them")
 
 
 def _prediction(item: str) -> tuple[float, ...] | None:

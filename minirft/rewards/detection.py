@@ -1,4 +1,4 @@
-"""The detection reward: which boxes were found, and did the confidence know?
+"""The detection reward: how boxes overlap, which of them were found, and did the confidence know?
 
 Two parts.  R_IoU is the overlap with the true boxes, R_conf how well the confidences tell hits from misses.  The
 choices inside them are one dataclass, `DetectionReading`, of which `STRICT` and `PAPER` are two.
@@ -8,7 +8,7 @@ given), matching is greedy by confidence, and saying `No Objects` earns 0: a mea
 and any constant would pay silence on every picture.  An inverted box has IoU 0 there, so its confidence earns 1 - c.
 `STRICT`, the default, matches by the Hungarian method without a threshold, divides by max(predictions, truths) so
 that a miss costs as much as a false alarm, pays a right abstention in full, and scores confidence by a proper rule.
-An inverted box is malformed in it.
+An inverted box is malformed in it.  The paper does not say how boxes are matched, so both usual ways are here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,132 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 
 from minirft import UserError
-from minirft.rewards.answers import Detections, ParseFailure, parse_detection, parse_solution
-from minirft.rewards.boxes import Array, iou, match_greedy, match_hungarian
+from minirft.rewards.answers import Detections, ParseFailure
+from minirft.rewards.boxes import Array
+
+# ------------------------------------------------------------------ overlap and matching
+
+
+def iou(a: ArrayLike, b: ArrayLike) -> Array:
+    """Intersection over union of every pair: |a ∩ b| / |a ∪ b|, (N, 4), (M, 4) -> (N, M) in [0, 1].
+
+    A box that is empty, inverted or not finite overlaps nothing: its row is 0.
+
+    >>> iou([[0, 0, 2, 2]], [[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6]]).round(3).tolist()
+    [[1.0, 0.333, 0.0]]
+    """
+    return sound_iou(_upright(a), _upright(b))
+
+
+def sound_iou(a: Array, b: Array) -> Array:
+    """`iou` of boxes of which each is known to be sound, as those of `Detections` are, (N, 4), (M, 4) -> (N, M).
+
+    >>> sound_iou(np.array([[0.0, 0, 2, 2]]), np.array([[0.0, 0, 2, 1]])).tolist()
+    [[0.5]]
+    """
+    return _ratio(*_overlaps(a, b))
+
+
+def giou(a: ArrayLike, b: ArrayLike) -> Array:
+    """Generalised IoU of every pair: IoU - (|hull| - |a ∪ b|) / |hull|, (N, 4), (M, 4) -> (N, M) in [-1, 1].
+
+    The hull is the smallest box round both, so boxes that do not touch still differ by their distance.
+    A box that is empty, inverted or not finite gets -1.  Source: Rezatofighi et al. 2019, arXiv 1902.09630.
+
+    >>> giou([[0, 0, 1, 1]], [[0, 0, 1, 1], [1, 0, 2, 1], [9, 0, 10, 1]]).round(3).tolist()
+    [[1.0, 0.0, -0.8]]
+    """
+    upright = _upright(a), _upright(b)
+    intersection, union = _overlaps(*upright)
+    value = _ratio(intersection, union) - 1 + _ratio(union, _hulls(*upright))
+    return np.where(_sound(a)[:, None] & _sound(b)[None, :], value, -1.0)
+
+
+def match_greedy(iou: Array, confidence: ArrayLike, threshold: float = 0.5) -> list[tuple[int, int]]:
+    """Match one to one, the surest prediction choosing first: [(prediction, truth), ...] in that order.
+
+    Each takes the free true box it overlaps most, if that overlap is at least `threshold` and not 0.  Equal
+    confidences keep their order, and NaN goes last.  `iou` is (N, M), `confidence` (N,).  This is how detection
+    is scored (COCO), and it can be a trap: a sure box between two objects may take the one another box needed.
+
+    >>> match_greedy(np.array([[0.6, 0.7], [0.0, 0.9]]), [0.9, 0.8])
+    [(0, 1)]
+    """
+    free = np.array(iou, dtype=np.float64)  # a copy: taken columns become -1
+    pairs = []
+    for n in np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable") if free.size else ():
+        m = int(free[n].argmax())
+        if free[n, m] >= threshold and free[n, m] > 0:
+            pairs.append((int(n), m))
+            free[:, m] = -1
+    return pairs
+
+
+def match_hungarian(iou: Array, threshold: float = 0.5, confidence: ArrayLike = 0.0) -> list[tuple[int, int]]:
+    """Match one to one so that the sum of IoU over the pairs is greatest: [(prediction, truth), ...] by prediction.
+
+    Pairs below `threshold` or without overlap are no pairs.  Equal sums go to the surer predictions where `confidence`,
+    (N,) in [0, 1], is given, so the order of the list does not matter.  `iou` is (N, M); O(max(N, M)^3).
+
+    >>> match_hungarian(np.array([[0.6, 0.7], [0.0, 0.9]]))
+    [(0, 0), (1, 1)]
+    """
+    usable = np.where(iou >= threshold, iou, 0.0)
+    surer = 1 + 1e-9 * np.reshape(confidence, (-1, 1))
+    rows, columns = linear_sum_assignment(usable * surer, maximize=True)
+    return [(int(n), int(m)) for n, m in zip(rows, columns, strict=True) if usable[n, m] > 0]
+
+
+def _rows(boxes: ArrayLike) -> Array:
+    array = np.asarray(boxes, dtype=np.float64)
+    if array.size == 0:
+        return np.zeros((0, 4))
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise ValueError(f"expected boxes of shape (N, 4), got {array.shape}")
+    return array
+
+
+def _sound(boxes: ArrayLike) -> NDArray[np.bool_]:
+    rows = _rows(boxes)
+    return np.isfinite(rows).all(1) & (rows[:, 0] < rows[:, 2]) & (rows[:, 1] < rows[:, 3])
+
+
+def _upright(boxes: ArrayLike) -> Array:
+    """The boxes, an unsound one as a point at 0."""
+    return np.where(_sound(boxes)[:, None], _rows(boxes), 0.0)
+
+
+def _overlaps(a: Array, b: Array) -> tuple[Array, Array]:
+    """Areas of intersection and union of every pair, each (N, M), one axis at a time: pairs are many, axes two."""
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers near 1e308 overflow; `_ratio` makes them 0
+        x, y = (np.minimum.outer(a[:, n + 2], b[:, n + 2]) - np.maximum.outer(a[:, n], b[:, n]) for n in (0, 1))
+        intersection = np.maximum(x, 0) * np.maximum(y, 0)
+        return intersection, np.add.outer(_extent(a), _extent(b)) - intersection
+
+
+def _hulls(a: Array, b: Array) -> Array:
+    """Area of the smallest box round each pair, (N, M)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, y = (np.maximum.outer(a[:, n + 2], b[:, n + 2]) - np.minimum.outer(a[:, n], b[:, n]) for n in (0, 1))
+        return x * y
+
+
+def _extent(boxes: Array) -> Array:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """part / whole in [0, 1]; 0 where that is not a number."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = part / whole
+    return np.clip(np.where(np.isfinite(ratio), ratio, 0.0), 0.0, 1.0)
+
+
+# ------------------------------------------------------------------ the two parts
 
 
 def matched_iou(found: Detections, truth: Detections, matching: str = "hungarian", threshold: float = 0.0) -> Array:
@@ -29,7 +151,7 @@ def matched_iou(found: Detections, truth: Detections, matching: str = "hungarian
     >>> matched_iou(box, box).tolist()
     [1.0]
     """
-    overlap = iou(found.boxes, truth.boxes)
+    overlap = sound_iou(found.boxes, truth.boxes)  # parsing has refused all others
     if matching == "greedy":
         pairs = match_greedy(overlap, found.confidence, threshold)
     else:
@@ -127,27 +249,6 @@ class DetectionReading:
 
 STRICT = DetectionReading()
 PAPER = DetectionReading("greedy", 0.5, "predictions", "linear", hit=0.0, abstention=0.0, inverted="miss")
-
-
-def detection_iou(completion: str, solution: str, how: DetectionReading = STRICT) -> float:
-    """R_IoU of a completion; malformed predictions count as predictions, an unreadable one earns 0.
-
-    >>> box, other = "{'Position': [0, 0, 9, 9], 'Confidence': 1}", "{'Position': [50, 0, 59, 9], 'Confidence': 1}"
-    >>> half, truth = f"<answer>[{box}]</answer>", f"<answer>[{box}, {other}]</answer>"
-    >>> detection_iou(half, truth), detection_iou(half, truth, PAPER), detection_iou("I see a cat.", truth)
-    (0.5, 1.0, 0.0)
-    """
-    return detection_scores(parse_detection(completion), parse_solution("detection", solution), how)[0]
-
-
-def detection_confidence(completion: str, solution: str, how: DetectionReading = STRICT) -> float:
-    """R_conf of a completion: does its confidence tell its hits from its misses?  An unreadable one earns 0.
-
-    >>> truth = "<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 1}]</answer>"
-    >>> detection_confidence("<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 0.9}]</answer>", truth)
-    0.995
-    """
-    return detection_scores(parse_detection(completion), parse_solution("detection", solution), how)[1]
 
 
 def detection_scores(

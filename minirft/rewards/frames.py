@@ -25,7 +25,8 @@ import numpy as np
 from PIL import Image
 
 from minirft.rewards.answers import MAX_CHARACTERS, MAX_PREDICTIONS, extract, true_boxes
-from minirft.rewards.boxes import MODEL, Array, convert, iou, match_hungarian, pixels
+from minirft.rewards.boxes import MODEL, Array, convert, pixels
+from minirft.rewards.detection import iou, match_hungarian
 from minirft.samples import Frame, Sample
 
 OTHERS = {

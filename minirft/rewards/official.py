@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from minirft.rewards.answers import MAX_CHARACTERS, ParseFailure
-from minirft.rewards.boxes import iou, match_greedy
+from minirft.rewards.detection import iou, match_greedy
 from minirft.samples import Task
 
 Prediction = tuple[tuple[Any, ...], float]  # position, confidence: as written, unchecked

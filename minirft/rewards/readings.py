@@ -7,8 +7,9 @@
 
 The detection parts are in `detection`.  Deviation: a presence question has a reward too; the paper has none.
 
-A reward is a pure function of two texts, so it needs no picture, no model and no state.  The solution's text must
-be readable: `UserError` otherwise.  The completion's text may be anything.
+A reward is a pure function of two texts, so it needs no picture, no model and no state.  Each text is read once, and
+the parts take what was read: (answer, truth).  The solution's text must be readable: `UserError` otherwise.  The
+completion's text may be anything.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ import numpy as np
 
 from minirft import UserError
 from minirft.rewards import official
-from minirft.rewards.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
-from minirft.rewards.boxes import iou
-from minirft.rewards.detection import PAPER, STRICT, DetectionReading, detection_scores
+from minirft.rewards.answers import Answer, Detections, is_well_formed, normalise, parse_solution
+from minirft.rewards.boxes import Array
+from minirft.rewards.detection import PAPER, STRICT, DetectionReading, detection_scores, iou
 from minirft.samples import Task
 
 Variant = Literal["strict", "paper", "official"]
-Part = Callable[[str, str], float]  # (completion, solution) -> reward
-Reader = Callable[[str], Any]  # completion -> answer or ParseFailure
+Part = Callable[[Any, Any], float]  # (answer, truth), as the reward reads them -> reward
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Score:
 class Reward:
     """Named parts and their weights: R = Σ w_k R_k (equations 5 and 9, where every w is 1).
 
-    `read` tells why a completion is no answer; leave it out for rewards of your own.
+    `read` makes an `Answer` of a completion and `read_truth` the truth of a solution, once each; the parts take both.
+    Without them, as in a reward of your own, the parts take the two texts.
 
     >>> short = Reward({"short": lambda completion, solution: float(len(completion) < 9)}, {"short": 0.5})
     >>> short("cat", "<answer>cat</answer>")
@@ -58,52 +59,50 @@ class Reward:
 
     parts: dict[str, Part]
     weights: dict[str, float]
-    read: Reader | None = None
+    read: Callable[[str], Any] = str
+    read_truth: Callable[[str], Any] = str
 
     def __post_init__(self) -> None:
         if set(self.parts) != set(self.weights) or not all(map(math.isfinite, self.weights.values())):
             raise ValueError(f"one finite weight for each of {sorted(self.parts)}, got {self.weights}")
 
     def __call__(self, completion: str, solution: str) -> Score:
-        parts = {name: float(part(completion, solution)) for name, part in self.parts.items()}
-        answer = self.read(completion) if self.read else None
-        failure = answer.reason if isinstance(answer, ParseFailure) else None
+        answer, truth = self.read(completion), self.read_truth(solution)
+        parts = {name: float(part(answer, truth)) for name, part in self.parts.items()}
+        failure = answer.failure if isinstance(answer, Answer) else None
         return Score(sum(self.weights[name] * value for name, value in parts.items()), parts, failure)
 
 
-def grounding_iou(completion: str, solution: str) -> float:
+def grounding_iou(answer: Answer, truth: Array) -> float:
     """IoU of the one box asked for; 0 for no box or an invalid one.
 
-    >>> grounding_iou("<answer>(0,0),(10,5)</answer>", "<answer>(0,0),(10,10)</answer>")
+    >>> grounding_iou(Answer.of("grounding", "<answer>(0,0),(10,5)</answer>"), np.array([0.0, 0, 10, 10]))
     0.5
     """
-    truth, box = parse_solution("grounding", solution), parse("grounding", completion)
-    if not isinstance(box, np.ndarray):
-        return 0.0
-    return float(iou([box], [truth])[0, 0])
+    return float(iou([answer.value], [truth])[0, 0]) if isinstance(answer.value, np.ndarray) else 0.0
 
 
-def accuracy(completion: str, solution: str, task: Task = "classification", literal: bool = False) -> float:
+def accuracy(answer: Answer, truth: str | bool, literal: bool = False) -> float:
     """R_acc: 1 when the label (or the yes) is the true one: letter by letter if `literal`, else after `normalise`.
 
-    >>> [accuracy(f"<answer>{label}</answer>", "<answer>Great Dane</answer>") for label in ("great-dane", "dane", "")]
+    >>> answers = [Answer.of("classification", f"<answer>{label}</answer>") for label in ("great-dane", "dane", "")]
+    >>> [accuracy(answer, "Great Dane") for answer in answers]
     [1.0, 0.0, 0.0]
     """
-    truth, answer = parse_solution(task, solution), parse(task, completion)
-    if isinstance(answer, str) and not literal:
-        return float(normalise(answer) == normalise(truth))
-    return float(answer == truth)
+    if isinstance(answer.value, str) and isinstance(truth, str) and not literal:
+        return float(normalise(answer.value) == normalise(truth))
+    return float(answer.value == truth)
 
 
-def format_reward(completion: str, solution: str = "", read: Reader | None = None) -> float:
-    """R_format: 1 for <think>...</think> <answer>...</answer> and, with `read`, an answer of which all can be read.
+def format_reward(answer: Answer, truth: Any = None, literal: bool = False) -> float:
+    """R_format: 1 for <think>...</think> <answer>...</answer>, of which, unless `literal`, all can be read.
 
-    >>> format_reward("<think>long ears</think> <answer>basset</answer>"), format_reward("<answer>basset</answer>")
-    (1.0, 0.0)
+    >>> texts = "<think>long ears</think> <answer>basset</answer>", "<answer>basset</answer>"
+    >>> [format_reward(Answer.of("classification", text)) for text in texts]
+    [1.0, 0.0]
     """
-    answer = read(completion) if read else None
-    unreadable = isinstance(answer, ParseFailure) or (isinstance(answer, Detections) and answer.invalid > 0)
-    return float(is_well_formed(completion) and not unreadable)
+    malformed = isinstance(answer.value, Detections) and answer.value.invalid > 0
+    return float(is_well_formed(answer.text) and (literal or not (answer.failure or malformed)))
 
 
 def reading(
@@ -118,11 +117,14 @@ def reading(
     Score(total=2.5, parts={'iou': 1.0, 'confidence': 1.0, 'format': 1.0}, failure=None)
     """
     _check_options(task, variant, options)
-    parts, read = (_official if variant == "official" else _ours)(task, variant, options)
+    parts = _official_parts(task) if variant == "official" else _parts(task, variant, options)
     unknown = set(weights or {}) - set(parts)
     if unknown:
         raise UserError(f"no reward called {', '.join(sorted(unknown))} in {task}; its parts are {', '.join(parts)}")
-    return Reward(parts, dict.fromkeys(parts, 1.0) | dict(weights or {}), read)
+    weights = dict.fromkeys(parts, 1.0) | dict(weights or {})
+    if variant == "official":
+        return Reward(parts, weights, lambda text: Answer(text, official.READERS[task](text)))
+    return Reward(parts, weights, partial(Answer.of, task), partial(parse_solution, task))
 
 
 def score_rows(rows: Iterable[Mapping[str, Any]], reward: Reward) -> Iterator[dict[str, float | str | None]]:
@@ -165,32 +167,35 @@ def _check_options(task: Task, variant: Variant, options: Mapping[str, Any]) -> 
         raise UserError(f"{', '.join(sorted(unknown))} is no option of the {variant} {task} reward, which {takes}")
 
 
-def _ours(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dict[str, Part], Reader]:
+def _parts(task: Task, variant: Variant, options: Mapping[str, Any]) -> dict[str, Part]:
     """The parts of the strict and paper readings."""
-    strict = variant == "strict"
-    read: Reader = lru_cache(maxsize=1)(partial(parse, task))  # a completion is read once, whatever the parts
+    literal = variant == "paper"
     if task == "detection":
-        parts = _detection_parts(replace(STRICT if strict else PAPER, **options), read)
+        parts = _detection_parts(replace(PAPER if literal else STRICT, **options))
     elif task == "grounding":
         parts = {"iou": grounding_iou}
     else:
-        parts = {"accuracy": partial(accuracy, task=task, literal=not strict)}
-    return parts | {"format": partial(format_reward, read=read if strict else None)}, read
+        parts = {"accuracy": partial(accuracy, literal=literal)}
+    return parts | {"format": partial(format_reward, literal=literal)}
 
 
-def _detection_parts(how: DetectionReading, read: Reader) -> dict[str, Part]:
+def _detection_parts(how: DetectionReading) -> dict[str, Part]:
     """R_IoU and R_conf, from one matching."""
-    solution = lru_cache(maxsize=1)(partial(parse_solution, "detection"))
 
     @lru_cache(maxsize=1)
-    def both(completion: str, truth: str) -> tuple[float, float]:
-        return detection_scores(read(completion), solution(truth), how)
+    def both(answer: Answer, truth: Detections) -> tuple[float, float]:
+        return detection_scores(answer.value, truth, how)
 
-    return {"iou": lambda *texts: both(*texts)[0], "confidence": lambda *texts: both(*texts)[1]}
+    return {"iou": lambda *pair: both(*pair)[0], "confidence": lambda *pair: both(*pair)[1]}
 
 
-def _official(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dict[str, Part], Reader]:
-    """The parts of the released code's reading."""
+def _official_parts(task: Task) -> dict[str, Part]:
+    """The parts of the released code's reading, each of which reads both texts in its own way."""
     if task not in official.PARTS:
         raise UserError(f"the released code has no {task} reward; use strict or paper")
-    return official.PARTS[task] | {"format": official.tags}, official.READERS[task]
+
+    def on_texts(part: Callable[[str, str], float]) -> Part:
+        return lambda answer, solution: part(answer.text, solution)
+
+    parts = official.PARTS[task] | {"format": official.tags}
+    return {name: on_texts(part) for name, part in parts.items()}

@@ -13,10 +13,19 @@ if TYPE_CHECKING:
     from minirft.runs.history import History, groups_of, part_weights, read_history
     from minirft.runs.log import METRICS, library_version, plain, provenance, read_log
     from minirft.runs.loop import frame_warning, generate, judged, run_steps
-    from minirft.runs.measured import Row, mismatch, rollout_metrics, times, written
     from minirft.runs.new_pictures import DRAWN, find_pictures
-    from minirft.runs.optimise import apply_gradients, learning_rate, make_optimiser, optimiser_step
     from minirft.runs.predictions import default_file, predict, settings, write_coco_results
+    from minirft.runs.step import (
+        Row,
+        apply_gradients,
+        learning_rate,
+        make_optimiser,
+        mismatch,
+        optimiser_step,
+        rollout_metrics,
+        times,
+        written,
+    )
     from minirft.runs.supervised import sft, sft_step
     from minirft.runs.toml import differences, from_table, read_toml
     from minirft.runs.tracking import tracked

@@ -31,8 +31,7 @@ from minirft.reference import Reference, make_reference
 from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
 from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.log import RunLog, read_log, truncate_after
-from minirft.runs.measured import Row
-from minirft.runs.optimise import make_optimiser
+from minirft.runs.step import Row, make_optimiser
 from minirft.runs.toml import differences, to_toml
 
 Method = Literal["grpo", "sft"]

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from minirft import UserError
-from minirft.data import Feed, step_generator, validation
+from minirft.data import Feed, step_seed, validation
 from minirft.evaluation import metrics
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
@@ -150,7 +150,7 @@ def generate_batches(
             group_size=1,
             temperature=config.temperature,
             max_completion_length=config.max_completion_length,
-            generator=step_generator(config.seed, start),
+            seed=step_seed(config.seed, start),
             greedy=mode == "greedy",
         )
         yield rollout.texts

@@ -23,7 +23,7 @@ from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import Row, open_run
 from minirft.runs.loop import run_steps
-from minirft.runs.optimise import learning_rate, optimiser_step
+from minirft.runs.step import learning_rate, optimiser_step
 from minirft.samples import Rollout, Sample, pad_rows
 
 

@@ -27,6 +27,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot be read: {error}") from None
 
 
+GONE = {"lora.dtype": "adapters are always float32; remove the line"}  # keys of earlier versions, and what to do
+
+
 def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
     """A config dataclass from a TOML table, every key and type checked; raises `UserError`.
 
@@ -37,6 +40,8 @@ def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
     """
     hints = typing.get_type_hints(kind)
     for key in table:
+        if prefix + key in GONE:
+            raise UserError(f"'{prefix}{key}' is gone: {GONE[prefix + key]}")
         if key not in hints:
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
             advice = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(hints)}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets
@@ -14,7 +15,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minirft.rewards import Reward
 from minirft.show.pictures import Group
 from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.rescoring import (
@@ -122,7 +122,7 @@ class RewardLab(Playground):
     def send_red_team(self) -> list[dict[str, Any]]:
         """What cheats earn under the reward on trial, with the weights as they stand; shown below the picture."""
         reward = self.rewards[self.trial.value]
-        rows = red_team(Reward(reward.parts, self._trial_weights(), reward.read))
+        rows = red_team(replace(reward, weights=self._trial_weights()))
         best = [row for row in rows if row["kind"] != "honest"][:WORST]
         lines = [[html.escape(r["answer"]), r["kind"], f"{r['total']:.2f}",
                   "-" if r["share"] is None else f"{r['share']:.0%}"] for r in best]  # fmt: skip

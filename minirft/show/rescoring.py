@@ -21,13 +21,13 @@ from minirft.advantages import degenerate_groups, group_advantages
 from minirft.rewards import (
     SOLUTIONS,
     THOUGHT,
+    Answer,
     ParseFailure,
     Reward,
     Score,
     blind,
     edits,
     matched_iou,
-    parse,
     parse_detection,
     parse_solution,
 )
@@ -44,7 +44,10 @@ def as_reward(scorer: Scorer, task: Task = "detection") -> Reward:
     >>> as_reward(lambda completion, solution: len(completion) / 100)("<answer>No Objects</answer>", "").total
     0.27
     """
-    return scorer if isinstance(scorer, Reward) else Reward({"own": scorer}, {"own": 1.0}, partial(parse, task))
+    if isinstance(scorer, Reward):
+        return scorer
+    parts = {"own": lambda answer, solution: scorer(answer.text, solution)}
+    return Reward(parts, {"own": 1.0}, partial(Answer.of, task))
 
 
 # ------------------------------------------------------------------ behaviours

@@ -144,7 +144,7 @@ def test_advice_fits_when_it_is_pasted(gpu: float, change: dict[str, object]) ->
 
 def test_harmless_changes_come_first() -> None:
     """Catches a smaller group, or a smaller model, where fewer rows a pass would do."""
-    harm = {"group_size", "model", "max_pixels", "max_completion_length", "quantize", "lora.dtype", "optimiser"}
+    harm = {"group_size", "model", "max_pixels", "max_completion_length", "quantize", "optimiser"}
     seven = replace(COCO, model="qwen2-vl-7b", max_completion_length=1024)
     room = fit.usable(8.0) * fit.GIB
     found = list(alternatives(seven, lambda candidate: fit.account(candidate).peak <= room))
@@ -172,7 +172,6 @@ def test_a_picture_is_cut_with_its_prompt() -> None:
     """Catches max_pixels lowered alone, which leaves the longest prompt as long as it was."""
     room = 1.85 * fit.GIB
     config = replace(COCO, prompts_per_rollout=1, offload_vision=True, rows_per_pass=1, optimiser="adamw8bit")
-    config = replace(config, lora=replace(config.lora, dtype="bfloat16"))
     for found in alternatives(config, lambda candidate: fit.account(candidate).peak <= room):
         if found.max_pixels != config.max_pixels:
             tokens = (config.max_pixels - found.max_pixels) // 784

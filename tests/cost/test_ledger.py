@@ -17,12 +17,12 @@ from minirft.cost.architectures import architecture
 from minirft.cost.fake_step import counted, fake_policy, measured
 from minirft.cost.memory import GIB, ledger, resident
 from minirft.cost.sizes import NF4, Shape, adapter_weights, count_weights
+from minirft.engine.decoding import prefill
 from minirft.engine.loading import LoraSettings
-from minirft.engine.prefix import prefill
 from minirft.policy import Policy
 from minirft.reference import make_reference
 from minirft.runs.config import GRPOConfig, load_config
-from minirft.runs.optimise import make_optimiser
+from minirft.runs.step import make_optimiser
 from minirft.samples import Sample
 
 COCO = replace(load_config("coco_8cate_4shot"), prompts_per_rollout=1)
@@ -144,7 +144,7 @@ SETTINGS = {
     "two rows": {"rows_per_pass": 2},
     "several prompts": {"rows_per_pass": 12, "prompts_per_rollout": 3},
     "long answers": {"max_completion_length": 256, "max_prompt_length": 100},
-    "unquantised, bf16 adapters": {"quantize": "none", "lora": LoraSettings(dtype="bfloat16")},
+    "unquantised": {"quantize": "none"},
     "8-bit moments": {"optimiser": "adamw8bit"},
     "all weights": {"quantize": "none", "train": "full"},
     "vision learns": {"train_vision": True, "max_pixels": 200704},
@@ -241,7 +241,7 @@ def test_more_rows_never_need_less(chosen: dict[str, object], groups: int) -> No
 @settings(max_examples=40, deadline=None)
 @given(st.fixed_dictionaries(SMALL))
 def test_each_option_saves(chosen: dict[str, object]) -> None:
-    """Offloading, 8-bit moments and bfloat16 adapters never cost, and show in the parts they are about."""
+    """Offloading, 8-bit moments and 4-bit weights never cost, and show in the parts they are about."""
     config = replace(COCO, **chosen)
     found = ledger(middle_size(), config)
     options = {"offload_vision": True, "offload_embedding": True, "optimiser": "adamw8bit", "quantize": "nf4"}

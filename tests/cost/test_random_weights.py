@@ -17,7 +17,7 @@ from transformers import Qwen2VLConfig
 import minirft.cost.random_weights as module
 from minirft.cost.architectures import architecture
 from minirft.cost.random_weights import placeholder_tokenizer, random_weights, write_random
-from minirft.engine.prefix import naive_logits
+from minirft.engine.logprobs import naive_logits
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups
 from minirft.samples import Sample

@@ -15,7 +15,8 @@ from minirft.data.fine_grained import FLOWERS, load_fine_grained
 from minirft.data.folder import load_folder
 from minirft.data.reasonseg import load_reasonseg, masks
 from minirft.rewards.answers import normalise, parse_grounding, parse_label
-from minirft.rewards.boxes import MODEL, convert, iou, pixels
+from minirft.rewards.boxes import MODEL, convert, pixels
+from minirft.rewards.detection import iou
 from minirft.samples import Sample
 
 

@@ -8,9 +8,9 @@ from conftest import FORWARD, apart, rounding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirft.engine.attention import OnPrompts
-from minirft.engine.decoding import Graph, Growing
-from minirft.engine.prefix import naive_logits, prefill
+from minirft.engine.decoding import Graph, Growing, prefill
+from minirft.engine.layers import OnPrompts
+from minirft.engine.logprobs import naive_logits
 from minirft.policy import Policy
 from minirft.sampler import sample_groups
 from minirft.samples import Sample

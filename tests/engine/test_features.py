@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirft.engine.features import ByteCache
+from minirft.engine.processor import ByteCache
 from minirft.policy import Policy
 from minirft.samples import Sample
 

@@ -24,10 +24,9 @@ from conftest import FORWARD, apart, rounding, shaken
 from torch import Tensor
 from transformers import AttentionMaskInterface, Qwen2VLForConditionalGeneration
 
-from minirft.engine.attention import NAME
-from minirft.engine.decoding import DECODERS
+from minirft.engine.decoding import DECODERS, prefill
+from minirft.engine.layers import SHARED_PREFIX
 from minirft.engine.logprobs import gather_logprobs
-from minirft.engine.prefix import prefill
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, Sample
@@ -81,7 +80,7 @@ def test_checkpointing_leaves_the_vision_tower_out(miniature: Path, samples: lis
 def test_attention_is_never_eager(miniature: Path) -> None:
     """Catches an attention that *adds* its mask: a bool mask then hides nothing (logits 0.7 to 1.6 off)."""
     core = Policy.load(miniature, lora=LORA).core
-    assert core.config.text_config._attn_implementation == NAME
+    assert core.config.text_config._attn_implementation == SHARED_PREFIX
     assert core.config.vision_config._attn_implementation == "sdpa"
 
 
@@ -118,7 +117,7 @@ def test_packed_pass_equals_eager_attention_with_an_added_mask(policy: Policy, m
 
 def test_left_padding_is_seen_under_our_attention(policy: Policy, samples: list[Sample]) -> None:
     """Catches an attention name without a mask function: transformers then drops the mask of padded prompts."""
-    assert NAME in AttentionMaskInterface().valid_keys()
+    assert SHARED_PREFIX in AttentionMaskInterface().valid_keys()
     prompts = [policy.encode(sample) for sample in samples]
     together = prefill(policy, prompts)
     assert not together.mask.all()
@@ -174,9 +173,10 @@ def test_adapters_of_32_bits_keep_no_activations_of_32_bits(miniature: Path, sam
     """Catches PEFT's cast of every linear layer's input to the format of the adapter: 57% more memory in a layer."""
     found = {}
     for dtype in ("float32", "bfloat16"):
-        lora = LoraSettings(r=4, alpha=8, dtype=dtype)
-        policy = Policy.load(miniature, lora=lora, quantize="nf4", dtype="bfloat16")
-        assert {str(weight.dtype) for weight in policy.trainable().values()} == {f"torch.{dtype}"}
+        policy = Policy.load(miniature, lora=LoraSettings(r=4, alpha=8), quantize="nf4", dtype="bfloat16")
+        assert {weight.dtype for weight in policy.trainable().values()} == {torch.float32}
+        for weight in policy.trainable().values():
+            weight.data = weight.data.to(getattr(torch, dtype))
         rollout = rollout_of(policy, samples)
         found[dtype] = saved_bytes(lambda: policy.logprobs(rollout), policy)  # noqa: B023
     assert found["float32"][torch.float32] == found["bfloat16"][torch.float32]

@@ -9,8 +9,8 @@ import torch
 from conftest import BACKWARD, FORWARD, apart, rounding, shaken
 from torch import Tensor
 
-from minirft.engine.attention import Spans
-from minirft.engine.prefix import _packed_positions, packed_logprobs, passes
+from minirft.engine.layers import Spans
+from minirft.engine.logprobs import _packed_positions, packed_logprobs, passes
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, Sample

@@ -19,7 +19,7 @@ from minirft.cost.random_weights import RAW_SCORE
 from minirft.cost.steps import raw_score, tolerance
 from minirft.engine import prefix
 from minirft.engine.decoding import DECODERS
-from minirft.engine.prefix import naive_logits
+from minirft.engine.logprobs import naive_logits
 from minirft.policy import LoraSettings, Policy
 from minirft.runs import make_optimiser
 from minirft.runs.config import GRPOConfig

@@ -15,12 +15,11 @@ from test_train import earnable
 from torch.nn.functional import scaled_dot_product_attention
 
 from minirft import UserError
-from minirft.engine.attention import OnPrompts, one_token_attention
+from minirft.engine.layers import OnPrompts, one_token_attention
 from minirft.loss import LOSSES
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.measured import mismatch
-from minirft.runs.optimise import make_optimiser
+from minirft.runs.step import make_optimiser, mismatch
 from minirft.sampler import pick, sample_groups
 from minirft.samples import Sample
 from minirft.train import add_gradients, grpo_step

@@ -10,8 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from minirft.engine import versions
-from minirft.engine.decoding import Buffer, Growing
-from minirft.engine.prefix import prefill
+from minirft.engine.decoding import Buffer, Growing, prefill
 from minirft.policy import Policy
 from minirft.samples import Sample
 

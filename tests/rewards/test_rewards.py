@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from minirft import UserError
 from minirft.rewards import answers, detection
 from minirft.rewards.answers import Detections
-from minirft.rewards.boxes import iou
 from minirft.rewards.detection import (
     CONFIDENCE_RULES,
     STRICT,
     brier_score,
-    detection_confidence,
-    detection_iou,
+    detection_scores,
+    iou,
     iou_score,
     linear_score,
     matched_iou,
@@ -354,4 +353,5 @@ def test_pieces() -> None:
     assert matched_iou(found, truth, "greedy").tolist() == [0, 0.5, 0]
     assert iou_score(np.array([1.0]), 4, 2) == 0.25 and iou_score(np.array([1.0]), 1, 2, "predictions") == 1
     assert iou_score(np.zeros(0), 0, 2, "predictions") == 0 and iou_score(np.zeros(0), 0, 0, abstention=0.25) == 0.25
-    assert detection_iou(NOTHING, NOTHING, STRICT) == detection_confidence(NOTHING, NOTHING, STRICT) == 1
+    nothing = Detections(np.zeros((0, 4)), np.zeros(0))
+    assert detection_scores(nothing, nothing, STRICT) == (1, 1)

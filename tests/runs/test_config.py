@@ -110,6 +110,12 @@ def test_unknown_key_names_the_nearest(tmp_path: Path):
     assert "unknown key 'zzz'" in refusal(tmp_path, "zzz = 4")
 
 
+def test_a_key_that_is_gone_says_so(tmp_path: Path):
+    """A setting of an earlier version that is silently ignored, or called a misspelling."""
+    said = refusal(tmp_path, '[lora]\ndtype = "float32"')
+    assert "'lora.dtype' is gone: adapters are always float32; remove the line" in said
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

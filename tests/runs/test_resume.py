@@ -24,8 +24,7 @@ from small_runs import earnable, small_config, trace
 
 import minirft.train as train_module
 from minirft import UserError
-from minirft.engine.loading import LoraSettings
-from minirft.engine.precision import LossScale
+from minirft.engine.model import LossScale
 from minirft.runs import checkpoints
 from minirft.runs.checkpoints import load_checkpoint
 from minirft.runs.config import DataConfig, GRPOConfig
@@ -80,8 +79,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(config: GRPOConfig, trainer: Tra
     [
         {},
         {"optimiser": "adamw8bit"},
-        {"optimiser": "adamw8bit", "dtype": "bfloat16", "lora": LoraSettings(dtype="bfloat16"), "quantize": "nf4"},
-        {"dtype": "bfloat16", "lora": LoraSettings(dtype="bfloat16"), "checkpointing": True},
+        {"optimiser": "adamw8bit", "dtype": "bfloat16", "quantize": "nf4"},
+        {"dtype": "bfloat16", "checkpointing": True},
         {"dtype": "float16", "offload_vision": True},
     ],
     ids=["float32", "8-bit moments", "all of 8 and 16 bits", "bfloat16 adapters", "float16"],

@@ -12,13 +12,13 @@ from small_runs import small_config
 
 from minirft import UserError
 from minirft.data.feed import training_feed
-from minirft.engine.prefix import naive_logits
+from minirft.engine.logprobs import naive_logits
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import load_policy, load_run_policy
 from minirft.runs.log import METRICS, read_log
 from minirft.runs.loop import generate
-from minirft.runs.optimise import make_optimiser
+from minirft.runs.step import make_optimiser
 from minirft.runs.supervised import add_gradients, sft, sft_step, target_text, written_rollout
 from minirft.samples import Sample
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from minirft.cost.architectures import architecture
 from minirft.cost.memory import GIB, ledger
-from minirft.engine.attention import Spans
+from minirft.engine.layers import Spans
 from minirft.policy import Policy
 from minirft.runs.config import load_config
 from minirft.samples import Sample

@@ -15,8 +15,7 @@ from PIL import Image
 
 from minirft.advantages import group_advantages
 from minirft.loss import LOSSES
-from minirft.rewards.boxes import iou, match_greedy
-from minirft.rewards.detection import CONFIDENCE_RULES
+from minirft.rewards.detection import CONFIDENCE_RULES, iou, match_greedy
 from minirft.rewards.readings import reading
 from minirft.show import display as live
 from minirft.show.play import Playground

@@ -24,7 +24,7 @@ from minirft.rewards import prompts
 from minirft.rewards.readings import Reward, reading
 from minirft.rewards.redteam import SOLUTIONS, audit
 from minirft.runs.config import GRPOConfig
-from minirft.runs.measured import written
+from minirft.runs.step import written
 from minirft.samples import Sample
 from minirft.show import display as live
 from minirft.show import kept, play

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 from minirft.experiments import gate
 from minirft.experiments.pretrain import IGNORE, PretrainConfig, SideHeads, Stream, prompt_ids, side_targets, text_loss
 from minirft.policy import Policy
-from minirft.rewards import answers, boxes
+from minirft.rewards import answers, iou
 from minirft.rewards.readings import reading
 from minirft.tiny import CHECKPOINT, world
 from minirft.tiny.annotators import BROKEN_TAGS, CAREFUL_START, annotate, careful, loose_box, quick
@@ -72,7 +72,7 @@ def test_a_shattered_object_hides_its_place_but_stays_in_its_square():
         left, top, right, bottom = thing.extent
         assert left <= x1 < x2 <= right <= SIDE and top <= y1 < y2 <= bottom <= SIDE
         middle = np.array([[left, top, left, top]]) + (60 - (x2 - x1)) / 2 + np.array([[0, 0, x2 - x1, y2 - y1]])
-        seen.append(boxes.iou(middle, np.array([thing.box]))[0, 0])
+        seen.append(iou(middle, np.array([thing.box]))[0, 0])
     assert np.mean(np.array(seen) >= 0.5) < 0.5, "guessing the middle of the square must usually fail"
 
 

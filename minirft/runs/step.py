@@ -1,24 +1,29 @@
-"""The optimiser's part of a step: the rate, the gradients' norm, an overflow of float16, the cause of a NaN."""
+"""What every step of a run has beside its loss: the optimiser and its rate, the cause of a NaN, the row of the log."""
 
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
+from typing import Any
 
 import torch
 from bitsandbytes.optim import AdamW8bit
+from torch import Tensor
 
 from minirft import UserError
-from minirft.engine import round_at_random
+from minirft.advantages import degenerate_groups
 from minirft.policy import Policy
+from minirft.rewards import Score
 from minirft.runs.config import GRPOConfig
 from minirft.samples import Rollout
+
+Row = dict[str, Any]
 
 
 def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
     """AdamW over what learns, its moments in 32 or 8 bits; the rate is set at every step.
 
-    Adapters in bfloat16 are rounded at random (`precision.round_at_random`).  Raises `UserError` for a whole model
-    of 16 bits: its 8 or 11 significant bits swallow steps of a usual size.
+    Raises `UserError` for a whole model of 16 bits: its 8 or 11 significant bits swallow steps of a usual size.
     """
     half = [name for name, weight in policy.trainable().items() if weight.dtype in (torch.bfloat16, torch.float16)]
     if half and not policy.has_lora:
@@ -29,9 +34,7 @@ def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
     if config.optimiser == "adamw8bit":
         _check_8_bit_runs(policy.device)
     kind = AdamW8bit if config.optimiser == "adamw8bit" else torch.optim.AdamW
-    optimiser = kind(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
-    round_at_random(optimiser, config.seed)
-    return optimiser
+    return kind(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
 
 
 def _check_8_bit_runs(device: torch.device) -> None:
@@ -124,3 +127,47 @@ def blame(policy: Policy, rollout: Rollout, rows: list[int]) -> str:
             if weight.grad is not None and not weight.grad.isfinite().all():
                 return f"the gradient of {name} is not finite, first for sample {sample.id}"
     return "the sum of all gradients is not finite, though each prompt's is"
+
+
+def rollout_metrics(rollout: Rollout, scores: list[Score], rewards: Tensor) -> Row:
+    """Means over the rollout; `log.METRICS` defines each.  `rewards` is (P, G)."""
+    parts = {f"reward_{name}": sum(s.parts[name] for s in scores) / len(scores) for name in scores[0].parts}
+    return {
+        "reward": rewards.mean().item(),
+        **parts,
+        "reward_std": rewards.std(-1).mean().item(),
+        "degenerate_groups": degenerate_groups(rewards).float().mean().item(),
+        "parse_rate": sum(s.failure is None for s in scores) / len(scores),
+        "completion_length": rollout.lengths.float().mean().item(),
+        "truncated": 1 - rollout.finished.float().mean().item(),
+    }
+
+
+def mismatch(rollout: Rollout, old_logprobs: Tensor, rows: list[int], step: int, bound: float = 0.05) -> Row:
+    """Mean |log π_old - log π_sampler| over the tokens of the rows that learn, in nats; above `bound` that is said."""
+    if not rows:
+        return {}
+    apart = (old_logprobs - rollout.logprobs)[rows][rollout.completion_mask[rows]].abs().mean().item()
+    if apart > bound:
+        print(
+            f"minirft: step {step} learns from log-probs {apart:.2g} nats a token off those of sampling (mismatch): "
+            f'use dtype = "float32", or set importance_cap = 2',
+            file=sys.stderr,
+        )
+    return {"mismatch": apart}
+
+
+def times(clock: list[float], rollout: Rollout) -> Row:
+    """Seconds of the four parts of a step, from the five readings of the clock around them."""
+    names, seconds = ("prepare", "rollout", "score", "update"), clock[-1] - clock[0]
+    row = {f"seconds_{name}": end - start for name, (start, end) in zip(names, pairwise(clock), strict=True)}
+    return {"seconds": seconds, **row, "tokens_per_second": rollout.lengths.sum().item() / seconds}
+
+
+def written(rollout: Rollout, scores: list[Score], advantages: Tensor) -> list[Row]:
+    """The completions of the step with what they earned, for `completions.jsonl`."""
+    rows = []
+    for b, (score, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
+        row = {"sample": rollout.sample_of(b).id, "text": rollout.texts[b], "parts": score.parts, "reward": score.total}
+        rows.append(row | {"failure": score.failure, "advantage": advantage})
+    return rows

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SHELL = ("bash", "sh", "shell", "console")
-NO_CODE = ("", "{toctree}")
+NO_CODE = ("", "text", "{toctree}")
 FIRST_WORDS = r"(minirft|make|pip|conda|pytest|python\d?|cd|export|git|uv|jupyter|source)"
 
 
@@ -52,6 +52,7 @@ class Rule:
 
 SHORT = "--steps 1 --prompts-per-step 2 --group-size 2 --max-completion-length 4 --eval-samples 2 --eval-every 0"
 PHOTOS = "--max-pixels 12544 --dtype float32 --threads 1"
+OTHERS = "another program's, on hardware that we lack: not run, and the page says so"
 RULES = [
     Rule("minirft demo", "the embedded model, one step, four questions", also="--config demo.toml --steps 1"),
     Rule(
@@ -75,10 +76,21 @@ RULES = [
         ("DIR", "{root}"),
         "--dry-run --processor {miniature}",
     ),
+    Rule("minirft report", "a run of the embedded model, one step"),
+    Rule("minirft predict", "a run of the embedded model, one step", also="--max-completion-length 8"),
+    Rule("minirft export", "a run of the embedded model with LoRA, one step"),
+    Rule(
+        "minirft eval coco_8cate_4shot",
+        "an adapter of the embedded model, two questions",
+        also="--model tiny --quantize none --dtype float32 --data.categories cat mug --eval-samples 2",
+    ),
     Rule("make", "`make -n`: the target exists, and its recipe can be written out"),
     Rule("pip install", "read: its files exist, and so do the extras"),
     Rule("python -m venv", "made, without pip, in another folder"),
     Rule(". .venv", "the file is in that environment"),
+    Rule("vllm serve", OTHERS),
+    Rule("python llama.cpp", OTHERS),
+    Rule("llama.cpp/build", OTHERS),
     Rule("pytest", "this very run: it takes its settings from pyproject.toml"),
 ]
 
@@ -93,6 +105,11 @@ class Block:
     page: str
     language: str
     text: str
+
+    @property
+    def page_text(self) -> str:
+        """The whole page."""
+        return next(page.read_text(encoding="utf-8") for page in PAGES if page.name == self.page)
 
 
 def blocks(text: str, page: str) -> list[Block]:
@@ -159,9 +176,28 @@ def test_every_rule_is_needed():
 # ------------------------------------------------------------------ what is run
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the embedded model with LoRA, and its exported adapter."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(shlex.split(f"train tiny_detection --train lora --dtype float32 {SHORT} --out {folder / 'run'}")) == 0
+    assert main(shlex.split(f"export {folder / 'run'} --to adapter --out {folder / 'their_adapter'}")) == 0
+    return folder
+
+
 @pytest.fixture
-def places(tmp_path: Path, root: Path, coco: DataConfig, miniature: Path) -> dict[str, Path]:  # noqa: F811
-    """The folder in which a reader types: boxes of cats and mugs, pictures, and the files that the pages name."""
+def places(
+    tmp_path: Path,
+    root: Path,  # noqa: F811
+    coco: DataConfig,  # noqa: F811
+    miniature: Path,
+    trained: Path,
+) -> dict[str, Path]:
+    """The folder in which a reader types: boxes of cats and mugs, pictures, runs, and the files that the pages name."""
+    for name in ("runs/mine", "runs/train"):
+        shutil.copytree(trained / "run", tmp_path / name)
+    (tmp_path / "their_adapter").symlink_to(trained / "their_adapter")
+    (tmp_path / "photos").symlink_to(coco.images)
     coco.annotations.write_text(coco.annotations.read_text().replace('"dog"', '"mug"'))
     (tmp_path / "pictures").symlink_to(coco.images)
     (tmp_path / "cats.toml").write_text('[data]\nkind = "coco"\nannotations = "instances.json"\nimages = "pictures"\n')
@@ -243,6 +279,11 @@ def test_what_surrounds_it_is_there(command: str, tmp_path: Path, request: pytes
         assert dry_make(words[1:]).strip()
     elif rule.begins == "pip install":
         reads(words[2:])
+    elif rule.how == OTHERS:
+        typed_in = (block for block in BLOCKS if block.language in SHELL and command in [*commands(block)])
+        assert "**Not run here" in next(typed_in).page_text
+            block.page_text for block in BLOCKS if block.language in SHELL and command in [*commands(block)]
+        )
     elif rule.begins == "pytest":
         assert request.config.inipath == ROOT / "pyproject.toml" and "tests" in request.config.getini("testpaths")
     else:
@@ -279,6 +320,8 @@ def test_commands_in_sentences_exist(span: str):
         reads(shlex.split(span)[2:])
     elif program == "conda":
         assert (ROOT / re.search(r"-f (\S+)", span)[1]).is_file()
+    elif program == "git":
+        assert subprocess.run(["git", words[0], "-h"], capture_output=True, check=False).returncode in (0, 129), span
     elif program == "python":
         assert words[0] == "-m" and find_spec(words[1]), span
     else:

@@ -13,7 +13,8 @@ import nbformat
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-OURS = re.compile(r"minirft: .+|\[ *\d+\.\d s\] .+| *\d+%\|.*\| \d+/\d+ \[.*\]|")
+ENDING = r"held out +step.+|[a-z0-9_]+ +\d\.\d+ +\d\.\d+  .+|next:|  minirft (report|eval|predict|export) .+  # .+"
+OURS = re.compile(rf"{ENDING}|minirft: .+|\[ *\d+\.\d s\] .+| *\d+%\|.*\| \d+/\d+ \[.*\]|")
 SMALL = "--prompts-per-step 2 --group-size 2 --max-completion-length 8 --eval-samples 4 --eval-every 0 --threads 1"
 ADAPTERS = "--train lora --quantize nf4 --optimiser adamw8bit"  # all that bitsandbytes is asked for
 

@@ -22,10 +22,10 @@ def ending(folder: Path, config: GRPOConfig) -> str:
 def moved(rows: Sequence[Row]) -> list[str]:
     """Before, after and whether the intervals overlap, for the main metrics; nothing where one evaluation is missing.
 
-    >>> rows = [{"kind": "eval", "step": s, "ap50": s / 9, "ci": {"ap50": [s / 9, s / 9 + 0.2]}} for s in (0, 5)]
+    >>> rows = [{"kind": "eval", "step": s, "auc": s / 9, "ci": {"auc": [s / 9, s / 9 + 0.2]}} for s in (0, 5)]
     >>> print("\\n".join(moved(rows)))
     held out         step 0   step 5
-    ap50              0.000    0.556  moved
+    auc               0.000    0.556  moved
     """
     found = [row for row in rows if row.get("kind") == "eval"]
     if len(found) < 2:

@@ -25,6 +25,6 @@ if TYPE_CHECKING:
     from minirft.engine.offload import keep_in_host_memory
     from minirft.engine.processor import FeatureCache, Processor, PromptCache, load_processor
     from minirft.engine.quiet import quieten_libraries
-    from minirft.engine.versions import Qwen2VLImageProcessorPil, recompute_layers
+    from minirft.engine.versions import Qwen2VLImageProcessorPil, quiet_peft, recompute_layers
 
 __getattr__, __all__ = lazily(__name__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig, Qwen2VLForConditi
 
 from minirft import UserError
 from minirft.engine.layers import SHARED_PREFIX, embed_patches_by_product, fuse_adapters
+from minirft.engine.versions import quiet_peft
 
 TINY = Path(__file__).parents[1] / "tiny" / "checkpoint"  # the embedded model
 HUB = {"qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-7b": "Qwen/Qwen2-VL-7B-Instruct"}
@@ -172,9 +172,7 @@ def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_v
     config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(lora.seed)
-        with warnings.catch_warnings():
-            # PEFT asks transformers by an old name; the caller can do nothing about it.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        with quiet_peft():
             adapted = get_peft_model(model, config)  # in float32, whatever the model's dtype
     fuse_adapters(adapted)
     return adapted

@@ -7,6 +7,9 @@ source, and the next release would need a line here even where nothing changed.
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
@@ -19,12 +22,20 @@ except ImportError:  # one class, that uses PIL
     )
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-__all__ = ["CACHE", "Qwen2VLImageProcessorPil", "recompute_layers", "smart_resize"]
+__all__ = ["CACHE", "Qwen2VLImageProcessorPil", "quiet_peft", "recompute_layers", "smart_resize"]
 
 # The keyword under which the language model takes a cache of keys and values: `model(**{CACHE: cache})`.  It is
 # `past_key_values` up to transformers 5.23 and `cache` from 5.24 on.  A name that the model does not know is no error:
 # it goes into **kwargs, and the cache stays empty.
 CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Inside, PEFT may put adapters on a model without a warning: it asks transformers by an old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def recompute_layers(text: nn.Module) -> None:

@@ -22,7 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from minirft import UserError
-from minirft.evaluation.scores import Statistic, check_pairs, intervals, resampled
+from minirft.evaluation.resampling import Statistic, intervals, resampled
+from minirft.evaluation.scores import check_pairs
 from minirft.rewards import MODEL, Array, ParseFailure, convert, parse, pixels
 from minirft.samples import Sample
 

@@ -29,7 +29,6 @@ MAX_CHARACTERS = 65_536  # longer than any completion we sample; what bounds the
 MAX_LABEL = 1_000  # characters; the longest of the data sets' labels has under 100
 MAX_PREDICTIONS = 1_000  # Hungarian matching is cubic; COCO and LVIS score 100 and 300 boxes
 _DETAIL = 80  # characters of the offending text shown
-
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _FORM = re.compile(r"<think>(?P<thought>.*)</think>\s*<answer>.*</answer>", re.DOTALL)
 _NO_OBJECTS = re.compile(r"""['"]?no objects?['"]?\.?""", re.IGNORECASE)

@@ -9,6 +9,7 @@ from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 
 from minirft import UserError
+from minirft.engine import quiet_peft
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import load_policy, load_run_policy
@@ -39,7 +40,8 @@ def adapted_policy(folder: Path, config: GRPOConfig) -> Policy:
         if kind.is_prompt_learning:
             raise UserError(f"{folder}: a {kind.peft_type.value} adapter puts tokens before the prompt; use LoRA")
         vars(core).pop("peft_config", None)  # of the adapters taken off; not every version of PEFT takes it along
-        model = PeftModel.from_pretrained(core, str(folder), is_trainable=True)
+        with quiet_peft():
+            model = PeftModel.from_pretrained(core, str(folder), is_trainable=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{folder}: the adapter does not fit {config.model} ({reason}); name its base model") from None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minirft import UserError
-from minirft.data import held_out, training_feed
+from minirft.data import held_out, training_feed, validation
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import HELD_OUT, run_config
 from minirft.runs.log import parse_row, read_log
@@ -137,7 +137,8 @@ def _answers(folder: Path) -> dict[int, dict[str, str]]:
 
 def _held_out(config: GRPOConfig) -> list[Sample]:
     try:
-        return held_out(config)
+        asked = [*validation(config), *held_out(config)]  # while it trained, and by `minirft eval`
+        return list({sample.id: sample for sample in asked}.values())
     except UserError:
         return []
 

@@ -15,14 +15,14 @@ from minirft.commands.ending import moved
 from minirft.commands.report import report_data, runs_in
 from minirft.runs.history import groups_of, read_history
 from minirft.runs.supervised import sft
-from minirft.train import train
+from minirft.train import run
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_random: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the demo leaves it: a GRPO run of 4 steps with two evaluations, and one of SFT without."""
     folder = tmp_path_factory.mktemp("runs")
-    list(train(small_config(tiny_random, folder / "rft", steps=4, eval_every=4)))
+    list(run(small_config(tiny_random, folder / "rft", steps=4, eval_every=4)))
     list(sft(small_config(tiny_random, folder / "sft", sft_steps=2)))
     return folder
 
@@ -47,12 +47,12 @@ def test_a_history_is_what_the_run_wrote(runs: Path):
 def test_a_resumed_run_keeps_one_answer_a_question(runs: Path, tiny_random: Path, tmp_path: Path):
     """An evaluation that is done again after a stop and then stands there twice."""
     config = small_config(tiny_random, tmp_path / "run", steps=4, eval_every=2, save_every=2)
-    steps = train(config)
+    steps = run(config)
     for row in steps:
         if row["kind"] == "train" and row["step"] == 3:
             steps.close()
             break
-    list(train(config, resume=tmp_path / "run"))
+    list(run(config, resume=tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "held_out.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0] * 4 + [2] * 4 + [4] * 4
 
@@ -100,8 +100,8 @@ def test_the_end_of_a_run_says_what_moved(runs: Path):
     """A rise called one where the intervals overlap; a table made of one evaluation."""
 
     def row(step: int, value: float) -> dict:
-        return {"kind": "eval", "step": step, "ap50": value, "ci": {"ap50": [value - 0.1, value + 0.1]}}
+        return {"kind": "eval", "step": step, "ap50_pooled": value, "ci": {"ap50_pooled": [value - 0.1, value + 0.1]}}
 
     assert moved([row(0, 0.2)]) == []
     assert moved([row(0, 0.2), row(5, 0.9), row(9, 0.35)])[1].endswith("within its intervals")
-    assert moved([row(0, 0.2), row(5, 0.25), row(9, 0.6)])[1].split() == ["ap50", "0.200", "0.600", "moved"]
+    assert moved([row(0, 0.2), row(5, 0.25), row(9, 0.6)])[1].split() == ["ap50_pooled", "0.200", "0.600", "moved"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from minirft.evaluation.scores import MACRO
+from minirft.evaluation.resampling import MACRO
 from minirft.experiments import coverage
 
 

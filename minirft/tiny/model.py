@@ -14,7 +14,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from minirft.engine import Qwen2VLImageProcessorPil
+from minirft.engine import TINY, Qwen2VLImageProcessorPil
 from minirft.rewards import prompts
 from minirft.tiny.annotators import CAREFUL_START, CONFIDENCES, QUICK_THOUGHT, THEREFORE, VERDICTS
 from minirft.tiny.lookalikes import FAMILIES
@@ -32,18 +32,7 @@ SPECIAL = {
     "video": "<|video_pad|>",
 }
 SYSTEM = "You are a helpful assistant."
-CHAT_TEMPLATE = """\
-{%- if messages[0].role != 'system' %}<|im_start|>system
-You are a helpful assistant.<|im_end|>
-{% endif %}
-{%- for message in messages %}<|im_start|>{{ message.role }}
-{% if message.content is string %}{{ message.content }}
-{%- else %}{% for part in message.content %}
-{%- if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}
-{%- endfor %}{% endif %}<|im_end|>
-{% endfor %}
-{%- if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
+CHAT_TEMPLATE = (TINY / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def phrases() -> Iterator[str]:

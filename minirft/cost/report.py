@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 Found = dict[str, Any]
@@ -120,39 +118,3 @@ def footing(found: Found) -> list[str]:
     else:
         lines.append(f"TRL: {setting['trl']}.")
     return lines
-
-
-# ------------------------------------------------------------------ several measurements in one table
-
-
-def markdown(folder: Path) -> str:
-    """The JSON files in a folder as a Markdown table, one measurement a row."""
-    lines = [
-        "| command | FLOPs / floor | TRL / ours, FLOPs | seconds | update alone | memory saved | ours, s | TRL, s |",
-        "|" + "---|" * 8,
-    ]
-    for file in sorted(folder.glob("*.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        ratio, trl = found["ratio"], found["trl"]
-        cells = [f"`{command(found)}`", f"{ratio['flops_to_floor']:.3f}"]
-        keys = ("flops", "seconds", "update_seconds", "saved_bytes")
-        cells += [f"{ratio[f'trl_to_ours_{key}']:.2f}" if trl else "" for key in keys]
-        lines.append("| " + " | ".join([*cells, spread(found["ours"]), spread(trl) if trl else ""]) + " |")
-    return "\n".join(lines)
-
-
-def command(found: Found) -> str:
-    """The command line that measures this again."""
-    shape, setting = found["shape"], found["setting"]
-    words = ["minirft bench", f"--model {setting['model']}"]
-    words += [f"--{name} {shape[name]}" for name in ("prompt", "completion", "group", "prompts")]
-    words += [f"--{name}" for name in ("checkpointing", "cached") if setting[name]]
-    words += [f"--kl-coef {setting['kl_coef']}"] if setting["kl_coef"] else []
-    words += [f"--threads {setting['threads']}"] if setting["threads"] > 1 else []
-    return " ".join(words)
-
-
-def spread(row: Found) -> str:
-    """Median seconds and, in brackets, the fastest and the slowest step."""
-    low, high = row["seconds_spread"]
-    return f"{row['seconds']:.3g} ({low:.3g} to {high:.3g})"

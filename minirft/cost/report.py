@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Template
 
 Found = dict[str, Any]
 Cell = Callable[[Found], Any]
 
+TEXT = Path(__file__).with_name("report.txt.jinja")
 NAMES = ("floor", "ours", "naive", "trl")
 TITLES = {"floor": "floor", "ours": "ours", "naive": "naive", "trl": "TRL"}
 
 
 def table(found: Found) -> str:
     """What `measure` found, as text."""
-    lines = [*heading(found), "", f"{'one step':<34}" + "".join(f"{TITLES[name]:>12}" for name in NAMES)]
+    lines = [f"{'one step':<34}" + "".join(f"{TITLES[name]:>12}" for name in NAMES)]
     ours = found["ours"]
     for label, cell, pattern in rows(found):
         lines.append(f"{label:<34}" + "".join(f"{shown(cell, found, name, pattern):>12}" for name in NAMES))
     for key, title in (("seconds", "times our seconds"), ("flops", "times our arithmetic")):
         cells = ("" if name == "floor" or not found[name] else f"{found[name][key] / ours[key]:.2f}x" for name in NAMES)
         lines.append(f"{title:<34}" + "".join(f"{cell:>12}" for cell in cells))
-    return "\n".join([*lines, "", *footing(found)])
+    template = Template(TEXT.read_text(encoding="utf-8"), trim_blocks=True)
+    text = template.render(found=found, shape=found["shape"], setting=found["setting"], lines=lines, titles=TITLES)
+    return text.removesuffix("\n")
 
 
 def rows(found: Found) -> list[tuple[str, Cell, str]]:
@@ -81,40 +87,3 @@ def floor_row(found: Found) -> Found:
         "prompt_tokens": dict.fromkeys(phases, shape["prompts"] * shape["prompt"]),
         "completion_tokens": dict.fromkeys(phases, shape["prompts"] * rest),
     }
-
-
-def heading(found: Found) -> list[str]:
-    """What was measured, on what."""
-    shape, setting = found["shape"], found["setting"]
-    versions = ", ".join(f"{name} {version}" for name, version in setting["versions"].items())
-    return [
-        setting["policy"],
-        f"P = {shape['prompt']} prompt tokens ({shape['picture_tokens']} of them picture), C = {shape['completion']} "
-        f"completion tokens, G = {shape['group']}, {shape['prompts']} prompt{'s' * (shape['prompts'] > 1)} a step",
-        f"checkpointing {'on' if setting['checkpointing'] else 'off'}, kl_coef {setting['kl_coef']}, "
-        f"{setting['threads']} thread{'s' * (setting['threads'] > 1)}, {versions}"
-        + (", ours has seen the pictures before" if setting["cached"] else ""),
-    ]
-
-
-def footing(found: Found) -> list[str]:
-    """What the numbers mean."""
-    setting, equal = found["setting"], found["equal"]
-    lines = [
-        f"Ours is {found['ratio']['flops_to_floor']:.3f} of the floor, the least arithmetic for the same mathematics.",
-        "Checked first, on one rollout: "
-        + ", ".join(
-            f"{TITLES[name]} and ours differ by {gap['loss']:.0e} in loss, {gap['gradient']:.0e} of the gradient"
-            for name, gap in equal.items()
-        )
-        + ".",
-        f"Seconds are {setting['clock']} time, medians of {found['ours']['steps']} steps; the trainers took turns.",
-    ]
-    if found["trl"]:
-        lines.append(
-            "TRL: GRPOTrainer.train without vLLM; same weights learn, loss grpo, float32, temperature 1, "
-            f"beta {setting['kl_coef']}, checkpointing {'on' if setting['checkpointing'] else 'off'} (its default: on)."
-        )
-    else:
-        lines.append(f"TRL: {setting['trl']}.")
-    return lines

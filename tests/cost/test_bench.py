@@ -316,5 +316,5 @@ def test_trl_takes_turns_with_us(request_: Request):
 def test_a_policy_to_measure_never_ends_by_itself(model: str):
     """Completions of different lengths in the trainers that are compared."""
     policy = load_policy(model, LoraSettings(r=RANK), checkpointing=False)
-    assert isinstance(policy, Policy) and policy.eos_ids == ()
+    assert isinstance(policy, Policy) and max(policy.eos_ids) < 0  # no token
     assert policy.tokenizer.eos_token_id in policy.banned.tolist()

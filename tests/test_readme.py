@@ -6,11 +6,9 @@ import json
 import re
 from pathlib import Path
 
+from result_tables import benches, effects, experiments, results_table
+
 from minirft.commands.cli import COMMANDS
-from minirft.commands.demo import results_table
-from minirft.cost.report import markdown
-from minirft.experiments.page import effects
-from minirft.experiments.page import markdown as markdown_of_experiments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,15 +37,15 @@ def test_links_lead_somewhere():
 def test_the_costs_are_those_of_the_results():
     """A speed that was typed by hand, or measured on other code than the files say."""
     page = (ROOT / "docs" / "costs.md").read_text(encoding="utf-8")
-    shown = page.split("report.markdown -->\n")[1].split("<!-- /bench -->")[0].strip()
-    assert shown == markdown(ROOT / "results" / "bench").strip()
+    shown = page.split("benches -->\n")[1].split("<!-- /bench -->")[0].strip()
+    assert shown == benches(ROOT / "results" / "bench").strip()
 
 
 def test_the_replication_is_that_of_the_results():
     """A table of the paper's effects that is older than the cells it is made of."""
     page = (ROOT / "docs" / "replication.md").read_text(encoding="utf-8")
-    for name, made in (("markdown", markdown_of_experiments), ("effects", effects)):
-        shown = page.split(f"page.{name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+    for name, made in (("experiments", experiments), ("effects", effects)):
+        shown = page.split(f": {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
         assert shown == made(ROOT / "results" / "tiny", ROOT / "results" / "paper.json").strip()
 
 

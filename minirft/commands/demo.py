@@ -141,25 +141,3 @@ def headline(summary: dict[str, Any]) -> str:
         if any(value is not None for value in values):
             lines.append(f"{key:<20}" + "".join(f"{'-' if v is None else format(v, '.3f'):>8}" for v in values))
     return "\n".join(lines)
-
-
-def results_table(summaries: list[dict[str, Any]]) -> str:
-    """Several demos as one Markdown table, a row for each seed: how the README shows `results/demo/`.
-
-    >>> block = {"ap50_pooled": 0.25, "auc": None, "abstention": 0.5, "sampled": {"parse_rate": 0.8}}
-    >>> summary = {"seed": 0, "steps": 9, "before": block, "after": block, "sft": block}
-    >>> print(results_table([summary]).splitlines()[-1])
-    | 0 | 9 | 0.25 | 0.25 | **+0.00** | 0.25 | 0.80 | - | 0.50 |
-    """
-    names = ["seed", "steps", "pooled AP50 before", "after RFT", "gain", "after SFT"]
-    rows = [[*names, "sampled parse rate", "AUC", "abstention"], ["---"] * 9]
-    for summary in summaries:
-        before, after, beside = (summary[name] for name in ("before", "after", "sft"))
-        counts = [summary["seed"], summary["steps"]]
-        gain = f"**{after['ap50_pooled'] - before['ap50_pooled']:+.2f}**"
-        shares = [*(block["ap50_pooled"] for block in (before, after, beside)), after["sampled"]["parse_rate"]]
-        first, second, third, *rest = [
-            "-" if v is None else f"{v:.2f}" for v in (*shares, after["auc"], after["abstention"])
-        ]
-        rows.append([*map(str, counts), first, second, gain, third, *rest])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -10,15 +10,17 @@ import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from minirft import UserError
 from minirft.cost.lower_bound import floor
+from minirft.cost.request import Request
 from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, model_source, questions
 from minirft.cost.steps import Ours, check_equal, difference, loss_and_gradients, naive_of, settings, tolerance
-from minirft.cost.trl_step import Trl, our_loss_over_all_tokens
+from minirft.cost.trl_step import Trl, our_loss_over_all_tokens, plain_model
 from minirft.cost.work import PHASES, Work, counting, timing
 from minirft.engine import LoraSettings
 from minirft.reference import make_reference
@@ -30,24 +32,6 @@ OWN = {"tiny": Shape(prompt=45, completion=35, group=8, prompts=8, picture=(4, 4
 """The embedded model's own shape, that of configs/tiny_detection.toml: 16 picture tokens, answers of about 35."""
 USUAL = Shape(prompt=512, completion=64, group=8)
 RANK = 16
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to measure; a part of the shape that is None is the model's own."""
-
-    model: str = "tiny"
-    prompt: int | None = None
-    completion: int | None = None
-    group: int | None = None
-    prompts: int | None = None
-    steps: int = 5
-    checkpointing: bool = False
-    kl_coef: float = 0.0
-    cached: bool = False
-    naive: bool = True
-    trl: bool = True
-    threads: int = 1
 
 
 @dataclass
@@ -121,7 +105,7 @@ def new_trl(request: Request, source: str, ours: Ours, lora: LoraSettings | None
     if not request.trl:
         return None, "left out with --no-trl"
     try:
-        return Trl(source, ours, lora, COUNTED + 1 + request.steps), ""
+        return Trl(ours, lora, COUNTED + 1 + request.steps, partial(plain_model, source)), ""
     except ImportError as error:
         return None, f"not installed ({error})"
 

@@ -28,10 +28,8 @@ from typing import Any
 import torch
 
 from minirft import UserError
-from minirft.cost.gpu_checks import correct
-from minirft.cost.gpu_decode import decode
-from minirft.cost.gpu_parts import Cases, Sizes, free, memory, one_line
-from minirft.cost.gpu_time import times
+from minirft.cost.gpu_checks import correct, decode
+from minirft.cost.gpu_parts import Cases, Sizes, free, memory, one_line, times
 from minirft.cost.random_weights import write_random
 from minirft.engine import quieten_libraries
 from minirft.runs import library_version, provenance

@@ -1,23 +1,34 @@
-"""What `gpu.py` asks of one card, and the first of its parts: the peak memory of a whole step.
+"""What `gpu.py` asks of one card, and two of its parts: the peak memory of a whole step, and its seconds.
 
 A part is a generator of named cases.  A case is called, returns a row for the JSON file, and keeps nothing on the card.
 On a CPU the same code runs, with None for what only a card can tell.
+
+Steps are timed in turns, ours and TRL's, split into the same phases.  Both train adapters of rank 16, held in bfloat16,
+on a frozen 4-bit model with gradient checkpointing; TRL without vLLM.  The card is waited for at every change of phase,
+which costs both the same few microseconds.
 """
 
 from __future__ import annotations
 
 import gc
+import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
+from transformers import BitsAndBytesConfig, Qwen2VLForConditionalGeneration
 
 from minirft.cost.architectures import architecture
-from minirft.cost.shapes import PICTURE_SHARE, Shape, filler, fit_shape, questions
-from minirft.cost.steps import reward
-from minirft.engine import LoraSettings
+from minirft.cost.shapes import PICTURE_SHARE, Shape, endless, filler, fit_shape, questions
+from minirft.cost.steps import Ours, reward, settings
+from minirft.cost.trl_step import Trl
+from minirft.cost.work import PHASES, timing
+from minirft.engine import DECODERS, FeatureCache, LoraSettings
 from minirft.policy import Policy
 from minirft.reference import make_reference
 from minirft.runs import GRPOConfig, load_policy, make_optimiser
@@ -103,7 +114,8 @@ def _peaks(config: GRPOConfig, limit_gib: float | None) -> Row:
     _limit(device, limit_gib)
     reset_peak(device)
     policy = endless(load_policy(config))
-    found = {"limit_gib": limit_gib, "loading_gib": peak_gib(device), "weights_gib": _allocated_gib(device)}
+    loaded = in_gib(device)
+    found = {"limit_gib": limit_gib, "loading_gib": loaded["peak"], "weights_gib": loaded["allocated"]}
     lengths = (config.max_prompt_length, config.max_completion_length, config.group_size, config.prompts_per_step)
     shape = fit_shape(policy, Shape(*lengths))
     text = filler(policy, shape)
@@ -119,12 +131,13 @@ def _peaks(config: GRPOConfig, limit_gib: float | None) -> Row:
         generator=torch.Generator().manual_seed(0),
         prompts_per_pass=config.prompts_per_rollout or None,
     )
-    found["rollout_gib"] = peak_gib(device)
+    found["rollout_gib"] = in_gib(device)["peak"]
 
     reset_peak(device)
     for step in (1, 2):  # the first makes the optimiser's moments
         row, _ = grpo_step(policy, reference, optimiser, questions(text, shape, step), reward, config, step)
-    found |= {"step_gib": peak_gib(device), "reserved_gib": _reserved_gib(device), "context_gib": _context_gib(device)}
+    last = in_gib(device)
+    found |= {"step_gib": last["peak"], "reserved_gib": last["reserved"], "context_gib": last["context"]}
     return found | {key: value for key, value in row.items() if key.startswith(("seconds", "completion_length"))}
 
 
@@ -149,25 +162,18 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_gib(device: torch.device) -> float | None:
-    """Most bytes in tensors since `reset_peak`, in GiB; None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+def in_gib(device: torch.device) -> dict[str, float | None]:
+    """GiB in tensors, at most since `reset_peak` and now; reserved for them at most; taken of the card beside torch.
 
-
-def _allocated_gib(device: torch.device) -> float | None:
-    return torch.cuda.memory_allocated(device) / GIB if device.type == "cuda" else None
-
-
-def _reserved_gib(device: torch.device) -> float | None:
-    return torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None
-
-
-def _context_gib(device: torch.device) -> float | None:
-    """What the card has given away beside torch's allocator, other processes included."""
+    The last counts other processes too.  All are None on a CPU.
+    """
+    names = ("peak", "allocated", "reserved", "context")
     if device.type != "cuda":
-        return None
+        return dict.fromkeys(names)
     unused, total = torch.cuda.mem_get_info(device)
-    return (total - unused - torch.cuda.memory_reserved(device)) / GIB
+    context = total - unused - torch.cuda.memory_reserved(device)
+    of_torch = (torch.cuda.max_memory_allocated, torch.cuda.memory_allocated, torch.cuda.max_memory_reserved)
+    return dict(zip(names, [n / GIB for n in (*(read(device) for read in of_torch), context)], strict=True))
 
 
 def free() -> None:
@@ -182,16 +188,110 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: " + " ".join(str(error).split())[:500]
 
 
-def endless(policy: Policy) -> Policy:
-    """The policy, never ending a completion by itself, and taking pictures and prompts of any size as they are."""
-    policy.processor = replace(policy.processor, max_prompt_length=None)
-    policy.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16384}
-    policy.banned = torch.cat([policy.banned, torch.tensor(policy.eos_ids).to(policy.banned)])
-    policy.eos_ids = (-1,)  # no token
-    return policy
-
-
 def synchronise(device: torch.device) -> None:
     """Wait for the card, so that a clock read next is honest."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+# ------------------------------------------------------------------ time of a step
+
+LORA = LoraSettings()  # ours are float32; TRL casts the adapters of a 4-bit model to bfloat16
+Spent = dict[str, float]  # phase -> seconds
+
+
+def times(source: str, device: str, sizes: Sizes) -> Cases:
+    """One case a shape."""
+    for prompt, completion, group in sizes.shapes:
+        shape = Shape(prompt, completion, group)
+        yield f"P {prompt}, C {completion}, G {group}", partial(step_seconds, source, device, shape, sizes.steps)
+
+
+def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:
+    """Medians over `steps` steps of TRL and of ours with each decoder, after one that warms up.
+
+    Who fails leaves an error and the others go on.
+    """
+    trainers = new_ours(source, device, shape)
+    policy = trainers["growing"].policy
+    spent: dict[str, list[Spent]] = {name: [] for name in [*trainers, "trl"]}
+    errors: dict[str, str] = {}
+    turns_done = 0
+
+    def ours(turn: int) -> None:
+        nonlocal turns_done
+        for name in [name for name in trainers if name not in errors]:
+            policy.cache = FeatureCache()  # every step sees its picture for the first time
+            try:
+                trainers[name].step(turn, timed(trainers[name], torch.device(device), spent[name], turn))
+            except Exception as failure:
+                errors[name] = one_line(failure)
+        turns_done = turn + 1
+
+    try:
+        load, changes = partial(_four_bit, source, device), {"use_cpu": device == "cpu", "bf16": True}
+        trl = Trl(trainers["growing"], LORA, steps + 1, load, **changes)
+        trl.run(lambda turn: timed(trl, torch.device(device), spent["trl"], turn), ours)
+    except Exception as failure:  # whatever it is, ours can be timed
+        errors["trl"] = one_line(failure)
+    for turn in range(turns_done, steps + 1):
+        ours(turn)
+    rows = {name: summary(seconds) for name, seconds in spent.items() if name not in errors}
+    whole = rows["trl"]["seconds"] if "trl" in rows else None
+    ratios = {name: whole / rows[name]["seconds"] for name in trainers if name in rows} if whole else {}
+    return {"seconds": rows, "trl_to_ours": ratios, "errors": errors}
+
+
+def new_ours(source: str, device: str, shape: Shape) -> dict[str, Ours]:
+    """Our trainer with each decoder: the real `grpo_step` on a prompt of exactly the shape's length."""
+    policy = endless(
+        Policy.load(source, quantize="nf4", lora=LORA, dtype="bfloat16", device=device, checkpointing=True)
+    )
+    shape = fit_shape(policy, shape)
+    config = replace(settings(shape, checkpointing=True, kl_coef=0.0), quantize="nf4", train="lora", lora=LORA)
+    text = filler(policy, shape)
+    return {name: Ours(policy, None, replace(config, decoder=name), shape, text) for name in DECODERS}
+
+
+def _four_bit(source: str, device: str) -> Qwen2VLForConditionalGeneration:
+    """The model as a user of transformers loads it, with its own sdpa attention."""
+    model = Qwen2VLForConditionalGeneration.from_pretrained(
+        source,
+        dtype=torch.bfloat16,
+        device_map={"": device},
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        ),
+    )
+    for module in model.modules():
+        if isinstance(module, Linear4bit):  # on some CPUs it would not learn after a rollout, see `loading`
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+@contextmanager
+def timed(trainer: Ours | Trl, device: torch.device, spent: list[Spent], turn: int) -> Iterator[None]:
+    """Appends the seconds of the step that runs inside, by phase; not those of turn 0, which warms up."""
+
+    def clock() -> tuple[float]:
+        synchronise(device)
+        return (time.perf_counter(),)
+
+    with timing(trainer.marks, clock) as seconds:
+        yield
+    if turn:
+        spent.append({phase: wall for phase, (wall,) in seconds.items()})
+
+
+def summary(spent: list[Spent]) -> Row:
+    """Median and spread of the whole step, and medians by phase."""
+    whole = [sum(step.values()) for step in spent]
+    return {
+        "seconds": statistics.median(whole),
+        "spread": [min(whole), max(whole)],
+        "by_phase": {phase: statistics.median(step[phase] for step in spent) for phase in PHASES},
+        "steps": len(spent),
+    }

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Template
+
 Found = dict[str, Any]
 Cell = Callable[[Found], Any]
 
+TEXT = Path(__file__).with_name("report.txt.jinja")
 NAMES = ("floor", "ours", "naive", "trl")
 TITLES = {"floor": "floor", "ours": "ours", "naive": "naive", "trl": "TRL"}
 
 
 def table(found: Found) -> str:
     """What `measure` found, as text."""
-    lines = [*heading(found), "", f"{'one step':<34}" + "".join(f"{TITLES[name]:>12}" for name in NAMES)]
+    lines = [f"{'one step':<34}" + "".join(f"{TITLES[name]:>12}" for name in NAMES)]
     ours = found["ours"]
     for label, cell, pattern in rows(found):
         lines.append(f"{label:<34}" + "".join(f"{shown(cell, found, name, pattern):>12}" for name in NAMES))
     for key, title in (("seconds", "times our seconds"), ("flops", "times our arithmetic")):
         cells = ("" if name == "floor" or not found[name] else f"{found[name][key] / ours[key]:.2f}x" for name in NAMES)
         lines.append(f"{title:<34}" + "".join(f"{cell:>12}" for cell in cells))
-    return "\n".join([*lines, "", *footing(found)])
+    template = Template(TEXT.read_text(encoding="utf-8"), trim_blocks=True)
+    text = template.render(found=found, shape=found["shape"], setting=found["setting"], lines=lines, titles=TITLES)
+    return text.removesuffix("\n")
 
 
 def rows(found: Found) -> list[tuple[str, Cell, str]]:
@@ -83,76 +87,3 @@ def floor_row(found: Found) -> Found:
         "prompt_tokens": dict.fromkeys(phases, shape["prompts"] * shape["prompt"]),
         "completion_tokens": dict.fromkeys(phases, shape["prompts"] * rest),
     }
-
-
-def heading(found: Found) -> list[str]:
-    """What was measured, on what."""
-    shape, setting = found["shape"], found["setting"]
-    versions = ", ".join(f"{name} {version}" for name, version in setting["versions"].items())
-    return [
-        setting["policy"],
-        f"P = {shape['prompt']} prompt tokens ({shape['picture_tokens']} of them picture), C = {shape['completion']} "
-        f"completion tokens, G = {shape['group']}, {shape['prompts']} prompt{'s' * (shape['prompts'] > 1)} a step",
-        f"checkpointing {'on' if setting['checkpointing'] else 'off'}, kl_coef {setting['kl_coef']}, "
-        f"{setting['threads']} thread{'s' * (setting['threads'] > 1)}, {versions}"
-        + (", ours has seen the pictures before" if setting["cached"] else ""),
-    ]
-
-
-def footing(found: Found) -> list[str]:
-    """What the numbers mean."""
-    setting, equal = found["setting"], found["equal"]
-    lines = [
-        f"Ours is {found['ratio']['flops_to_floor']:.3f} of the floor, the least arithmetic for the same mathematics.",
-        "Checked first, on one rollout: "
-        + ", ".join(
-            f"{TITLES[name]} and ours differ by {gap['loss']:.0e} in loss, {gap['gradient']:.0e} of the gradient"
-            for name, gap in equal.items()
-        )
-        + ".",
-        f"Seconds are {setting['clock']} time, medians of {found['ours']['steps']} steps; the trainers took turns.",
-    ]
-    if found["trl"]:
-        lines.append(
-            "TRL: GRPOTrainer.train without vLLM; same weights learn, loss grpo, float32, temperature 1, "
-            f"beta {setting['kl_coef']}, checkpointing {'on' if setting['checkpointing'] else 'off'} (its default: on)."
-        )
-    else:
-        lines.append(f"TRL: {setting['trl']}.")
-    return lines
-
-
-# ------------------------------------------------------------------ several measurements in one table
-
-
-def markdown(folder: Path) -> str:
-    """The JSON files in a folder as a Markdown table, one measurement a row."""
-    lines = [
-        "| command | FLOPs / floor | TRL / ours, FLOPs | seconds | update alone | memory saved | ours, s | TRL, s |",
-        "|" + "---|" * 8,
-    ]
-    for file in sorted(folder.glob("*.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        ratio, trl = found["ratio"], found["trl"]
-        cells = [f"`{command(found)}`", f"{ratio['flops_to_floor']:.3f}"]
-        keys = ("flops", "seconds", "update_seconds", "saved_bytes")
-        cells += [f"{ratio[f'trl_to_ours_{key}']:.2f}" if trl else "" for key in keys]
-        lines.append("| " + " | ".join([*cells, spread(found["ours"]), spread(trl) if trl else ""]) + " |")
-    return "\n".join(lines)
-
-
-def command(found: Found) -> str:
-    """The command line that measures this again."""
-    shape, setting = found["shape"], found["setting"]
-    words = ["minirft bench", f"--model {setting['model']}"]
-    words += [f"--{name} {shape[name]}" for name in ("prompt", "completion", "group", "prompts")]
-    words += [f"--{name}" for name in ("checkpointing", "cached") if setting[name]]
-    words += [f"--kl-coef {setting['kl_coef']}"] if setting["kl_coef"] else []
-    words += [f"--threads {setting['threads']}"] if setting["threads"] > 1 else []
-    return " ".join(words)
-
-
-def spread(row: Found) -> str:
-    """Median seconds and, in brackets, the fastest and the slowest step."""
-    low, high = row["seconds_spread"]
-    return f"{row['seconds']:.3g} ({low:.3g} to {high:.3g})"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -114,20 +115,26 @@ def random_config(language: dict[str, int], vision: dict[str, int]) -> Qwen2VLCo
     )
 
 
-def load_policy(source: str, lora: LoraSettings | None, checkpointing: bool) -> Policy:
-    """The policy to measure: never ends a completion by itself, takes a picture of any size as it is.
+def load_policy(source: str, lora: LoraSettings | None, checkpointing: bool = False, **options: Any) -> Policy:
+    """The policy to measure, `endless`; `options` go to `Policy.load`, which loads on the CPU if they name no device.
 
     The adapters' B matrices are drawn at random, not zero: at zero the gradient of A would be zero too, and comparing
     it would compare nothing.
     """
-    policy = Policy.load(source, lora=lora, checkpointing=checkpointing, device="cpu")
-    policy.processor.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16384}
-    policy.banned = torch.cat([policy.banned, torch.tensor(policy.eos_ids).to(policy.banned)])
-    policy.eos_ids = ()
+    policy = endless(Policy.load(source, lora=lora, checkpointing=checkpointing, **{"device": "cpu"} | options))
     generator = torch.Generator().manual_seed(1)
     for name, weight in policy.trainable().items():
         if "lora_B" in name:
             weight.data.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+    return policy
+
+
+def endless(policy: Policy) -> Policy:
+    """The policy, never ending a completion by itself, and taking pictures and prompts of any size as they are."""
+    policy.processor = replace(policy.processor, max_prompt_length=None)
+    policy.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16384}
+    policy.banned = torch.cat([policy.banned, torch.tensor(policy.eos_ids).to(policy.banned)])
+    policy.eos_ids = (-1,)  # no token
     return policy
 
 

@@ -32,6 +32,7 @@ from minirft.samples import Rollout, Sample
 
 Watch = Callable[[int], AbstractContextManager]
 """Turn -> the context in which that turn's step runs."""
+Load = Callable[[], Qwen2VLForConditionalGeneration]
 
 
 class PictureProcessor(Qwen2VLProcessor):
@@ -52,12 +53,12 @@ class PictureProcessor(Qwen2VLProcessor):
 class Trl:
     """A TRL trainer to measure.  Raises `ImportError` where TRL is not installed."""
 
-    def __init__(self, source: str, ours: Ours, lora: LoraSettings | None, turns: int) -> None:
+    def __init__(self, ours: Ours, lora: LoraSettings | None, turns: int, load: Load, **changes: Any) -> None:
         self.ours, self.turns = ours, turns
         self.image_processor = ours.image_processor
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of TRL and its libraries, about each other
-            self.trainer = new_trainer(source, ours, lora, turns)
+            self.trainer = new_trainer(ours, lora, turns, load, **changes)
 
     @property
     def core(self) -> nn.Module:
@@ -118,22 +119,29 @@ class _Turns(TrainerCallback):
         self.between(state.global_step - 1)
 
 
-def new_trainer(source: str, ours: Ours, lora: LoraSettings | None, turns: int) -> Any:
-    """A `GRPOTrainer` with our settings.  Raises `UserError` when it would read another prompt than we do."""
+def plain_model(source: str) -> Qwen2VLForConditionalGeneration:
+    """The model in float32, its vision tower frozen."""
+    model = Qwen2VLForConditionalGeneration.from_pretrained(resolve(source), dtype=torch.float32)
+    model.model.visual.requires_grad_(False)
+    return model
+
+
+def new_trainer(ours: Ours, lora: LoraSettings | None, turns: int, load: Load, **changes: Any) -> Any:
+    """A `GRPOTrainer` with our settings, and `changes` to them, of the model that `load` makes.
+
+    Raises `UserError` when it would read another prompt than we do."""
     import datasets
     import trl
 
     config, shape = ours.config, ours.shape
-    model = Qwen2VLForConditionalGeneration.from_pretrained(resolve(source), dtype=torch.float32)
-    model.model.visual.requires_grad_(False)
     processor = PictureProcessor(ours.image_processor, ours.policy.tokenizer, ours.policy.tokenizer.chat_template)
     samples = [sample for turn in range(turns) for sample in questions(ours.text, shape, turn)]
     _check_same_prompt(processor, ours.policy, samples[0])
     rows = [{"prompt": [{"role": "user", "content": s.problem}], "image": s.picture()} for s in samples]
     trainer = trl.GRPOTrainer(
-        model=model,
+        model=load(),
         reward_funcs=text_rewards,
-        args=trl.GRPOConfig(**trl_arguments(config, turns), output_dir=tempfile.gettempdir()),
+        args=trl.GRPOConfig(**trl_arguments(config, turns) | changes, output_dir=tempfile.gettempdir()),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=processor,
         peft_config=None

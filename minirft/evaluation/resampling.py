@@ -32,7 +32,7 @@ def resampled(
 def intervals(draws: dict[str, Array], level: float) -> dict[str, list[float]]:
     """The percentile interval of each metric that is defined on some resample: {name: [low, high]}.
 
-    Two kinds have none, because it would not hold the truth as often as `level` says (`minirft.experiments.coverage`).
+    Two kinds have none, because it would not hold the truth as often as `level` says (`docs/interval_coverage.py`).
     APs that are means over categories: a resample asks some questions twice, which raises the AP of a small category.
     Metrics that are the same on every resample, such as a parse rate of 1: one more question may change them.
     """

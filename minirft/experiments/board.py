@@ -37,10 +37,13 @@ class Board:
     cells: dict[Key, Cell] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, file: Path, name: str) -> Board:
-        """The file's cells, or an empty board.  Raises `UserError` for a file of other settings, or none of ours."""
-        header = provenance({"experiment": name, "rates": RATES, "stops": STOPS, "test": TEST_ON}, VALIDATION, "cpu")
-        board = cls(file, header)
+    def open(cls, file: Path, name: str, header: dict[str, Any] | None = None) -> Board:
+        """The file's cells, or an empty board; `header` is that of the tiny world if left out.
+
+        Raises `UserError` for a file of other settings, or none of ours.
+        """
+        settings = {"experiment": name, "rates": RATES, "stops": STOPS, "test": TEST_ON}
+        board = cls(file, header := header or provenance(settings, VALIDATION, "cpu"))
         if not file.exists():
             return board
         try:

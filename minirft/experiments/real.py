@@ -14,7 +14,7 @@ from typing import Literal
 
 from minirft import UserError
 from minirft.data import FAMILY, DataConfig
-from minirft.runs import SHIPPED, load_config
+from minirft.runs import SHIPPED, load_config, read_toml
 
 Size = Literal["2b", "7b"]
 
@@ -105,42 +105,9 @@ def names_of(name: str, size: Size = "2b") -> list[str]:
 
 # ------------------------------------------------------------------ where its files are
 
-PLACES: dict[str, dict[str, str]] = {
-    "coco": {
-        "annotations": "coco/annotations/instances_train2017.json",
-        "images": "coco/train2017",
-        "eval_annotations": "coco/annotations/instances_val2017.json",
-        "eval_images": "coco/val2017",
-    },
-    "lvis": {  # its pictures are COCO's
-        "annotations": "lvis/lvis_v1_train.json",
-        "images": "coco",
-        "eval_annotations": "lvis/lvis_v1_val.json",
-        "eval_images": "coco",
-    },
-    "own": {
-        "annotations": "own/annotations/train.json",
-        "images": "own/train",
-        "eval_annotations": "own/annotations/test.json",
-        "eval_images": "own/test",
-    },
-    "reasonseg": {"folder": "ReasonSeg"},
-} | {kind: {"folder": kind} for kind in FAMILY}
-"""Where below the data root each data setting points to."""
-INSIDE: dict[str, tuple[str, ...]] = {
-    "lvis": ("train2017", "val2017"),
-    "reasonseg": ("train", "val", "test"),
-    "flowers": ("imagelabels.mat", "setid.mat", "jpg"),
-    "pets": ("annotations/trainval.txt", "annotations/test.txt", "images"),
-    "aircraft": ("data/images_variant_trainval.txt", "data/images_variant_test.txt", "data/images"),
-    "cars": (
-        "devkit/cars_meta.mat",
-        "devkit/cars_train_annos.mat",
-        "cars_test_annos_withlabels.mat or devkit/cars_test_annos_withlabels.mat",
-        "cars_train",
-        "cars_test",
-    ),
-}
+PLACES: dict[str, dict[str, str]] = read_toml(Path(__file__).with_name("places.toml"))
+"""Where below the data root each data setting points to, by source."""
+INSIDE: dict[str, list[str]] = {source: places.pop("inside", []) for source, places in PLACES.items()}
 """What the folder of pictures in `PLACES` must hold."""
 
 
@@ -156,7 +123,7 @@ def missing(root: Path, names: Iterable[str], size: Size = "2b") -> list[str]:
     for source in dict.fromkeys(source for name in names for source in _sources(name, size)):
         places = PLACES[source]
         folder = places.get("folder") or places["images"]
-        inside = [(folder, name) for name in INSIDE.get(source, ())]
+        inside = [(folder, name) for name in INSIDE[source]]
         for folder, name in [*((".", place) for place in places.values()), *inside]:
             if not any((root / folder / one).exists() for one in name.split(" or ")):
                 found[name if folder == "." else f"{folder}/{name}"] = None

@@ -17,7 +17,6 @@ Deviations from the paper's evaluation: those of `minirft.evaluation`, and every
 from __future__ import annotations
 
 import gc
-import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -128,18 +127,8 @@ def open_board(study: Study) -> Board:
     configs = {part: asdict(study.settings(part)) for part in study.parts}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     header = plain(provenance({"experiment": study.name, "profile": "real", "configs": configs}, 0, device))
-    board = Board(study.out / f"{study.name}{'' if study.size == '2b' else '_7b'}.json", header)
-    if not board.file.exists():
-        return board
-    try:
-        stored = json.loads(board.file.read_text(encoding="utf-8"))
-        board.cells = {Key(**cell["key"]): cell for cell in stored["cells"]}
-        same = stored["header"]["config"] == header["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{board.file} is not the file of an experiment ({error}); choose another --out") from None
-    if not same:
-        raise UserError(f"{board.file} was made with other settings; move it away, or choose another --out")
-    return board
+    file = study.out / f"{study.name}{'' if study.size == '2b' else '_7b'}.json"
+    return Board.open(file, study.name, header)
 
 
 def run_cell(study: Study, key: Key, progress: bool = True) -> dict[str, Any]:

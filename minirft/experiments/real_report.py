@@ -17,13 +17,33 @@ from minirft.cost import Method, Rates, dry_run, spell
 from minirft.data import FAMILY
 from minirft.experiments.board import Board
 from minirft.experiments.cells import Key
-from minirft.experiments.page import COUNTERPART, FAMILY_COLUMN, LABELS
 from minirft.experiments.real_cells import METHODS, METRIC, Study
 from minirft.experiments.statistics import difference, estimate
 from minirft.experiments.summary import Line
 
 PAPER = Path(__file__).parents[2] / "results" / "paper.json"
 """The paper's tables, where the package lies in its repository."""
+LABELS = {
+    "base": "base",
+    "sft": "SFT",
+    "sft-reasoning": "SFT, reasoning",
+    "rft": "RFT",
+    "sft-quick": "SFT, quick thought",
+    "rft-official": "RFT, released reward",
+}
+FAMILY_COLUMN = {"flower": "Flower102", "pet": "Pets37", "aircraft": "FGVC-Aircraft", "car": "Cars196"}
+COUNTERPART = {
+    **{("classification", family, "same"): ("2", column) for family, column in FAMILY_COLUMN.items()},
+    ("coco-fewshot", "8 categories", "same"): ("3", "average"),
+    ("lvis-fewshot", "6 rare", "same"): ("4", "average"),
+    ("out-of-domain", "outlines", "same"): ("5", "average"),
+    ("grounding", "239 pictures", "all"): ("6", "mIoU test"),
+    ("open-vocabulary", "65 base", "novel"): ("7", "novel"),
+    ("open-vocabulary", "65 base", "base"): ("7", "base"),
+    ("open-vocabulary", "65 base", "all"): ("7", "all"),
+    ("open-vocabulary", "65 base", "rare"): ("8", "rare"),
+}
+"""(experiment, part, test) -> the table of the paper and its column."""
 COLUMN = {(name, test): at for (name, _, test), at in COUNTERPART.items() if name != "classification"}
 COLUMN |= {("grounding", "test"): ("6", "mIoU test"), ("grounding", "val"): ("6", "mIoU val")}
 Measured = dict[int, tuple[float, list[float]]]  # seed -> the headline metric, and its resamples

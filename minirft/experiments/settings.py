@@ -27,7 +27,7 @@ HEADLINE: dict[Task, str] = {
     "presence": "accuracy",
 }
 """The metric by which methods are compared.  AP50 is pooled: a mean over categories of few questions each is too high,
-and its interval seldom holds the truth (`minirft.experiments.coverage`)."""
+and its interval seldom holds the truth (`docs/interval_coverage.py`)."""
 CHOSEN_BY: dict[Task, str] = HEADLINE | {"detection": "ap50"}
 """The metric by which rate and length are chosen.  It is compared on one set of questions and printed nowhere."""
 

@@ -6,7 +6,7 @@ resampled questions for all of them.  Two methods are compared on the same draws
 for they share both; so a difference can be sure where two intervals overlap.
 
 Resampling five seeds understates how far they scatter: where they scatter by .05, the bootstrap holds the truth in 91%
-of simulated experiments, a t interval over the seeds in 94% (`minirft.experiments.coverage`).  So the t interval is
+of simulated experiments, a t interval over the seeds in 94% (`docs/interval_coverage.py`).  So the t interval is
 kept beside it, and a difference is sure only if both exclude zero.
 """
 

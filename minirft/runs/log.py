@@ -21,67 +21,10 @@ from typing import Any
 import torch
 
 from minirft import UserError
+from minirft.runs.toml import read_toml
 
-# Every key a row may have.  To log something new, define it here; shapes and letters are those of `samples`.
-METRICS: dict[str, str] = {
-    # where in the run
-    "step": "training steps done when the row was written; 0 is before the first update",
-    "mode": "how completions were drawn for this row: greedy, or sampled at the run's temperature",
-    # rewards and advantages
-    "reward": "mean over the B completions of the weighted sum of reward parts: Σₖ wₖ rₖ",
-    "reward_iou": "mean of R_IoU before its weight: Σ matched IoU / max(predicted, true boxes); paper: / predicted",
-    "reward_confidence": "mean of R_conf before its weight: (1 + mean of 2cy - c²) / 2, y = 1 on a hit; paper: eq. 7-8",
-    "reward_format": "mean of R_format before its weight: 1 when the tags are right and (strict) the answer readable",
-    "reward_accuracy": "mean of R_acc before its weight: 1 when the answer is the right one, else 0",
-    "reward_std": "mean over groups of the standard deviation (ddof 1) of the reward within a group",
-    "degenerate_groups": "share of the P groups whose G rewards are all equal, and so teach nothing",
-    # loss and update
-    "loss": "the scalar that was differentiated, summed over passes; not a measure of progress (see loss.py)",
-    "ratio_mean": "mean over completion tokens of ρ = π(token) / π_old(token); over rows for GSPO",
-    "clip_fraction": "clip_fraction_low + clip_fraction_high",
-    "clip_fraction_low": "share of tokens (rows for GSPO) with A < 0 and ρ below its lower bound: no gradient",
-    "clip_fraction_high": "share of tokens (rows for GSPO) with A > 0 and ρ above its upper bound",
-    "mismatch": "mean over completion tokens of |log π learning computes - log π sampling computed|, before any update",
-    "kl": "mean over completion tokens of the KL estimate (k1, k2 or k3) of policy to reference, in nats",
-    "entropy": "mean over completion tokens of -Σ π log π at the sampling temperature, in nats",
-    "grad_norm": "L2 norm of the gradient of all trainable weights, before clipping",
-    "lr": "learning rate used by the update",
-    "tokens": "target tokens in the step's loss (supervised fine-tuning)",
-    # completions
-    "completion_length": "mean completion tokens per row, the end-of-turn token counted",
-    "frame_warning": "what is wrong with the coordinates of the answers, in words (frames.py); absent where nothing is",
-    "truncated": "share of completions that hit the length limit before their end-of-turn token",
-    "parse_rate": "share of completions whose answer could be read; in an evaluation it must keep to the tags too",
-    # time
-    "seconds": "wall time of the step, or of the evaluation",
-    "seconds_prepare": "wall time of turning samples into token ids and picture patches",
-    "seconds_rollout": "wall time of sampling the completions",
-    "seconds_score": "wall time of rewards and of reference log-probabilities",
-    "seconds_update": "wall time of forward, backward and optimiser",
-    "tokens_per_second": "completion tokens of the step / seconds",
-    # evaluation: detection
-    "ap": "COCO AP: mean over IoU .50:.05:.95 and categories (pycocotools); too high with few questions a category",
-    "ap50": "COCO AP at IoU .50, mean over categories (pycocotools); too high where a category has few questions",
-    "ap75": "COCO AP at IoU .75, mean over categories (pycocotools); too high where a category has few questions",
-    "ap50_pooled": "AP at IoU .50 of all boxes in one ranking, whatever their category; compared between runs",
-    "ar": "recall with at most 100 boxes, mean over IoU thresholds .50:.05:.95 and categories (COCO's AR)",
-    "recall": "true boxes matched one to one at IoU .50 / true boxes",
-    "precision": "matched / predicted boxes, one to one at IoU .50; malformed ones count, those on a crowd do not",
-    "mean_iou": "mean over pictures with the category of Σ IoU of matched boxes / max(predicted, true boxes)",
-    "boxes_per_image": "mean number of predicted boxes, malformed ones included",
-    "ece": "expected calibration error of confidence c: Σ over 10 bins of (n_bin / n) |mean c - share of hits|",
-    "auc": "chance that a box that hits at IoU .50 has a higher confidence than one that misses, ties half",
-    "abstention": "share of the pictures without the category that are answered with no box",
-    "false_abstention": "share of the pictures with the category that are answered with no box",
-    # evaluation: classification, presence, grounding
-    "accuracy": "share of answers that are the true label after normalisation",
-    "accuracy_substring": "share of answers that contain the true label or are contained in it (released code)",
-    "box_iou": "mean IoU of the predicted and the true box, 0 when no box could be read",
-    "giou": "mean generalised IoU of the predicted and the true box, -1 when no box could be read",
-    "acc50": "share of predicted boxes with IoU at least .50",
-    "n": "samples evaluated",
-    "ci": "bootstrap 95% interval over samples, {name: [low, high]}; none for ap, ap50, ap75",
-}
+METRICS: dict[str, str] = read_toml(Path(__file__).with_name("metrics.toml"))
+"""Every key that a row may have, and what it means.  To log something new, define it in `metrics.toml`."""
 
 LIBRARIES = ("minirft", "torch", "transformers", "peft", "bitsandbytes", "safetensors", "numpy")
 

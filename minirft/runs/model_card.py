@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Template
+
 from minirft import UserError
 from minirft.data import DataConfig
 from minirft.engine import HUB, Processor
@@ -19,67 +21,7 @@ from minirft.runs.config import GRPOConfig
 from minirft.runs.log import METRICS, read_log
 
 NOT_SCORES = {"n", "step", "seconds"}
-LOAD_BASE = """\
-base = {base}
-model = Qwen2VLForConditionalGeneration.from_pretrained(base, dtype="{dtype}"{quantized})
-model = PeftModel.from_pretrained(model, folder)"""
-LOAD_MERGED = 'model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype="{dtype}")'
-CODE = '''\
-from PIL import Image
-{imports}
-from transformers import {classes}
-
-folder = "{folder}"
-{load}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-eye = AutoImageProcessor.from_pretrained(folder)  # with the largest picture of the run
-
-question = """{question}"""
-chat = [{{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": question}}]}}]
-text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-seen = eye(images=[Image.open("photo.jpg").convert("RGB")], return_tensors="pt")
-patches = int(seen["image_grid_thw"].prod()) // eye.merge_size**2
-asked = tokenizer(text.replace("<|image_pad|>", "<|image_pad|>" * patches), return_tensors="pt")
-types = (asked["input_ids"] == tokenizer.convert_tokens_to_ids("<|image_pad|>")).long()
-inputs = {{"input_ids": asked["input_ids"], "attention_mask": asked["attention_mask"]}}
-inputs |= {{"mm_token_type_ids": types, **seen}}
-inputs = {{name: tensor.to(model.device) for name, tensor in inputs.items()}}
-ids = model.eval().generate(**inputs, do_sample=False, max_new_tokens={longest})
-print(tokenizer.decode(ids[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))'''
-
-
-CARD = """\
----
-{base_line}library_name: {library}
-pipeline_tag: image-text-to-text
-tags: [{method}, visual-rft, minirft]
----
-# {name}
-
-{base} after {trained} by minirft: {task}. {form}{notes}
-
-| setting | value |
-|---|---|
-{facts}
-
-## Scores
-
-{scores}
-
-## The question
-
-Asked in these words; another wording is another task. Boxes are answered in thousandths of width and height.
-
-```text
-{question}
-```
-
-## Use
-
-```python
-{code}
-```
-"""
+TEXT = Path(__file__).with_name("model_card.md.jinja")
 
 
 @dataclass(frozen=True)
@@ -111,45 +53,26 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def text_of(card: Card, name: str) -> str:
-    """The card is written as Markdown, with the front matter that the hub reads."""
-    config, base = card.config, _hub_name(card.config.model)
-    method = card.header.get("config", {}).get("method", "grpo")
-    return CARD.format(
-        base_line="" if config.model == "tiny" else f"base_model: {base}\n",
-        library="peft" if card.kind == "adapter" else "transformers",
-        method=method,
+    """The card as Markdown, with the front matter that the hub reads.
+
+    Its lines of Python need plain transformers, and PEFT for an adapter; they answer the question about photo.jpg.
+    """
+    template = Template(TEXT.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
+    adapter, last = card.kind == "adapter", card.scores[-1] if card.scores else {}
+    return template.render(
+        card=card,
         name=name,
-        base=base,
-        trained="supervised fine-tuning" if method == "sft" else "reinforcement fine-tuning (GRPO)",
-        task=config.data.task,
-        form="A PEFT adapter." if card.kind == "adapter" else "A whole model.",
-        notes="".join(f"\n- {note}" for note in card.notes),
-        facts="\n".join(f"| {key} | {value} |" for key, value in _facts(card, method).items()),
-        scores=_scores(card.scores),
-        question=question_of(config.data),
-        code=code_of(card, name),
-    )
-
-
-def code_of(card: Card, folder: str) -> str:
-    """Lines for plain transformers, and PEFT for an adapter, that answer the question about photo.jpg greedily."""
-    adapter, four_bits = card.kind == "adapter", card.kind == "adapter" and card.config.quantize == "nf4"
-    classes = ["AutoImageProcessor", "AutoTokenizer", *(["BitsAndBytesConfig"] if four_bits else [])]
-    quantized = ', quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", '
-    quantized += f'bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="{card.dtype}")'
-    base, imports = json.dumps(_hub_name(card.config.model)), ["from peft import PeftModel"] if adapter else []
-    if card.config.model == "tiny":
-        base, imports = "str(CHECKPOINT)", [*imports, "from minirft.tiny import CHECKPOINT"] if adapter else imports
-    load = LOAD_BASE.format(base=base, dtype=card.dtype, quantized=quantized if four_bits else "")
-    code = CODE.format(
-        imports="\n".join(imports),
-        classes=", ".join([*classes, "Qwen2VLForConditionalGeneration"]),
-        folder=folder,
-        load=load if adapter else LOAD_MERGED.format(dtype=card.dtype),
+        config=card.config,
+        data=card.config.data,
+        base=_hub_name(card.config.model),
+        adapter=adapter,
+        four_bits=adapter and card.config.quantize == "nf4",
+        method=card.header.get("config", {}).get("method", "grpo"),
+        metrics=[key for key, value in last.items() if key not in NOT_SCORES and isinstance(value, float)],
+        cell=_cell,
+        glossary=METRICS,
         question=question_of(card.config.data),
-        longest=card.config.max_completion_length,
     )
-    return code.replace("Image\n\nfrom", "Image\nfrom")
 
 
 def question_of(data: DataConfig) -> str:
@@ -182,51 +105,6 @@ def write_processor(processor: Processor, folder: Path) -> None:
         "max_pixels": size["longest_edge"],
     }
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _facts(card: Card, method: str) -> dict[str, Any]:
-    config, data = card.config, card.config.data
-    shown = [str(path.name) for path in (data.annotations, data.folder) if path]
-    names = ", ".join(data.categories) or "all"
-    facts = {
-        "base": _hub_name(config.model) + (", in 4 bits (nf4)" if config.quantize == "nf4" else ""),
-        "data": " ".join([data.kind, *shown])
-        + f"; categories: {names}; shots: {data.shots or 'all'}; seed {data.seed}",
-        "what learnt": f"LoRA r = {config.lora.r}, alpha = {config.lora.alpha}" if config.train == "lora" else "all",
-    }
-    if method == "sft":
-        facts |= {"target": config.sft_target, "steps": config.sft_steps, "learning rate": config.sft_learning_rate}
-    else:
-        weights = ", ".join(f"{part} {weight:g}" for part, weight in config.reward_weights.items())
-        facts |= {
-            "reward": f"{config.reward}" + (f", weights: {weights}" if weights else ""),
-            "loss": f"{config.loss}, beta {config.kl_coef:g}, advantage by {config.advantage_scale}",
-            "steps": f"{config.steps} of {config.prompts_per_step} prompts x {config.group_size} completions",
-            "learning rate": f"{config.learning_rate:g}",
-        }
-    versions = ", ".join(f"{name} {version}" for name, version in card.header.get("versions", {}).items())
-    facts |= {
-        "seed": config.seed,
-        "max_pixels": config.max_pixels or "the base's own",
-        "max_completion_length": config.max_completion_length,
-        "dtype": card.dtype,
-        "made by": f"minirft, commit {card.header.get('commit', 'unknown')}; {versions}".rstrip("; "),
-    }
-    return facts
-
-
-def _scores(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    """A table of the first and the last evaluation of the run, with intervals."""
-    if not evaluations:
-        return "The run made no evaluation; `minirft eval FOLDER` makes one."
-    names = [key for key, value in evaluations[-1].items() if key not in NOT_SCORES and isinstance(value, float)]
-    lines = ["| metric | " + " | ".join(f"step {row['step']}" for row in evaluations) + " | what it is |"]
-    lines.append("|---" * (len(evaluations) + 2) + "|")
-    for name in names:
-        cells = [_cell(row, name) for row in evaluations]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {METRICS.get(name, '').replace('|', '/')} |")
-    asked = f"Of the policy in the run, greedy, on {evaluations[-1]['n']} held-out questions"
-    return f"{asked}; in brackets 95% bootstrap intervals over the questions.\n\n" + "\n".join(lines)
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

@@ -23,8 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from minirft.samples import Sample
 from minirft.show.charts import running_mean
-from minirft.show.display import answering, live
-from minirft.show.kept import small_picture
+from minirft.show.display import answering, live, small_picture
 from minirft.show.pictures import draw_answer
 from minirft.show.play import WIDTH, Playground, plot_axes
 from minirft.show.style import BLUE, INK, ORANGE, PAPER

@@ -13,6 +13,7 @@ from torch import Tensor
 from minirft.advantages import degenerate_groups, group_advantages
 from minirft.show.play import Playground, canvas, plot_axes
 from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, SKY, VERMILION, signed
+from minirft.show.tokens import name_of
 
 FORMULAS = {
     "std": "A = (r − mean) / (std + ε)",
@@ -51,7 +52,7 @@ class AdvantagePlayground(Playground):
         ]  # fmt: skip
         centred = {"display": "flex", "justify_content": "center"}
         named = [  # labels of their own: a slider's description is covered by its handle at the top
-            ipywidgets.VBox([ipywidgets.Label(_name(g), layout=centred), slider])
+            ipywidgets.VBox([ipywidgets.Label(name_of(g), layout=centred), slider])
             for g, slider in enumerate(self.sliders)
         ]
         self.scale = ipywidgets.Dropdown(options=list(FORMULAS), description="scale", layout={"width": "190px"})
@@ -121,7 +122,7 @@ class AdvantagePlayground(Playground):
             everything = self.batch()
             std = everything.std(correction=self.ddof.value)
             parts.append(f"std of the batch of {len(everything)} groups {std:.4f}")
-        listed = " ".join(f"{_name(g)} {signed(a)}" for g, a in enumerate(advantages.tolist()))
+        listed = " ".join(f"{name_of(g)} {signed(a)}" for g, a in enumerate(advantages.tolist()))
         lines = [" · ".join(parts), f"advantages: {listed}"]
         if self.degenerate():
             said = "every A is 0, and the group adds nothing to the gradient"
@@ -132,14 +133,6 @@ class AdvantagePlayground(Playground):
         return "<br>".join(lines)
 
 
-def _name(g: int) -> str:
-    """
-    >>> _name(0), _name(9)
-    ('o₁', 'o₁₀')
-    """
-    return "o" + "".join("₀₁₂₃₄₅₆₇₈₉"[int(digit)] for digit in str(g + 1))
-
-
 def _bars(axes: Axes, values: list[float], colours: list[str], write: object) -> None:
     """A bar for each completion with its number at the end."""
     axes.bar(range(len(values)), values, width=0.7, color=colours)
@@ -148,7 +141,7 @@ def _bars(axes: Axes, values: list[float], colours: list[str], write: object) ->
             write(value), (g, value), xytext=(0, 2 if value >= 0 else -2), textcoords="offset points",
             ha="center", va="bottom" if value >= 0 else "top", fontsize=8, color=INK,
         )  # fmt: skip
-    axes.set_xticks(range(len(values)), map(_name, range(len(values))), fontsize=9)
+    axes.set_xticks(range(len(values)), map(name_of, range(len(values))), fontsize=9)
 
 
 def _light_up(left: Axes, right: Axes, teaches: bool) -> None:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from minirft.advantages import degenerate_groups
 from minirft.samples import Sample  # noqa: F401  a field of Group: pdoc reads the types of Record here
-from minirft.show.kept import live_small
+from minirft.show.display import live
 from minirft.show.pictures import Group, boxes_of, draw_boxes
 from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.style import INK, QUIET, RUNS, signed
@@ -230,7 +230,7 @@ class RolloutBrowser(Playground):
         return [(name_of(g), g) for g in range(len(record.texts))] if record else []
 
     def _ipython_display_(self) -> None:
-        live_small(self.widget, self.drawing())
+        live(self.widget, self.drawing(), small=True)
 
 
 def _labels(record: Record) -> list[str]:

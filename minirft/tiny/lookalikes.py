@@ -8,44 +8,20 @@ be fooled here too.
 
 from __future__ import annotations
 
-from itertools import product
+import tomllib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from minirft.tiny.scenes import SIDE, background
 
-# Family -> class -> its features, which a careful annotator says aloud.
+_FILE = Path(__file__).with_name("families.toml")
 FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {
-    "flower": dict(
-        zip(
-            ["dogwood", "clematis", "buttercup", "columbine", "anemone", "lily", "cosmos", "dahlia"],
-            product(["four", "five", "six", "eight"], ["round petals", "pointed petals"]),
-            strict=True,
-        )
-    ),
-    "pet": dict(
-        zip(
-            ["abyssinian", "bengal", "tabby", "siamese", "labrador", "dalmatian", "boxer", "beagle"],
-            product(["pointed ears", "floppy ears"], ["plain", "spots", "stripes", "mask"]),
-            strict=True,
-        )
-    ),
-    "aircraft": dict(
-        zip(
-            ["707-100", "707-200", "727-100", "727-200", "737-100", "737-200", "747-100", "747-200"],
-            product(["straight wings", "swept wings"], ["two engines", "four engines"], ["low tail", "high tail"]),
-            strict=True,
-        )
-    ),
-    "car": dict(
-        zip(
-            ["saloon", "saloon sport", "estate", "estate sport", "coupe", "coupe sport", "van", "van sport"],
-            product(["notched", "long roof", "sloping", "tall"], ["plain", "stripe"]),
-            strict=True,
-        )
-    ),
+    family: {name: tuple(features) for name, features in classes.items()}
+    for family, classes in tomllib.loads(_FILE.read_text(encoding="utf-8")).items()
 }
+"""Family -> class -> its features, which a careful annotator says aloud."""
 NUMBERS = {"four": 4, "five": 5, "six": 6, "eight": 8}
 PAINTS = [(205, 60, 60), (235, 170, 50), (70, 150, 80), (60, 110, 200), (150, 80, 180), (230, 225, 215)]
 

@@ -14,7 +14,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from minirft.engine import Qwen2VLImageProcessorPil
+from minirft.engine import TINY, Qwen2VLImageProcessorPil
 from minirft.rewards import prompts
 from minirft.tiny.annotators import CAREFUL_START, CONFIDENCES, QUICK_THOUGHT, THEREFORE, VERDICTS
 from minirft.tiny.lookalikes import FAMILIES
@@ -32,18 +32,7 @@ SPECIAL = {
     "video": "<|video_pad|>",
 }
 SYSTEM = "You are a helpful assistant."
-CHAT_TEMPLATE = """\
-{%- if messages[0].role != 'system' %}<|im_start|>system
-You are a helpful assistant.<|im_end|>
-{% endif %}
-{%- for message in messages %}<|im_start|>{{ message.role }}
-{% if message.content is string %}{{ message.content }}
-{%- else %}{% for part in message.content %}
-{%- if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}
-{%- endfor %}{% endif %}<|im_end|>
-{% endfor %}
-{%- if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
+CHAT_TEMPLATE = (TINY / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def phrases() -> Iterator[str]:
@@ -91,61 +80,20 @@ def new_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def new_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
-    """1.65 M parameters; every linear layer is a multiple of 64 wide, as 4-bit blocks want."""
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in SPECIAL.items()}
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": (len(tokenizer) + 63) // 64 * 64,
-            "hidden_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "intermediate_size": 384,
-            "max_position_embeddings": 1024,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
-            "tie_word_embeddings": True,
-            "bos_token_id": ids["pad"],
-            "eos_token_id": ids["end"],
-            "pad_token_id": ids["pad"],
-        },
-        vision_config={
-            "depth": 2,
-            "embed_dim": 128,
-            "num_heads": 4,
-            "mlp_ratio": 4,
-            "patch_size": PATCH,
-            "temporal_patch_size": 1,
-            "spatial_merge_size": 2,
-            "hidden_size": 128,
-        },
-        image_token_id=ids["image"],
-        video_token_id=ids["video"],
-        vision_start_token_id=ids["vision_start"],
-        vision_end_token_id=ids["vision_end"],
-        tie_word_embeddings=True,
-    )
-
-
 def new_image_processor() -> Qwen2VLImageProcessorPil:
     """112 x 112 pixels whatever comes in: 64 patches, 16 picture tokens."""
-    return Qwen2VLImageProcessorPil(
-        min_pixels=SIDE * SIDE,
-        max_pixels=SIDE * SIDE,
-        patch_size=PATCH,
-        temporal_patch_size=1,
-        merge_size=2,
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.25, 0.25, 0.25],
-    )
+    return Qwen2VLImageProcessorPil.from_pretrained(TINY)
 
 
 def new_model(seed: int, folder: Path | None = None) -> Qwen2VLForConditionalGeneration:
-    """A random tiny Qwen2-VL; with `folder`, saved there together with tokenizer and processor."""
-    tokenizer = new_tokenizer()
+    """A random tiny Qwen2-VL; with `folder`, saved there together with tokenizer and processor.
+
+    It has 1.65 M parameters, and the shapes of the checkpoint's `config.json`: every linear layer is a multiple of 64
+    wide, as 4-bit blocks want.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2VLForConditionalGeneration(new_config(tokenizer))
+        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig.from_pretrained(TINY))
     if folder is not None:
         save(model, folder)
     return model

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from minirft import UserError
-from minirft.cost import gpu, gpu_checks, gpu_parts, gpu_time
+from minirft.cost import gpu, gpu_checks, gpu_parts
 from minirft.cost.gpu import Job, run_gpu_bench, run_job, run_part
-from minirft.cost.gpu_decode import bytes_per_step
+from minirft.cost.gpu_checks import bytes_per_step
 from minirft.cost.gpu_parts import Sizes, memory, memory_of_a_step, predicted_gib
 from minirft.engine.decoding import DECODERS
 from minirft.policy import LoraSettings, Policy
@@ -35,7 +35,7 @@ Results = dict[str, dict[str, Any]]
 class NoTrl:
     """A TRL that does not start."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         raise ImportError("no trl here")
 
 
@@ -44,7 +44,7 @@ def results(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Result
     """All files of one run, by part; without TRL, whose import alone takes seconds."""
     out = tmp_path_factory.mktemp("gpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_time, "CardTrl", NoTrl)
+        patch.setattr(gpu_parts, "Trl", NoTrl)
         run_gpu_bench(out, models=(str(miniature),), device="cpu", sizes=SMALL)
     return {file.stem.removeprefix(f"{miniature.name}-"): json.loads(file.read_text()) for file in out.iterdir()}
 
@@ -208,7 +208,7 @@ def test_a_part_in_its_own_process(miniature: Path, tmp_path: Path) -> None:
 def test_trl_takes_its_turns(miniature: Path) -> None:
     """Catches a TRL whose interface has moved on: the 4-bit trainer for cards, here on a CPU."""
     pytest.importorskip("trl")
-    row = gpu_time.step_seconds(str(miniature), "cpu", gpu_time.Shape(128, 6, 4), 2)
+    row = gpu_parts.step_seconds(str(miniature), "cpu", gpu_parts.Shape(128, 6, 4), 2)
     assert not row["errors"]
     assert {name: found["steps"] for name, found in row["seconds"].items()} == {"growing": 2, "graph": 2, "trl": 2}
     assert all(ratio > 1 for ratio in row["trl_to_ours"].values())

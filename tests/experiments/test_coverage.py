@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import interval_coverage as coverage
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from minirft.evaluation.resampling import MACRO
-from minirft.experiments import coverage
 
 
 def least(repeats: int, level: float = 0.90) -> float:

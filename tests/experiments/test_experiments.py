@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from result_tables import effects, experiments
 
 from minirft import UserError
 from minirft.data.shots import is_present
@@ -21,7 +22,6 @@ from minirft.experiments.bases import fresh_policy
 from minirft.experiments.board import Board, choose, keys_to_test, keys_to_tune, run_cells
 from minirft.experiments.cells import TUNING_SEED, Key, run_cell, training
 from minirft.experiments.gate import FORCED, THINKS_CAREFULLY, answers
-from minirft.experiments.page import effects, markdown
 from minirft.experiments.settings import EXPERIMENTS, METHODS, find
 from minirft.experiments.statistics import difference, estimate
 from minirft.experiments.summary import lines, table
@@ -283,12 +283,12 @@ def test_a_table_shows_what_is_finished(tmp_path: Path):
     board = Board.open(tmp_path / f"{NAME}.json", NAME)
     run_cells(board, keys_to_tune(NAME), "", 1, False, fake)
     paper = Path(__file__).parents[2] / "results" / "paper.json"
-    assert markdown(tmp_path, paper).startswith("The tables show 0 differences")
+    assert experiments(tmp_path, paper).startswith("The tables show 0 differences")
     left = keys_to_test(board, NAME, 2)
     run_cells(
         board, [key for key in left if key.shots < 16 or key.seed == 1 or key.method != "rft"], "", 1, False, fake
     )
-    text = markdown(tmp_path, paper)
+    text = experiments(tmp_path, paper)
     rows = [row for row in text.splitlines() if row.startswith(f"| {PART}")]
     expected = [[test, k] for _ in ("greedy", "sampled") for test in ("same", "other") for k in "1248"]
     assert [row.split(" | ")[1:3] for row in rows] == expected

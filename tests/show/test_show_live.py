@@ -27,7 +27,7 @@ from minirft.runs.config import GRPOConfig
 from minirft.runs.step import written
 from minirft.samples import Sample
 from minirft.show import display as live
-from minirft.show import kept, play
+from minirft.show import play
 from minirft.show.dashboard import Dashboard, Probe
 from minirft.show.lab import RewardLab, red_team_bars
 from minirft.show.pictures import Group
@@ -183,7 +183,7 @@ def test_hostile_tokens_stay_text():
     group = record([0.0, 1.0], [bad, None], tokens=[[bad], ["$\\frac{"]], heat={"log-prob": [[-1.0], [-2.0]]}, note=bad)
     browser = RolloutBrowser([group])
     assert "<script>" not in browser.readout.value and "&lt;script&gt;" in browser.readout.value
-    kept.small_png(browser.drawing())
+    live.small_png(browser.drawing())
     assert "<b>0.0" not in RolloutBrowser([record([0.0, 1.0])]).readout.value  # plain texts are escaped too
 
 
@@ -199,7 +199,7 @@ def test_tokens_are_laid_out_without_overlap():
 def test_what_stands_in_for_the_browser_is_a_small_picture(of_lesson, monkeypatch):
     """Catches a notebook whose widget shows nothing on GitHub, or whose picture has half a megabyte."""
     shown = []
-    monkeypatch.setattr(kept, "display", lambda bundle, raw: shown.append(bundle))
+    monkeypatch.setattr(live, "display", lambda bundle, raw: shown.append(bundle))
     RolloutBrowser(of_lesson)._ipython_display_()
     assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= set(shown[0])
     assert len(shown[0]["image/png"]) < 90_000

@@ -1,4 +1,4 @@
-"""How often printed intervals hold the truth, simulated: python -m minirft.experiments.coverage (20 minutes).
+"""How often printed intervals hold the truth, simulated: python docs/interval_coverage.py (20 minutes).
 
 Two kinds of interval are printed.  Those of one evaluation (`evaluate.metrics`) are percentile bootstrap intervals over
 its questions: a large population of questions with answers is drawn, its metrics are the truth, and evaluations of n of

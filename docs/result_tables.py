@@ -1,4 +1,10 @@
-"""The tables of docs/replication.md: every experiment beside the paper, and effect by effect what held."""
+"""The tables of README and docs that are made of files in `results/`; tests hold the pages against them.
+
+results_table   README: the demo's summaries, a row for each seed
+benches         docs/costs.md: the measurements of `minirft bench`
+experiments     docs/replication.md: every experiment beside the paper
+effects         docs/replication.md: effect by effect what held
+"""
 
 from __future__ import annotations
 
@@ -9,38 +15,73 @@ from pathlib import Path
 from typing import Any
 
 from minirft.experiments.board import Board
+from minirft.experiments.real_report import COUNTERPART, LABELS
 from minirft.experiments.settings import CONTROLS, EXPERIMENTS, HEADLINE, METHODS, find
 from minirft.experiments.statistics import Estimate
 from minirft.experiments.summary import MODES, lines
 
-LABELS = {
-    "base": "base",
-    "sft": "SFT",
-    "sft-reasoning": "SFT, reasoning",
-    "rft": "RFT",
-    "sft-quick": "SFT, quick thought",
-    "rft-official": "RFT, released reward",
-}
-FAMILY_COLUMN = {"flower": "Flower102", "pet": "Pets37", "aircraft": "FGVC-Aircraft", "car": "Cars196"}
-COUNTERPART = {
-    **{("classification", family, "same"): ("2", column) for family, column in FAMILY_COLUMN.items()},
-    ("coco-fewshot", "8 categories", "same"): ("3", "average"),
-    ("lvis-fewshot", "6 rare", "same"): ("4", "average"),
-    ("out-of-domain", "outlines", "same"): ("5", "average"),
-    ("grounding", "239 pictures", "all"): ("6", "mIoU test"),
-    ("open-vocabulary", "65 base", "novel"): ("7", "novel"),
-    ("open-vocabulary", "65 base", "base"): ("7", "base"),
-    ("open-vocabulary", "65 base", "all"): ("7", "all"),
-    ("open-vocabulary", "65 base", "rare"): ("8", "rare"),
-}
-"""(experiment, part, test) -> the table of the paper and its column."""
 MAIN = ("rft - base", "rft - sft", "rft - sft-reasoning")
 AGAINST_CONTROLS = ("rft - sft-quick", "rft-official - rft")
 Tables = dict[str, Any]
 Found = dict[tuple[str, str, int, str, str], Estimate]  # (part, test, shots, mode, what)
 
 
-def markdown(folder: Path, paper: Path) -> str:
+def results_table(summaries: list[dict[str, Any]]) -> str:
+    """Several demos as one Markdown table, a row for each seed: how the README shows `results/demo/`.
+
+    >>> block = {"ap50_pooled": 0.25, "auc": None, "abstention": 0.5, "sampled": {"parse_rate": 0.8}}
+    >>> summary = {"seed": 0, "steps": 9, "before": block, "after": block, "sft": block}
+    >>> print(results_table([summary]).splitlines()[-1])
+    | 0 | 9 | 0.25 | 0.25 | **+0.00** | 0.25 | 0.80 | - | 0.50 |
+    """
+    names = ["seed", "steps", "pooled AP50 before", "after RFT", "gain", "after SFT"]
+    rows = [[*names, "sampled parse rate", "AUC", "abstention"], ["---"] * 9]
+    for summary in summaries:
+        before, after, beside = (summary[name] for name in ("before", "after", "sft"))
+        counts = [summary["seed"], summary["steps"]]
+        gain = f"**{after['ap50_pooled'] - before['ap50_pooled']:+.2f}**"
+        shares = [*(block["ap50_pooled"] for block in (before, after, beside)), after["sampled"]["parse_rate"]]
+        first, second, third, *rest = [
+            "-" if v is None else f"{v:.2f}" for v in (*shares, after["auc"], after["abstention"])
+        ]
+        rows.append([*map(str, counts), first, second, gain, third, *rest])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def benches(folder: Path) -> str:
+    """The JSON files in a folder as a Markdown table, one measurement a row."""
+    lines = [
+        "| command | FLOPs / floor | TRL / ours, FLOPs | seconds | update alone | memory saved | ours, s | TRL, s |",
+        "|" + "---|" * 8,
+    ]
+    for file in sorted(folder.glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        ratio, trl = found["ratio"], found["trl"]
+        cells = [f"`{command(found)}`", f"{ratio['flops_to_floor']:.3f}"]
+        keys = ("flops", "seconds", "update_seconds", "saved_bytes")
+        cells += [f"{ratio[f'trl_to_ours_{key}']:.2f}" if trl else "" for key in keys]
+        lines.append("| " + " | ".join([*cells, spread(found["ours"]), spread(trl) if trl else ""]) + " |")
+    return "\n".join(lines)
+
+
+def command(found: dict[str, Any]) -> str:
+    """The command line that measures this again."""
+    shape, setting = found["shape"], found["setting"]
+    words = ["minirft bench", f"--model {setting['model']}"]
+    words += [f"--{name} {shape[name]}" for name in ("prompt", "completion", "group", "prompts")]
+    words += [f"--{name}" for name in ("checkpointing", "cached") if setting[name]]
+    words += [f"--kl-coef {setting['kl_coef']}"] if setting["kl_coef"] else []
+    words += [f"--threads {setting['threads']}"] if setting["threads"] > 1 else []
+    return " ".join(words)
+
+
+def spread(row: dict[str, Any]) -> str:
+    """Median seconds and, in brackets, the fastest and the slowest step."""
+    low, high = row["seconds_spread"]
+    return f"{row['seconds']:.3g} ({low:.3g} to {high:.3g})"
+
+
+def experiments(folder: Path, paper: Path) -> str:
     """Every finished row of every experiment in `folder`, Qwen2-VL-2B's numbers of the paper in the last column.
 
     Ours are shares in [0, 1], the paper's percent; of a difference in bold both intervals exclude zero.

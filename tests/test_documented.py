@@ -282,8 +282,6 @@ def test_what_surrounds_it_is_there(command: str, tmp_path: Path, request: pytes
     elif rule.how == OTHERS:
         typed_in = (block for block in BLOCKS if block.language in SHELL and command in [*commands(block)])
         assert "**Not run here" in next(typed_in).page_text
-            block.page_text for block in BLOCKS if block.language in SHELL and command in [*commands(block)]
-        )
     elif rule.begins == "pytest":
         assert request.config.inipath == ROOT / "pyproject.toml" and "tests" in request.config.getini("testpaths")
     else:

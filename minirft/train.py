@@ -24,6 +24,7 @@ from torch import Tensor
 
 from minirft.advantages import degenerate_groups, group_advantages
 from minirft.data.feed import step_generator, training_feed
+from minirft.data.screening import Screening
 from minirft.engine.prefix import passes, policy_logprobs
 from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
@@ -43,14 +44,15 @@ def train(config: GRPOConfig, resume: Path | None = None, progress: bool = False
 
     Raises `UserError` for what the user can put right, and `KeyboardInterrupt` after Ctrl-C and a save.
     """
-    feed = training_feed(config)  # before the model: a mistake in the data shows at once
+    screening = Screening.of(config.data, resume, progress)
+    feed = training_feed(config, screening)  # before the model: a mistake in the data shows at once
     reward = reading(config.data.task, config.reward, config.reward_weights or None)
     run = open_run("grpo", config, resume)
 
     def do_step(samples: list[Sample], step: int) -> tuple[Row, list[Row]]:
         return grpo_step(run.policy, run.reference, run.optimiser, samples, reward.at(step), config, step)
 
-    yield from run_steps(run, config.steps, feed, do_step, progress)
+    yield from run_steps(run, config.steps, feed, do_step, progress, screening)
 
 
 def grpo_step(

@@ -134,13 +134,16 @@ def evaluate(args: list[str]) -> None:
 
     from minirft.data.feed import held_out
     from minirft.data.reasonseg import masks
+    from minirft.data.screening import Screening
     from minirft.evaluation.lvis import lvis_metrics
     from minirft.evaluation.masks import mask_metrics
     from minirft.runs.folder import is_merged, load_policy, load_run_policy
     from minirft.runs.loop import judged
     from minirft.runs.predictions import default_file, predict, settings, write_coco_results
 
-    samples, run = held_out(config), Path(args[0])
+    run = Path(args[0])
+    screening = Screening.of(config.data, run if run.is_dir() else None, progress=sys.stderr.isatty())
+    samples = held_out(config, screening)
     policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
     sam = _sam(flags.sam, config, policy.device)
     trained = run.is_dir() and not is_merged(run)  # the weights of a whole model are told by their files

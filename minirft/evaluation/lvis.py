@@ -22,8 +22,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from minirft.data.coco import category_names
 from minirft.data.feed import evaluation_data
+from minirft.data.tables import category_names
 from minirft.evaluation.measures import AT_50, AT_75
 from minirft.runs.config import GRPOConfig
 from minirft.runs.predictions import coco_results
@@ -38,7 +38,7 @@ def lvis_metrics(texts: Sequence[str], samples: Sequence[Sample], config: GRPOCo
     data = evaluation_data(config.data)
     if data.kind != "lvis" or data.task != "detection" or data.annotations is None:
         return {}
-    annotations = json.loads(data.annotations.read_text(encoding="utf-8"))
+    annotations = json.loads(data.annotations.read_text(encoding="utf-8-sig"))
     return lvis_ap(list(coco_results(texts, samples, annotations)), samples, annotations)
 
 

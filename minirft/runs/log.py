@@ -27,6 +27,9 @@ METRICS: dict[str, str] = {
     # where in the run
     "step": "training steps done when the row was written; 0 is before the first update",
     "mode": "how completions were drawn for this row: greedy, or sampled at the run's temperature",
+    # the data
+    "bad_samples": "rows and pictures left out before the first step; bad_samples.jsonl in the run's folder lists them",
+    "mended": "what was put right in the data or noted about it, and how often: {what: count}",
     # rewards and advantages
     "reward": "mean over the B completions of the weighted sum of reward parts: Σₖ wₖ rₖ",
     "reward_iou": "mean of R_IoU before its weight: Σ matched IoU / max(predicted, true boxes); paper: / predicted",

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from minirft.data.feed import Feed, held_out, step_generator
+from minirft.data.screening import Screening
 from minirft.evaluation.scores import metrics
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
@@ -29,17 +30,25 @@ Share = TypeVar("Share")
 DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
 
 
-def run_steps(run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool) -> Iterator[Row]:
+def run_steps(
+    run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening | None = None
+) -> Iterator[Row]:
     """Do the steps that are left; log, evaluate and save as configured; yield every row that is logged.
 
-    `feed(step)` gives the samples of a step, `do_step(samples, step)` its row and what was written at it.  Ctrl-C lets
+    `feed(step)` gives the samples of a step, `do_step(samples, step)` its row and what was written at it; what
+    `screening` found in the data is logged first.  Ctrl-C lets
     the step finish, saves, and raises `KeyboardInterrupt` with the way to go on; a second one stops at once.
     """
     config = run.config
-    asked = held_out(config) if config.eval_every else []  # read once: an annotation file can take a minute
+    asked = held_out(config, screening) if config.eval_every else []  # read once: an annotation file can take a minute
+    if screening:
+        screening.save(run.folder)
     watch = FrameWatch(run)
     bar = tqdm(total=steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
     with bar, _interrupts() as interrupted:
+        if run.step == 0 and screening and screening.row():
+            run.log.row("data", step=0, **screening.row())
+            yield {"kind": "data", "step": 0, **screening.row()}
         if run.step == 0 and config.eval_every:
             yield _log_evaluation(run, asked, watch)
         while run.step < steps:

@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minirft.data.coco import category_names
 from minirft.data.feed import evaluation_data
+from minirft.data.tables import category_names
 from minirft.engine.loading import resolve
 from minirft.policy import Policy
 from minirft.rewards.answers import Detections, parse
@@ -138,7 +138,7 @@ def write_coco_results(
     if data.kind not in ("coco", "lvis") or data.task != "detection" or data.annotations is None:
         return None
     path = answers.with_name(f"{answers.name.removesuffix('.jsonl')}.coco_results.json")
-    results = list(coco_results(texts, samples, json.loads(data.annotations.read_text(encoding="utf-8"))))
+    results = list(coco_results(texts, samples, json.loads(data.annotations.read_text(encoding="utf-8-sig"))))
     path.write_text(json.dumps(results), encoding="utf-8")
     return path
 
@@ -159,7 +159,8 @@ def coco_results(texts: Sequence[str], samples: Sequence[Sample], annotations: R
         answer, picture = parse("detection", text), pictures[sample.id.split(":", 1)[0]]
         if not isinstance(answer, Detections):
             continue
-        boxes = convert(answer.boxes, MODEL, pixels(picture["width"], picture["height"])).tolist()
+        frame = sample.exact.frame if sample.exact else pixels(picture["width"], picture["height"])
+        boxes = convert(answer.boxes, MODEL, frame).tolist()
         for (x1, y1, x2, y2), score in zip(boxes, answer.confidence.tolist(), strict=True):
             place = {"image_id": picture["id"], "category_id": categories[sample.category]}
             yield {**place, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}

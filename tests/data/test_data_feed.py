@@ -65,9 +65,10 @@ def test_kind_and_task(kind):
         ({"kind": "coco", "eval_kind": "pets"}, "data.task = 'detection': kind pets asks classification"),
         ({"kind": "reasonseg", "task": "grounding", "shots": 4}, "data.shots = 4: instructions have no categories"),
         ({"kind": "reasonseg", "task": "grounding", "categories": ("cup",)}, "it has instructions, no categories"),
-        ({"kind": "coco", "split": Path("a.json"), "shots": 4}, "data.shots = 4: data.split says which"),
+        ({"task": "detection", "question": "Where is it?"}, "data.question = 'Where is it?': it must hold {category}"),
+        ({"kind": "coco", "max_bad": 5.0}, "data.max_bad = 5.0: a share"),
         ({"kind": "tiny", "split": Path("a.json")}, "data.split = a.json: the tiny world is drawn from data.seed"),
-        ({"kind": "coco", "eval_part": "val"}, "data.eval_part = 'val': only reasonseg has a val part"),
+        ({"kind": "coco", "eval_part": "val"}, "data.eval_part = 'val': only reasonseg, folder can have a val part"),
     ],
 )
 def test_settings_that_do_not_go_together(changes, message):

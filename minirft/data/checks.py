@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from minirft.data.findings import Findings, tell
-from minirft.data.pictures import ASPECT, TURNED, kind_of_file, open_picture, orientation
+from minirft.data.pictures import ASPECT, MARKED, TURNED, kind_of_file, open_picture, orientation
 from minirft.rewards import prompts
 from minirft.samples import Sample, UserError
 
@@ -21,11 +21,21 @@ JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what Windows and ma
 
 
 class Header(NamedTuple):
-    """What the header of a picture says: its size in pixels as stored, and whether a camera marked it as turned."""
+    """What the header of a picture says: its size in pixels as stored, and whether a camera marked it as turned.
+
+    >>> Header(640, 480, turned=True, marked=True).upright_size
+    (480, 640)
+    """
 
     width: int
     height: int
     turned: bool  # by a quarter, so that upright it is `height` wide
+    marked: bool  # as turned in any way, or mirrored
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height once the mark is applied."""
+        return (self.height, self.width) if self.turned else (self.width, self.height)
 
 
 def read_header(source: Any, where: str = "check data.images") -> Header:
@@ -37,7 +47,7 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
     """
     try:
         with open_picture(source) as picture:
-            width, height, turned = *picture.size, orientation(picture) in TURNED
+            (width, height), mark = picture.size, orientation(picture)
     except FileNotFoundError:
         raise UserError(f"no picture at {source}; {where}") from None
     except UNREADABLE as error:
@@ -47,7 +57,7 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
             f"{source} is {width} x {height} pixels: a side over {ASPECT} times the other (its aspect ratio), which "
             f"Qwen2-VL's processor refuses; crop or remove it"
         )
-    return Header(width, height, turned)
+    return Header(width, height, mark in TURNED, mark in MARKED)
 
 
 def picture_size(path: Path, where: str = "check data.images") -> tuple[int, int]:

@@ -182,8 +182,10 @@ def _find(folder: Path, row: Row, findings: Findings) -> Place | None:
     if header is None:
         return None
     stored, annotated = (header.width, header.height), (row["width"], row["height"])
+    if row.get("upright"):  # by the rules of the file's kind
+        return source, header.marked
     if stored == annotated:
-        if header.turned:
+        if header.marked:
             findings.note("pictures marked as turned by a camera, taken as they are stored", source)
         return source, False
     if header.turned and stored == annotated[::-1]:

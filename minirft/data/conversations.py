@@ -79,7 +79,7 @@ def load_grounding(
     _check(rows, box_format, source)
     samples = []
     for row, path, header in rows:
-        size = _upright(header)
+        size = header.upright_size
         try:
             box = _one_box(row, box_format, size)
         except UserError as error:
@@ -87,7 +87,7 @@ def load_grounding(
             continue
         problem, solution = ask("grounding", row.asked, question), prompts.grounding_solution(box)
         name = f"{source.stem}:{row.line}"
-        samples.append(Sample(name, path, "grounding", problem, solution, row.asked, upright=header.turned))
+        samples.append(Sample(name, path, "grounding", problem, solution, row.asked, upright=header.marked))
     if not samples:
         raise UserError(f"{source} has no row with a question and one box; check data.annotations and data.task")
     return samples
@@ -100,10 +100,10 @@ def jsonl_tables(source: Path, images: Path | None, box_format: BoxFormat, findi
     tables: Tables = {"images": [], "annotations": [], "categories": []}
     seen: dict[str, None] = {}
     for row, path, header in rows:
-        width, height = _upright(header)
+        width, height = header.upright_size
         if row.image not in seen:
             image = {"id": row.image, "file_name": row.image, "picture": path, "width": width, "height": height}
-            tables["images"].append(image | {"at": (path, "")})
+            tables["images"].append(image | {"upright": True, "at": (path, "")})
         seen[row.image] = None
         for name, corners in row.boxes:
             x1, y1, x2, y2 = convert(
@@ -132,12 +132,8 @@ def _placed(source: Path, images: Path | None, findings: Findings) -> Iterator[t
 
 
 def _check(rows: list[tuple[Boxes, Path, Header]], box_format: BoxFormat, source: Path) -> None:
-    found = [(box, _upright(header)) for row, _, header in rows for _, box in row.boxes]
+    found = [(box, header.upright_size) for row, _, header in rows for _, box in row.boxes]
     check_format([box for box, _ in found], [size for _, size in found], box_format, source)
-
-
-def _upright(header: Header) -> tuple[int, int]:
-    return (header.height, header.width) if header.turned else (header.width, header.height)
 
 
 def _one_box(row: Boxes, box_format: BoxFormat, size: tuple[int, int]) -> Any:

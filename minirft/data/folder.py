@@ -76,7 +76,7 @@ def load_folder(
                 name = file.relative_to(root).as_posix()
                 header = usable(findings, file, "check data.folder", [name])
                 if header:
-                    samples.append(labelled(name, file, label, asked, upright=header.turned))
+                    samples.append(labelled(name, file, label, asked, upright=header.marked))
     return samples
 
 

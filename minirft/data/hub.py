@@ -60,7 +60,7 @@ def load_labelled(
         if not name:
             findings.lose(folder, f"{part}, row {i}", "has no label; repair or remove it", [key])
         elif name in chosen and (header := usable(findings, source, "", [key])):
-            samples.append(labelled(key, source, name, asked, upright=header.turned))
+            samples.append(labelled(key, source, name, asked, upright=header.marked))
     return samples
 
 

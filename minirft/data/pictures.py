@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-TURNED, ORIENTATION = range(5, 9), 0x0112  # EXIF values that exchange width and height
+TURNED, MARKED, ORIENTATION = range(5, 9), range(2, 9), 0x0112  # EXIF values: by a quarter, in any way; their tag
 ASPECT = 200  # Qwen2-VL's processor refuses a picture with a side over 200 times the other
 
 

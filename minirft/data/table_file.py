@@ -51,7 +51,7 @@ def load_labels(
     chosen = choose(categories, sorted({name for *_, name in found}), source)
     asked = label_question(family, chosen, question, list_labels)
     samples = [
-        labelled(key, path, name, asked, upright=header.turned) for key, path, header, name in found if name in chosen
+        labelled(key, path, name, asked, upright=header.marked) for key, path, header, name in found if name in chosen
     ]
     if not samples:
         raise UserError(f"{source} has no row with a picture and a label; check data.annotations and data.images")
@@ -130,8 +130,9 @@ def _image(source: Path, line: int, folder: Path, name: str, findings: Findings)
     if place is None:
         return None
     path, header = place
-    width, height = (header.height, header.width) if header.turned else (header.width, header.height)
-    return {"id": name, "file_name": name, "picture": path, "width": width, "height": height, "at": (path, "")}
+    width, height = header.upright_size
+    row = {"id": name, "file_name": name, "picture": path, "width": width, "height": height, "at": (path, "")}
+    return row | {"upright": True}
 
 
 def _numbers(row: dict[str, str], columns: tuple[str, ...]) -> list[float] | None:

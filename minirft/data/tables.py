@@ -4,7 +4,8 @@
     categories     {"id", "name"}: spaces at the ends of a name do not count
     annotations    {"image_id", "category_id", "bbox": [x, y, width, height]}
 
-Other readers make these tables too; their rows hold under "at" where they come from, as (file, row).
+Other readers make these tables too.  Their rows hold under "at" where they come from, as (file, row); those of pictures
+may hold the "picture" itself, and "upright" where boxes are of it as turned; those of boxes a "problem" that was found.
 """
 
 from __future__ import annotations

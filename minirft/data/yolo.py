@@ -55,8 +55,9 @@ def yolo_tables(folder: Path, part: str, findings: Findings) -> Tables:
         header = usable(findings, path, f"{source} names it", [f"{name}:"])
         if header is None:
             continue
-        width, height = (header.height, header.width) if header.turned else (header.width, header.height)
+        width, height = header.upright_size
         row = {"id": name, "file_name": name, "picture": path, "width": width, "height": height, "at": (path, "")}
+        row["upright"] = True
         tables["images"].append(row)
         tables["annotations"] += _labels(_label_file(path), row)
     return tables

@@ -88,7 +88,7 @@ class Findings:
 
     def settle(self, kept: int) -> None:
         """Raise `UserError` if more was lost than `max_bad` allows beside `kept` samples that can be used."""
-        if too_many(len(self.bad), kept + len(self.bad), self.max_bad):
+        if self.bad and (not kept or too_many(len(self.bad), kept + len(self.bad), self.max_bad)):
             raise UserError(refusal(list(self.bad), kept + len(self.bad), self.max_bad))
         self.tell_counts()
 
@@ -118,10 +118,10 @@ def too_many(bad: int, total: int, max_bad: float) -> bool:
 
 def refusal(bad: list[Bad], total: int, max_bad: float) -> str:
     """The line that a run stops with."""
-    first = str(bad[0]).rstrip(".")
+    first, allowed = str(bad[0]).rstrip("."), int(max(1, max_bad * total)) if max_bad else 0
+    limit = f", and data.max_bad = {max_bad:g} allows {allowed}" if len(bad) > allowed else ""
     return (
-        f"{len(bad)} of {total} samples cannot be used, and data.max_bad = {max_bad:g} allows "
-        f"{int(max(1, max_bad * total)) if max_bad else 0}; the first: {first}; "
+        f"{len(bad)} of {total} samples cannot be used{limit}; the first: {first}; "
         f"`minirft data check CONFIG` lists all of them"
     )
 

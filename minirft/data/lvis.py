@@ -51,7 +51,7 @@ def load_lvis(
 
     >>> load_lvis("nowhere.json", "nowhere")
     Traceback (most recent call last):
-    minirft.samples.UserError: no file nowhere.json; give a COCO-format file in data.annotations
+    minirft.samples.UserError: no annotations at nowhere.json; check data.annotations
     """
     findings = findings or Findings()
     source, folder = Path(annotations), Path(images)

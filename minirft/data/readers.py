@@ -28,6 +28,9 @@ PARTS = {"reasonseg": ("train", "val", "test")} | dict.fromkeys(
 )
 
 
+_FILES = {"coco": "COCO-format JSON", "lvis": "LVIS-format JSON", "csv": "CSV", "jsonl": "JSONL"}
+
+
 def parts_of(data: DataConfig) -> Collection[str]:
     """The parts that the files themselves name, of train, val and test; empty where they name none."""
     named = {"folder": parts_of_folder, "yolo": parts_of_yolo, "voc": parts_of_voc, "hf": parts_of_set}
@@ -109,7 +112,7 @@ def path_of(data: DataConfig, field: str, prefix: str = "") -> Path:
     path = getattr(data, field)
     if path is None:
         what = {
-            "annotations": f"the {data.kind.upper()}-format file (--data.{prefix}annotations FILE)",
+            "annotations": f"the {_FILES.get(data.kind)} file (--data.{prefix}annotations FILE)",
             "images": f"the folder of the pictures (--data.{prefix}images DIR)",
             "folder": f"the folder of the {data.kind} data (--data.{prefix}folder DIR)",
         }[field]

@@ -168,6 +168,8 @@ def redraw(draw: Callable[[set[str]], list[Sample]], every: list[Sample], screen
     without: set[str] = set()
     while True:
         drawn = draw(without)
+        if not drawn:
+            raise UserError(refusal(list(screening.findings.bad), len(every), screening.findings.max_bad))
         if len(screening.sound(drawn)) == len(drawn):
             screening.settle()
             return drawn

@@ -37,6 +37,8 @@ Pairs = dict[Key, list[Box]]
 
 def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Findings) -> Tables:
     """The tables of the file, without the rows that lack a field that is `needed`."""
+    if not source.exists():
+        raise UserError(f"no annotations at {source}; check data.annotations")
     try:
         data = json.loads(read_text(source, "give a COCO-format file in data.annotations"))
     except json.JSONDecodeError as error:

@@ -184,7 +184,7 @@ def test_unknown_category_gets_the_nearest(folder):
 
 def test_files_that_are_not_there_or_not_json(folder):
     """Catches a traceback where one line would do."""
-    with pytest.raises(UserError, match=r"no file .*gone\.json"):
+    with pytest.raises(UserError, match="no annotations at"):
         load_coco(folder / "gone.json", folder)
     (folder / "torn.json").write_text('{"images": [')
     with pytest.raises(UserError, match="cannot be read as JSON"):

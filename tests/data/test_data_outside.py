@@ -325,6 +325,15 @@ def test_one_alone_never_stops(tmp_path):
         screened(data_of(path, tables, max_bad=0.0))
 
 
+@pytest.mark.parametrize("damage", [torn, lambda path: path.write_bytes(b""), Path.unlink])
+def test_nothing_left_is_refused(tmp_path, damage):
+    """Catches an empty training set, of which step 1 asks for a sample."""
+    path, tables = dataset(tmp_path, count=1)
+    damage(tmp_path / "0.png")
+    with pytest.raises(UserError, match=r"1 of 1 samples cannot be used; the first: .*0\.png"):
+        screened(data_of(path, tables))
+
+
 def test_held_out_pictures_are_opened_too(tmp_path):
     """Catches an evaluation that a torn picture stops after an hour of training."""
     path, tables = dataset(tmp_path)

@@ -96,7 +96,7 @@ def samples_of_tables(
     chosen = choose(categories, names.values() if categories else without_phantoms(data, names), source)
     pictures = sized_pictures(data["images"], folder, findings)
     pairs, crowds = read_pairs(data["annotations"], pictures, names, source, findings)
-    present = present_pairs(pairs, chosen, source)
+    present = present_pairs(pairs, chosen, source, findings)
     if only is None:
         asked = present + _absent(pairs, list(pictures), chosen, absent_count(present, negatives), seed)
     else:
@@ -105,12 +105,14 @@ def samples_of_tables(
     return write_samples(asked, pairs, crowds, pictures, chosen, folder, task, findings, question)
 
 
-def present_pairs(pairs: Pairs, chosen: list[str], source: Path) -> list[Key]:
+def present_pairs(pairs: Pairs, chosen: list[str], source: Path, findings: Findings) -> list[Key]:
     """The pairs of the chosen categories that have a box; `UserError` when there are none."""
     wanted = set(chosen)
     present = [key for key, boxes in pairs.items() if boxes and key[1] in wanted]
     if not present:
-        raise UserError(f"{source} has no box of {', '.join(chosen) or 'any category'}; choose other categories")
+        why = f"{len(findings.bad)} rows are bad, the first: {next(iter(findings.bad))}" if findings.bad else ""
+        what = f"{source} has no box of {', '.join(chosen[:20]) or 'any category'}"
+        raise UserError(f"{what}; {why or 'choose other categories'}")
     return present
 
 

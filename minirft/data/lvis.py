@@ -61,7 +61,7 @@ def load_lvis(
     rows = [found for row in data["images"] if (found := _with_file(row, names, findings)) is not None]
     pictures = coco.sized_pictures(rows, folder, findings)
     pairs, crowds = coco.read_pairs(data["annotations"], pictures, names, source, findings)
-    asked = coco.present_pairs(pairs, chosen, source)
+    asked = coco.present_pairs(pairs, chosen, source, findings)
     if task == "detection":
         partly = set(_listed(pictures, "not_exhaustive_category_ids", names, chosen))
         asked = [key for key in asked if key not in partly]

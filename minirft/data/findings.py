@@ -90,7 +90,6 @@ class Findings:
         """Raise `UserError` if more was lost than `max_bad` allows beside `kept` samples that can be used."""
         if self.bad and (not kept or too_many(len(self.bad), kept + len(self.bad), self.max_bad)):
             raise UserError(refusal(list(self.bad), kept + len(self.bad), self.max_bad))
-        self.tell_counts()
 
     def tell_counts(self) -> None:
         """Say what was counted, each once with its first place, and how much was lost."""

@@ -55,7 +55,9 @@ def candidates(
     found = Findings(data.on_bad, data.max_bad)
     samples = _read(data, part, only, prefix, found)
     found.settle(len(samples))
-    if findings is not None:
+    if findings is None:
+        found.tell_counts()
+    else:  # whoever gathers says it
         findings.add(found)
     return samples
 

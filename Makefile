@@ -32,12 +32,13 @@ CORE := $(patsubst %,tests/%.py,engine/test_versions engine/test_prefix engine/t
 NUMBERS := $(patsubst %,tests/%.py,engine/test_prefix engine/test_decoding test_sampler engine/test_layers \
 	test_reference engine/test_memory_options engine/test_sixteen_bits)
 
-.PHONY: help setup demo lab test test-unit test-notebooks test-oldest test-newest test-cpus lock lint docs clean
+.PHONY: help setup demo lab test test-unit test-notebooks test-wheel test-oldest test-newest test-cpus lock lint docs clean
 
 help:
 	@echo "make demo   train the tiny policy and write runs/demo/report.html (4 minutes)"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make test   run all tests and every notebook"
+	@echo "make test-wheel  build the package, install it without the repository, run its demo from there"
 	@echo "make test-oldest, test-newest  the core tests with the lowest versions that are admitted, with the newest"
 	@echo "make test-cpus  the tests of numbers on other instruction sets and numbers of threads (5 minutes)"
 	@echo "make lock   the newest of everything, all tests, then constraints.txt"
@@ -70,6 +71,9 @@ test-unit: $(STAMP)
 
 test-notebooks: $(STAMP)
 	$(if $(CONSTRAINTS),PYTHONWARNINGS=error) $(NBVAL) $(STRICT) notebooks
+
+test-wheel: $(STAMP)
+	$(UNIT) $(STRICT) -m wheel tests/test_wheel.py
 
 # The lowest version of every direct dependency that pyproject.toml admits; pins.txt serves as the constraints.
 OLDEST := .venv-oldest
@@ -110,7 +114,7 @@ lint: $(STAMP)
 .PHONY: browser
 browser:
 	@$(MAKE) --no-print-directory setup STAMP=$(VENV)/.installed-browser EXTRAS=notebook,test,browser
-	$(UNIT) $(STRICT) -m browser tests/test_browser.py
+	$(UNIT) $(STRICT) -m browser tests/test_browser.py tests/test_report_page.py
 
 docs: setup-docs
 	$(BIN)/sphinx-build --quiet -W -d docs/_site/doctrees -c docs . docs/_site/html

@@ -1,8 +1,62 @@
-"""Visual reinforcement fine-tuning you can read: GRPO on Qwen2-VL, on a laptop and on one consumer GPU."""
+"""Visual reinforcement fine-tuning you can read: GRPO on Qwen2-VL, on a laptop and on one consumer GPU.
 
+A **policy** is compared with its **reference**; a **sampler** draws groups; **rewards** score them; **advantages**
+compare; the **loss** weighs; **train** repeats.  These are the files beside this one; everything else has a room.
+"""
+
+import ast
 import logging
+import sys
 import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minirft import data, show, tiny
+    from minirft.advantages import group_advantages
+    from minirft.loss import policy_loss
+    from minirft.policy import Policy
+    from minirft.reference import make_reference
+    from minirft.rewards import reading as reward
+    from minirft.runs import GRPOConfig, load_config
+    from minirft.sampler import sample_groups
+    from minirft.samples import Rollout, Sample
+    from minirft.train import grpo_step, run, score
 
 STARTED = time.monotonic()  # before torch is imported, which takes seconds
 # On some CPUs bitsandbytes, when it is imported, misses a package that would fetch faster kernels from the network.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+class UserError(Exception):
+    """Something the user can put right; the message says what was wrong, where, and what to do."""
+
+
+def lazily(package: str) -> tuple[Callable[[str], Any], list[str]]:
+    """A package exports the imports of its `if TYPE_CHECKING:` block, each imported when it is first used (PEP 562).
+
+    Returns the package's `__getattr__` and `__all__`.  Type checkers and readers see plain imports, and
+    `import minirft.show` still does not load matplotlib.  A name must not be that of a file of the package: importing
+    the file would put the module in its place.
+    """
+    source = Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8")
+    homes = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for line in node.body:
+                if isinstance(line, ast.ImportFrom):
+                    homes |= {alias.asname or alias.name: (str(line.module), alias.name) for alias in line.names}
+
+    def touch(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, original = homes[name]
+        return import_module(f"{module}.{original}") if module == package else getattr(import_module(module), original)
+
+    return touch, sorted(homes)
+
+
+__getattr__, __all__ = lazily(__name__)
+__all__ += ["UserError"]

@@ -2,6 +2,6 @@
 
 import sys
 
-from minirft.commands.cli import main
+from minirft.commands import main
 
 sys.exit(main())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
+import torch  # noqa: F401  the examples use it
 from torch import Tensor
 
 Scale = Literal["std", "mean", "batch", "none"]
@@ -33,7 +33,7 @@ def group_advantages(rewards: Tensor, scale: Scale = "std", ddof: int = 1, eps: 
     >>> group_advantages(torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.3, 0.3, 0.3, 0.3]]), scale="mean").tolist()
     [[0.5, 0.5, -0.5, -0.5], [0.0, 0.0, 0.0, 0.0]]
     """
-    _check(rewards, "rewards", dimensions=2, smallest_group=1 if scale == "none" else 2)
+    check_rewards(rewards, "rewards", dimensions=2, smallest_group=1 if scale == "none" else 2)
     if scale == "none":
         return rewards
     centred = rewards - rewards.mean(-1, keepdim=True)
@@ -46,44 +46,6 @@ def group_advantages(rewards: Tensor, scale: Scale = "std", ddof: int = 1, eps: 
     else:
         raise ValueError(f"scale must be 'std', 'mean', 'batch' or 'none', got {scale!r}")
     return advantages.masked_fill(degenerate_groups(rewards)[:, None], 0.0)
-
-
-def combine(
-    parts: Tensor,
-    weights: Tensor,
-    order: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise",
-    scale: Scale = "std",
-    ddof: int = 1,
-    eps: float = 1e-4,
-) -> Tensor:
-    """Advantages from K reward parts.
-
-        sum_then_normalise    A = group_advantages(Σₖ wₖ rₖ, scale)
-        normalise_then_sum    s = Σₖ wₖ (rₖ - mean_group rₖ) / (std_group rₖ + eps)
-                              A = s / (std_batch s + eps)                            GDPO, arXiv 2601.05242
-
-    The first lets the part with the widest spread decide; the second gives each part its weight's say in
-    every group, and ignores `scale`.  (GDPO also subtracts the batch mean of s, which is 0: each group's is.)
-    `parts` is (K, P, G), `weights` (K,), the result (P, G).  In the second, a group is degenerate when all its
-    parts are.  Raises `ValueError` as `group_advantages` does.
-
-    >>> parts = torch.tensor([[[1.0, 0.0, 1.0, 0.0]], [[0.1, 0.1, 0.0, 0.0]]])  # the second part has a small spread
-    >>> combine(parts, torch.ones(2))
-    tensor([[ 0.9477, -0.7754,  0.7754, -0.9477]])
-    >>> combine(parts, torch.ones(2), "normalise_then_sum").round(decimals=2)
-    tensor([[ 1.2200, -0.0000,  0.0000, -1.2200]])
-    """
-    _check(parts, "parts", dimensions=3, smallest_group=1)
-    if weights.shape != parts.shape[:1]:
-        raise ValueError(f"{len(parts)} reward parts need weights of shape ({len(parts)},), got {tuple(weights.shape)}")
-    weights = weights.to(parts).view(-1, 1, 1)
-    if order == "sum_then_normalise":
-        return group_advantages((weights * parts).sum(0), scale, ddof, eps)
-    if order != "normalise_then_sum":
-        raise ValueError(f"order must be 'sum_then_normalise' or 'normalise_then_sum', got {order!r}")
-    normalised = torch.stack([group_advantages(part, "std", ddof, eps) for part in parts])
-    summed = (weights * normalised).sum(0)
-    return summed / (summed.std(correction=ddof) + eps)
 
 
 def degenerate_groups(rewards: Tensor, tol: float = 1e-6) -> Tensor:
@@ -99,7 +61,8 @@ def degenerate_groups(rewards: Tensor, tol: float = 1e-6) -> Tensor:
     return rewards.amax(-1) - rewards.amin(-1) <= tol
 
 
-def _check(rewards: Tensor, name: str, dimensions: int, smallest_group: int) -> None:
+def check_rewards(rewards: Tensor, name: str, dimensions: int, smallest_group: int) -> None:
+    """Raises `ValueError` for another shape, a group without a baseline, or numbers that are not finite."""
     if rewards.dim() != dimensions or not rewards.is_floating_point():
         shape = "(P, G)" if dimensions == 2 else "(K, P, G)"
         raise ValueError(f"{name} must be floating point of shape {shape}, got {rewards.dtype} {tuple(rewards.shape)}")

@@ -26,7 +26,6 @@ MiniMax-M1.  The GSPO and DAPO papers have no KL term; `kl_coef=0` is theirs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -35,79 +34,11 @@ from torch import Tensor
 Estimator = Literal["k1", "k2", "k3"]
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What the losses are made of; all is 0 on padding.  B rows, T completion tokens."""
-
-    logprobs: Tensor  # (B, T), the only one with a gradient, with log_ratio and penalty made of it
-    log_ratio: Tensor  # (B, T): log π - log π_old
-    penalty: Tensor  # (B, T): β KL
-    advantages: Tensor  # (B, 1), or (B, T) times the weight of each token
-    mask: Tensor  # (B, T), 1 on completion tokens
-    low: float  # bounds of the ratio
-    high: float
-    rows: int  # of the whole step
-    tokens: int | Tensor  # of the whole step
-    max_completion_length: int | None
+# --- the first choice: the ratio ρ
 
 
-# --- the named losses
-
-
-def grpo(x: Terms) -> Tensor:
-    """Every completion weighs the same, so a token of a short one weighs more.  arXiv 2402.03300 eq. 3."""
-    gain = clipped_gain(token_ratio(x.log_ratio), x.advantages, x.low, x.high)
-    return mean_of_row_means(x.penalty - gain, x.mask, x.rows)
-
-
-def dr_grpo(x: Terms) -> Tensor:
-    """Every token weighs the same, whatever the lengths in the batch.  arXiv 2503.20783 §3.2.
-
-    The constant is rows * max_completion_length; with mean-only advantages this is the paper's pair.
-    """
-    if x.max_completion_length is None:
-        raise ValueError("dr_grpo divides by max_completion_length, which is None")
-    gain = clipped_gain(token_ratio(x.log_ratio), x.advantages, x.low, x.high)
-    return ((x.penalty - gain) * x.mask).sum() / (x.rows * x.max_completion_length)
-
-
-def dapo(x: Terms) -> Tensor:
-    """Every token of the step weighs the same: a mean over tokens.  arXiv 2503.14476 eq. 8.
-
-    The paper's bounds are clip_eps 0.2 and clip_eps_high 0.28: more room for unlikely tokens to grow.
-    """
-    gain = clipped_gain(token_ratio(x.log_ratio), x.advantages, x.low, x.high)
-    return ((x.penalty - gain) * x.mask).sum() / x.tokens
-
-
-def bnpo(x: Terms) -> Tensor:
-    """`dapo` by another name once the batch is the whole step (see Deviations).  TRL `loss_type="bnpo"`."""
-    return dapo(x)
-
-
-def gspo(x: Terms) -> Tensor:
-    """The ratio belongs to the whole answer, as the reward does.  arXiv 2507.18071 eq. 5 and 7.
-
-    Sequence ratios stay close to 1: the paper clips at 3e-4 and 4e-4.
-    """
-    gain = clipped_gain(sequence_ratio(x.log_ratio, x.mask), x.advantages, x.low, x.high)
-    return mean_of_row_means(x.penalty - gain, x.mask, x.rows)
-
-
-def cispo(x: Terms) -> Tensor:
-    """REINFORCE with a capped weight: no token loses its gradient.  arXiv 2506.13585 eq. 4 and 5."""
-    weight = token_ratio(x.log_ratio).clamp(max=x.high).detach()
-    return ((x.penalty - weight * x.advantages * x.logprobs) * x.mask).sum() / x.tokens
-
-
-LOSSES = {"grpo": grpo, "dr_grpo": dr_grpo, "dapo": dapo, "bnpo": bnpo, "gspo": gspo, "cispo": cispo}
-
-
-# --- their pieces
-
-
-def token_ratio(log_ratio: Tensor) -> Tensor:
-    """ρ = π / π_old of each token, (B, T) -> (B, T).
+def token_ratio(log_ratio: Tensor, mask: Tensor | None = None) -> Tensor:
+    """ρ = π / π_old of each token, (B, T) -> (B, T); the mask plays no part.
 
     >>> token_ratio(torch.zeros(1, 2)).tolist()
     [[1.0, 1.0]]
@@ -118,6 +49,8 @@ def token_ratio(log_ratio: Tensor) -> Tensor:
 def sequence_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
     """ρ = (π(answer) / π_old(answer))^(1/length), (B, T) -> (B, 1).  GSPO, arXiv 2507.18071 eq. 7.
 
+    The ratio belongs to the whole answer, as the reward does.  It stays close to 1: the paper clips at 3e-4 and 4e-4.
+
     >>> mask = torch.tensor([[1.0, 1.0, 0.0]])
     >>> sequence_ratio(torch.tensor([[1.0, -1.0, 0.0]]), mask).tolist()
     [[1.0]]
@@ -125,17 +58,7 @@ def sequence_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
     return ((log_ratio * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)).exp()
 
 
-def sampler_correction(old_logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
-    """min(π_old / π_sampler, cap) of each token, (B, T): what sampling in other arithmetic than learning owes the mean.
-
-    Both are the same weights, so in exact arithmetic it is 1; in 16 bits the two paths round differently.  Source:
-    Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"; TRL's
-    `vllm_importance_sampling_correction`, whose cap is 3 by default.
-
-    >>> sampler_correction(torch.tensor([0.0, 5.0]), torch.tensor([0.0, 0.0]), cap=2.0).tolist()
-    [1.0, 2.0]
-    """
-    return (old_logprobs - sampler_logprobs).exp().clamp(max=cap)
+# --- the second choice: the surrogate, a gain
 
 
 def clipped_gain(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
@@ -150,6 +73,65 @@ def clipped_gain(ratio: Tensor, advantages: Tensor, low: float, high: float) -> 
     [-0.75, -1.5]
     """
     return torch.min(ratio * advantages, ratio.clamp(low, high) * advantages)
+
+
+def capped_gain(ratio: Tensor, advantages: Tensor, logprobs: Tensor, high: float) -> Tensor:
+    """sg[min(ρ, high)] A log π: REINFORCE with a capped weight; no token loses its gradient.
+
+    Source: CISPO, arXiv 2506.13585 eq. 4 and 5.
+
+    >>> capped_gain(torch.tensor([0.5, 1.5]), torch.tensor(1.0), torch.tensor([-1.0, -1.0]), 1.25).tolist()
+    [-0.5, -1.25]
+    """
+    return ratio.clamp(max=high).detach() * advantages * logprobs
+
+
+# --- the third choice: how (B, T) becomes one number
+
+
+def mean_of_row_means(values: Tensor, mask: Tensor, rows: int) -> Tensor:
+    """(1 / rows) Σ_b (1 / |b|) Σ_t values[b, t]; a row without tokens counts 0.
+
+    >>> mean_of_row_means(torch.tensor([[3.0, 3.0], [5.0, 9.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]]), rows=2)
+    tensor(4.)
+    """
+    return ((values * mask).sum(-1) / mask.sum(-1).clamp(min=1)).sum() / rows
+
+
+def per_row(values: Tensor, mask: Tensor, rows: int, tokens: int | Tensor, limit: int | None) -> Tensor:
+    """Every completion weighs the same, so a token of a short one weighs more.  GRPO, arXiv 2402.03300 eq. 3."""
+    return mean_of_row_means(values, mask, rows)
+
+
+def per_token(values: Tensor, mask: Tensor, rows: int, tokens: int | Tensor, limit: int | None) -> Tensor:
+    """Every token of the step weighs the same: a mean over tokens.  DAPO, arXiv 2503.14476 eq. 8.
+
+    The paper's bounds are clip_eps 0.2 and clip_eps_high 0.28: more room for unlikely tokens to grow.
+    """
+    return (values * mask).sum() / tokens
+
+
+def per_limit(values: Tensor, mask: Tensor, rows: int, tokens: int | Tensor, limit: int | None) -> Tensor:
+    """Every token weighs the same, whatever the lengths in the batch.  Dr. GRPO, arXiv 2503.20783 §3.2.
+
+    The constant is rows * max_completion_length; with mean-only advantages this is the paper's pair.
+    """
+    if limit is None:
+        raise ValueError("dr_grpo divides by max_completion_length, which is None")
+    return (values * mask).sum() / (rows * limit)
+
+
+LOSSES = {  # kind: (ratio, surrogate, reduce), the table above
+    "grpo": (token_ratio, clipped_gain, per_row),
+    "dr_grpo": (token_ratio, clipped_gain, per_limit),
+    "dapo": (token_ratio, clipped_gain, per_token),
+    "bnpo": (token_ratio, clipped_gain, per_token),  # TRL's name; `dapo` once the batch is the whole step
+    "gspo": (sequence_ratio, clipped_gain, per_row),
+    "cispo": (token_ratio, capped_gain, per_token),
+}
+
+
+# --- what is added, and what weighs
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: Estimator = "k3") -> Tensor:
@@ -174,13 +156,17 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: Estimator = "k3") 
     raise ValueError(f"kl must be 'k1', 'k2' or 'k3', got {kind!r}")
 
 
-def mean_of_row_means(values: Tensor, mask: Tensor, rows: int) -> Tensor:
-    """(1 / rows) Σ_b (1 / |b|) Σ_t values[b, t]; a row without tokens counts 0.
+def sampler_correction(old_logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
+    """min(π_old / π_sampler, cap) of each token, (B, T): what sampling in other arithmetic than learning owes the mean.
 
-    >>> mean_of_row_means(torch.tensor([[3.0, 3.0], [5.0, 9.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]]), rows=2)
-    tensor(4.)
+    Both are the same weights, so in exact arithmetic it is 1; in 16 bits the two paths round differently.  Source:
+    Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"; TRL's
+    `vllm_importance_sampling_mode="token_truncate"` (its default drops whole answers above a ratio of 3 instead).
+
+    >>> sampler_correction(torch.tensor([0.0, 5.0]), torch.tensor([0.0, 0.0]), cap=2.0).tolist()
+    [1.0, 2.0]
     """
-    return ((values * mask).sum(-1) / mask.sum(-1).clamp(min=1)).sum() / rows
+    return (old_logprobs - sampler_logprobs).exp().clamp(max=cap)
 
 
 # --- all together
@@ -203,7 +189,7 @@ def policy_loss(
     step_rows: int | None = None,
     step_tokens: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss `kind` of one pass, and its metrics (keys and formulas: `runlog.METRICS`).
+    """The loss `kind` of one pass, and its metrics (keys and formulas: `log.METRICS`).
 
     `logprobs`, `old_logprobs` (of the policy before the rollout's first update), `ref_logprobs` and the boolean
     `completion_mask` are (B, T); `advantages` is (B,).  Only `logprobs` gets a gradient, and what stands on
@@ -226,37 +212,37 @@ def policy_loss(
     if ref_logprobs is not None:
         divergence = kl_estimate(logprobs, torch.where(completion_mask, ref_logprobs.detach(), 0.0), kl)
     advantages = advantages.detach().to(logprobs)[:, None]
-    terms = Terms(
-        logprobs=logprobs,
-        log_ratio=log_ratio,
-        penalty=kl_coef * divergence if kl_coef else torch.zeros_like(logprobs),
-        advantages=advantages if weights is None else advantages * weights.detach(),
-        mask=completion_mask.to(logprobs),
-        low=0.0 if kind == "cispo" else 1 - clip_eps,
-        high=1 + (clip_eps if clip_eps_high is None else clip_eps_high),
-        rows=len(logprobs) if step_rows is None else step_rows,
-        tokens=completion_mask.sum().clamp(min=1) if step_tokens is None else step_tokens,
-        max_completion_length=max_completion_length,
-    )
-    loss = LOSSES[kind](terms)
-    ratio = sequence_ratio(log_ratio, terms.mask) if kind == "gspo" else token_ratio(log_ratio)
-    metrics = {"loss": loss.detach(), **_ratio_metrics(terms, ratio.detach())}
+    advantages = advantages if weights is None else advantages * weights.detach()
+    mask = completion_mask.to(logprobs)
+    rows = len(logprobs) if step_rows is None else step_rows
+    tokens = completion_mask.sum().clamp(min=1) if step_tokens is None else step_tokens
+    low, high = 1 - clip_eps, 1 + (clip_eps if clip_eps_high is None else clip_eps_high)
+
+    ratio_of, surrogate, reduce = LOSSES[kind]
+    ratio = ratio_of(log_ratio, mask)
+    if surrogate is capped_gain:
+        low, gain = 0.0, capped_gain(ratio, advantages, logprobs, high)
+    else:
+        gain = clipped_gain(ratio, advantages, low, high)
+    penalty = kl_coef * divergence if kl_coef else torch.zeros_like(logprobs)
+    loss = reduce(penalty - gain, mask, rows, tokens, max_completion_length)
+    shares = mask / tokens if ratio.shape == mask.shape else torch.full_like(ratio, 1 / rows)
+    metrics = {"loss": loss.detach(), **_ratio_metrics(ratio.detach(), advantages, shares, low, high)}
     if ref_logprobs is not None:
-        metrics["kl"] = (divergence.detach() * terms.mask).sum() / terms.tokens
+        metrics["kl"] = (divergence.detach() * mask).sum() / tokens
     return loss, metrics
 
 
-def _ratio_metrics(x: Terms, ratio: Tensor) -> dict[str, Tensor]:
+def _ratio_metrics(ratio: Tensor, advantages: Tensor, shares: Tensor, low: float, high: float) -> dict[str, Tensor]:
     """Mean ratio and clipped shares, over tokens (B, T) or, for a sequence ratio (B, 1), over rows."""
-    weight = x.mask / x.tokens if ratio.shape == x.mask.shape else torch.full_like(ratio, 1 / x.rows)
-    advantages = x.advantages[:, : ratio.shape[1]]  # for their sign only
-    low = (weight * ((ratio < x.low) & (advantages < 0))).sum()
-    high = (weight * ((ratio > x.high) & (advantages > 0))).sum()
+    advantages = advantages[:, : ratio.shape[1]]  # for their sign only
+    below = (shares * ((ratio < low) & (advantages < 0))).sum()
+    above = (shares * ((ratio > high) & (advantages > 0))).sum()
     return {
-        "ratio_mean": (weight * ratio).sum(),
-        "clip_fraction": low + high,
-        "clip_fraction_low": low,
-        "clip_fraction_high": high,
+        "ratio_mean": (shares * ratio).sum(),
+        "clip_fraction": below + above,
+        "clip_fraction_low": below,
+        "clip_fraction_high": above,
     }
 
 

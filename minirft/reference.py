@@ -7,14 +7,13 @@ frozen copy.  At kl_coef 0 there is none.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minirft.engine.prefix import policy_logprobs
+from minirft.engine import Rows
 from minirft.policy import Policy
 from minirft.samples import Rollout
 
@@ -27,10 +26,10 @@ class Reference:
     adapters_off: bool
 
     @torch.no_grad()
-    def logprobs(self, rollout: Rollout, rows: slice | Sequence[int] | None = None, shared: bool = True) -> Tensor:
+    def logprobs(self, rollout: Rollout, rows: Rows = None, shared: bool | None = None) -> Tensor:
         """log π_ref of the sampled tokens, (rows, T) float32, 0 on padding; no gradient."""
         with self.policy.base() if self.adapters_off else nullcontext():
-            return policy_logprobs(self.policy, rollout, rows, shared)
+            return self.policy.logprobs(rollout, rows, shared=shared)
 
 
 def make_reference(policy: Policy, kl_coef: float) -> Reference | None:

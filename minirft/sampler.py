@@ -1,24 +1,22 @@
 """Sampling a group of completions for each prompt.
 
-All prompts of a step pass the model once, their keys and values are copied to G rows each, and one loop decodes all
-rows together (a step of it is in `decoding`); rows that ended leave the batch.  A token is the inverse CDF of a uniform
-number drawn beforehand, so what a row becomes depends on its own numbers only: not on its neighbours, nor on the path
-that computed the logits.
+All prompts of a step pass the model once, the rows of a group read that one copy of their prompt's keys and values, and
+one loop decodes all rows together (a step of it is in `decoding`); rows that ended leave the batch.  A token is the
+inverse CDF of a uniform number drawn beforehand, so what a row becomes depends on its own numbers only: not on its
+neighbours, nor on the path that computed the logits.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from minirft.engine.decoding import DECODERS, Growing
-from minirft.engine.prefix import prefill
+from minirft import UserError
+from minirft.engine import DECODERS, Growing, prefill
 from minirft.policy import Policy
-from minirft.samples import Prompt, Rollout, UserError
+from minirft.samples import Prompt, Rollout, Sample
 
 Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """(logits of some rows (R, V), those rows (R,), step t) -> their tokens (R,) and log-probs (R,)."""
@@ -27,29 +25,31 @@ Choose = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 @torch.no_grad()
 def sample_groups(
     policy: Policy,
-    prompts: Sequence[Prompt],
+    questions: Sequence[Sample | Prompt],
     group_size: int,
     *,
+    seed: int | None = None,
     temperature: float = 1.0,
     max_completion_length: int = 256,
     generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
-    shared: bool = True,
+    shared: bool | None = None,
     greedy: bool = False,
-    decoder: str = "growing",
+    decoder: str | None = None,
     prompts_per_pass: int | None = None,
 ) -> Rollout:
-    """G completions of each of P prompts, token ~ softmax(logits / temperature) over the tokens not banned.
+    """G completions of each of P samples or prompts, token ~ softmax(logits / temperature) over the tokens not banned.
 
-    `uniforms` (B, T) in [0, 1) decide the tokens; without them they are drawn from `generator`.  `greedy` takes
-    the likeliest token instead (log-probs stay those of `temperature`).  `shared=False` is the naive path, in which G
-    copies of prompt and picture pass the model.  `decoder` is a name of `decoding.DECODERS`; `prompts_per_pass` bounds
-    how many prompts are decoded together, for memory: the tokens do not depend on it.  The result lies on the policy's
-    device.
+    `uniforms` (B, T) in [0, 1) decide the tokens; without them they are drawn from `seed`, or from `generator`.
+    `greedy` takes the likeliest token instead (log-probs stay those of `temperature`).  `shared` and `decoder` are the
+    policy's unless they are given; `shared=False` is the naive path, in which G copies of prompt and picture pass the
+    model, `decoder` a name of `decoding.DECODERS`.  `prompts_per_pass` bounds how many prompts are decoded together,
+    for memory: the tokens do not depend on it.  The result lies on the policy's device.
     Raises `ValueError` for no prompt, G < 1, temperature <= 0, no token to sample, or uniforms of another shape,
     `UserError` for logits that are not finite.
     """
-    started = time.perf_counter()
+    prompts = [policy.encode(asked) if isinstance(asked, Sample) else asked for asked in questions]
+    generator = generator if seed is None else torch.Generator().manual_seed(seed)
     if min(len(prompts), group_size, max_completion_length) < 1 or not temperature > 0:
         raise ValueError(
             f"need a prompt, group_size >= 1, max_completion_length >= 1 and temperature > 0; "
@@ -58,6 +58,7 @@ def sample_groups(
     shape = (len(prompts) * group_size, max_completion_length)
     uniforms = None if greedy else _checked_or_drawn(uniforms, shape, generator).to(policy.device)
 
+    shared, decoder = policy.shared_prefix if shared is None else shared, decoder or policy.decoder
     parts = []
     for first in range(0, len(prompts), prompts_per_pass or len(prompts)):
 
@@ -67,8 +68,7 @@ def sample_groups(
         part = prompts[first : first + (prompts_per_pass or len(prompts))]
         parts.append(decode(policy, part, group_size, choose, max_completion_length, shared, decoder))
     ids, logprobs, lengths = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    rollout = _rollout(policy, prompts, group_size, temperature, ids, logprobs, lengths)
-    return replace(rollout, seconds=time.perf_counter() - started)
+    return _rollout(policy, prompts, group_size, temperature, ids, logprobs, lengths)
 
 
 def _rollout(

@@ -10,32 +10,59 @@ Letters used in every docstring and comment:
         row b is completion b % G of prompt b // G
     N   predicted boxes                      M   true boxes
 
-Boxes are float `xyxy` with y pointing down; `boxes.Frame` says in which units.  Log-probabilities are
+Boxes are float `xyxy` with y pointing down; `Frame` says in which units.  Log-probabilities are
 in nats and belong to the sampling temperature.  A reward lies in [0, 1] before its weight.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from minirft.data.pictures import open_picture, to_rgb
-
-if TYPE_CHECKING:
-    from minirft.rewards.boxes import TrueBoxes
+from minirft import UserError
+from minirft.pictures import open_picture, to_rgb
 
 Task = Literal["detection", "classification", "grounding", "presence"]
 
 
-class UserError(Exception):
-    """Something the user can put right; the message says what was wrong, where, and what to do."""
+@dataclass(frozen=True)
+class Frame:
+    """A coordinate system: its name, and its extent along x and y.
+
+    >>> Frame("thumbnail", 64, 48).width
+    64
+    """
+
+    name: str
+    width: float
+    height: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.width < math.inf and 0 < self.height < math.inf):
+            raise ValueError(f"frame {self.name!r} must have a positive, finite size, got {self.width} x {self.height}")
+
+
+@dataclass(frozen=True)
+class TrueBoxes:
+    """The objects of one category in one picture as an annotation file has them, neither rounded nor clipped.
+
+    `boxes` are (N, 4) and `crowds` (M, 4), xyxy in the units of `frame`.  A crowd is one box around many objects: COCO
+    counts a prediction inside it neither as a hit nor as a false box.
+    """
+
+    frame: Frame
+    boxes: NDArray[np.float64]
+    crowds: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -122,7 +149,6 @@ class Rollout:
     finished: Tensor  # (B,) bool: ended by itself, not by the length limit
     group_size: int
     temperature: float
-    seconds: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         rows = len(self.prompts) * self.group_size

@@ -11,48 +11,46 @@ a switched-off adapter (or a frozen copy), nothing is cut to fit, and a step tha
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from minirft import UserError
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.data.feed import step_generator, training_feed
-from minirft.data.screening import Screening
-from minirft.engine.prefix import passes, policy_logprobs
+from minirft.data import step_seed
+from minirft.engine import passes
 from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
 from minirft.reference import Reference
-from minirft.rewards.readings import Score, reading
-from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import Row, open_run
-from minirft.runs.loop import learning_rate, not_finite, run_steps, update
+from minirft.rewards import Score, reading
+from minirft.runs import GRPOConfig, Row, learning_rate, mismatch, optimiser_step, rollout_metrics, times, written
 from minirft.sampler import sample_groups
-from minirft.samples import Rollout, Sample, UserError
+from minirft.samples import Rollout, Sample
 
 RewardFn = Callable[[str, str], Score]  # (completion, solution) -> score
 
 
-def train(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
+def run(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
     """Run or go on with a GRPO run; yields every logged row as it happens.
 
     Raises `UserError` for what the user can put right, and `KeyboardInterrupt` after Ctrl-C and a save.
     """
+    from minirft.data import Screening, training_feed  # here, because a step alone needs neither data nor a folder
+    from minirft.runs import open_run, run_steps
+
     screening = Screening.of(config.data, resume, progress)
     feed = training_feed(config, screening)  # before the model: a mistake in the data shows at once
     reward = reading(config.data.task, config.reward, config.reward_weights or None)
-    run = open_run("grpo", config, resume)
+    opened = open_run("grpo", config, resume)
 
     def do_step(samples: list[Sample], step: int) -> tuple[Row, list[Row]]:
-        return grpo_step(run.policy, run.reference, run.optimiser, samples, reward.at(step), config, step)
+        return grpo_step(opened.policy, opened.reference, opened.optimiser, samples, reward, config, step)
 
-    yield from run_steps(run, config.steps, feed, do_step, progress, screening)
+    yield from run_steps(opened, config.steps, feed, do_step, progress, screening)
 
 
 def grpo_step(
@@ -75,43 +73,42 @@ def grpo_step(
         config.group_size,
         temperature=config.temperature,
         max_completion_length=config.max_completion_length,
-        generator=step_generator(config.seed, step),
-        shared=config.shared_prefix,
-        decoder=config.decoder,
+        seed=step_seed(config.seed, step),
         prompts_per_pass=config.prompts_per_rollout or None,
     )
     clock.append(time.perf_counter())
 
-    scores = score(rollout, reward)  # B of them
-    rewards = torch.tensor([score.total for score in scores]).view(len(samples), config.group_size)
+    rewards, scores = score(rollout, reward)  # (P, G), and B scores with their parts
     advantages = group_advantages(rewards, config.advantage_scale, eps=config.advantage_eps)
     ref_logprobs = reference_logprobs(reference, rollout, config)
     clock.append(time.perf_counter())
 
-    rate = learning_rate(step, config.steps, config.learning_rate, config.lr_schedule, config.warmup_steps)
     rows = learning_rows(rewards, config.skip_degenerate)
     old_logprobs = torch.zeros_like(rollout.logprobs)  # of the policy as it is now, filled in by the first update
-    scored = policy, rollout, old_logprobs, ref_logprobs, advantages.flatten(), config, rows
-    parts = passes(rollout, config.rows_per_pass or None, rows)
-    updates: Counter[str] = Counter()
-    for turn in range(config.updates_per_rollout if rows else 0):
-        backward = partial(add_gradients, *scored, first=turn == 0)
-        try:
-            shares, norm = update(policy, optimiser, rate, config.max_grad_norm, backward, parts)
-            for share in [*shares, {"grad_norm": norm}]:
-                updates.update(share)
-        except FloatingPointError:
-            raise UserError(not_finite(step, blame(policy, rollout, rows, backward))) from None
+    given = rollout, old_logprobs, ref_logprobs, advantages.flatten(), config, rows
+    rate = learning_rate(step, config.steps, config.learning_rate, config.lr_schedule, config.warmup_steps)
+    totals: Counter[str] = Counter()
+    for update in range(config.updates_per_rollout if rows else 0):
+        norm = None
+        while norm is None:  # None: a gradient overflowed float16, and is taken once more with a smaller loss scale
+            shares = []
+            for part in passes(rollout, config.rows_per_pass or None, rows):
+                shares.append(add_gradients(policy, *given, part, first=update == 0))
+            norm = optimiser_step(policy, optimiser, rate, config.max_grad_norm, rollout, rows, step)
+        for share in [*shares, {"grad_norm": norm}]:
+            totals.update(share)
     clock.append(time.perf_counter())
 
-    means = {name: value / config.updates_per_rollout for name, value in updates.items()}
+    means = {name: value / config.updates_per_rollout for name, value in totals.items()}
     row = {"step": step, **rollout_metrics(rollout, scores, rewards), **means, "lr": rate, **times(clock, rollout)}
-    row |= mismatch(rollout, old_logprobs, rows, step)
-    return row, written(rollout, scores, advantages)
+    return row | mismatch(rollout, old_logprobs, rows, step), written(rollout, scores, advantages)
 
 
-def score(rollout: Rollout, reward: RewardFn) -> list[Score]:
-    """What each of the B completions earned.  Raises `UserError`, with the sample, for one that is not finite."""
+def score(rollout: Rollout, reward: RewardFn) -> tuple[Tensor, list[Score]]:
+    """What the completions earned: totals (P, G), and for each of the B rows its parts.
+
+    Raises `UserError`, with the sample, for a total that is not finite.
+    """
     scores = []
     for b, text in enumerate(rollout.texts):
         sample = rollout.samples[b // rollout.group_size]
@@ -119,7 +116,7 @@ def score(rollout: Rollout, reward: RewardFn) -> list[Score]:
         if not math.isfinite(scores[-1].total):
             parts = ", ".join(f"{name} {value}" for name, value in scores[-1].parts.items())
             raise UserError(f"the reward of a completion of sample {sample.id} is not finite ({parts}): use strict")
-    return scores
+    return torch.tensor([score.total for score in scores]).view(-1, rollout.group_size), scores
 
 
 def reference_logprobs(reference: Reference | None, rollout: Rollout, config: GRPOConfig) -> Tensor | None:
@@ -127,7 +124,7 @@ def reference_logprobs(reference: Reference | None, rollout: Rollout, config: GR
     if reference is None:
         return None
     parts = passes(rollout, config.rows_per_pass or None)
-    return torch.cat([reference.logprobs(rollout, rows, config.shared_prefix) for rows in parts])
+    return torch.cat([reference.logprobs(rollout, rows) for rows in parts])
 
 
 def learning_rows(rewards: Tensor, skip_degenerate: bool) -> list[int]:
@@ -157,7 +154,7 @@ def add_gradients(
     later updates read them there.  Those of sampling come from other arithmetic, so their ratio would not be 1.
     """
     step_tokens = int(rollout.lengths[step_rows].sum())
-    logprobs, entropy = policy_logprobs(policy, rollout, rows, shared=config.shared_prefix, entropy=True)
+    logprobs, entropy = policy.logprobs(rollout, rows, entropy=True)
     if first:
         old_logprobs[rows] = logprobs.detach()
     old, sampled, cap = old_logprobs[rows], rollout.logprobs[rows], config.importance_cap
@@ -179,76 +176,3 @@ def add_gradients(
     )
     (loss * policy.loss_scale.value).backward()
     return {**{name: value.item() for name, value in metrics.items()}, "entropy": entropy.sum().item() / step_tokens}
-
-
-def blame(policy: Policy, rollout: Rollout, rows: list[int], backward: Callable[[list[int]], object]) -> str:
-    """Which tensor and which sample are to blame for a gradient that is not finite: each prompt's is taken again."""
-    for name, weight in policy.trainable().items():
-        if not weight.isfinite().all():
-            return f"the weight {name} is not finite"
-    for p, sample in enumerate(rollout.samples):
-        policy.model.zero_grad()
-        backward([b for b in rows if b // rollout.group_size == p])
-        for name, weight in policy.trainable().items():
-            if weight.grad is not None and not weight.grad.isfinite().all():
-                return f"the gradient of {name} is not finite, first for sample {sample.id}"
-    return "the sum of all gradients is not finite, though each prompt's is"
-
-
-# ------------------------------------------------------------------ what is logged
-
-
-def rollout_metrics(rollout: Rollout, scores: list[Score], rewards: Tensor) -> Row:
-    """Means over the rollout; `runlog.METRICS` defines each.  `rewards` is (P, G)."""
-    parts = {f"reward_{name}": sum(s.parts[name] for s in scores) / len(scores) for name in scores[0].parts}
-    return {
-        "reward": rewards.mean().item(),
-        **parts,
-        "reward_std": rewards.std(-1).mean().item(),
-        "degenerate_groups": degenerate_groups(rewards).float().mean().item(),
-        "parse_rate": sum(s.failure is None for s in scores) / len(scores),
-        "completion_length": rollout.lengths.float().mean().item(),
-        "truncated": 1 - rollout.finished.float().mean().item(),
-    }
-
-
-def mismatch(rollout: Rollout, old_logprobs: Tensor, rows: list[int], step: int, bound: float = 0.05) -> Row:
-    """Mean |log π_old - log π_sampler| over the tokens of the rows that learn, in nats; above `bound` that is said."""
-    if not rows:
-        return {}
-    apart = (old_logprobs - rollout.logprobs)[rows][rollout.completion_mask[rows]].abs().mean().item()
-    if apart > bound:
-        print(
-            f"minirft: step {step} learns from log-probs {apart:.2g} nats a token off those of sampling (mismatch): "
-            f'use dtype = "float32", or set importance_cap = 2',
-            file=sys.stderr,
-        )
-    return {"mismatch": apart}
-
-
-def times(clock: list[float], rollout: Rollout) -> Row:
-    """Seconds of the four parts of a step, from the five readings of the clock around them."""
-    seconds = clock[-1] - clock[0]
-    parts = dict(zip(("prepare", "rollout", "score", "update"), (b - a for a, b in pairwise(clock)), strict=True))
-    return {
-        "seconds": seconds,
-        **{f"seconds_{name}": value for name, value in parts.items()},
-        "tokens_per_second": rollout.lengths.sum().item() / seconds,
-    }
-
-
-def written(rollout: Rollout, scores: list[Score], advantages: Tensor) -> list[Row]:
-    """The completions of the step with what they earned, for `completions.jsonl`."""
-    return [
-        {
-            "sample": rollout.samples[b // rollout.group_size].id,
-            "text": text,
-            "parts": score.parts,
-            "reward": score.total,
-            "failure": score.failure,
-            "advantage": advantage,
-        }
-        for b, (text, score, advantage) in enumerate(
-            zip(rollout.texts, scores, advantages.flatten().tolist(), strict=True)
-        )
-    ]

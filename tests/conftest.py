@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from minirft.cost.random_weights import raise_scores
 from minirft.engine.versions import Qwen2VLImageProcessorPil
 from minirft.policy import LoraSettings, Policy
 from minirft.samples import Sample
@@ -116,6 +118,48 @@ def write_miniature(
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the miniature: 263 tokens in a vocabulary of 320 rows."""
     return write_miniature(tmp_path_factory.mktemp("miniature"), byte_tokenizer(), 320)
+
+
+MASSIVE = [5, 40]
+"""Hidden channels of `published` that carry 50 to 100 times what the others do."""
+
+
+def write_published(folder: Path, miniature: Path) -> Path:
+    """The miniature with weights of the size that published checkpoints have, made up, not copied.
+
+    Query and key biases raise all raw scores by 1e4 (transformers pull request 33317).  Two channels of the residual
+    stream are massive (arXiv 2402.17762): what writes to them is 110 times larger, the norms that read them are as much
+    smaller.  Other norm weights are lognormal, one is 20, and those of the last norm 16 times larger: logits spread by
+    1, as without.
+    """
+    model = Qwen2VLForConditionalGeneration.from_pretrained(miniature, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        raise_scores(name, weight.data, 16)
+        if name.endswith(("o_proj.weight", "down_proj.weight", "merger.mlp.2.weight", "merger.mlp.2.bias")):
+            weight.data[MASSIVE] *= 110
+        elif "embed_tokens" in name:
+            weight.data[:, MASSIVE] *= 110
+        elif "language_model" in name and "norm" in name:
+            weight.data.copy_((0.3 * torch.randn(weight.shape, generator=generator)).exp())
+            weight.data[MASSIVE] /= 110
+            if name.endswith("language_model.norm.weight"):
+                weight.data.mul_(16)
+            else:
+                weight.data[11] = 20.0
+    model.lm_head.weight.data[model.generation_config.eos_token_id] /= 4  # else every row ends at once
+    model.save_pretrained(folder)
+    for file in miniature.glob("*.json"):
+        if not file.name.startswith(("config", "model")):
+            shutil.copy(file, folder)
+    shutil.copy(miniature / "chat_template.jinja", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Path:
+    """The folder of a miniature whose weights are as large as those of published checkpoints."""
+    return write_published(tmp_path_factory.mktemp("published"), miniature)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minirft.advantages import combine, degenerate_groups, group_advantages
+from minirft.advantages import degenerate_groups, group_advantages
+from minirft.lessons.parts import combine
 
 REWARDS = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.9, 0.2, 0.4, 0.1], [0.3, 0.3, 0.3, 0.3]])
 GROUPS = st.lists(

@@ -1,10 +1,15 @@
-"""The house rules that a reader relies on: how long a file may get, what ships."""
+"""The house rules that a reader relies on: which way imports point, how long a file may get, what ships."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import io
+import json
 import re
+import tokenize
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,134 @@ PACKAGE = ROOT / "minirft"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+def dotted(path: Path) -> str:
+    """minirft/engine/prefix.py -> minirft.engine.prefix; a package is its `__init__`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {dotted(path): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+ROOMS = {dotted(path) for path in PACKAGE.glob("*/__init__.py")}
+
+
+def block(tree: ast.Module) -> list[ast.ImportFrom]:
+    """The imports of a package's `if TYPE_CHECKING:` block, which are its exports (`minirft.lazily`)."""
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return [line for node in blocks for line in node.body if isinstance(line, ast.ImportFrom)]
+
+
+def exports(package: str) -> dict[str, str]:
+    """Name -> the file that an import of it leads to."""
+    names = [
+        (alias.asname or alias.name, line.module, alias.name) for line in block(FILES[package]) for alias in line.names
+    ]
+    return {name: found if (found := f"{module}.{original}") in FILES else module for name, module, original in names}
+
+
+EXPORTS = {package: exports(package) for package in [*ROOMS, "minirft"]}
+
+
+def imports(name: str) -> list[tuple[str, str]]:
+    """(package or file, name) of every import from minirft in a file, save a package's exports."""
+    own = {id(line) for line in block(FILES[name])} if name in EXPORTS else set()
+    found = []
+    for node in ast.walk(FILES[name]):
+        if isinstance(node, ast.ImportFrom) and id(node) not in own:
+            assert node.level == 0, f"{name} line {node.lineno}: imports are absolute in this package"
+            if node.module.split(".")[0] == "minirft":
+                found += [(node.module, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("minirft") for alias in node.names), f"{name}: use `from minirft...`"
+    return found
+
+
+def target(module: str, name: str) -> str:
+    """The file in which an import ends, through what a room exports."""
+    if name in EXPORTS.get(module, {}):
+        end = EXPORTS[module][name]
+        return target(end, name) if end in EXPORTS and end != module else end
+    return f"{module}.{name}" if f"{module}.{name}" in FILES else module
+
+
+def room_of(name: str) -> str:
+    """The room of a file; a file of the face is a room of its own."""
+    return ".".join(name.split(".")[:2])
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """The nodes on a circle, and those that lead to one: what is left when all that leads nowhere is taken away."""
+    left = {node: set(ends) for node, ends in arrows.items()}
+    while done := [node for node, ends in left.items() if not ends & left.keys()]:
+        for node in done:
+            del left[node]
+    return sorted(left)
+
+
+ARROWS = {name: {target(*found) for found in imports(name)} - {name} for name in FILES}
+
+
+def test_no_circle_of_files_and_none_of_rooms():
+    """An arrow backwards, such as a reward that reads the training loop: its room could not be read alone."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"], "a circle and what leads to it"
+    assert not circles(ARROWS)
+    rooms: dict[str, set[str]] = {}
+    for name, ends in ARROWS.items():
+        rooms.setdefault(room_of(name), set()).update(room_of(end) for end in ends)
+    assert not circles({room: ends - {room} for room, ends in rooms.items()})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_from_outside_a_room_only_its_exports_are_imported(name: str):
+    """A file that cannot be moved within its room, because another room imports it by its path."""
+    for module, found in imports(name):
+        if module.count(".") and room_of(module) in ROOMS and room_of(module) != room_of(name):
+            assert module in ROOMS and found in EXPORTS[module], f"{name}: {found} is no export of {room_of(module)}"
+
+
+@pytest.mark.parametrize("package", sorted(EXPORTS))
+def test_what_a_room_exports_exists_and_hides_no_file(package: str):
+    """An export that was renamed in its file; one that turns into the module at the second touch."""
+    room = importlib.import_module(package)
+    for name, end in EXPORTS[package].items():
+        getattr(room, name)
+        assert f"{package}.{name}" not in FILES or end == f"{package}.{name}", f"{name} is a file of {package} too"
+
+
+def notebook_imports() -> Iterator[tuple[str, str, str]]:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("minirft."):
+                yield from ((path.name, node.module, alias.name) for alias in node.names)
+
+
+def test_notebooks_import_from_rooms():
+    """A notebook that breaks when a file is moved within its room; a name that is gone."""
+    for notebook, module, name in notebook_imports():
+        assert room_of(module) == module, f"{notebook}: import {name} from {room_of(module)}"
+        assert module not in ROOMS or name in EXPORTS[module], f"{notebook}: {module} exports no {name}"
+
+
+def code_lines(path: Path) -> int:
+    """Lines that are neither blank, comment nor docstring."""
+    source = path.read_text(encoding="utf-8")
+    bare = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Expr)]
+    texts = [node for node in bare if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)]
+    prose = {line for node in texts for line in range(node.lineno, node.end_lineno + 1)}
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    held = {line for t in tokens if t.type not in silent for line in range(t.start[0], t.end[0] + 1)}
+    return len(held - prose)
+
+
+def test_the_face_is_small_and_so_is_the_package():
+    """Growth that nobody decided on."""
+    face = [path for path in PACKAGE.glob("*.py") if not path.name.startswith("__")]
+    assert len(face) == 7
+    assert sum(map(code_lines, face)) <= 650
+    assert sum(map(code_lines, MODULES)) < 14_000
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_and_functions_stay_short(path: Path):
     """A promise of short files that nobody checks decays.  Golfed code is no way out: lines stay below 121."""
@@ -25,7 +158,7 @@ def test_files_and_functions_stay_short(path: Path):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             lines = (body[-1].end_lineno - body[0].lineno + 1) if body else 0
-            assert lines <= 45, f"{path.name}: {node.name} has {lines} lines"
+            assert lines <= 40, f"{path.name}: {node.name} has {lines} lines"
 
 
 def public_definitions() -> list[tuple[str, ast.AST]]:
@@ -65,6 +198,8 @@ def test_versions_live_in_two_files_alone():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for line in sum(project["optional-dependencies"].values(), project["dependencies"]):
         asked = Requirement(line)
+        if asked.name in ("trackio", "wandb"):  # clients that the tested set is without; tests have fakes of them
+            continue
         assert asked.specifier.contains(pins[asked.name]), line
         assert asked.specifier.contains(lowest(line).split("==")[1]), line
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -77,9 +212,9 @@ def test_versions_live_in_two_files_alone():
 def test_readme_names_every_room():
     """The file tree of the README is the map; a room that is not on it cannot be found."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for path in PACKAGE.glob("*.py"):
-        if not path.name.startswith("__"):
-            assert f"{path.name}" in readme, f"{path.name} is not in the README's file tree"
+    for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/__init__.py")]:
+        name = f"{path.parent.name}/" if path.name == "__init__.py" and path.parent != PACKAGE else path.name
+        assert name == "__main__.py" or f"\n  {name} " in readme, f"{name} is not in the README's file tree"
 
 
 def test_package_data_ships():

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from minirft.advantages import combine, group_advantages
+from minirft.advantages import group_advantages
+from minirft.lessons.parts import combine
 from minirft.loss import LOSSES, policy_loss
 
 LENGTH = 7
@@ -26,8 +27,11 @@ def trainer():
     return grpo_trainer
 
 
-def trl_loss(trainer, kind, data, kl_coef, passes=1, total_tokens=None):
-    """`GRPOTrainer._compute_loss` itself, on an object with just the settings it reads."""
+def trl_loss(trainer, kind, data, kl_coef, passes=1, total_tokens=None, correction=None):
+    """`GRPOTrainer._compute_loss` itself, on an object with just the settings it reads.
+
+    `correction` (B, T) is its `importance_sampling_ratio`, which it reads for samples of another engine only.
+    """
     logprobs, old, ref, advantages, mask = data
     leaf = logprobs.clone().requires_grad_()
     one_process = SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x)
@@ -46,7 +50,8 @@ def trl_loss(trainer, kind, data, kl_coef, passes=1, total_tokens=None):
         aux_loss_enabled=False,
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
-        use_vllm=False,
+        use_vllm=correction is not None,
+        vllm_importance_sampling_correction=correction is not None,
         _entropy_bonus_enabled=False,
         _metrics=defaultdict(lambda: defaultdict(list)),
     )
@@ -60,6 +65,7 @@ def trl_loss(trainer, kind, data, kl_coef, passes=1, total_tokens=None):
         "old_per_token_logps": old,
         "ref_per_token_logps": ref,
         "num_items_in_batch": mask.sum() if total_tokens is None else total_tokens,
+        "importance_sampling_ratio": correction,
     }
     loss = trainer.GRPOTrainer._compute_loss(stub, None, inputs)
     loss.backward()

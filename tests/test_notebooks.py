@@ -28,6 +28,10 @@ def code(notebook: Any) -> list[Any]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def is_guard(cell: Any) -> bool:
+    return "guard" in cell.metadata.get("tags", [])
+
+
 def prose(notebook: Any) -> str:
     return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
@@ -61,15 +65,24 @@ def test_no_path_of_one_machine_and_no_pasted_pictures(path: Path, notebook: Any
 
 def test_readable_size(notebook: Any):
     """Too long for an evening, or too bare to understand without a lecture."""
-    assert 25 <= len(notebook.cells) <= 45
+    assert 25 <= sum(not is_guard(cell) for cell in notebook.cells) <= 45
     # without formulas, code and links
     spoken = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)", " ", prose(notebook), flags=re.S)
     words = len(re.findall(r"[A-Za-z][A-Za-z'-]*", spoken))
     assert 600 <= words <= 1200, f"{words} words"
-    lines = [len(cell.source.splitlines()) for cell in code(notebook)]
+    visible = [cell for cell in code(notebook) if not is_guard(cell)]
+    lines = [len(cell.source.splitlines()) for cell in visible]
     assert max(lines) <= 25 and sum(lines) <= 260
-    shown = sum(bool(cell.outputs) for cell in code(notebook))
-    assert shown >= 0.7 * len(code(notebook)), "most cells show something"
+    assert sum(bool(cell.outputs) for cell in visible) >= 0.7 * len(visible), "most cells show something"
+
+
+def test_guards_stand_apart(notebook: Any):
+    """A reader who meets the checks of the notebook itself between the lines of the lesson."""
+    guards = [cell for cell in code(notebook) if is_guard(cell)]
+    assert guards and all(
+        cell.metadata.jupyter.source_hidden and "remove-cell" in cell.metadata.tags for cell in guards
+    )
+    assert all("assert " in cell.source and not cell.outputs for cell in guards)
 
 
 def test_what_every_lesson_has(notebook: Any):

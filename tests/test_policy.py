@@ -15,12 +15,13 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
+from minirft import UserError
 from minirft.engine.features import FeatureCache
-from minirft.engine.prefix import naive_logits, policy_logprobs
+from minirft.engine.prefix import naive_logits
 from minirft.engine.versions import Qwen2VLImageProcessorPil
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups
-from minirft.samples import Prompt, Rollout, Sample, UserError
+from minirft.samples import Prompt, Rollout, Sample
 
 LORA = LoraSettings(r=4, alpha=8)
 
@@ -187,7 +188,7 @@ def test_nf4_gradient_does_not_depend_on_a_rollout_before(miniature: Path, sampl
         policy = shaken(Policy.load(miniature, quantize="nf4", lora=LORA))
         for _ in range(rollouts):
             rollout_of(policy, samples)
-        return list(torch.autograd.grad(policy_logprobs(policy, rollout).sum(), list(policy.trainable().values())))
+        return list(torch.autograd.grad(policy.logprobs(rollout).sum(), list(policy.trainable().values())))
 
     rollout = rollout_of(shaken(Policy.load(miniature, quantize="nf4", lora=LORA)), samples)
     alone, after = gradients(0), gradients(2)
@@ -203,7 +204,7 @@ def test_training_lowers_the_loss(quantize: str, miniature: Path, samples: list[
     optimiser = torch.optim.AdamW(policy.trainable().values(), lr=1e-2)
     losses = []
     for _ in range(6):
-        loss = -policy_logprobs(policy, rollout).sum() / rollout.lengths.sum()
+        loss = -policy.logprobs(rollout).sum() / rollout.lengths.sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from conftest import FORWARD, apart, rounding
 
-from minirft.engine.prefix import policy_logprobs
 from minirft.policy import Policy
 from minirft.reference import make_reference
 from minirft.sampler import sample_groups
@@ -28,10 +27,10 @@ def test_full_parameter_reference_is_a_frozen_copy(policy: Policy, samples: list
     """Catches a reference that shares the weights it should remember, so that the KL reads 0 for ever."""
     rollout = rollout_of(policy, samples)
     reference = make_reference(policy, 0.04)
-    before = policy_logprobs(policy, rollout).detach()
+    before = policy.logprobs(rollout).detach()
     disturb(policy)
     assert torch.equal(reference.logprobs(rollout), before)
-    assert not torch.allclose(policy_logprobs(policy, rollout), before, atol=1e-2)
+    assert not torch.allclose(policy.logprobs(rollout), before, atol=1e-2)
     assert not reference.logprobs(rollout).requires_grad
     assert not any(weight.requires_grad for weight in reference.policy.model.parameters())
     assert all(weight.requires_grad for weight in policy.language_model.parameters())
@@ -60,11 +59,11 @@ def test_learning_vision_reference_keeps_its_own_features(miniature: Path, sampl
 def test_lora_reference_is_the_untouched_model(miniature: Path, lora_policy: Policy, samples: list[Sample]) -> None:
     """Catches adapters that stay on in the reference, or off in the policy afterwards."""
     rollout = rollout_of(lora_policy, samples)
-    untouched = policy_logprobs(Policy.load(miniature), rollout).detach()
+    untouched = Policy.load(miniature).logprobs(rollout).detach()
     reference = make_reference(lora_policy, 0.04)
-    mine = policy_logprobs(lora_policy, rollout).detach()
+    mine = lora_policy.logprobs(rollout).detach()
     assert apart(reference.logprobs(rollout), untouched) < rounding(FORWARD)
-    assert torch.equal(policy_logprobs(lora_policy, rollout), mine)
+    assert torch.equal(lora_policy.logprobs(rollout), mine)
     assert not torch.allclose(mine, untouched, atol=1e-2)
     assert apart(reference.logprobs(rollout, [1, 4]), untouched[[1, 4]]) < rounding(FORWARD)
 

@@ -16,18 +16,20 @@ from small_runs import earnable, small_config
 from torch import Tensor
 
 import minirft.train as train_module
+from minirft import UserError
 from minirft.advantages import group_advantages
-from minirft.data.feed import cycle, held_out, step_generator, step_seed, training_feed
-from minirft.engine.prefix import policy_logprobs
+from minirft.data.feed import cycle, held_out, training_feed
+from minirft.data.seeds import step_generator, step_seed
 from minirft.policy import Policy
 from minirft.rewards.readings import Reward, Score
 from minirft.runs.config import DataConfig, GRPOConfig
-from minirft.runs.folder import load_policy, make_optimiser
+from minirft.runs.folder import load_policy
 from minirft.runs.log import METRICS, read_log
-from minirft.runs.loop import apply_gradients, learning_rate
+from minirft.runs.optimise import apply_gradients, blame, learning_rate, make_optimiser
 from minirft.sampler import sample_groups
-from minirft.samples import Rollout, UserError
-from minirft.train import add_gradients, blame, grpo_step, learning_rows, score, train
+from minirft.samples import Rollout
+from minirft.train import add_gradients, grpo_step, learning_rows, score
+from minirft.train import run as train
 
 
 @pytest.fixture
@@ -59,13 +61,13 @@ def test_gradient_is_that_of_the_formula(config: GRPOConfig):
     """A lost minus, a mask off by one, or a mean over the wrong axis: Σ -A log π / |row| / B by the naive path."""
     policy = load_policy(config)
     rollout = rollout_of(policy, config)
-    rewards = torch.tensor([s.total for s in score(rollout, earnable())]).view(2, 4)
+    rewards, _ = score(rollout, earnable())
     advantages = group_advantages(rewards).flatten()
     add_gradients(
         policy, rollout, torch.zeros_like(rollout.logprobs), None, advantages, config, list(range(8)), list(range(8))
     )
     ours = gradients(policy)
-    logprobs = policy_logprobs(policy, rollout, shared=False)
+    logprobs = policy.logprobs(rollout, shared=False)
     (-(advantages[:, None] * logprobs).sum(1) / rollout.lengths / 8).sum().backward()
     forward = 4 * (128 + 32 + 60 + 128 + 128 + 384) + 128  # the embedded model's sums, as `conftest.FORWARD`
     assert distance(ours, gradients(policy)) < rounding(3 * forward)
@@ -179,8 +181,10 @@ def test_gradients_are_scaled_to_the_largest_norm():
 
 
 def poisoned(at: str) -> Callable:
+    plain = Policy.logprobs
+
     def logprobs(policy: Policy, rollout: Rollout, rows: list[int], **options: bool) -> tuple[Tensor, ...] | Tensor:
-        result = policy_logprobs(policy, rollout, rows, **options)
+        result = plain(policy, rollout, rows, **options)
         first = result[0] if options.get("entropy") else result
         sick = torch.tensor([rollout.samples[b // rollout.group_size].id.endswith(at) for b in rows])
         first = first * torch.where(sick, torch.inf, 1.0)[:, None]
@@ -191,7 +195,7 @@ def poisoned(at: str) -> Callable:
 
 def test_a_gradient_that_is_not_finite_stops_the_run(config: GRPOConfig, monkeypatch: pytest.MonkeyPatch):
     """NaN that spreads into the weights, and a message that names neither tensor nor sample."""
-    monkeypatch.setattr(train_module, "policy_logprobs", poisoned("-1"))
+    monkeypatch.setattr(Policy, "logprobs", poisoned("-1"))
     policy = load_policy(config)
     before = copy.deepcopy(policy.model.state_dict())
     with pytest.raises(UserError, match=r"^step 1: the gradient of model\S+ is not finite, first for sample \S+-1;"):
@@ -205,7 +209,7 @@ def test_a_weight_that_is_not_finite_is_named(config: GRPOConfig):
     rollout = rollout_of(policy, config)
     name, weight = list(policy.trainable().items())[3]
     weight.data.view(-1)[0] = torch.nan
-    assert blame(policy, rollout, [0, 1], lambda rows: None) == f"the weight {name} is not finite"
+    assert blame(policy, rollout, [0, 1]) == f"the weight {name} is not finite"
 
 
 def test_a_reward_that_is_not_finite_stops_the_run(config: GRPOConfig):

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from minirft.commands.flags import Json, Switch, parse, quieten_libraries
+from minirft.commands.flags import Json, Switch, parse
+from minirft.engine import quieten_libraries
 
 NoNaive = Annotated[bool, tyro.conf.arg(name="no-naive"), tyro.conf.FlagCreatePairsOff]
 NoTrl = Annotated[bool, tyro.conf.arg(name="no-trl"), tyro.conf.FlagCreatePairsOff]
@@ -63,13 +64,12 @@ def bench(args: list[str]) -> None:
     flags = parse(BenchFlags, args, "minirft bench")
     quieten_libraries()
     if flags.gpu:
-        from minirft.cost.gpu import run_gpu_bench
+        from minirft.cost import run_gpu_bench
 
         models = ("qwen2-vl-2b", "qwen2-vl-7b") if flags.model == "tiny" else (flags.model,)
         run_gpu_bench(flags.out or Path("results/gpu"), models, parts=flags.parts, seconds=flags.seconds)
         return
-    from minirft.cost.benchmark import Request, measure
-    from minirft.cost.report import table
+    from minirft.cost import Request, measure, table
 
     found = measure(
         Request(

@@ -13,11 +13,13 @@ import os
 import sys
 from collections.abc import Callable
 
+from minirft.commands.asking import predict
 from minirft.commands.bench import bench
 from minirft.commands.data import data
 from minirft.commands.experiment import experiment
 from minirft.commands.fit import fit
 from minirft.commands.learning import demo, evaluate, export, pretrain, sft, train
+from minirft.commands.report import report
 from minirft.commands.scoring import audit, score
 
 
@@ -37,7 +39,7 @@ def main(args: list[str] | None = None) -> int:
 
 def run(command: Callable[[list[str]], None], args: list[str]) -> int:
     """Call `command` and turn what it raises into an exit code and one line on stderr."""
-    from minirft.samples import UserError
+    from minirft import UserError
 
     try:
         command(args)
@@ -73,6 +75,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "sft": sft,
     "eval": evaluate,
+    "predict": predict,
+    "report": report,
     "score": score,
     "audit": audit,
     "data": data,

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from minirft.commands.flags import Json, Switch, T, parse, quieten_libraries
+from minirft.commands.flags import Json, Switch, T, parse
+from minirft.engine import quieten_libraries
 
 if TYPE_CHECKING:
-    from minirft.data.findings import Bad
-    from minirft.runs.config import GRPOConfig
+    from minirft.data import Bad
+    from minirft.runs import GRPOConfig
     from minirft.samples import Sample
 
 USAGE = """\
@@ -31,7 +32,7 @@ CATEGORIES_SHOWN, BAD_SHOWN = 40, 20
 
 def data(args: list[str]) -> None:
     """Look before you train: inspect CONFIG draws and counts, check CONFIG opens every picture, split CONFIG draws."""
-    from minirft.samples import UserError
+    from minirft import UserError
 
     commands = {"inspect": inspect, "check": check, "split": split}
     if args and args[0] in commands:
@@ -60,11 +61,9 @@ class InspectFlags:
 def inspect(args: list[str]) -> None:
     """Counts, warnings and a drawing of a config's data."""
     config, flags = parse_data(args, InspectFlags(), "minirft data inspect")
-    from minirft.data.feed import held_out
-    from minirft.data.summary import summarise, warnings
-    from minirft.samples import UserError
-    from minirft.show.data import drawing
-    from minirft.show.style import png
+    from minirft import UserError
+    from minirft.data import held_out, summarise, warnings
+    from minirft.show import drawing, png
 
     training, found, nothing = _training(config), [], []
     try:
@@ -84,7 +83,7 @@ def inspect(args: list[str]) -> None:
 
 def _training(config: GRPOConfig) -> list[Sample]:
     """The training set, or of an endless world the first steps' samples."""
-    from minirft.data.feed import training_feed, training_set
+    from minirft.data import training_feed, training_set
 
     if config.data.kind != "tiny" or config.data.shots:
         return training_set(config.data)
@@ -105,9 +104,8 @@ class CheckFlags:
 def check(args: list[str]) -> None:
     """Open every picture of a config's data, for training and evaluation, and list what cannot be used."""
     config, flags = parse_data(args, CheckFlags(), "minirft data check")
-    from minirft.data.findings import refusal, too_many, write_bad_samples
-    from minirft.data.screening import check_all
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.data import check_all, refusal, too_many, write_bad_samples
 
     told = check_all(config.data, progress=sys.stderr.isatty())
     bad, total = told.bad, told.samples + len(told.bad)
@@ -145,9 +143,8 @@ class SplitFlags:
 def split(args: list[str]) -> None:
     """Write the ids of a k-shot training set to a file."""
     config, flags = parse_data(args, SplitFlags(shots=0), "minirft data split")
-    from minirft.data.feed import training_set
-    from minirft.data.shots import write_split
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.data import training_set, write_split
 
     settings, k = config.data, flags.shots or config.data.shots
     if k < 1:
@@ -166,10 +163,9 @@ def split(args: list[str]) -> None:
 def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
     """The settings and the other flags of `CONFIG [--data.field value ...]`; CONFIG as in `parse_config`."""
     quieten_libraries()
-    from minirft.data.settings import DataConfig
-    from minirft.runs.config import load_config
-    from minirft.runs.folder import run_config
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.data import DataConfig
+    from minirft.runs import load_config, run_config
 
     if (not args or args[0].startswith("-")) and not {"-h", "--help"} & set(args):
         raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")

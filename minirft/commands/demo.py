@@ -17,22 +17,16 @@ from typing import Any
 
 import torch
 
-from minirft import STARTED
-from minirft.data.feed import held_out, training_feed
-from minirft.evaluation.scores import metrics
+from minirft import STARTED, UserError
+from minirft.data import held_out, training_feed
+from minirft.evaluation import metrics
 from minirft.policy import Policy
-from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import Row, load_policy, load_run_policy
-from minirft.runs.log import read_log
-from minirft.runs.loop import generate
-from minirft.runs.supervised import sft
-from minirft.samples import Sample, UserError
-from minirft.show.pictures import Group, before_after, group_panel
-from minirft.show.report import ReportData, write_report
-from minirft.show.style import png
-from minirft.train import train
+from minirft.runs import GRPOConfig, Row, generate, load_policy, load_run_policy, read_log, sft
+from minirft.samples import Sample
+from minirft.show import Group, ReportData, before_after, group_panel, png, write_report
+from minirft.train import run as run_grpo
 
-HEADLINE = ("ap50", "ap", "mean_iou", "parse_rate", "ece", "auc", "abstention", "boxes_per_image")
+HEADLINE = ("ap50_pooled", "mean_iou", "parse_rate", "ece", "auc", "abstention", "boxes_per_image", "ap50")
 
 
 def run_demo(config: GRPOConfig, out: Path) -> dict[str, Any]:
@@ -43,11 +37,11 @@ def run_demo(config: GRPOConfig, out: Path) -> dict[str, Any]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already holds something: remove it, or choose another --out")
     config = replace(config, sft_steps=config.steps)  # as many pictures as GRPO sees
-    samples = held_out(config)
+    samples = held_out(config)  # the curves during training are of other questions, those that settings are chosen by
     say(f"the base answers {len(samples)} held-out questions")
     before, before_texts = assess(load_policy(config), config, samples)
     say(f"GRPO, {config.steps} steps of {config.prompts_per_step} pictures x {config.group_size} completions")
-    first_step, rft_seconds = follow(train(replace(config, out=out / "rft"), progress=True))
+    first_step, rft_seconds = follow(run_grpo(replace(config, out=out / "rft"), progress=True))
     after, after_texts = assess(load_run_policy(out / "rft", config), config, samples)
     say(f"SFT on the {config.sft_target}, as many pictures")
     follow(sft(replace(config, out=out / "sft"), progress=True))
@@ -136,34 +130,34 @@ def widest_group(completions: Path, config: GRPOConfig, step: int = 1) -> Group:
 def headline(summary: dict[str, Any]) -> str:
     """The summary as a small table.
 
-    >>> block = {"ap50": 0.25}
-    >>> print(headline({"before": block, "after": {"ap50": 0.5}, "sft": block}))
-                        before     RFT     SFT
-    ap50                 0.250   0.500   0.250
+    >>> block = {"ap50_pooled": 0.25, "n": 300}
+    >>> print(headline({"before": block, "after": {"ap50_pooled": 0.5}, "sft": block}))
+    300 questions         before     RFT     SFT
+    ap50_pooled            0.250   0.500   0.250
     """
-    lines = [f"{'':<18}{'before':>8}{'RFT':>8}{'SFT':>8}"]
+    lines = [f"{summary['before']['n']} questions".ljust(20) + f"{'before':>8}{'RFT':>8}{'SFT':>8}"]
     for key in HEADLINE:
         values = [summary[block].get(key) for block in ("before", "after", "sft")]
         if any(value is not None for value in values):
-            lines.append(f"{key:<18}" + "".join(f"{'-' if v is None else format(v, '.3f'):>8}" for v in values))
+            lines.append(f"{key:<20}" + "".join(f"{'-' if v is None else format(v, '.3f'):>8}" for v in values))
     return "\n".join(lines)
 
 
 def results_table(summaries: list[dict[str, Any]]) -> str:
     """Several demos as one Markdown table, a row for each seed: how the README shows `results/demo/`.
 
-    >>> block = {"ap50": 0.25, "auc": None, "abstention": 0.5, "sampled": {"parse_rate": 0.8}}
+    >>> block = {"ap50_pooled": 0.25, "auc": None, "abstention": 0.5, "sampled": {"parse_rate": 0.8}}
     >>> summary = {"seed": 0, "steps": 9, "seconds": {"train": 4.0}, "before": block, "after": block, "sft": block}
     >>> print(results_table([summary]).splitlines()[-1])
     | 0 | 9 | 4 | 0.25 | 0.25 | **+0.00** | 0.25 | 0.80 | - | 0.50 |
     """
-    names = ["seed", "steps", "seconds of training", "AP50 before", "AP50 after RFT", "gain", "AP50 after SFT"]
+    names = ["seed", "steps", "seconds of training", "pooled AP50 before", "after RFT", "gain", "after SFT"]
     rows = [[*names, "sampled parse rate", "AUC", "abstention"], ["---"] * 10]
     for summary in summaries:
         before, after, beside = (summary[name] for name in ("before", "after", "sft"))
         counts = [summary["seed"], summary["steps"], round(summary["seconds"]["train"])]
-        gain = f"**{after['ap50'] - before['ap50']:+.2f}**"
-        shares = [before["ap50"], after["ap50"], beside["ap50"], after["sampled"]["parse_rate"]]
+        gain = f"**{after['ap50_pooled'] - before['ap50_pooled']:+.2f}**"
+        shares = [*(block["ap50_pooled"] for block in (before, after, beside)), after["sampled"]["parse_rate"]]
         first, second, third, *rest = [
             "-" if v is None else f"{v:.2f}" for v in (*shares, after["auc"], after["abstention"])
         ]

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from minirft.commands.flags import Json, Switch, parse, quieten_libraries  # noqa: F401 (pdoc resolves DryFlags' Switch here)
+from minirft.commands.flags import Json, Switch, parse  # noqa: F401 (pdoc resolves DryFlags' Switch here)
 from minirft.commands.learning import DryFlags
+from minirft.engine import quieten_libraries
 
 if TYPE_CHECKING:
-    from minirft.experiments.real_cells import Study
+    from minirft.experiments import Study
 
 TINY_ONLY = {"workers"}
 BOTH = {"name", "profile", "seeds", "out", "json"}
@@ -66,7 +67,7 @@ def experiment(args: list[str]) -> None:
 
 
 def _refuse_flags_of_the_other_profile(flags: ExperimentFlags) -> None:
-    from minirft.samples import UserError
+    from minirft import UserError
 
     for flag in fields(flags):
         belongs = "tiny" if flag.name in TINY_ONLY else "real"
@@ -75,9 +76,7 @@ def _refuse_flags_of_the_other_profile(flags: ExperimentFlags) -> None:
 
 
 def _tiny(flags: ExperimentFlags) -> None:
-    from minirft.experiments.board import run_experiment
-    from minirft.experiments.settings import EXPERIMENTS, find
-    from minirft.experiments.summary import lines, table
+    from minirft.experiments import EXPERIMENTS, find, lines, run_experiment, table
 
     names = list(EXPERIMENTS) if flags.name == "all" else [flags.name]
     for name in names:
@@ -95,8 +94,7 @@ def _tiny(flags: ExperimentFlags) -> None:
 
 
 def _real(flags: ExperimentFlags) -> None:
-    from minirft.experiments.real_cells import METRIC, run_study
-    from minirft.experiments.real_report import paper_number, real_lines, real_table
+    from minirft.experiments import METRIC, paper_number, real_lines, real_table, run_study
 
     for study in _studies(flags):
         board = run_study(study, _seeds(flags))
@@ -110,7 +108,7 @@ def _real(flags: ExperimentFlags) -> None:
 
 
 def _outlook(flags: ExperimentFlags) -> None:
-    from minirft.experiments.real_report import outlook, outlook_table
+    from minirft.experiments import outlook, outlook_table
 
     told = (
         row
@@ -130,10 +128,9 @@ def _seeds(flags: ExperimentFlags) -> int:
 
 def _studies(flags: ExperimentFlags) -> list[Study]:
     """What is asked for, with the user's settings.  Raises `UserError` for all that is missing, before it is read."""
-    from minirft.experiments.real import missing, names_of
-    from minirft.experiments.real_cells import Study
-    from minirft.runs.toml import read_toml
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.experiments import Study, missing, names_of
+    from minirft.runs import read_toml
 
     names = names_of(flags.name, flags.model_size)
     if flags.data_root is None:

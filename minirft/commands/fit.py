@@ -12,7 +12,8 @@ from typing import Annotated
 
 import tyro
 
-from minirft.commands.flags import Json, parse_config, quieten_libraries
+from minirft.commands.flags import Json, parse_config
+from minirft.engine import quieten_libraries
 
 BASE = "coco_8cate_4shot"
 """The settings of a model that is named without any."""
@@ -47,8 +48,7 @@ def fit(args: list[str]) -> None:
     verdicts = [room.judge(config, card, source, base) for card in cards]
     counts = None
     if flags.check:
-        from minirft.cost.architectures import architecture
-        from minirft.cost.fake_step import counted
+        from minirft.cost import architecture, counted
 
         config = replace(config, offload_vision=False, offload_embedding=False)
         counts = counted(architecture(config.model), config)
@@ -69,9 +69,9 @@ def config_and_flags(args: list[str]) -> tuple[str, list[str]]:
     >>> config_and_flags(["qwen2-vl-7b", "--gpu", "8GB"])
     ('coco_8cate_4shot', ['coco_8cate_4shot', '--model', 'qwen2-vl-7b', '--gpu', '8GB'])
     """
-    from minirft.engine.loading import resolve
-    from minirft.runs.config import find_config
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.engine import resolve
+    from minirft.runs import find_config
 
     if not args or args[0].startswith("-"):
         return BASE, args

@@ -8,32 +8,34 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from minirft.engine import quieten_libraries
+
 if TYPE_CHECKING:
-    from minirft.runs.config import GRPOConfig
+    from minirft.runs import GRPOConfig
 
 T = TypeVar("T")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
 
-def parse_config(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
+def parse_config(args: list[str], flags: T, prog: str, **defaults: Any) -> tuple[GRPOConfig, T]:
     """The settings and the other flags of `CONFIG [--field value ...]`.
 
-    CONFIG is a shipped name, a TOML file or the folder of a run; with `--resume RUN` it may be left out.
+    CONFIG is a shipped name, a TOML file or the folder of a run; with `--resume RUN` it may be left out.  `defaults`
+    take the place of settings that the line does not give.
     """
     quieten_libraries()
-    from minirft.runs.config import GRPOConfig, load_config
-    from minirft.runs.folder import run_config
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.runs import GRPOConfig, load_config, run_config
 
     source, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else (value_of("--resume", args), args)
     if source is None and not {"-h", "--help"} & set(args):
@@ -42,6 +44,8 @@ def parse_config(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
         default = GRPOConfig()
     else:
         default = run_config(Path(source)) if Path(source).is_dir() else load_config(source)
+
+    default = replace(default, **defaults)
 
     def both(config: GRPOConfig, flags: T) -> tuple[GRPOConfig, T]:
         return config, flags
@@ -68,7 +72,7 @@ def value_of(flag: str, args: list[str]) -> str | None:
 
 def parse(kind: Callable[..., T], args: list[str], prog: str) -> T:
     """`kind` filled in from the command line.  tyro's box of an error becomes a `UserError` of one line."""
-    from minirft.samples import UserError
+    from minirft import UserError
 
     box = io.StringIO()
     try:
@@ -96,15 +100,6 @@ def one_line(box: str) -> str:
     problem = " ".join(sections[min(1, len(sections) - 1)]).rstrip(".")
     near = next((part[1].split()[0] for part in sections if part[:1] == ["Perhaps you meant:"]), None)
     return f"{problem}; did you mean {near}?" if near else problem
-
-
-def quieten_libraries() -> None:
-    """Loading bars and advice of the libraries would bury our one line."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
 
 
 def show(result: Any, as_json: bool, indent: str = "") -> None:

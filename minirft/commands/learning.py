@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from minirft.commands.flags import Json, Switch, parse, parse_config, quieten_libraries, show
+from minirft.commands.flags import Json, Switch, parse, parse_config, show
+from minirft.engine import quieten_libraries
 
 if TYPE_CHECKING:
     import torch
 
-    from minirft.evaluation.masks import Sam
-    from minirft.runs.config import GRPOConfig
+    from minirft.evaluation import Sam
+    from minirft.runs import GRPOConfig
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def demo(args: list[str]) -> None:
     flags = parse(DemoFlags, args, "minirft demo")
     quieten_libraries()
     from minirft.commands.demo import headline, run_demo
-    from minirft.runs.config import load_config
+    from minirft.runs import load_config
 
     config = load_config(flags.config)
     config = replace(config, seed=flags.seed, steps=config.steps if flags.steps is None else flags.steps)
@@ -72,6 +73,8 @@ class TrainFlags(DryFlags):
 
     resume: Path | None = None
     """Folder of a run that stopped: go on exactly there."""
+    track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """Also hand every number on to a tracker, through its own client (an extra of the same name)."""
     json: Json = False
     """Print every logged row on stdout, one JSON line each."""
 
@@ -82,9 +85,9 @@ def train(args: list[str]) -> None:
     if flags.dry_run:
         dry_run(config, "grpo", flags)
         return
-    from minirft.train import train
+    from minirft.train import run as run_grpo
 
-    follow(train(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
+    follow(run_grpo(config, flags.resume, progress=True), config, flags)
 
 
 def sft(args: list[str]) -> None:
@@ -93,9 +96,9 @@ def sft(args: list[str]) -> None:
     if flags.dry_run:
         dry_run(config, "sft", flags)
         return
-    from minirft.runs.supervised import sft
+    from minirft.runs import sft
 
-    follow(sft(config, flags.resume, progress=True), flags.json, flags.resume or config.out)
+    follow(sft(config, flags.resume, progress=True), config, flags)
 
 
 def dry_run(config: GRPOConfig, method: Literal["grpo", "sft", "eval"], flags: DryFlags) -> None:
@@ -118,6 +121,8 @@ class EvalFlags(DryFlags):
     """Begin anew where the file is there already."""
     two_stages: Switch = False
     """For detection: ask first whether there is one, and where only after a yes."""
+    adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of a PEFT adapter, whoever trained it, to put on the config's model."""
     sam: str | None = None
     """For reasonseg: folder or name of a SAM, as facebook/sam-vit-huge, to score masks: mask_giou and mask_ciou."""
     json: Json = False
@@ -132,29 +137,27 @@ def evaluate(args: list[str]) -> None:
         return
     import time
 
-    from minirft.data.feed import held_out
-    from minirft.data.reasonseg import masks
-    from minirft.data.screening import Screening
-    from minirft.evaluation.lvis import lvis_metrics
-    from minirft.evaluation.masks import mask_metrics
-    from minirft.runs.folder import is_merged, load_policy, load_run_policy
-    from minirft.runs.loop import judged
-    from minirft.runs.predictions import default_file, predict, settings, write_coco_results
+    from minirft.data import Screening, held_out, masks
+    from minirft.evaluation import lvis_metrics, mask_metrics
+    from minirft.runs import default_file, is_merged, judged, predict, settings, source_policy, write_coco_results
 
     run = Path(args[0])
     screening = Screening.of(config.data, run if run.is_dir() else None, progress=sys.stderr.isatty())
     samples = held_out(config, screening)
-    policy = load_run_policy(run, config) if run.is_dir() else load_policy(config)
+    policy = source_policy(run, config, flags.adapter)
     sam = _sam(flags.sam, config, policy.device)
-    trained = run.is_dir() and not is_merged(run)  # the weights of a whole model are told by their files
+    trained = bool(flags.adapter) or (
+        run.is_dir() and not is_merged(run)
+    )  # the weights of a whole model are told by their files
     made_with = settings(policy, config, samples, flags.mode, trained=trained)
     made_with |= {"two_stages": True} if flags.two_stages else {}
-    path = flags.predictions or default_file(run if run.is_dir() else config.out, made_with)
+    folder = flags.adapter or (run if run.is_dir() else config.out)
+    path = flags.predictions or default_file(folder, made_with)
     if flags.fresh:
         path.unlink(missing_ok=True)
     start = time.perf_counter()
     texts = predict(policy, config, samples, path, made_with, progress=sys.stderr.isatty())
-    row = {"mode": flags.mode, **judged(policy, texts, samples), **lvis_metrics(texts, samples, config)}
+    row = {"mode": flags.mode, **judged(policy, texts, samples), **lvis_metrics(texts, samples, config.data)}
     if sam:
         found = mask_metrics(texts, samples, sam, masks, progress=sys.stderr.isatty())
         row |= found | {"ci": row["ci"] | found["ci"]}
@@ -169,9 +172,9 @@ def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | 
     """The segmenter that `--sam` names, refused where there are no true masks."""
     if source is None:
         return None
-    from minirft.data.feed import evaluation_data
-    from minirft.evaluation.masks import Sam
-    from minirft.samples import UserError
+    from minirft import UserError
+    from minirft.data import evaluation_data
+    from minirft.evaluation import Sam
 
     kind = evaluation_data(config.data).kind
     if kind != "reasonseg":
@@ -182,7 +185,7 @@ def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | 
 def pretrain(args: list[str]) -> None:
     """Rebuild the embedded checkpoint from nothing: about 35 minutes on two cores."""
     quieten_libraries()
-    from minirft.experiments.pretrain import PretrainConfig, main
+    from minirft.experiments import PretrainConfig, main
 
     def options(config: PretrainConfig, out: Path = Path("runs/base")) -> tuple[PretrainConfig, Path]:
         return config, out
@@ -209,7 +212,7 @@ def export(args: list[str]) -> None:
     """Write what PEFT, transformers and vLLM load: RUN --to adapter|merged."""
     flags = parse(ExportFlags, args, "minirft export")
     quieten_libraries()
-    from minirft.runs.exports import export_run
+    from minirft.runs import export_run
 
     exported = export_run(flags.run, flags.to, flags.out or flags.run / flags.to, flags.dtype)
     for note in exported.notes:
@@ -217,12 +220,15 @@ def export(args: list[str]) -> None:
     print(exported.folder)
 
 
-def follow(rows: Iterable[dict[str, Any]], as_json: bool, folder: Path) -> None:
-    """Let a run run: its rows as JSON lines, or at the end where to find it."""
-    from minirft.runs.log import plain
+def follow(rows: Iterable[dict[str, Any]], config: GRPOConfig, flags: TrainFlags) -> None:
+    """Let a run run: its rows as JSON lines, or at the end where to find it; then what moved, and what to type next."""
+    from minirft.commands.ending import ending
+    from minirft.runs import plain, tracked
 
-    for row in rows:
-        if as_json:
+    folder = flags.resume or config.out
+    for row in tracked(rows, flags.track, config, folder):
+        if flags.json:
             print(json.dumps(plain(row)), flush=True)
-    if not as_json:
+    if not flags.json:
         print(f"done: {folder}")
+    print(ending(folder, config), file=sys.stderr)

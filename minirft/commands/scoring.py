@@ -33,7 +33,7 @@ class ScoreFlags:
 def score(args: list[str]) -> None:
     """Score saved completions: JSON lines {"completion", "solution"} in, reward parts out."""
     flags = parse(ScoreFlags, args, "minirft score")
-    from minirft.rewards.readings import reading, score_rows
+    from minirft.rewards import reading, score_rows
 
     for row in score_rows(read_rows(flags.file), reading(flags.task, flags.variant)):
         print(json.dumps(row))
@@ -54,7 +54,7 @@ class AuditFlags:
 def audit(args: list[str]) -> None:
     """The red team: how much can an answer earn without looking at the picture?"""
     flags = parse(AuditFlags, args, "minirft audit")
-    from minirft.rewards.redteam import audit
+    from minirft.rewards import audit
 
     for row in audit(flags.task, flags.variant):
         if flags.json:
@@ -66,7 +66,7 @@ def audit(args: list[str]) -> None:
 
 def read_rows(file: Path) -> Iterator[Any]:
     """The values in a file of JSON lines, blank lines skipped.  Raises `UserError` with the line."""
-    from minirft.samples import UserError
+    from minirft import UserError
 
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

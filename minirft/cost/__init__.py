@@ -1,1 +1,18 @@
 """Cost: what a run needs in memory and time, predicted before it starts and measured against the least possible."""
+
+from typing import TYPE_CHECKING
+
+from minirft import lazily
+
+if TYPE_CHECKING:
+    from minirft.cost import dryrun, fit
+    from minirft.cost.architectures import architecture
+    from minirft.cost.benchmark import Request, measure
+    from minirft.cost.dryrun import Method, Rates, dry_run, plan, spell
+    from minirft.cost.fake_step import counted
+    from minirft.cost.gpu import run_gpu_bench
+    from minirft.cost.memory import GIB, ledger
+    from minirft.cost.report import table
+    from minirft.cost.sizes import NF4, adapter_weights, count_weights
+
+__getattr__, __all__ = lazily(__name__)

@@ -12,7 +12,7 @@ from functools import cache
 
 from minirft.cost.architectures import architecture
 from minirft.cost.sizes import Shape, adapted
-from minirft.runs.config import GRPOConfig
+from minirft.runs import GRPOConfig
 
 Change = Callable[[GRPOConfig], Iterator[GRPOConfig]]
 """A setting -> the same with one thing given up, a little first; nothing where there is nothing to give."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from transformers import Qwen2VLConfig
 
-from minirft.engine.loading import HUB, resolve
-from minirft.samples import UserError
+from minirft import UserError
+from minirft.engine import HUB, resolve
 
 _VISION = {
     "depth": 32,

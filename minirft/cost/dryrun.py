@@ -1,7 +1,7 @@
 """A run before it runs: data, prompts, plan, memory and time, from the settings and the processor, without weights.
 
 What is counted: samples, prompt tokens (each picture's from its size, so that no picture is decoded), steps, epochs,
-completions, arithmetic (`bench.floor`), memory (`memory.fit`).  What is assumed, and printed beside the estimate of
+completions, arithmetic (`lower_bound`), memory (`fit`).  What is assumed, and printed beside the estimate of
 time: how fast the machine is.  The estimate is the time that arithmetic and memory traffic take at these rates with
 every completion at its full length:
 
@@ -20,17 +20,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from minirft import UserError
 from minirft.cost import fit
 from minirft.cost.architectures import architecture
 from minirft.cost.lower_bound import floor
 from minirft.cost.shapes import Shape
 from minirft.cost.sizes import NF4, count_weights
-from minirft.data.feed import held_out, training_feed, training_set
-from minirft.engine.loading import resolve
-from minirft.engine.processor import load_processor
-from minirft.rewards.frames import displayed_size
-from minirft.runs.config import GRPOConfig
-from minirft.samples import Sample, UserError
+from minirft.data import held_out, training_feed, training_set
+from minirft.engine import load_processor, resolve
+from minirft.rewards import displayed_size
+from minirft.runs import GRPOConfig
+from minirft.samples import Sample
 
 Method = Literal["grpo", "sft", "eval"]
 SHOWN, NAMED = 3, 5  # prompts printed, samples named in a message

@@ -1,7 +1,7 @@
 """One training step on tensors without storage: what the ledger says is there, counted while the real code runs.
 
 `FakeTensorMode` gives tensors a shape and a number format but no memory, so Qwen2-VL-7B at full size takes less than a
-minute on any machine.  The code is the product's own (`prefill`, the decoder, `pick`, `policy_logprobs`, the
+minute on any machine.  The code is the product's own (`prefill`, the decoder, `pick`, `Policy.logprobs`, the
 optimiser), the 4-bit layers are bitsandbytes' and the adapters PEFT's; `MemTracker` adds up what torch would have
 allocated.
 
@@ -29,15 +29,10 @@ from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditiona
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 from minirft.cost.sizes import Shape
-from minirft.engine import attention
-from minirft.engine.decoding import DECODERS
-from minirft.engine.loading import add_lora
-from minirft.engine.prefix import policy_logprobs, prefill
-from minirft.engine.versions import recompute_layers
+from minirft.engine import DECODERS, add_lora, attention, prefill, recompute_layers
 from minirft.policy import Policy
 from minirft.reference import make_reference
-from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import make_optimiser
+from minirft.runs import GRPOConfig, make_optimiser
 from minirft.sampler import pick
 from minirft.samples import Prompt, Rollout
 
@@ -132,7 +127,7 @@ class _Step:
 
     def update(self) -> None:
         """A pass after others, whose gradients are there."""
-        logprobs, _ = policy_logprobs(self.policy, *self._rows(), entropy=True)
+        logprobs, _ = self.policy.logprobs(*self._rows(), entropy=True)
         logprobs.sum().backward()
 
     def fill_gradients(self) -> None:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from minirft import UserError
 from minirft.cost.advice import alternatives
 from minirft.cost.architectures import architecture
 from minirft.cost.memory import GIB, Ledger, ledger
 from minirft.cost.sizes import Shape
-from minirft.runs.config import GRPOConfig
-from minirft.runs.toml import differences
-from minirft.samples import UserError
+from minirft.runs import GRPOConfig, differences
 
 CARDS = (4.0, 6.0, 8.0, 12.0, 16.0, 24.0)  # GiB
 CONTEXT = 0.5

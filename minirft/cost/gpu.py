@@ -27,14 +27,14 @@ from typing import Any
 
 import torch
 
-from minirft.commands.flags import quieten_libraries
+from minirft import UserError
 from minirft.cost.gpu_checks import correct
 from minirft.cost.gpu_decode import decode
 from minirft.cost.gpu_parts import Cases, Sizes, free, memory, one_line
 from minirft.cost.gpu_time import times
 from minirft.cost.random_weights import write_random
-from minirft.runs.log import library_version, provenance
-from minirft.samples import UserError
+from minirft.engine import quieten_libraries
+from minirft.runs import library_version, provenance
 
 MODELS = ("qwen2-vl-2b", "qwen2-vl-7b")
 PARTS: dict[str, Callable[[str, str, Sizes], Cases]] = {

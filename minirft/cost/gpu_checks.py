@@ -13,9 +13,7 @@ from torch import Tensor
 
 from minirft.cost.gpu_parts import Cases, Row, Sizes, endless, free, one_line
 from minirft.cost.shapes import Shape, filler, fit_shape, questions
-from minirft.engine.decoding import DECODERS
-from minirft.engine.loading import LoraSettings
-from minirft.engine.prefix import policy_logprobs
+from minirft.engine import DECODERS, LoraSettings
 from minirft.policy import Policy
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Rollout
@@ -93,7 +91,7 @@ def rounding(source: str, device: str, sizes: Sizes) -> Row:
 
 def _scored(policy: Policy, rollout: Rollout, shared: bool) -> tuple[Tensor, Tensor]:
     """Log-probs of a rollout, and the gradient of their weighted sum over all adapters, as one vector each."""
-    logprobs = policy_logprobs(policy, rollout, shared=shared)
+    logprobs = policy.logprobs(rollout, shared=shared)
     weights = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(1)).to(logprobs)
     learning = list(policy.trainable().values())
     gradients = torch.autograd.grad((logprobs * weights).sum(), learning, materialize_grads=True)

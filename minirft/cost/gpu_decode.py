@@ -15,8 +15,7 @@ from torch import Tensor
 
 from minirft.cost.gpu_parts import Cases, Row, Sizes, endless, free, one_line, synchronise
 from minirft.cost.shapes import Shape, filler, fit_shape, questions
-from minirft.engine.decoding import DECODERS
-from minirft.engine.loading import LoraSettings
+from minirft.engine import DECODERS, LoraSettings
 from minirft.policy import Policy
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt

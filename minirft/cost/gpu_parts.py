@@ -17,11 +17,10 @@ import torch
 from minirft.cost.architectures import architecture
 from minirft.cost.shapes import PICTURE_SHARE, Shape, filler, fit_shape, questions
 from minirft.cost.steps import reward
-from minirft.engine.loading import LoraSettings
+from minirft.engine import LoraSettings
 from minirft.policy import Policy
 from minirft.reference import make_reference
-from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import load_policy, make_optimiser
+from minirft.runs import GRPOConfig, load_policy, make_optimiser
 from minirft.sampler import sample_groups
 from minirft.train import grpo_step
 
@@ -118,7 +117,6 @@ def _peaks(config: GRPOConfig, limit_gib: float | None) -> Row:
         config.group_size,
         max_completion_length=config.max_completion_length,
         generator=torch.Generator().manual_seed(0),
-        decoder=config.decoder,
         prompts_per_pass=config.prompts_per_rollout or None,
     )
     found["rollout_gib"] = peak_gib(device)

@@ -26,9 +26,7 @@ from minirft.cost.shapes import Shape, filler, fit_shape, questions
 from minirft.cost.steps import Ours, settings
 from minirft.cost.trl_step import PictureProcessor, Trl, text_rewards, trl_arguments
 from minirft.cost.work import PHASES, Phases, marked
-from minirft.engine.decoding import DECODERS
-from minirft.engine.features import FeatureCache
-from minirft.engine.loading import TARGETS, LoraSettings
+from minirft.engine import DECODERS, TARGETS, FeatureCache, LoraSettings
 from minirft.policy import Policy
 
 LORA = LoraSettings(dtype="bfloat16")  # TRL casts the adapters of a 4-bit model to bfloat16

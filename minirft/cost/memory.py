@@ -26,7 +26,7 @@ from transformers import Qwen2VLConfig
 
 from minirft.cost import activations
 from minirft.cost.sizes import NF4, Shape, count_weights
-from minirft.runs.config import GRPOConfig
+from minirft.runs import GRPOConfig
 
 GIB = 2**30
 Parts = dict[str, float]  # name -> bytes

@@ -27,8 +27,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from minirft.cost.architectures import architecture
-from minirft.engine.versions import Qwen2VLImageProcessorPil
-from minirft.tiny.model import CHAT_TEMPLATE
+from minirft.engine import Qwen2VLImageProcessorPil
+from minirft.tiny import CHAT_TEMPLATE
 
 # Qwen2-VL's control tokens in the order of their ids, 151643 to 151656.
 CONTROL = [
@@ -96,13 +96,28 @@ def random_weights(config: Qwen2VLConfig, seed: int) -> Iterator[tuple[str, Tens
         weight = torch.empty(meta.shape, dtype=torch.bfloat16)
         if weight.dim() == 1:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
-            if name.endswith(("q_proj.bias", "k_proj.bias")):  # the tower's have other names
-                weight.view(-1, width)[:, width // 2 - 1] = RAW_SCORE**0.5
         else:
             weight.normal_(std=_std(name, weight.numel() // len(weight)), generator=generator)
-            if name.endswith(("q_proj.weight", "k_proj.weight")):
-                weight.view(-1, width, weight.shape[1])[:, width // 2 - 1] /= RAW_SCORE**0.5
+        raise_scores(name, weight, width)
         yield name.replace("model.visual.", "visual.").replace("model.language_model.", "model."), weight
+
+
+def raise_scores(name: str, weight: Tensor, width: int, raw: float = RAW_SCORE) -> None:
+    """The bias of a query or key projection raises every score by `raw`, in place; weights of other names stay.
+
+    `weight` belongs to heads of `width` numbers.  The bias lies on each head's slowest rotary pair, √raw on both
+    sides, and the weights beside it become a 1 / √raw of what they were.
+
+    >>> weight = torch.ones(8, 2)
+    >>> raise_scores("layers.0.self_attn.k_proj.weight", weight, width=4)
+    >>> weight[:, 0].tolist()
+    [1.0, 0.009999999776482582, 1.0, 1.0, 1.0, 0.009999999776482582, 1.0, 1.0]
+    """
+    pair = width // 2 - 1
+    if name.endswith(("q_proj.bias", "k_proj.bias")):  # the tower's have other names
+        weight.view(-1, width)[:, pair] = raw**0.5
+    elif name.endswith(("q_proj.weight", "k_proj.weight")):
+        weight.view(-1, width, weight.shape[1])[:, pair] /= raw**0.5
 
 
 def _std(name: str, inputs: int) -> float:

@@ -18,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from minirft.engine.loading import LoraSettings
-from minirft.engine.versions import Qwen2VLImageProcessorPil
+from minirft import UserError
+from minirft.cost.random_weights import raise_scores
+from minirft.engine import LoraSettings, Qwen2VLImageProcessorPil
 from minirft.policy import Policy
-from minirft.samples import Sample, UserError
-from minirft.tiny.model import SPECIAL, new_tokenizer
+from minirft.samples import Sample
+from minirft.tiny import SPECIAL, new_tokenizer
 
 PICTURE_SHARE = 400 / 512
 """Share of the prompt that is picture, as in a detection prompt."""
@@ -68,9 +69,10 @@ def write_random_model(folder: Path, language: dict[str, int], vision: dict[str,
     """Writes a random Qwen2-VL with an untied head: a tied random model repeats one token for ever.
 
     Linear weights have standard deviation 1 / √inputs, so that activations keep their size, and the head 2 / √hidden,
-    so that logits have standard deviation 2.
+    so that logits have standard deviation 2.  Biases raise the scores as in `random_weights`.
     """
     config = random_config(language, vision or {})
+    width = config.text_config.hidden_size // config.text_config.num_attention_heads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Qwen2VLForConditionalGeneration(config)
@@ -78,6 +80,7 @@ def write_random_model(folder: Path, language: dict[str, int], vision: dict[str,
             if weight.dim() > 1:
                 scale = 2.0 if name.startswith("lm_head") else 1.0
                 weight.data.normal_(std=scale * (weight.numel() / len(weight)) ** -0.5)
+            raise_scores(name, weight.data, width)
     tokenizer = new_tokenizer()
     model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(folder)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from transformers import Qwen2VLConfig
 
-from minirft.runs.config import GRPOConfig
+from minirft.runs import GRPOConfig
 
 NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a 4-bit weight: itself, its share of an 8-bit scale per 64, and of a float32 scale per 256 of those."""

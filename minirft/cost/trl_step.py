@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, ProcessorMixin, Qwen2VLForConditionalGeneration, TrainerCallback
 from transformers.models.qwen2_vl import Qwen2VLProcessor
 
+from minirft import UserError
 from minirft.advantages import group_advantages
 from minirft.cost.shapes import questions
 from minirft.cost.steps import Ours, loss_and_gradients, reward
 from minirft.cost.work import Mark
-from minirft.engine.loading import TARGETS, LoraSettings, resolve
+from minirft.engine import TARGETS, LoraSettings, resolve
 from minirft.policy import Policy
-from minirft.runs.config import GRPOConfig
-from minirft.samples import Rollout, Sample, UserError
+from minirft.runs import GRPOConfig
+from minirft.samples import Rollout, Sample
 
 Watch = Callable[[int], AbstractContextManager]
 """Turn -> the context in which that turn's step runs."""

@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from minirft.rewards.boxes import MODEL, Frame, convert, pixels
-from minirft.samples import UserError
+from minirft import UserError
+from minirft.rewards import MODEL, convert, pixels
+from minirft.samples import Frame
 
 BoxFormat = Literal["pixels", "unit", "thousand"]
 MIN_BOXES = 3  # fewer prove nothing
@@ -41,7 +42,7 @@ def check_format(boxes: Sequence[Sequence[float]], sizes: Sequence[Size], box_fo
 
     >>> check_format([[0.1, 0.2, 0.5, 0.6]] * 9, [(640, 480)] * 9, "pixels", Path("a.jsonl"))
     Traceback (most recent call last):
-    minirft.samples.UserError: a.jsonl: all of 9 boxes lie between 0 and 1, so they are no pixels of the picture: set \
+    minirft.UserError: a.jsonl: all of 9 boxes lie between 0 and 1, so they are no pixels of the picture: set \
 data.box_format = "unit"
     """
     if len(boxes) < MIN_BOXES:

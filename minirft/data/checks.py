@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from minirft import UserError
 from minirft.data.findings import Findings, tell
-from minirft.data.pictures import ASPECT, MARKED, TURNED, kind_of_file, open_picture, orientation
+from minirft.pictures import ASPECT, MARKED, TURNED, kind_of_file, open_picture, orientation
 from minirft.rewards import prompts
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
 JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what Windows and macOS leave beside pictures
@@ -43,7 +44,7 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
 
     >>> read_header(Path("gone.jpg"), "see row 3")
     Traceback (most recent call last):
-    minirft.samples.UserError: no picture at gone.jpg; see row 3
+    minirft.UserError: no picture at gone.jpg; see row 3
     """
     try:
         with open_picture(source) as picture:
@@ -140,7 +141,7 @@ def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path) -> 
 
     >>> choose(["dgo"], ["cat", "dog"], Path("pets.json"))
     Traceback (most recent call last):
-    minirft.samples.UserError: pets.json has no category 'dgo'; did you mean 'dog'?
+    minirft.UserError: pets.json has no category 'dgo'; did you mean 'dog'?
     """
     every = list(dict.fromkeys(known))
     chosen = []

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minirft import UserError
 from minirft.data.checks import choose, locate, usable
 from minirft.data.findings import Findings
 from minirft.data.questions import question as ask
@@ -38,9 +39,8 @@ from minirft.data.tables import (
     sized_pictures,
     without_phantoms,
 )
-from minirft.rewards import prompts
-from minirft.rewards.boxes import MODEL, TrueBoxes, convert, pixels
-from minirft.samples import Sample, UserError
+from minirft.rewards import MODEL, convert, pixels, prompts
+from minirft.samples import Sample, TrueBoxes
 
 Task = Literal["detection", "presence"]
 Place = tuple[Any, bool]  # a picture, and whether it is to be turned upright
@@ -69,7 +69,7 @@ def load_coco(
 
     >>> load_coco("nowhere.json", "nowhere")
     Traceback (most recent call last):
-    minirft.samples.UserError: no annotations at nowhere.json; check data.annotations
+    minirft.UserError: no annotations at nowhere.json; check data.annotations
     """
     findings = findings or Findings()
     source = Path(annotations)

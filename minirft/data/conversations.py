@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 
+from minirft import UserError
 from minirft.data.box_format import BoxFormat, check_format, frame_of
 from minirft.data.checks import Header, locate, read_text, usable
 from minirft.data.findings import Findings
 from minirft.data.questions import question as ask
 from minirft.data.tables import KEPT, Tables
-from minirft.rewards import prompts
-from minirft.rewards.boxes import MODEL, convert, pixels
-from minirft.samples import Sample, UserError
+from minirft.rewards import MODEL, convert, pixels, prompts
+from minirft.samples import Sample
 
 _NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
 _FOUR = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|\)\s*,\s*\(){_NUMBER},{_NUMBER}[\])]")

@@ -8,38 +8,36 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
+from minirft import UserError
 from minirft.data.findings import tell
 from minirft.data.identity import without_pictures_of
-from minirft.data.readers import candidates, parts_of
 from minirft.data.screening import Screening, redraw
+from minirft.data.seeds import step_seed
 from minirft.data.settings import DataConfig, evaluation_data
 from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_of
-from minirft.runs.config import GRPOConfig
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
 
 
-def step_seed(seed: int, step: int) -> int:
-    """One 63-bit seed for each (seed, step), unrelated between neighbours.
+class Asked(Protocol):
+    """What this module reads of a run's settings; `GRPOConfig` has it all."""
 
-    >>> step_seed(0, 1) == step_seed(0, 1), step_seed(0, 1) == step_seed(1, 0)
-    (True, False)
-    """
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def prompts_per_step(self) -> int: ...
+    @property
+    def eval_samples(self) -> int: ...
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The random stream that samples the completions of a step."""
-    return torch.Generator().manual_seed(step_seed(seed, step))
-
-
-def training_feed(config: GRPOConfig, screening: Screening | None = None) -> Feed:
+def training_feed(config: Asked, screening: Screening | None = None) -> Feed:
     """The training samples of every step, P at a time; `screening` as in `training_set`.
 
     Raises `UserError` when there are none.
@@ -60,6 +58,8 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
         return k_shot_of_stream(
             lambda n: _tiny(data, n, data.seed), _tiny_names(data), data.shots, data.seed, data.negatives
         )
+    from minirft.data.readers import candidates  # here, so that a run on the tiny world imports no reader
+
     screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
     if data.split:
         named = split_of(data)
@@ -71,8 +71,19 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
     return redraw(lambda bad: k_shot(every, data.shots, data.seed, data.negatives, bad), every, screening)
 
 
-def held_out(config: GRPOConfig, screening: Screening | None = None) -> list[Sample]:
-    """The samples that evaluation asks about, `config.eval_samples` at most.
+def validation(config: Asked, screening: Screening | None = None) -> list[Sample]:
+    """The samples that a run is evaluated on while it trains, `config.eval_samples` at most.
+
+    The tiny world has a stream of its own for them, so that whoever chooses settings by a curve does not choose them by
+    the test questions.  Of other data these are the questions of `held_out`.
+    """
+    if evaluation_data(config.data).kind == "tiny":
+        return _held_out_of_tiny(config, "VALIDATION")
+    return held_out(config, screening)
+
+
+def held_out(config: Asked, screening: Screening | None = None) -> list[Sample]:
+    """The test samples, `config.eval_samples` at most.
 
     Without data of its own for evaluation these are of pictures that are not trained on, also under the name of another
     file or row with the same bytes; of data of its own `minirft data inspect` reports them.  `screening` as in
@@ -81,9 +92,9 @@ def held_out(config: GRPOConfig, screening: Screening | None = None) -> list[Sam
     data, count = config.data, config.eval_samples or None
     other = evaluation_data(data)
     if other.kind == "tiny":
-        from minirft.tiny.world import held_out as draw
+        return _held_out_of_tiny(config, "TEST")
+    from minirft.data.readers import candidates, parts_of
 
-        return draw(other.task, count or 1000, **_tiny_options(other, other.categories))
     screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
     part = _part(data.eval_part, parts_of(other))
     if part != "train" or _has_evaluation_data(data):
@@ -98,6 +109,14 @@ def held_out(config: GRPOConfig, screening: Screening | None = None) -> list[Sam
         field = "eval_annotations" if data.kind in ("coco", "lvis", "csv", "jsonl") else "eval_folder"
         raise UserError(f"training uses every picture, so none is left to evaluate on: set data.{field}")
     return sound
+
+
+def _held_out_of_tiny(config: Asked, stream: str) -> list[Sample]:
+    from minirft.tiny import world
+
+    data = evaluation_data(config.data)
+    options = _tiny_options(data, data.categories)
+    return world.held_out(data.task, config.eval_samples or 1000, getattr(world, stream), **options)
 
 
 def _part(wanted: str, parts: Collection[str]) -> str:
@@ -151,8 +170,7 @@ def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
 
 def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, Any]:
     """What narrows a question of the tiny world down; for classification the one category is a family."""
-    from minirft.tiny.lookalikes import FAMILIES
-    from minirft.tiny.scenes import CATEGORIES
+    from minirft.tiny import CATEGORIES, FAMILIES
 
     known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
     for name in categories:
@@ -167,8 +185,7 @@ def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, An
 
 def _tiny_names(data: DataConfig) -> tuple[str, ...]:
     """The categories that k-shot counts by."""
-    from minirft.tiny.lookalikes import FAMILIES
-    from minirft.tiny.scenes import BASE
+    from minirft.tiny import BASE, FAMILIES
 
     if data.task == "classification":
         return tuple(FAMILIES[_tiny_options(data, data.categories)["family"]])

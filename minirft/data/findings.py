@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minirft.samples import UserError
+from minirft import UserError
 
 log = logging.getLogger(__name__)
 OnBad = Literal["skip", "stop"]

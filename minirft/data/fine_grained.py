@@ -26,10 +26,11 @@ from typing import Any, Literal
 import numpy as np
 from scipy.io import loadmat
 
+from minirft import UserError
 from minirft.data.checks import choose, labelled, text_lines, usable
 from minirft.data.findings import Findings
 from minirft.data.questions import ListLabels, label_question
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 Kind = Literal["flowers", "pets", "aircraft", "cars"]
 Part = Literal["train", "test"]
@@ -57,7 +58,7 @@ def load_fine_grained(
 
     >>> load_fine_grained("pets", "nowhere", "train")
     Traceback (most recent call last):
-    minirft.samples.UserError: no file nowhere/annotations/trainval.txt; data.folder must hold annotations/ and images/
+    minirft.UserError: no file nowhere/annotations/trainval.txt; data.folder must hold annotations/ and images/
     """
     root, findings = Path(folder), findings or Findings()
     rows = _READERS[kind](root, part)

@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from minirft import UserError
 from minirft.data.checks import choose, is_junk, labelled, usable
 from minirft.data.findings import Findings, tell
 from minirft.data.questions import ListLabels, label_question
-from minirft.rewards.answers import normalise
-from minirft.samples import Sample, UserError
+from minirft.rewards import normalise
+from minirft.samples import Sample
 
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
@@ -55,7 +56,7 @@ def load_folder(
 
     >>> load_folder("nowhere")
     Traceback (most recent call last):
-    minirft.samples.UserError: no folder nowhere; set data.folder to a folder with one folder for each class
+    minirft.UserError: no folder nowhere; set data.folder to a folder with one folder for each class
     """
     root, findings = Path(folder), findings or Findings()
     if not root.is_dir():

@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from minirft import UserError
 from minirft.data.box_format import BoxFormat, frame_of
 from minirft.data.checks import choose, labelled, usable
 from minirft.data.findings import Findings
-from minirft.data.pictures import kind_of_file
 from minirft.data.questions import ListLabels, label_question
 from minirft.data.tables import Tables
 from minirft.data.virft import StoredPicture
-from minirft.rewards.boxes import convert, pixels
-from minirft.samples import Sample, UserError
+from minirft.pictures import kind_of_file
+from minirft.rewards import convert, pixels
+from minirft.samples import Sample
 
 SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from minirft.samples import Sample, UserError
+from minirft import UserError
+from minirft.samples import Sample
 
 
 def picture_digest(image: Any) -> bytes:

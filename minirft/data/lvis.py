@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from minirft import UserError
 from minirft.data import coco
 from minirft.data.checks import choose
 from minirft.data.coco import Key, Row
 from minirft.data.findings import Findings
 from minirft.data.tables import FIELDS as COCO_FIELDS
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 FIELDS = COCO_FIELDS | {"images": ("id", "coco_url", *LISTS)}
@@ -51,7 +52,7 @@ def load_lvis(
 
     >>> load_lvis("nowhere.json", "nowhere")
     Traceback (most recent call last):
-    minirft.samples.UserError: no annotations at nowhere.json; check data.annotations
+    minirft.UserError: no annotations at nowhere.json; check data.annotations
     """
     findings = findings or Findings()
     source, folder = Path(annotations), Path(images)

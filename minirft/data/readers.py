@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
+from minirft import UserError
 from minirft.data.coco import Task as BoxTask
 from minirft.data.coco import load_coco, samples_of_tables
 from minirft.data.conversations import jsonl_tables, load_grounding
@@ -21,7 +22,7 @@ from minirft.data.table_file import csv_tables, load_labels
 from minirft.data.virft import load_virft
 from minirft.data.voc import parts_of_voc, voc_tables
 from minirft.data.yolo import parts_of_yolo, yolo_tables
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 PARTS = {"reasonseg": ("train", "val", "test")} | dict.fromkeys(
     ("flowers", "pets", "aircraft", "cars"), ("train", "test")

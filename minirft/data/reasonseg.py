@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from minirft import UserError
 from minirft.data.checks import picture_size
 from minirft.data.findings import Findings
 from minirft.data.questions import question as ask
-from minirft.rewards import prompts
-from minirft.rewards.boxes import MODEL, Array, convert, pixels
-from minirft.samples import Sample, UserError
+from minirft.rewards import MODEL, Array, convert, pixels, prompts
+from minirft.samples import Sample
 
 Mask = NDArray[np.bool_]
 Part = Literal["train", "val", "test"]
@@ -48,7 +48,7 @@ def load_reasonseg(
 
     >>> load_reasonseg("nowhere", "val")
     Traceback (most recent call last):
-    minirft.samples.UserError: no folder nowhere/val; data.folder must hold train/, val/ and test/
+    minirft.UserError: no folder nowhere/val; data.folder must hold train/, val/ and test/
     """
     root = Path(folder) / part
     if not root.is_dir():

@@ -22,12 +22,12 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from minirft import UserError
 from minirft.data.checks import UNREADABLE, will_not_open
 from minirft.data.findings import BAD_SAMPLES, Bad, Findings, OnBad, refusal, too_many, write_bad_samples
-from minirft.data.pictures import habits, open_picture, to_rgb
-from minirft.data.readers import candidates, parts_of
 from minirft.data.settings import DataConfig, evaluation_data
-from minirft.samples import Sample, UserError
+from minirft.pictures import habits, open_picture, to_rgb
+from minirft.samples import Sample
 
 OPENED = "pictures.json"  # in the folder of a run: what is wrong with each picture that was opened, "" for nothing
 THREADS = min(16, 2 * (os.cpu_count() or 1))
@@ -125,6 +125,8 @@ class Checked:
 
 def check_all(data: DataConfig, progress: bool = False) -> Checked:
     """Read every part of the data that is trained or evaluated on and open every picture, however many are bad."""
+    from minirft.data.readers import candidates
+
     screening, kept = Screening("skip", 1.0, progress=progress), 0
     lenient = replace(data, on_bad="skip", max_bad=1.0, split=None, shots=0)
     for settings, part, prefix in _places(lenient):
@@ -135,6 +137,8 @@ def check_all(data: DataConfig, progress: bool = False) -> Checked:
 
 def _places(data: DataConfig) -> list[tuple[DataConfig, str, str]]:
     """Settings, part and prefix of everything that a run of these settings may read."""
+    from minirft.data.readers import parts_of
+
     if data.kind == "tiny":
         return []
     other = evaluation_data(data)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from minirft import UserError
 from minirft.data.questions import FIELD
-from minirft.samples import Task, UserError
+from minirft.samples import Task
 
 Kind = Literal[
     "tiny", "coco", "yolo", "voc", "lvis", "csv", "jsonl", "folder", "hf",

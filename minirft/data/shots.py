@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from minirft import UserError
 from minirft.data.findings import Findings
 from minirft.data.identity import picture_keys
 from minirft.data.settings import DataConfig
-from minirft.rewards.answers import Detections, parse_solution
-from minirft.samples import Sample, UserError
+from minirft.rewards import Detections, parse_solution
+from minirft.samples import Sample
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from minirft.data.identity import picture_keys
 from minirft.data.shots import is_present
-from minirft.rewards.answers import true_boxes
+from minirft.rewards import true_boxes
 from minirft.samples import Sample
 
 THIN = 10  # thousandths of the picture; a box this thin is missed (IoU < .5) by an error of a few thousandths

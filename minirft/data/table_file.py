@@ -14,12 +14,13 @@ import csv
 import math
 from pathlib import Path
 
+from minirft import UserError
 from minirft.data.box_format import BoxFormat, check_format, to_pixels
 from minirft.data.checks import Header, choose, labelled, locate, read_text, usable
 from minirft.data.findings import Findings
 from minirft.data.questions import ListLabels, label_question
 from minirft.data.tables import Row, Tables
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 PICTURE = ("image", "filename", "file_name", "file", "path", "picture", "image_path", "img", "image_id")
 LABEL = ("label", "class", "category", "class_name", "name", "species")

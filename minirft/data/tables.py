@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minirft import UserError
 from minirft.data.checks import locate, read_header, read_text
 from minirft.data.findings import Findings
-from minirft.samples import UserError
 
 TOLERANCE = 1.0  # pixels a box may reach over the edge, as rounding does
 KEPT = 0.5  # share of a box that must lie in its picture for clipping it to be no guess

@@ -23,12 +23,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from minirft import UserError
 from minirft.data.checks import choose, read_header
 from minirft.data.findings import Findings
-from minirft.data.pictures import kind_of_file
-from minirft.rewards import prompts
-from minirft.rewards.answers import Detections, ParseFailure, parse, parse_solution
-from minirft.samples import Sample, Task, UserError
+from minirft.pictures import kind_of_file
+from minirft.rewards import Detections, ParseFailure, parse, parse_solution, prompts
+from minirft.samples import Sample, Task
 
 COLUMNS = ("image", "problem", "solution")
 _CATEGORY = re.compile(r"belonging to the category '(.*?)' in the image")
@@ -96,7 +96,7 @@ def load_virft(
 
     >>> load_virft("nowhere", "detection")
     Traceback (most recent call last):
-    minirft.samples.UserError: no nowhere; set data.folder to a .parquet file, a folder of them or a save_to_disk folder
+    minirft.UserError: no nowhere; set data.folder to a .parquet file, a folder of them or a save_to_disk folder
     """
     source, findings = Path(folder), findings or Findings()
     if not source.exists():

@@ -19,11 +19,11 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
+from minirft import UserError
 from minirft.data.checks import is_junk, read_text
 from minirft.data.findings import Findings
 from minirft.data.folder import PARTS
 from minirft.data.tables import Row, Tables
-from minirft.samples import UserError
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

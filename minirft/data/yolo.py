@@ -21,10 +21,10 @@ from typing import Any
 
 import yaml
 
+from minirft import UserError
 from minirft.data.checks import is_junk, read_text, usable
 from minirft.data.findings import Findings
 from minirft.data.tables import Row, Tables
-from minirft.samples import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
 SLACK = 0.01  # above 1, as rounding leaves it

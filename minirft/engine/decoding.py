@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from minirft.engine.attention import OnPrompts
+from minirft.engine.model import Model
 from minirft.engine.prefix import Prefilled
-from minirft.engine.versions import cache_argument
-from minirft.policy import Policy
+from minirft.engine.versions import CACHE
 
 
 class Buffer(CacheLayerMixin):
@@ -73,15 +73,15 @@ class Buffer(CacheLayerMixin):
 class Growing:
     """Reads what is written, no more; rows that ended are dropped."""
 
-    def __init__(self, policy: Policy, start: Prefilled, group_size: int, room: int) -> None:
-        self.policy = policy
+    def __init__(self, model: Model, start: Prefilled, group_size: int, room: int) -> None:
+        self.model = model
         self.position = start.position.repeat_interleave(group_size)
         self.prompts = on_prompts(start, group_size)
         self.layers = [Buffer(layer.keys, len(self.position), room) for layer in start.cache.layers]
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row, (B,); returns the hidden states after it, (B, D)."""
-        hidden = _forward(self.policy, tokens, self.position, self.prompts, self.layers)
+        hidden = _forward(self.model, tokens, self.position, self.prompts, self.layers)
         self.position = self.position + 1
         return hidden
 
@@ -96,12 +96,12 @@ class Growing:
 class Graph:
     """Reads whole buffers under a mask, so that a step has one shape; a recorded CUDA graph where there is CUDA."""
 
-    def __init__(self, policy: Policy, start: Prefilled, group_size: int, room: int) -> None:
-        self.policy = policy
+    def __init__(self, model: Model, start: Prefilled, group_size: int, room: int) -> None:
+        self.model = model
         self.position = start.position.repeat_interleave(group_size)
         self.tokens = torch.zeros_like(self.position)
-        self.at = torch.zeros(1, dtype=torch.long, device=policy.device)
-        self.unwritten = torch.full((room,), -torch.inf, device=policy.device)
+        self.at = torch.zeros(1, dtype=torch.long, device=model.device)
+        self.unwritten = torch.full((room,), -torch.inf, device=model.device)
         self.prompts = on_prompts(start, group_size, self.unwritten)
         self.layers = [Buffer(layer.keys, len(self.position), room, self.at) for layer in start.cache.layers]
         self.replay: Callable[[], None] | None = None
@@ -117,7 +117,7 @@ class Graph:
 
     def _run(self) -> None:
         self.unwritten.index_fill_(0, self.at, 0.0)
-        self.hidden = _forward(self.policy, self.tokens, self.position, self.prompts, self.layers)
+        self.hidden = _forward(self.model, self.tokens, self.position, self.prompts, self.layers)
         self.position += 1
         self.at += 1
 
@@ -156,13 +156,13 @@ def on_prompts(start: Prefilled, group_size: int, unwritten: Tensor | None = Non
     return OnPrompts(keys, values, padding, unwritten, rows.unflatten(0, (-1, group_size)), rows)
 
 
-def _forward(policy: Policy, tokens: Tensor, position: Tensor, prompts: OnPrompts, layers: list[Buffer]) -> Tensor:
+def _forward(model: Model, tokens: Tensor, position: Tensor, prompts: OnPrompts, layers: list[Buffer]) -> Tensor:
     """One token a row, (B,), at its rotary position, (B,), through the language model: hidden states (B, D)."""
-    return policy.language_model(
-        inputs_embeds=policy.embed(tokens)[:, None],
+    return model.language_model(
+        inputs_embeds=model.embed(tokens)[:, None],
         position_ids=position.expand(3, -1)[..., None],
         attention_mask={"full_attention": None},  # `prompts` says what is seen
         use_cache=True,
         on_prompts=prompts,
-        **cache_argument(Cache(layers=layers)),
+        **{CACHE: Cache(layers=layers)},
     ).last_hidden_state[:, 0]

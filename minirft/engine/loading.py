@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, PreTrainedConfig, Qwen2VLForConditionalGeneration
 
+from minirft import UserError
 from minirft.engine.attention import NAME as SHARED_PREFIX
 from minirft.engine.layers import embed_patches_by_product, fuse_adapters
-from minirft.samples import UserError
 
+TINY = Path(__file__).parents[1] / "tiny" / "checkpoint"  # the embedded model
 HUB = {"qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-7b": "Qwen/Qwen2-VL-7B-Instruct"}
 
 LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -46,9 +47,7 @@ class LoraSettings:
 def resolve(name: str) -> str:
     """A model's name as a folder or a hub id.  Raises `UserError` when it can be neither."""
     if name == "tiny":
-        from minirft.tiny import CHECKPOINT
-
-        return str(CHECKPOINT)
+        return str(TINY)
     name = HUB.get(name, name)
     folder = Path(name)
     if not folder.exists():

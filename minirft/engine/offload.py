@@ -8,12 +8,36 @@ On a CPU the two memories are one, and nothing changes.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from minirft import UserError
+from minirft.engine.model import Model
+
 HOST = torch.device("cpu")
+
+
+def keep_in_host_memory(model: Model, vision: bool, embedding: bool) -> None:
+    """Offload the frozen vision tower, the embedding, or both.  Raises `UserError` where one learns or is the head."""
+    table, device = cast(nn.Embedding, model.core.get_input_embeddings()), model.device
+    if vision and model.trains_vision:
+        raise UserError(
+            "offload_vision needs a frozen vision tower, and here it learns (train_vision, or the targets of "
+            "lora): leave one of the two out"
+        )
+    if embedding and table.weight is model.lm_head.weight:
+        raise UserError(
+            f"offload_embedding: in {model.name} the embedding is also the head, which every token needs on the "
+            "device; leave it out (7B has two tables)"
+        )
+    if embedding and table.weight.requires_grad:
+        raise UserError('offload_embedding needs a frozen embedding: set train = "lora"')
+    if vision:
+        visit_while_running(model.core.model.visual, device)
+    if embedding:
+        look_up_in_host_memory(table, device)
 
 
 def visit_while_running(tower: nn.Module, device: torch.device) -> None:

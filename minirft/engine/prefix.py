@@ -33,7 +33,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -41,8 +40,8 @@ from transformers import DynamicCache
 
 from minirft.engine.attention import Spans
 from minirft.engine.logprobs import gather_logprobs, token_logprobs
-from minirft.engine.versions import cache_argument
-from minirft.policy import Policy
+from minirft.engine.model import Model
+from minirft.engine.versions import CACHE
 from minirft.samples import Prompt, Rollout, pad_rows
 
 
@@ -56,7 +55,7 @@ class Prefilled:
     position: Tensor  # (P,) rotary position of the first completion token
 
 
-def prefill(policy: Policy, prompts: Sequence[Prompt], remembered: bool = True) -> Prefilled:
+def prefill(model: Model, prompts: Sequence[Prompt], remembered: bool = True) -> Prefilled:
     """Runs P prompts, left-padded to the longest, through the model once; with `remembered`, a known picture is not
     looked at again.
     """
@@ -64,20 +63,20 @@ def prefill(policy: Policy, prompts: Sequence[Prompt], remembered: bool = True) 
     embeds, positions, mask = [], [], []
     for prompt in prompts:
         blank = longest - len(prompt)
-        embedded = policy.embed_prompt(prompt, None if remembered else policy.see(prompt))
+        embedded = model.embed_prompt(prompt, None if remembered else model.see(prompt))
         embeds.append(torch.nn.functional.pad(embedded, (0, 0, blank, 0)))
         positions.append(torch.nn.functional.pad(prompt.position_ids, (blank, 0)))
         mask.append(torch.arange(longest) >= blank)
-    cache = DynamicCache(config=policy.language_model.config)
-    mask = torch.stack(mask).to(policy.device)
-    hidden = policy.language_model(
+    cache = DynamicCache(config=model.language_model.config)
+    mask = torch.stack(mask).to(model.device)
+    hidden = model.language_model(
         inputs_embeds=torch.stack(embeds),
-        position_ids=torch.stack(positions, dim=1).to(policy.device),
+        position_ids=torch.stack(positions, dim=1).to(model.device),
         attention_mask=mask,
         use_cache=True,
-        **cache_argument(cache),
+        **{CACHE: cache},
     ).last_hidden_state
-    position = torch.tensor([len(prompt) + prompt.rope_delta for prompt in prompts], device=policy.device)
+    position = torch.tensor([len(prompt) + prompt.rope_delta for prompt in prompts], device=model.device)
     return Prefilled(cache, hidden[:, -1], mask, position)
 
 
@@ -94,40 +93,27 @@ def passes(rollout: Rollout, rows_per_pass: int | None = None, rows: Sequence[in
     return [chosen[i : i + size] for i in range(0, len(chosen), size)]
 
 
-@overload
-def policy_logprobs(
-    policy: Policy, rollout: Rollout, rows: slice | Sequence[int] | None = None, shared: bool = True
-) -> Tensor: ...
-@overload
-def policy_logprobs(
-    policy: Policy,
-    rollout: Rollout,
-    rows: slice | Sequence[int] | None = None,
-    shared: bool = True,
-    *,
-    entropy: Literal[True],
-) -> tuple[Tensor, Tensor]: ...
-def policy_logprobs(
-    policy: Policy,
-    rollout: Rollout,
-    rows: slice | Sequence[int] | None = None,
-    shared: bool = True,
-    *,
-    entropy: bool = False,
+Rows = slice | Sequence[int] | None  # which rows of a rollout, in rising order; None: all
+
+
+def rollout_logprobs(
+    model: Model, rollout: Rollout, rows: Rows = None, *, shared: bool | None = None, entropy: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probs of the sampled tokens, log π(token | prompt, tokens before), at the rollout's temperature.
 
     Shape (rows, T) float32 in nats, 0 on padding, differentiable; with `entropy` also the entropy of each
-    token's distribution, same shape.  `rows` must be in rising order; `shared=False` takes the naive path.
+    token's distribution, same shape.  `rows` must be in rising order; `shared` is the model's `shared_prefix` unless
+    it is given, and False takes the naive path.
     """
     every = range(len(rollout.texts))
     chosen = list(every[rows] if isinstance(rows, slice) else every if rows is None else rows)
+    shared = model.shared_prefix if shared is None else shared
     score = packed_logprobs if shared else naive_logprobs
     groups = [
         (rollout.prompts[p], [rollout.tokens(b) for b in members])
         for p, members in groupby(chosen, key=lambda b: b // rollout.group_size)
     ]
-    scored = score(policy, groups, rollout.temperature, entropy)
+    scored = score(model, groups, rollout.temperature, entropy)
     width = rollout.completion_ids.shape[1]
     lengths = [int(n) for n in rollout.lengths[chosen]]
     padded = tuple(_padded(flat, lengths, width) for flat in scored)
@@ -140,28 +126,28 @@ def _padded(flat: Tensor, lengths: list[int], width: int) -> Tensor:
 
 
 def packed_logprobs(
-    policy: Policy, groups: list[tuple[Prompt, list[Tensor]]], temperature: float, entropy: bool = False
+    model: Model, groups: list[tuple[Prompt, list[Tensor]]], temperature: float, entropy: bool = False
 ) -> tuple[Tensor, ...]:
     """Log-probs of all completion tokens of all groups, concatenated, (tokens,); and their entropies if asked.
 
     One forward pass over [prompts | completions] at real length; `lm_head` runs on completion tokens only.
     """
     prompts = [prompt for prompt, _ in groups]
-    completions = [[ids.to(policy.device) for ids in members] for _, members in groups]
+    completions = [[ids.to(model.device) for ids in members] for _, members in groups]
     ids = torch.cat([ids for members in completions for ids in members])
     lengths = [[len(ids) for ids in members] for members in completions]
-    embeds = [*map(policy.embed_prompt, prompts)]
+    embeds = [*map(model.embed_prompt, prompts)]
     spans = Spans.of([len(prompt) for prompt in prompts], lengths, embeds[0])
-    with policy.recomputing():
-        hidden = policy.language_model(
-            inputs_embeds=torch.cat([*embeds, policy.embed(ids)])[None],
-            position_ids=_packed_positions(prompts, lengths).to(policy.device),
+    with model.recomputing():
+        hidden = model.language_model(
+            inputs_embeds=torch.cat([*embeds, model.embed(ids)])[None],
+            position_ids=_packed_positions(prompts, lengths).to(model.device),
             use_cache=False,
             spans=spans,
         ).last_hidden_state[0]
-    before = _positions_before(prompts, lengths).to(policy.device)
+    before = _positions_before(prompts, lengths).to(model.device)
     scored = token_logprobs(
-        hidden[before], policy.lm_head, ids, temperature=temperature, banned=policy.banned, entropy=entropy
+        hidden[before], model.lm_head, ids, temperature=temperature, banned=model.banned, entropy=entropy
     )
     return scored if entropy else (scored,)
 
@@ -190,25 +176,25 @@ def _positions_before(prompts: list[Prompt], lengths: list[list[int]]) -> Tensor
 
 
 def naive_logprobs(
-    policy: Policy, groups: list[tuple[Prompt, list[Tensor]]], temperature: float, entropy: bool = False
+    model: Model, groups: list[tuple[Prompt, list[Tensor]]], temperature: float, entropy: bool = False
 ) -> tuple[Tensor, ...]:
     """What `packed_logprobs` returns, from G copies of prompt and picture and the whole (G, S + T, V) logits."""
     logprobs, entropies = [], []
     for prompt, members in groups:
-        padded = pad_rows(members).to(policy.device)
-        logits = naive_logits(policy, prompt, padded)[:, len(prompt) - 1 : -1].float() / temperature
-        logits[..., policy.banned] = -torch.inf
+        padded = pad_rows(members).to(model.device)
+        logits = naive_logits(model, prompt, padded)[:, len(prompt) - 1 : -1].float() / temperature
+        logits[..., model.banned] = -torch.inf
         for row, ids in zip(logits, members, strict=True):
-            logprobs.append(gather_logprobs(row[: len(ids)], ids.to(policy.device)))
+            logprobs.append(gather_logprobs(row[: len(ids)], ids.to(model.device)))
             entropies.append(torch.distributions.Categorical(logits=row[: len(ids)]).entropy())
     return (torch.cat(logprobs), torch.cat(entropies)) if entropy else (torch.cat(logprobs),)
 
 
-def naive_logits(policy: Policy, prompt: Prompt, completions: Tensor) -> Tensor:
+def naive_logits(model: Model, prompt: Prompt, completions: Tensor) -> Tensor:
     """Plain forward pass over G copies of a prompt, each with its completion (G, T): logits (G, S + T, V)."""
-    g, device = len(completions), policy.device
+    g, device = len(completions), model.device
     types = torch.nn.functional.pad(prompt.mm_token_type_ids.expand(g, -1), (0, completions.shape[1]))
-    return policy.core(
+    return model.core(
         input_ids=torch.cat([prompt.input_ids.to(device).expand(g, -1), completions], dim=1),
         mm_token_type_ids=types.to(device),
         pixel_values=prompt.pixel_values.repeat(g, 1).to(device),

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from minirft import UserError
 from minirft.engine.versions import Qwen2VLImageProcessorPil, smart_resize
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 PICTURE_TOKEN = "<|image_pad|>"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 
 from torch import nn
-from transformers.cache_utils import Cache
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLTextModel
 
 try:
@@ -20,21 +19,12 @@ except ImportError:  # one class, that uses PIL
     )
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-__all__ = ["CACHE", "Qwen2VLImageProcessorPil", "cache_argument", "recompute_layers", "smart_resize"]
+__all__ = ["CACHE", "Qwen2VLImageProcessorPil", "recompute_layers", "smart_resize"]
 
-# A name that the model does not know is no error: it goes into **kwargs, and the cache stays empty.
+# The keyword under which the language model takes a cache of keys and values: `model(**{CACHE: cache})`.  It is
+# `past_key_values` up to transformers 5.23 and `cache` from 5.24 on.  A name that the model does not know is no error:
+# it goes into **kwargs, and the cache stays empty.
 CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parameters else "past_key_values"
-
-
-def cache_argument(cache: Cache) -> dict[str, Cache]:
-    """Gives the keyword under which the language model takes a cache of keys and values: `model(**cache_argument(c))`.
-
-    It is `past_key_values` up to transformers 5.23 and `cache` from 5.24 on.
-
-    >>> list(cache_argument(Cache(layers=[]))) == [CACHE]
-    True
-    """
-    return {CACHE: cache}
 
 
 def recompute_layers(text: nn.Module) -> None:

@@ -22,20 +22,18 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from minirft.data.feed import evaluation_data
-from minirft.data.tables import category_names
+from minirft.data import DataConfig, category_names, evaluation_data
+from minirft.evaluation.coco import coco_results
 from minirft.evaluation.measures import AT_50, AT_75
-from minirft.runs.config import GRPOConfig
-from minirft.runs.predictions import coco_results
 from minirft.samples import Sample
 
 Row = dict[str, Any]
 MAX_DETECTIONS = 300  # of a picture
 
 
-def lvis_metrics(texts: Sequence[str], samples: Sequence[Sample], config: GRPOConfig) -> dict[str, float]:
-    """`lvis_ap` of answers to the evaluation that `config` names; empty unless it detects on an LVIS file."""
-    data = evaluation_data(config.data)
+def lvis_metrics(texts: Sequence[str], samples: Sequence[Sample], data: DataConfig) -> dict[str, float]:
+    """`lvis_ap` of answers to the evaluation that `data` names; empty unless it detects on an LVIS file."""
+    data = evaluation_data(data)
     if data.kind != "lvis" or data.task != "detection" or data.annotations is None:
         return {}
     annotations = json.loads(data.annotations.read_text(encoding="utf-8-sig"))
@@ -43,7 +41,7 @@ def lvis_metrics(texts: Sequence[str], samples: Sequence[Sample], config: GRPOCo
 
 
 def lvis_ap(results: Sequence[Row], samples: Sequence[Sample], annotations: Row) -> dict[str, float]:
-    """AP of `predictions.coco_results` rows on the pairs that `samples` ask about; a metric without truth is left out.
+    """AP of `coco_results` rows on the pairs that `samples` ask about; a metric without truth is left out.
 
     lvis_ap, lvis_ap50, lvis_ap75    mean over categories of AP at IoU .50:.05:.95, at .50, at .75
     lvis_apr, lvis_apc, lvis_apf     the first, over the rare, common, frequent categories

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from minirft import UserError
 from minirft.evaluation.scores import Statistic, check_pairs, intervals, resampled
-from minirft.rewards.answers import ParseFailure, parse
-from minirft.rewards.boxes import MODEL, Array, convert, pixels
-from minirft.samples import Sample, UserError
+from minirft.rewards import MODEL, Array, ParseFailure, convert, parse, pixels
+from minirft.samples import Sample
 
 Mask = NDArray[np.bool_]  # (height, width)
 Segmenter = Callable[[Image.Image, Array], Mask]  # picture, box in its pixels (4,) -> mask of the picture's size
@@ -59,9 +59,9 @@ def mask_scores(
     generator: np.random.Generator | None = None,
     progress: bool = False,
 ) -> tuple[dict[str, float | None], dict[str, Array]]:
-    """Both metrics on all samples, and on resamples of them, {metric: (resamples,)}: the twin of `evaluate.bootstrap`.
+    """Both metrics on all samples, and on resamples of them, {metric: (resamples,)}: the twin of `scores.bootstrap`.
 
-    Without a `generator` the resamples are those of seed 0, which are the ones that `evaluate.bootstrap` draws.
+    Without a `generator` the resamples are those of seed 0, which are the ones that `scores.bootstrap` draws.
     Raises `ValueError` when the lengths differ or are 0.
     """
     check_pairs(completions, samples)
@@ -75,7 +75,7 @@ def mask_statistic(intersections: Array, unions: Array) -> Statistic:
     mask_giou   mean over samples of I / U, and 1 where both masks are empty: Σ w I/U / Σ w
     mask_ciou   intersections over unions of all samples, Σ w I / Σ w U: large objects weigh more; NaN if all is empty
 
-    Not to be confused with the generalised IoU of boxes, which `evaluate.grounding` calls giou.
+    Not to be confused with the generalised IoU of boxes, which `scores.grounding` calls giou.
 
     >>> values = mask_statistic(np.array([1.0, 30.0]), np.array([2.0, 40.0]))(np.ones((1, 2)))
     >>> {name: value.round(3).tolist() for name, value in values.items()}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from minirft.rewards.answers import Detections
+from minirft.rewards import Detections
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from minirft import UserError
 from minirft.evaluation.measures import (
     AT_50,
     AT_75,
@@ -31,11 +32,12 @@ from minirft.evaluation.measures import (
     rank_boxes,
     ranking_auc,
 )
-from minirft.rewards import boxes
-from minirft.rewards.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
-from minirft.samples import Sample, Task, UserError
+from minirft.rewards import Detections, ParseFailure, boxes, is_well_formed, normalise, parse, parse_solution
+from minirft.samples import Sample, Task
 
 Statistic = Callable[[Array], dict[str, Array]]  # query weights (R, Q) -> {metric: (R,)}, NaN where not defined
+MACRO = ("ap", "ap50", "ap75")
+"""Average precisions that are means over categories."""
 NOTHING = Detections(np.zeros((0, 4)), np.zeros(0))
 
 
@@ -70,9 +72,10 @@ def metrics(
     """All metrics of a task, ready for JSON: {name: float or None, ..., "n": Q, "ci": {name: [low, high]}}.
 
     None is a metric that is not defined, such as AUC without a miss.  The intervals are percentile bootstrap
-    intervals over the Q queries at `level`; `resamples` = 0 leaves them out.  Without a `generator` the resamples are
-    those of seed 0, so two sets of answers to the same samples are resampled alike.  Raises `ValueError` when the
-    lengths differ or are 0.  What each metric is stands in `detection`, `classification`, `grounding`, `presence`.
+    intervals over the Q queries at `level`, where those are true (`intervals`); `resamples` = 0 leaves them out.
+    Without a `generator` the resamples are those of seed 0, so two sets of answers to the same samples are resampled
+    alike.  Raises `ValueError` when the lengths differ or are 0.  `detection`, `classification`, `grounding` and
+    `presence` define the metrics.
     """
     values, draws = bootstrap(task, completions, samples, resamples=resamples, generator=generator)
     return values | {"n": len(samples), "ci": intervals(draws, level)}
@@ -117,8 +120,14 @@ def resampled(
 
 
 def intervals(draws: dict[str, Array], level: float) -> dict[str, list[float]]:
-    """The percentile interval of each metric that is defined on some resample: {name: [low, high]}."""
-    return {name: _interval(draw, level) for name, draw in draws.items() if not np.isnan(draw).all()}
+    """The percentile interval of each metric that is defined on some resample: {name: [low, high]}.
+
+    Two kinds have none, because it would not hold the truth as often as `level` says (`minirft.experiments.coverage`).
+    APs that are means over categories: a resample asks some questions twice, which raises the AP of a small category.
+    Metrics that are the same on every resample, such as a parse rate of 1: one more question may change them.
+    """
+    spread = {name: np.nanmax(d) > np.nanmin(d) for name, d in draws.items() if not np.isnan(d).all()}
+    return {name: _interval(draws[name], level) for name, varies in spread.items() if varies and name not in MACRO}
 
 
 def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:

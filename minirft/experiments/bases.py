@@ -21,11 +21,9 @@ from torch import Tensor
 
 from minirft.experiments.settings import config
 from minirft.policy import Policy
-from minirft.runs.folder import load_policy, load_weights, make_optimiser
-from minirft.runs.supervised import sft_step
+from minirft.runs import load_policy, load_weights, make_optimiser, sft_step
 from minirft.samples import Sample
-from minirft.tiny import world
-from minirft.tiny.annotators import annotate
+from minirft.tiny import annotate, world
 
 SEED = 40_000_003
 

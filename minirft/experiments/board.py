@@ -19,11 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minirft.commands.flags import quieten_libraries
+from minirft import UserError
+from minirft.engine import quieten_libraries
 from minirft.experiments.cells import TUNING_SEED, Key, run_cell
 from minirft.experiments.settings import RATES, RFT, STOPS, TEST_ON, VALIDATION, find
-from minirft.runs.log import provenance
-from minirft.samples import UserError
+from minirft.runs import provenance
 
 Cell = dict[str, Any]  # "key": the fields of a `Key`, and what `run_cell` found
 

@@ -16,21 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from minirft.data.feed import cycle
-from minirft.evaluation.masks import mask_scores
-from minirft.evaluation.scores import bootstrap, confidence_levels, metrics
+from minirft.data import cycle
+from minirft.evaluation import bootstrap, confidence_levels, mask_scores, metrics
 from minirft.experiments.bases import fresh_policy
-from minirft.experiments.settings import HEADLINE, RFT, STOPS, Part, config, find
+from minirft.experiments.settings import CHOSEN_BY, HEADLINE, RFT, STOPS, Part, config, find
 from minirft.policy import Policy
-from minirft.rewards.readings import reading
-from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import make_optimiser
-from minirft.runs.loop import generate
-from minirft.runs.supervised import sft_step
-from minirft.runs.two_stages import answers_in_two_stages
+from minirft.rewards import reading
+from minirft.runs import GRPOConfig, answers_in_two_stages, generate, make_optimiser, sft_step
 from minirft.samples import Sample
-from minirft.tiny.annotators import CAREFUL_START, QUICK_THOUGHT
-from minirft.tiny.silhouettes import segment, true_mask
+from minirft.tiny import CAREFUL_START, QUICK_THOUGHT, segment, true_mask
 from minirft.train import grpo_step
 
 TUNING_SEED = 1000
@@ -67,8 +61,8 @@ def run_cell(key: Key) -> dict[str, Any]:
 
 
 def tune(part: Part, key: Key) -> dict[str, Any]:
-    """The headline metric on the validation questions after each length of training: {"validation": {steps: value}}."""
-    questions, metric, found = asked(key.experiment, key.part), HEADLINE[part.task], {}
+    """The metric of `CHOSEN_BY` on the validation questions after each length: {"validation": {steps: value}}."""
+    questions, metric, found = asked(key.experiment, key.part), CHOSEN_BY[part.task], {}
     for step, policy in training(part, replace(key, steps=max(STOPS[key.method]))):
         if step in STOPS[key.method]:
             answers = generate(policy, config(part.task, key.seed), questions)
@@ -131,7 +125,7 @@ def training(part: Part, key: Key) -> Iterator[tuple[int, Policy]]:
     for step in range(1, key.steps + 1):
         batch = cycle(samples, key.seed, settings.prompts_per_step, step)
         if key.method in RFT:
-            grpo_step(policy, None, optimiser, batch, reward.at(step), settings, step)
+            grpo_step(policy, None, optimiser, batch, reward, settings, step)
         else:
             sft_step(policy, optimiser, batch, settings, step)
         yield step, policy

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from minirft.evaluation.scores import metrics
+from minirft.evaluation import metrics
 from minirft.policy import Policy
-from minirft.rewards.answers import is_well_formed
+from minirft.rewards import is_well_formed
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Sample
-from minirft.tiny.annotators import CAREFUL_START
-from minirft.tiny.world import held_out
+from minirft.tiny import CAREFUL_START, held_out
 
 FORCED = f"<think>{CAREFUL_START}"
 THINKS_CAREFULLY = CAREFUL_START.strip()
@@ -102,8 +101,8 @@ def requirements(blocks: dict[str, Any]) -> list[Requirement]:
     A gap in format of .10 is 2 standard errors of 400 answers, a third of them careful.
     """
     return [
-        Requirement("AP50, careful habit forced, greedy", blocks["greedy_careful"]["ap50"], 0.50),
-        Requirement("AP50, careful habit forced, sampled", blocks["sampled_careful"]["ap50"], 0.40),
+        Requirement("pooled AP50, careful habit forced, greedy", blocks["greedy_careful"]["ap50_pooled"], 0.50),
+        Requirement("pooled AP50, careful habit forced, sampled", blocks["sampled_careful"]["ap50_pooled"], 0.40),
         Requirement("share of careful answers, sampled", blocks["sampled_default"]["careful_share"], 0.24, 0.42),
         Requirement("share of careful answers, greedy", blocks["greedy_default"]["careful_share"], 0.0, 0.05),
         Requirement("format kept, careful less quick", blocks["sampled_default"]["format_gap"], -0.10, 0.10),

@@ -30,13 +30,27 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 from transformers import Qwen2VLForConditionalGeneration
 
+from minirft import UserError
 from minirft.policy import Policy
-from minirft.samples import UserError
-from minirft.tiny.annotators import annotate, careful
-from minirft.tiny.lookalikes import FAMILIES
-from minirft.tiny.model import PATCH, new_image_processor, new_model, new_tokenizer, save
-from minirft.tiny.scenes import COLOURS, GRID, SHAPES, SIDE
-from minirft.tiny.world import Question, ask_classification, ask_detection, ask_grounding, ask_presence
+from minirft.tiny import (
+    COLOURS,
+    FAMILIES,
+    GRID,
+    PATCH,
+    SHAPES,
+    SIDE,
+    Question,
+    annotate,
+    ask_classification,
+    ask_detection,
+    ask_grounding,
+    ask_presence,
+    careful,
+    new_image_processor,
+    new_model,
+    new_tokenizer,
+    save,
+)
 
 CELL = 2 * PATCH  # pixels a picture token covers
 CELLS = SIDE // CELL

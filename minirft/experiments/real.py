@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from minirft.data.fine_grained import FAMILY
-from minirft.data.settings import DataConfig
-from minirft.runs.config import SHIPPED, load_config
-from minirft.samples import UserError
+from minirft import UserError
+from minirft.data import FAMILY, DataConfig
+from minirft.runs import SHIPPED, load_config
 
 Size = Literal["2b", "7b"]
 

@@ -25,26 +25,36 @@ from typing import Any
 
 import torch
 
-from minirft.cost.dryrun import plan
-from minirft.data.feed import held_out
-from minirft.evaluation.lvis import lvis_metrics
-from minirft.evaluation.scores import bootstrap
+from minirft import UserError
+from minirft.cost import plan
+from minirft.data import held_out
+from minirft.evaluation import bootstrap, lvis_metrics
 from minirft.experiments.board import Board, run_cells
 from minirft.experiments.cells import DRAWS, Key
 from minirft.experiments.real import RealPart, Size, located, parts_of
 from minirft.experiments.settings import HEADLINE
 from minirft.policy import Policy
-from minirft.runs.config import SHIPPED, GRPOConfig
-from minirft.runs.folder import load_policy, load_run_policy
-from minirft.runs.log import plain, provenance, read_log
-from minirft.runs.loop import frame_warning
-from minirft.runs.predictions import default_file, predict, settings, write_coco_results
-from minirft.runs.supervised import sft
-from minirft.runs.toml import from_table, read_toml
-from minirft.samples import Sample, Task, UserError
-from minirft.train import train
+from minirft.runs import (
+    SHIPPED,
+    GRPOConfig,
+    default_file,
+    frame_warning,
+    from_table,
+    load_policy,
+    load_run_policy,
+    plain,
+    predict,
+    provenance,
+    read_log,
+    read_toml,
+    settings,
+    sft,
+    write_coco_results,
+)
+from minirft.samples import Sample, Task
+from minirft.train import run as run_grpo
 
-METHODS = {"sft": sft, "rft": train}
+METHODS = {"sft": sft, "rft": run_grpo}
 METRIC: dict[Task, str] = HEADLINE | {"detection": "ap"}
 """What methods are compared by."""
 
@@ -160,7 +170,7 @@ def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) 
     texts = predict(policy, config, samples, path, made_with, progress=progress)
     write_coco_results(texts, samples, config, path)
     values, draws = bootstrap(config.data.task, texts, samples, resamples=DRAWS)
-    values |= lvis_metrics(texts, samples, config)
+    values |= lvis_metrics(texts, samples, config.data)
     warning = frame_warning(policy, texts, samples)
     return {
         **{name: None if value is None else round(value, 5) for name, value in values.items()},

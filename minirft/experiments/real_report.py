@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from minirft.cost.dryrun import Method, Rates, dry_run, spell
-from minirft.data.fine_grained import FAMILY
+from minirft.cost import Method, Rates, dry_run, spell
+from minirft.data import FAMILY
 from minirft.experiments.board import Board
 from minirft.experiments.cells import Key
 from minirft.experiments.page import COUNTERPART, FAMILY_COLUMN, LABELS

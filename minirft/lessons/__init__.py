@@ -1,10 +1,18 @@
-"""What the notebooks share: one group of eight completions, predict-then-reveal, checks of exercises."""
+"""Lessons: what the notebooks share: one group of eight completions, predict-then-reveal, checks of exercises."""
 
-from minirft.commands.flags import quieten_libraries
+from typing import TYPE_CHECKING
+
+from minirft import lazily
+from minirft.engine import quieten_libraries
 
 quieten_libraries()  # before torch's companions are imported: their advice is no output of a lesson
 
-from minirft.lessons.ask import check, predict  # noqa: E402
-from minirft.lessons.group import the_group, the_sample, the_texts  # noqa: E402
+if TYPE_CHECKING:
+    from minirft.lessons.ask import check, predict
+    from minirft.lessons.group import the_group, the_sample, the_texts
+    from minirft.lessons.parts import combine
+    from minirft.lessons.practice import LAB, Practice, lab_config, lab_rewards
+    from minirft.lessons.record import records, token_weights
+    from minirft.lessons.tables import committed, live_cell
 
-__all__ = ["check", "predict", "the_group", "the_sample", "the_texts"]
+__getattr__, __all__ = lazily(__name__)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from IPython.display import HTML, display
 
-from minirft.show.display import live
+from minirft.show import live
 
 BOX = "border-left:4px solid #0072b2;padding:.4em 1em;margin:.3em 0;max-width:52em"
 

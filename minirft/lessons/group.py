@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from minirft.engine.prefix import policy_logprobs
 from minirft.policy import Policy
-from minirft.rewards.readings import Score, reading
+from minirft.rewards import Score, reading
 from minirft.samples import Rollout, Sample, pad_rows
 from minirft.tiny import world
 
@@ -76,6 +75,6 @@ def the_group() -> Lesson:
         temperature=saved["temperature"],
     )
     with torch.no_grad():
-        rollout.logprobs.copy_(policy_logprobs(policy, rollout))
+        rollout.logprobs.copy_(policy.logprobs(rollout))
     reward = reading("detection", "strict")
     return Lesson(policy, sample, rollout, [reward(text, sample.solution) for text in rollout.texts])

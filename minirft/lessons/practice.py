@@ -15,23 +15,18 @@ from pathlib import Path
 
 import torch
 
-from minirft.data.feed import held_out, training_feed
-from minirft.evaluation.scores import metrics
+from minirft.data import held_out, training_feed
+from minirft.evaluation import metrics
 from minirft.lessons.record import records_written
 from minirft.policy import Policy
-from minirft.rewards.answers import ParseFailure, parse_detection
-from minirft.rewards.readings import Reward, reading
-from minirft.runs.config import GRPOConfig, load_config
-from minirft.runs.folder import Row, load_policy, make_optimiser
-from minirft.runs.loop import generate
+from minirft.rewards import ParseFailure, Reward, parse_detection, reading
+from minirft.runs import GRPOConfig, Row, generate, load_config, load_policy, make_optimiser
 from minirft.samples import Sample
-from minirft.show.dashboard import Probe
-from minirft.show.rescoring import BEHAVIOURS, Behaviour, Scorer, as_reward, average
-from minirft.show.rollouts import Record
-from minirft.tiny.annotators import CAREFUL_START
+from minirft.show import BEHAVIOURS, Behaviour, Probe, Record, Scorer, as_reward, average
+from minirft.tiny import CAREFUL_START
 from minirft.train import grpo_step
 
-HELD_OUT = ("ap50", "recall", "precision", "mean_iou", "auc", "abstention")
+HELD_OUT = ("ap50_pooled", "recall", "precision", "mean_iou", "auc", "abstention")
 LAB = dict(BEHAVIOURS) | {"careful": lambda text, solution: float(CAREFUL_START.strip() in text)}
 
 
@@ -53,7 +48,7 @@ class Practice:
     def step(self, step: int, rate: float | None = None) -> Row:
         """Do step `step` (1, 2, ...) at a learning rate; returns its row, which `rows` keeps."""
         config = self.config if rate is None else replace(self.config, learning_rate=rate)
-        reward = as_reward(self.reward, config.data.task).at(step)
+        reward = as_reward(self.reward, config.data.task)
         row, written = grpo_step(self.policy, None, self.optimiser, self.feed(step), reward, config, step)
         self.rows.append({"kind": "train", **row})
         self.written.append(written)

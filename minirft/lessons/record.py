@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minirft.engine.prefix import policy_logprobs
 from minirft.loss import kl_estimate, policy_loss, token_ratio
 from minirft.policy import Policy
-from minirft.rewards.readings import Score
-from minirft.runs.config import GRPOConfig
+from minirft.rewards import Score
+from minirft.runs import GRPOConfig
 from minirft.samples import Rollout, Sample, pad_rows
-from minirft.show.rollouts import Record
+from minirft.show import Record
 
 
 def records(
@@ -91,7 +90,7 @@ def written_again(policy: Policy, samples: Sequence[Sample], rows: Sequence[Mapp
         temperature=1.0,
     )
     with torch.no_grad():
-        return replace(rollout, logprobs=policy_logprobs(policy, rollout))
+        return replace(rollout, logprobs=policy.logprobs(rollout))
 
 
 def records_written(

@@ -6,11 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minirft.experiments.board import Board, choose
-from minirft.experiments.cells import Key, run_cell
-from minirft.experiments.settings import HEADLINE, find
-from minirft.experiments.statistics import prediction_interval
-from minirft.experiments.summary import measured
+from minirft.experiments import HEADLINE, Board, Key, choose, find, measured, prediction_interval, run_cell
 
 FOLDER = Path("../results/tiny")  # from where notebooks run
 FRESH_SEED = 6

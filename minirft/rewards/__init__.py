@@ -3,3 +3,38 @@
 Here are also the boxes and frames that answers are written in, the paper's prompts, the released code's readings and
 the red team that attacks a reward.
 """
+
+from typing import TYPE_CHECKING
+
+from minirft import lazily
+
+if TYPE_CHECKING:
+    from minirft.rewards import boxes, official, prompts
+    from minirft.rewards.answers import (
+        Detections,
+        ParseFailure,
+        extract,
+        is_well_formed,
+        normalise,
+        parse,
+        parse_detection,
+        parse_solution,
+        true_boxes,
+    )
+    from minirft.rewards.boxes import MODEL, Array, convert, giou, iou, match_greedy, match_hungarian, pixels
+    from minirft.rewards.detection import (
+        CONFIDENCE_RULES,
+        PAPER,
+        STRICT,
+        brier_score,
+        iou_score,
+        linear_score,
+        matched_iou,
+        shifted_score,
+    )
+    from minirft.rewards.frames import check_frames, displayed_size
+    from minirft.rewards.prompts import detection_solution, grounding_solution, label_solution
+    from minirft.rewards.readings import Reward, Score, Variant, accuracy, format_reward, reading, score_rows
+    from minirft.rewards.redteam import SOLUTIONS, THOUGHT, audit, blind, edits
+
+__getattr__, __all__ = lazily(__name__)

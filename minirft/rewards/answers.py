@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from minirft import UserError
 from minirft.rewards.boxes import MODEL, Array
-from minirft.samples import Sample, Task, UserError
+from minirft.samples import Sample, Task
 
 MAX_CHARACTERS = 65_536  # longer than any completion we sample; what bounds the work
 MAX_LABEL = 1_000  # characters; the longest of the data sets' labels has under 100

@@ -9,46 +9,16 @@ Deviation from the paper: none; it does not say how boxes are matched, so both u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
+from minirft.samples import Frame
+
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A coordinate system: its name, and its extent along x and y.
-
-    >>> Frame("thumbnail", 64, 48).width
-    64
-    """
-
-    name: str
-    width: float
-    height: float
-
-    def __post_init__(self) -> None:
-        if not (0 < self.width < np.inf and 0 < self.height < np.inf):
-            raise ValueError(f"frame {self.name!r} must have a positive, finite size, got {self.width} x {self.height}")
-
-
 MODEL = Frame("model", 1000, 1000)
-
-
-@dataclass(frozen=True)
-class TrueBoxes:
-    """The objects of one category in one picture as an annotation file has them, neither rounded nor clipped.
-
-    `boxes` are (N, 4) and `crowds` (M, 4), xyxy in the units of `frame`.  A crowd is one box around many objects: COCO
-    counts a prediction inside it neither as a hit nor as a false box.
-    """
-
-    frame: Frame
-    boxes: Array
-    crowds: Array
 
 
 def pixels(width: float, height: float) -> Frame:

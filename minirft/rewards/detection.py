@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minirft import UserError
 from minirft.rewards.answers import Detections, ParseFailure, parse_detection, parse_solution
 from minirft.rewards.boxes import Array, iou, match_greedy, match_hungarian
-from minirft.samples import UserError
 
 
 def matched_iou(found: Detections, truth: Detections, matching: str = "hungarian", threshold: float = 0.0) -> Array:
@@ -103,7 +103,7 @@ class DetectionReading:
 
     >>> DetectionReading(matching="best")
     Traceback (most recent call last):
-    minirft.samples.UserError: matching is 'best'; use one of hungarian, greedy
+    minirft.UserError: matching is 'best'; use one of hungarian, greedy
     """
 
     matching: str = "hungarian"

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from minirft.data.pictures import open_picture, size_of
+from minirft.pictures import open_picture, size_of
 from minirft.rewards.answers import MAX_CHARACTERS, MAX_PREDICTIONS, extract, true_boxes
-from minirft.rewards.boxes import MODEL, Array, Frame, convert, iou, match_hungarian, pixels
-from minirft.samples import Sample
+from minirft.rewards.boxes import MODEL, Array, convert, iou, match_hungarian, pixels
+from minirft.samples import Frame, Sample
 
 OTHERS = {
     "pixels": "pixels of the picture",

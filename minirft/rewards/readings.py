@@ -21,11 +21,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from minirft import UserError
 from minirft.rewards import official
 from minirft.rewards.answers import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
-from minirft.rewards.boxes import giou, iou
+from minirft.rewards.boxes import iou
 from minirft.rewards.detection import PAPER, STRICT, DetectionReading, detection_scores
-from minirft.samples import Task, UserError
+from minirft.samples import Task
 
 Variant = Literal["strict", "paper", "official"]
 Part = Callable[[str, str], float]  # (completion, solution) -> reward
@@ -48,8 +49,7 @@ class Score:
 class Reward:
     """Named parts and their weights: R = Σ w_k R_k (equations 5 and 9, where every w is 1).
 
-    `read` tells why a completion is no answer; leave it out for rewards of your own.  `schedule` makes the reward of
-    a training step, where a threshold moves.
+    `read` tells why a completion is no answer; leave it out for rewards of your own.
 
     >>> short = Reward({"short": lambda completion, solution: float(len(completion) < 9)}, {"short": 0.5})
     >>> short("cat", "<answer>cat</answer>")
@@ -59,7 +59,6 @@ class Reward:
     parts: dict[str, Part]
     weights: dict[str, float]
     read: Reader | None = None
-    schedule: Callable[[int], Reward] | None = None
 
     def __post_init__(self) -> None:
         if set(self.parts) != set(self.weights) or not all(map(math.isfinite, self.weights.values())):
@@ -71,29 +70,9 @@ class Reward:
         failure = answer.reason if isinstance(answer, ParseFailure) else None
         return Score(sum(self.weights[name] * value for name, value in parts.items()), parts, failure)
 
-    def at(self, step: int) -> Reward:
-        """The reward of training step `step`: itself, unless a threshold is on a schedule."""
-        return self.schedule(step) if self.schedule else self
 
-
-@dataclass(frozen=True)
-class ThresholdSchedule:
-    """An IoU threshold that moves in a straight line from `start` to `end` over `steps`, then stays.
-
-    >>> [ThresholdSchedule(0.5, 0.75, steps=10)(step) for step in (0, 5, 10, 99)]
-    [0.5, 0.625, 0.75, 0.75]
-    """
-
-    start: float
-    end: float
-    steps: int
-
-    def __call__(self, step: int) -> float:
-        return self.start + (self.end - self.start) * min(1.0, step / max(1, self.steps))
-
-
-def grounding_iou(completion: str, solution: str, measure: str = "iou") -> float:
-    """IoU of the one box asked for, or (GIoU + 1) / 2 with measure "giou"; 0 for no box or an invalid one.
+def grounding_iou(completion: str, solution: str) -> float:
+    """IoU of the one box asked for; 0 for no box or an invalid one.
 
     >>> grounding_iou("<answer>(0,0),(10,5)</answer>", "<answer>(0,0),(10,10)</answer>")
     0.5
@@ -101,28 +80,16 @@ def grounding_iou(completion: str, solution: str, measure: str = "iou") -> float
     truth, box = parse_solution("grounding", solution), parse("grounding", completion)
     if not isinstance(box, np.ndarray):
         return 0.0
-    return float(iou([box], [truth])[0, 0] if measure == "iou" else (giou([box], [truth])[0, 0] + 1) / 2)
+    return float(iou([box], [truth])[0, 0])
 
 
-def accuracy(
-    completion: str,
-    solution: str,
-    task: Task = "classification",
-    literal: bool = False,
-    labels: frozenset[str] = frozenset(),
-) -> float:
+def accuracy(completion: str, solution: str, task: Task = "classification", literal: bool = False) -> float:
     """R_acc: 1 when the label (or the yes) is the true one: letter by letter if `literal`, else after `normalise`.
-
-    `labels` is the closed list the true label must be in, normalised; empty for an open one.
 
     >>> [accuracy(f"<answer>{label}</answer>", "<answer>Great Dane</answer>") for label in ("great-dane", "dane", "")]
     [1.0, 0.0, 0.0]
     """
     truth, answer = parse_solution(task, solution), parse(task, completion)
-    if labels and normalise(truth) not in labels:
-        raise UserError(
-            f"the true label {truth!r} is not in the list of {len(labels)} labels; add it or remove the sample"
-        )
     if isinstance(answer, str) and not literal:
         return float(normalise(answer) == normalise(truth))
     return float(answer == truth)
@@ -144,21 +111,12 @@ def reading(
 ) -> Reward:
     """The reward of a task under a reading, its parts weighted 1 unless `weights` says otherwise.
 
-    Options: detection takes the fields of `DetectionReading` (`threshold` may be a function of the step, such as a
-    `ThresholdSchedule`); strict classification `labels`, a closed list; strict grounding `measure`.  Raises `UserError`
-    for what is not known.
+    Options: detection takes the fields of `DetectionReading`.  Raises `UserError` for what is not known.
 
     >>> reward = reading("detection", weights={"format": 0.5})
     >>> reward("<think>no cat here</think> <answer>No Objects</answer>", "<answer>No Objects</answer>")
     Score(total=2.5, parts={'iou': 1.0, 'confidence': 1.0, 'format': 1.0}, failure=None)
     """
-    threshold = options.get("threshold")
-    if callable(threshold):
-
-        def schedule(step: int) -> Reward:
-            return reading(task, variant, weights, **{**options, "threshold": threshold(step)})
-
-        return replace(schedule(0), schedule=schedule)
     _check_options(task, variant, options)
     parts, read = (_official if variant == "official" else _ours)(task, variant, options)
     unknown = set(weights or {}) - set(parts)
@@ -191,11 +149,7 @@ def score_rows(rows: Iterable[Mapping[str, Any]], reward: Reward) -> Iterator[di
         yield {**{name: v if math.isfinite(v) else None for name, v in values.items()}, "failure": failure}
 
 
-_OPTIONS = {
-    "detection": {field.name for field in fields(STRICT)},
-    "classification": {"labels"},
-    "grounding": {"measure"},
-}
+_OPTIONS = {"detection": {field.name for field in fields(STRICT)}}
 
 
 def _check_options(task: Task, variant: Variant, options: Mapping[str, Any]) -> None:
@@ -209,8 +163,6 @@ def _check_options(task: Task, variant: Variant, options: Mapping[str, Any]) -> 
     if unknown:
         takes = f"takes {', '.join(sorted(known))}" if known else "takes no options"
         raise UserError(f"{', '.join(sorted(unknown))} is no option of the {variant} {task} reward, which {takes}")
-    if options.get("measure", "iou") not in ("iou", "giou"):
-        raise UserError(f"measure is {options['measure']!r}; use iou or giou")
 
 
 def _ours(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dict[str, Part], Reader]:
@@ -220,11 +172,9 @@ def _ours(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dic
     if task == "detection":
         parts = _detection_parts(replace(STRICT if strict else PAPER, **options), read)
     elif task == "grounding":
-        parts = {"iou": partial(grounding_iou, **options)}
+        parts = {"iou": grounding_iou}
     else:
-        labels = frozenset(map(normalise, options.get("labels", ())))
-        read = partial(_read_listed, labels=labels) if labels else read
-        parts = {"accuracy": partial(accuracy, task=task, literal=not strict, labels=labels)}
+        parts = {"accuracy": partial(accuracy, task=task, literal=not strict)}
     return parts | {"format": partial(format_reward, read=read if strict else None)}, read
 
 
@@ -237,14 +187,6 @@ def _detection_parts(how: DetectionReading, read: Reader) -> dict[str, Part]:
         return detection_scores(read(completion), solution(truth), how)
 
     return {"iou": lambda *texts: both(*texts)[0], "confidence": lambda *texts: both(*texts)[1]}
-
-
-def _read_listed(text: str, labels: frozenset[str]) -> str | ParseFailure:
-    answer = parse("classification", text)
-    if isinstance(answer, ParseFailure):
-        return answer
-    label = str(answer)
-    return label if normalise(label) in labels else ParseFailure("not a listed label", label[:80])
 
 
 def _official(task: Task, variant: Variant, options: Mapping[str, Any]) -> tuple[dict[str, Part], Reader]:

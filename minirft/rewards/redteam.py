@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from minirft import UserError
 from minirft.rewards.answers import extract, parse_solution
 from minirft.rewards.prompts import detection_solution, grounding_solution
 from minirft.rewards.readings import Reward, Variant, reading
-from minirft.samples import Task, UserError
+from minirft.samples import Task
 
 Edit = Callable[[str], str]  # solution -> completion
 

@@ -1,1 +1,25 @@
 """Runs: a run on disk, from its settings to its log, checkpoints, answers and exports, and the loop that drives it."""
+
+from typing import TYPE_CHECKING
+
+from minirft import lazily
+
+if TYPE_CHECKING:
+    from minirft.runs.adapters import source_policy
+    from minirft.runs.asking import Answered, Asking, ask
+    from minirft.runs.config import SHIPPED, GRPOConfig, find_config, load_config
+    from minirft.runs.exports import export_run
+    from minirft.runs.folder import is_merged, load_policy, load_run_policy, load_weights, open_run, run_config
+    from minirft.runs.history import History, groups_of, part_weights, read_history
+    from minirft.runs.log import METRICS, library_version, plain, provenance, read_log
+    from minirft.runs.loop import frame_warning, generate, judged, run_steps
+    from minirft.runs.measured import Row, mismatch, rollout_metrics, times, written
+    from minirft.runs.new_pictures import DRAWN, find_pictures
+    from minirft.runs.optimise import apply_gradients, learning_rate, make_optimiser, optimiser_step
+    from minirft.runs.predictions import default_file, predict, settings, write_coco_results
+    from minirft.runs.supervised import sft, sft_step
+    from minirft.runs.toml import differences, from_table, read_toml
+    from minirft.runs.tracking import tracked
+    from minirft.runs.two_stages import NO, answers_in_two_stages, presence_question
+
+__getattr__, __all__ = lazily(__name__)

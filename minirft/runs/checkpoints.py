@@ -24,7 +24,7 @@ import safetensors.torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from minirft.samples import UserError
+from minirft import UserError
 
 MANIFEST = "manifest.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from minirft.data.settings import DataConfig, Rule, check
+from minirft import UserError
+from minirft.data import DataConfig, Rule, check
 from minirft.policy import LoraSettings
 from minirft.runs.toml import from_table, read_toml
-from minirft.samples import UserError
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 
@@ -30,7 +30,7 @@ class GRPOConfig:
 
     >>> GRPOConfig(group_size=1)
     Traceback (most recent call last):
-    minirft.samples.UserError: group_size = 1: a group needs at least 2 completions to compare; the paper uses 8
+    minirft.UserError: group_size = 1: a group needs at least 2 completions to compare; the paper uses 8
     """
 
     # --- the policy
@@ -108,7 +108,8 @@ class GRPOConfig:
     clip_eps_high: float = 0.2
     """The same above 1.  TRL: equal to `clip_eps`; DAPO: 0.28."""
     importance_cap: float = 0.0
-    """Weigh each token by min(π_learning / π_sampling, cap), the same weights in two arithmetics; 0 = off.  TRL: 3."""
+    """Weigh each token by min(π_learning / π_sampling, cap), the same weights in two arithmetics; 0 = off.  TRL's
+    `token_truncate`: 3."""
     kl_coef: float = 0.0
     """beta, weight of the divergence from the reference, per nat; 0 needs no reference.  The paper's runs had
     0.04 (TRL <= 0.18); later TRL says 0.  Measured: no benefit on `tiny`."""

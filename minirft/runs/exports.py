@@ -8,7 +8,8 @@
   token, more than the update itself (.0165; docs/experiments.md).
 - Updates are small beside their weights, so 16 bits round part of them away.  `lost` measures how much.
 
-Both folders carry the run's settings (`minirft.toml`), so that `minirft eval FOLDER` scores what is given away.
+Both folders carry the run's settings (`minirft.toml`), so that `minirft eval FOLDER` scores what is given away, the
+whole processor with the run's `max_pixels`, and a model card with lines that load it (`model_card`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from typing import Literal
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from minirft import UserError
 from minirft.policy import Policy
 from minirft.runs.folder import EXPORTED, export, load_run_policy, run_config
+from minirft.runs.model_card import card_of, write_card, write_processor
 from minirft.runs.toml import to_toml
-from minirft.samples import UserError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -46,24 +48,31 @@ def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype:
         raise UserError(f"{run} trained all weights, so there is no adapter: use --to merged")
     if to == "adapter" and dtype:
         raise UserError("an adapter keeps its own 32 bits: leave --dtype out, or use --to merged")
+    trained = config
     if to == "adapter":
         policy, notes = load_run_policy(run, config), []
     else:
         given = replace(config, quantize="none", dtype=dtype or config.dtype)
         policy = load_run_policy(run, given)
         notes = _merged(policy, config.quantize, folder)
-        dtype_now = str(policy.dtype).removeprefix("torch.")
-        config = replace(given, train="full", model=str(folder), dtype=dtype_now)
+        config = replace(given, train="full", model=str(folder), dtype=dtype_of(policy))
     export(policy, folder)
+    write_processor(policy.processor, folder)
+    write_card(folder, card_of(run, trained, to, dtype_of(policy), notes))
     (folder / EXPORTED).write_text(to_toml(config), encoding="utf-8")
     return Exported(folder, notes)
+
+
+def dtype_of(policy: Policy) -> str:
+    """The number format of a policy's weights, as configs and transformers name it."""
+    return str(policy.dtype).removeprefix("torch.")
 
 
 def _merged(policy: Policy, quantize: str, folder: Path) -> list[str]:
     """Merges the adapters of the policy, if it has any; returns what that changes."""
     if not policy.has_lora:
         return []
-    share, dtype = merge(policy), str(policy.dtype).removeprefix("torch.")
+    share, dtype = merge(policy), dtype_of(policy)
     notes = [f"rounding to {dtype} lost {share:.1%} of the update; --dtype float32 keeps it"] if share > 1e-3 else []
     if quantize == "nf4":
         notes.append(

@@ -3,6 +3,7 @@
     RUN/config.toml        the settings, every one spelt out
         log.jsonl          one row per step and per evaluation, with a provenance header
         completions.jsonl  what was written at each step, for reading
+        held_out.jsonl     the answers of each evaluation
         checkpoints/       where `--resume RUN` goes on
         policy/            the result: an adapter for PEFT, or a model folder for transformers
 
@@ -18,28 +19,29 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from bitsandbytes.optim import AdamW8bit
 from torch import Tensor
 
-from minirft.engine.precision import LossScale, round_at_random
+from minirft import UserError
+from minirft.engine import LossScale
 from minirft.policy import Policy
 from minirft.reference import Reference, make_reference
 from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
 from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.log import RunLog, read_log, truncate_after
+from minirft.runs.measured import Row
+from minirft.runs.optimise import make_optimiser
 from minirft.runs.toml import differences, to_toml
-from minirft.samples import UserError
 
 Method = Literal["grpo", "sft"]
-Row = dict[str, Any]
 # What a resumed run may set anew: none of these changes what a step computes, but for `steps` under a linear
 # schedule, which moves the learning rates still to come.  Settings that only reorder sums, such as `rows_per_pass`
 # or `prompts_per_rollout`, are not here: they change the last bits.
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 MAY_CHANGE |= {"offload_vision", "offload_embedding"}
+HELD_OUT = "held_out.jsonl"  # the answers of the evaluations
 EXPORTED = "minirft.toml"  # in an export: the settings of its run, with what the export changed
 
 
@@ -62,10 +64,10 @@ class Run:
         keep, extra = self.config.keep_checkpoints, {"loss_scale": self.policy.loss_scale.state()}
         save_checkpoint(self.folder / "checkpoints", self.step, weights, self.optimiser, extra, keep)
 
-    def record(self, completions: list[Row]) -> None:
-        """Append what was written at this step to `completions.jsonl`."""
+    def record(self, completions: list[Row], name: str = "completions.jsonl") -> None:
+        """Append what was written at this step to a file of the run: in training, or in an evaluation."""
         text = "".join(json.dumps({"step": self.step, **row}, ensure_ascii=False) + "\n" for row in completions)
-        path = self.folder / "completions.jsonl"
+        path = self.folder / name
         try:
             with path.open("ab") as file:
                 file.write(text.encode("utf-8", "replace"))  # half of a surrogate pair has no UTF-8
@@ -89,40 +91,9 @@ def load_policy(config: GRPOConfig) -> Policy:
         max_prompt_length=config.max_prompt_length,
         offload_vision=config.offload_vision,
         offload_embedding=config.offload_embedding,
+        shared_prefix=config.shared_prefix,
+        decoder=config.decoder,
     )
-
-
-def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
-    """AdamW over what learns, its moments in 32 or 8 bits; the rate is set at every step.
-
-    Adapters in bfloat16 are rounded at random (`precision.round_at_random`).  Raises `UserError` for a whole model
-    of 16 bits: its 8 or 11 significant bits swallow steps of a usual size.
-    """
-    half = [name for name, weight in policy.trainable().items() if weight.dtype in (torch.bfloat16, torch.float16)]
-    if half and not policy.has_lora:
-        raise UserError(
-            f"{len(half)} weights that learn have 16 bits, first {half[0]}: steps of {config.learning_rate:g} would "
-            f'round to nothing; set dtype = "float32", or train = "lora", whose adapters have 32 bits'
-        )
-    if config.optimiser == "adamw8bit":
-        _check_8_bit_runs(policy.device)
-    kind = AdamW8bit if config.optimiser == "adamw8bit" else torch.optim.AdamW
-    optimiser = kind(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
-    round_at_random(optimiser, config.seed)
-    return optimiser
-
-
-def _check_8_bit_runs(device: torch.device) -> None:
-    """Not every bitsandbytes has 8-bit optimisers for every device: one step on zeros tells, before a rollout does."""
-    weight = torch.nn.Parameter(torch.zeros(4096, device=device))
-    weight.grad = torch.zeros_like(weight)
-    try:
-        AdamW8bit([weight]).step()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"this bitsandbytes has no 8-bit AdamW on {device} ({reason}): upgrade it, or set optimiser = adamw"
-        ) from None
 
 
 def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> Run:
@@ -219,9 +190,9 @@ def _go_back_to_checkpoint(run: Run) -> None:
         run.step = checkpoint.step
     # Killed before the first save: step 0 and its evaluation are done again too.
     run.log.truncate_after(run.step or -1)
-    completions = run.folder / "completions.jsonl"
-    if completions.exists():
-        truncate_after(completions, run.step)
+    for completions, last in ((run.folder / "completions.jsonl", run.step), (run.folder / HELD_OUT, run.step or -1)):
+        if completions.exists():
+            truncate_after(completions, last)
 
 
 def load_weights(policy: Policy, weights: dict[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minirft.policy import Policy
-from minirft.rewards.frames import check_frames
+from minirft.rewards import check_frames
 from minirft.runs.folder import Row, Run
 from minirft.samples import Sample
 

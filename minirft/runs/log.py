@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from minirft.samples import UserError
+from minirft import UserError
 
 # Every key a row may have.  To log something new, define it here; shapes and letters are those of `samples`.
 METRICS: dict[str, str] = {
@@ -63,10 +63,10 @@ METRICS: dict[str, str] = {
     "seconds_update": "wall time of forward, backward and optimiser",
     "tokens_per_second": "completion tokens of the step / seconds",
     # evaluation: detection
-    "ap": "COCO AP: mean over IoU thresholds .50:.05:.95 and categories (pycocotools)",
-    "ap50": "COCO AP at IoU .50, mean over categories (pycocotools)",
-    "ap75": "COCO AP at IoU .75, mean over categories (pycocotools)",
-    "ap50_pooled": "AP at IoU .50 with all categories pooled into one ranking",
+    "ap": "COCO AP: mean over IoU .50:.05:.95 and categories (pycocotools); too high with few questions a category",
+    "ap50": "COCO AP at IoU .50, mean over categories (pycocotools); too high where a category has few questions",
+    "ap75": "COCO AP at IoU .75, mean over categories (pycocotools); too high where a category has few questions",
+    "ap50_pooled": "AP at IoU .50 of all boxes in one ranking, whatever their category; compared between runs",
     "ar": "recall with at most 100 boxes, mean over IoU thresholds .50:.05:.95 and categories (COCO's AR)",
     "recall": "true boxes matched one to one at IoU .50 / true boxes",
     "precision": "matched / predicted boxes, one to one at IoU .50; malformed ones count, those on a crowd do not",
@@ -83,7 +83,7 @@ METRICS: dict[str, str] = {
     "giou": "mean generalised IoU of the predicted and the true box, -1 when no box could be read",
     "acc50": "share of predicted boxes with IoU at least .50",
     "n": "samples evaluated",
-    "ci": "bootstrap 95% interval over samples of the metrics named in it: {name: [low, high]}",
+    "ci": "bootstrap 95% interval over samples, {name: [low, high]}; none for ap, ap50, ap75",
 }
 
 LIBRARIES = ("minirft", "torch", "transformers", "peft", "bitsandbytes", "safetensors", "numpy")

@@ -11,22 +11,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
 
 import torch
 from tqdm import tqdm
 
-from minirft.data.feed import Feed, held_out, step_generator
-from minirft.data.screening import Screening
-from minirft.evaluation.scores import metrics
+from minirft import UserError
+from minirft.data import Feed, Screening, step_generator, validation
+from minirft.evaluation import metrics
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import Row, Run, export
+from minirft.runs.folder import HELD_OUT, Row, Run, export
 from minirft.runs.frame_watch import FrameWatch, frame_warning
 from minirft.sampler import sample_groups
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
-Share = TypeVar("Share")
 DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
 
 
@@ -36,11 +34,11 @@ def run_steps(
     """Do the steps that are left; log, evaluate and save as configured; yield every row that is logged.
 
     `feed(step)` gives the samples of a step, `do_step(samples, step)` its row and what was written at it; what
-    `screening` found in the data is logged first.  Ctrl-C lets
-    the step finish, saves, and raises `KeyboardInterrupt` with the way to go on; a second one stops at once.
+    `screening` found in the data is logged first.  Ctrl-C lets the step finish, saves, and raises `KeyboardInterrupt`
+    with the way to go on; a second one stops at once.
     """
     config = run.config
-    asked = held_out(config, screening) if config.eval_every else []  # read once: an annotation file can take a minute
+    asked = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute
     if screening:
         screening.save(run.folder)
     watch = FrameWatch(run)
@@ -124,80 +122,17 @@ def bar_text(row: Row) -> str:
     return ", ".join(text.format(row[key]) for key, text in shown.items() if row.get(key) is not None)
 
 
-def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: int) -> float:
-    """The rate of step 1..steps: a rise over `warmup` steps, then constant or a straight fall towards 0.
-
-    >>> [learning_rate(step, 4, 1.0, "linear", 0) for step in (1, 2, 3, 4)]
-    [1.0, 0.75, 0.5, 0.25]
-    """
-    if step <= warmup:
-        return peak * step / warmup
-    return peak if schedule == "constant" else peak * (steps - step + 1) / (steps - warmup)
-
-
-def update(
-    policy: Policy,
-    optimiser: torch.optim.Optimizer,
-    rate: float,
-    max_norm: float,
-    backward: Callable[[list[int]], Share],
-    passes: list[list[int]],
-) -> tuple[list[Share], float]:
-    """Adds gradients by `backward(rows)` for each of `passes`, then does `apply_gradients`; returns what these return.
-
-    A gradient that overflowed float16 is taken again at half the loss scale, and that is said: the rollout behind it
-    cost far more than a backward pass.  Raises `FloatingPointError` when the scale is not to blame.
-    """
-    scale = policy.loss_scale
-    while True:
-        shares = [backward(rows) for rows in passes]
-        scale.remove_from(policy.trainable().values())
-        try:
-            norm = apply_gradients(policy, optimiser, rate, max_norm)
-        except FloatingPointError:
-            if not scale.halve():
-                raise
-            policy.model.zero_grad()
-            print(f"minirft: a float16 gradient overflowed; again with loss scale {scale.value:g}", file=sys.stderr)
-        else:
-            scale.worked()
-            return shares, norm
-
-
-def apply_gradients(policy: Policy, optimiser: torch.optim.Optimizer, rate: float, max_norm: float) -> float:
-    """One optimiser step on the gradients at hand, scaled to `max_norm`; returns their norm before that.
-
-    Raises `FloatingPointError`, with the weights as they were, when the norm is not finite.
-    """
-    weights = [weight for weight in policy.trainable().values() if weight.grad is not None]
-    norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
-    if not norm.isfinite():
-        raise FloatingPointError(f"gradient norm is {norm.item()}")
-    torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    return norm.item()
-
-
-def not_finite(step: int, culprit: str) -> str:
-    """What a run that stops because a number overflowed says."""
-    return (
-        f"step {step}: {culprit}; nothing was saved and earlier checkpoints are intact: "
-        f"lower learning_rate, or look at that sample"
-    )
-
-
 # ------------------------------------------------------------------ evaluating
 
 
-def evaluate_policy(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> Row:
-    """Held-out metrics; `mode` is "greedy", or "sampled" at the temperature of training."""
+def evaluate_policy(
+    policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy"
+) -> tuple[Row, list[str]]:
+    """Held-out metrics and the answers; `mode` is "greedy", or "sampled" at the temperature of training."""
     start = time.perf_counter()
     completions = generate(policy, config, samples, mode)
     seconds = time.perf_counter() - start
-    return {"mode": mode, **judged(policy, completions, samples), "seconds": seconds}
+    return {"mode": mode, **judged(policy, completions, samples), "seconds": seconds}, completions
 
 
 def judged(policy: Policy, completions: Sequence[str], samples: Sequence[Sample]) -> Row:
@@ -230,7 +165,9 @@ def generate_batches(
 
 
 def _log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
-    row = {"step": run.step, **evaluate_policy(run.policy, run.config, samples)}
+    found, texts = evaluate_policy(run.policy, run.config, samples)
+    run.record([{"sample": s.id, "text": text} for s, text in zip(samples, texts, strict=True)], HELD_OUT)
+    row = {"step": run.step, **found}
     watch.tell(row.get("frame_warning"))
     run.log.row("eval", **row)
     return {"kind": "eval", **row}

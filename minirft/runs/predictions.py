@@ -12,23 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from minirft.data.feed import evaluation_data
-from minirft.data.tables import category_names
-from minirft.engine.loading import resolve
+from minirft import UserError
+from minirft.data import evaluation_data
+from minirft.engine import resolve
+from minirft.evaluation import coco_results
 from minirft.policy import Policy
-from minirft.rewards.answers import Detections, parse
-from minirft.rewards.boxes import MODEL, convert, pixels
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import parse_row
 from minirft.runs.loop import generate_batches
 from minirft.runs.two_stages import batches_in_two_stages
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 Row = dict[str, Any]
 ROW = "a row of predictions; remove the file, or name another"
@@ -141,26 +140,3 @@ def write_coco_results(
     results = list(coco_results(texts, samples, json.loads(data.annotations.read_text(encoding="utf-8-sig"))))
     path.write_text(json.dumps(results), encoding="utf-8")
     return path
-
-
-def coco_results(texts: Sequence[str], samples: Sequence[Sample], annotations: Row) -> Iterator[Row]:
-    """One row for each readable box, in pixels of the picture on disk, with ids as `annotations` has them.
-
-    >>> sample = Sample("7:cat", Path("7.jpg"), "detection", "?", "<answer>No Objects</answer>", "cat")
-    >>> size = {"id": 7, "width": 200, "height": 100}
-    >>> text = "<think></think><answer>[{'Position': [100, 0, 500, 500], 'Confidence': 0.5}]</answer>"
-    >>> tables = {"images": [size], "categories": [{"id": 3, "name": "cat"}], "annotations": []}
-    >>> list(coco_results([text], [sample], tables))
-    [{'image_id': 7, 'category_id': 3, 'bbox': [20.0, 0.0, 80.0, 50.0], 'score': 0.5}]
-    """
-    pictures = {str(row["id"]): row for row in annotations["images"]}
-    categories = {name: number for number, name in category_names(annotations, "the annotations").items()}
-    for text, sample in zip(texts, samples, strict=True):
-        answer, picture = parse("detection", text), pictures[sample.id.split(":", 1)[0]]
-        if not isinstance(answer, Detections):
-            continue
-        frame = sample.exact.frame if sample.exact else pixels(picture["width"], picture["height"])
-        boxes = convert(answer.boxes, MODEL, frame).tolist()
-        for (x1, y1, x2, y2), score in zip(boxes, answer.confidence.tolist(), strict=True):
-            place = {"image_id": picture["id"], "category_id": categories[sample.category]}
-            yield {**place, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from minirft.data.feed import training_feed
-from minirft.data.screening import Screening
-from minirft.engine.prefix import passes, policy_logprobs
+from minirft import UserError
+from minirft.data import Screening, training_feed
+from minirft.engine import passes
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import Row, open_run
-from minirft.runs.loop import learning_rate, not_finite, run_steps, update
-from minirft.samples import Rollout, Sample, UserError, pad_rows
-from minirft.train import blame
+from minirft.runs.loop import run_steps
+from minirft.runs.optimise import learning_rate, optimiser_step
+from minirft.samples import Rollout, Sample, pad_rows
 
 
 def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
@@ -47,21 +46,21 @@ def sft_step(
     start = time.perf_counter()
     rollout = written_rollout(policy, samples, config.sft_target)
     rows = list(range(len(samples)))
-    backward = partial(add_gradients, policy, rollout)
-    parts = passes(rollout, config.rows_per_pass or None)
     rate = learning_rate(step, config.sft_steps, config.sft_learning_rate, config.lr_schedule, config.warmup_steps)
-    try:
-        losses, grad_norm = update(policy, optimiser, rate, config.max_grad_norm, backward, parts)
-    except FloatingPointError:
-        raise UserError(not_finite(step, blame(policy, rollout, rows, backward))) from None
+    norm = None
+    while norm is None:  # as in `grpo_step`
+        losses = []
+        for part in passes(rollout, config.rows_per_pass or None):
+            losses.append(add_gradients(policy, rollout, part))
+        norm = optimiser_step(policy, optimiser, rate, config.max_grad_norm, rollout, rows, step)
     tokens, seconds = int(rollout.lengths.sum()), time.perf_counter() - start
-    row = {"step": step, "loss": sum(losses), "grad_norm": grad_norm, "lr": rate, "tokens": tokens, "seconds": seconds}
+    row = {"step": step, "loss": sum(losses), "grad_norm": norm, "lr": rate, "tokens": tokens, "seconds": seconds}
     return row, [{"sample": sample.id, "text": text} for sample, text in zip(samples, rollout.texts, strict=True)]
 
 
 def add_gradients(policy: Policy, rollout: Rollout, rows: list[int]) -> float:
     """Add the gradient of the loss on `rows`, a part of the step; returns their share of the loss."""
-    loss = -policy_logprobs(policy, rollout, rows).sum() / rollout.lengths.sum()
+    loss = -policy.logprobs(rollout, rows).sum() / rollout.lengths.sum()
     (loss * policy.loss_scale.value).backward()
     return loss.item()
 

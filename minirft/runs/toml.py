@@ -14,7 +14,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from minirft.samples import UserError
+from minirft import UserError
 
 RENAMED = {"data.bad_boxes": 'data.on_bad ("skip" for "drop", "stop" for "refuse")'}
 
@@ -35,7 +35,7 @@ def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
     >>> Example = dataclasses.make_dataclass("Example", [("steps", int, 60)])
     >>> from_table(Example, {"stpes": 3}, "data.")
     Traceback (most recent call last):
-    minirft.samples.UserError: unknown key 'data.stpes'; did you mean 'data.steps'?
+    minirft.UserError: unknown key 'data.stpes'; did you mean 'data.steps'?
     """
     hints = typing.get_type_hints(kind)
     for key in table:

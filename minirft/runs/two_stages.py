@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from minirft import UserError
 from minirft.policy import Policy
-from minirft.rewards import prompts
-from minirft.rewards.answers import parse
+from minirft.rewards import parse, prompts
 from minirft.runs.config import GRPOConfig
 from minirft.runs.loop import generate
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 NO = "<think>there is none</think> " + prompts.detection_solution([])
 """What a no of the first stage says in the second one's words."""

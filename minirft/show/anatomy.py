@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -9,8 +11,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
-from minirft.cost.memory import GIB, Ledger
-from minirft.engine.attention import Spans
+from minirft.engine import Spans
 from minirft.show.style import BLUE, GREEN, ORANGE, PINK, QUIET, SKY, VERMILION, legend_below, panels, plain_axes
 
 YELLOW = "#f0e442"  # the eighth colour of Okabe & Ito, for parts of a bar only
@@ -93,20 +94,23 @@ def attention_pattern(spans: Spans, lengths: list[int], names: list[str]) -> Fig
     return figure
 
 
-def memory_bars(found: Ledger) -> Figure:
-    """GiB of every phase of a step, stacked by part; the parts that are never large are one grey rest."""
+def memory_bars(phases: Mapping[str, Mapping[str, float]]) -> Figure:
+    """GiB of every phase of a step, {phase: {part: bytes}}, stacked by part.
+
+    The parts that are never large are one grey rest.
+    """
     sizes: dict[str, float] = {}
-    for phase in found.phases.values():
+    for phase in phases.values():
         for part, size in phase.items():
             sizes[part] = max(size, sizes.get(part, 0.0))
     largest = sorted(sizes, key=lambda part: -sizes[part])[: len(PARTS)]
     drawn = {part: [part] for part in largest} | {"rest": [part for part in sizes if part not in largest]}
     figure, (axes,) = panels(1, 1, 8, 3.6)
     plain_axes(axes, "counted memory of the phases of a step, GiB")
-    bottom = np.zeros(len(found.phases))
+    bottom = np.zeros(len(phases))
     for colour, (name, parts) in zip((*PARTS, QUIET), drawn.items(), strict=False):
-        size = np.array([sum(phase.get(part, 0) for part in parts) / GIB for phase in found.phases.values()])
-        axes.bar(list(found.phases), size, bottom=bottom, color=colour, label=name)
+        size = np.array([sum(phase.get(part, 0) for part in parts) / 2**30 for phase in phases.values()])
+        axes.bar(list(phases), size, bottom=bottom, color=colour, label=name)
         bottom += size
     legend_below(figure, axes.containers)
     return figure

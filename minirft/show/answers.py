@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from minirft.rewards.answers import ParseFailure, extract, normalise, parse, parse_solution
+from minirft.rewards import ParseFailure, extract, normalise, parse, parse_solution
 from minirft.samples import Sample
 from minirft.show.pictures import LEGEND, draw_answer
 from minirft.show.replication import METHODS, settled
@@ -35,7 +35,7 @@ def answers_of(
     return {method: found[method] for method in methods if method in found}
 
 
-def before_after(samples: Sequence[Sample], answers: Mapping[str, Sequence[str]], questions: int = 4) -> Figure:
+def answers_by_method(samples: Sequence[Sample], answers: Mapping[str, Sequence[str]], questions: int = 4) -> Figure:
     """The first `questions` of `samples`, a row each, with the answer of each method, {"base": [texts], "rft": ...}.
 
     Boxes are drawn as in every gallery; a label or a yes says whether it is right; below is the thought, shortened.

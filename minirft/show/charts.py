@@ -18,7 +18,7 @@ WINDOW = 5  # steps in the running mean
 
 
 def curves(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str = "train", columns: int = 3) -> Figure:
-    """One panel for each key, over the steps of each run: {"RFT": rows, "SFT": rows} as `runlog.read_log` gives them.
+    """One panel for each key, over the steps of each run: {"RFT": rows, "SFT": rows} as `log.read_log` gives them.
 
     Rows of kind `train` are a thin line under its running mean over 5 steps; rows of kind `eval` are points, with
     their bootstrap interval where the row has one.

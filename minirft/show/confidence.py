@@ -78,6 +78,7 @@ def calibration(levels: Mapping[str, Levels]) -> Figure:
     perfect = Line2D([], [], color=QUIET, linestyle="dashed", label="a true confidence")
     area = Line2D([], [], color=QUIET, marker="o", linestyle="none", markersize=9, label="area: share of boxes")
     legend_below(figure, [perfect, area])
+    figure.get_layout_engine().set(rect=(0, 0, 1, 0.95))  # square panels are placed without their titles
     return settled(figure)
 
 

@@ -7,7 +7,7 @@ import textwrap
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minirft.rewards.answers import true_boxes
+from minirft.rewards import true_boxes
 from minirft.samples import Sample
 from minirft.show.pictures import draw_boxes
 from minirft.show.style import INK, panels

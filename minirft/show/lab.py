@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minirft.rewards.readings import Reward
+from minirft.rewards import Reward
 from minirft.show.pictures import Group
 from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.rescoring import (

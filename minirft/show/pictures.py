@@ -17,8 +17,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from minirft.rewards.answers import Detections, ParseFailure, parse
-from minirft.rewards.boxes import MODEL, convert, iou, match_greedy, pixels
+from minirft.rewards import MODEL, Detections, ParseFailure, convert, iou, match_greedy, parse, pixels
 from minirft.samples import Sample, Task
 from minirft.show.style import BLUE, INK, QUIET, VERMILION, legend_below, panels, signed
 

@@ -19,11 +19,22 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from minirft.rewards import official
-from minirft.rewards.answers import ParseFailure
-from minirft.rewards.boxes import MODEL, Array, convert, iou, match_greedy, match_hungarian, pixels
-from minirft.rewards.detection import PAPER, STRICT
-from minirft.rewards.readings import Score, Variant, reading
+from minirft.rewards import (
+    MODEL,
+    PAPER,
+    STRICT,
+    Array,
+    ParseFailure,
+    Score,
+    Variant,
+    convert,
+    iou,
+    match_greedy,
+    match_hungarian,
+    official,
+    pixels,
+    reading,
+)
 from minirft.show.pictures import draw_boxes
 from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION
@@ -273,15 +284,8 @@ def _draw_scores(axes: Axes, scores: dict[str, Score]) -> None:
         for part, value in score.parts.items():
             axes.barh(place, value, left=start, height=0.62, color=PARTS[part][1])
             if value >= 0.3:
-                axes.text(
-                    start + value / 2,
-                    place,
-                    f"{value:.2f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color=INK if part == "confidence" else "white",
-                )
+                ink = INK if part == "confidence" else "white"
+                axes.text(start + value / 2, place, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
             start += value
         axes.text(start + 0.05, place, f"{score.total:.2f}", va="center", fontsize=9, fontweight="bold", color=INK)
     axes.set(xlim=(0, 3.4), ylim=(len(names) - 0.4, -0.6))

@@ -12,8 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minirft.rewards.boxes import Array
-from minirft.rewards.detection import CONFIDENCE_RULES, PAPER, STRICT
+from minirft.rewards import CONFIDENCE_RULES, PAPER, STRICT, Array
 from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.style import BLUE, INK, ORANGE, QUIET, SKY
 

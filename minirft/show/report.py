@@ -1,8 +1,9 @@
-"""The report of a run: one HTML file that needs nothing else, no network, no script, no viewer.
+"""The report of a run: one HTML file that needs nothing else, no network and no viewer.
 
 It shows what it is given and judges nothing but whether two intervals overlap.  The pictures are the first held-out
-samples, not chosen ones.  A model's text is hostile until proven otherwise: the template escapes everything, and a
-content security policy lets the page load nothing and run nothing.
+samples, not chosen ones, but for the worst misses.  A model's text is hostile until proven otherwise: the template
+escapes everything, and a content security policy lets the page load nothing and run nothing but the one script of the
+replay, which it knows by its digest.
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from minirft.runs.log import METRICS
-from minirft.samples import Sample, UserError
+from minirft import UserError
+from minirft.runs import METRICS
+from minirft.samples import Sample
 from minirft.show.charts import bars, curves
+from minirft.show.confidence import Levels, calibration
+from minirft.show.misses import Miss, misses
 from minirft.show.pictures import Group, before_after, group_panel
+from minirft.show.replay import SCRIPT, Replay, replay_json, script_hash
 from minirft.show.style import png
 
 Row = Mapping[str, Any]
 # What is shown where, in this order, as far as a run has it.
-HEADLINE = ("ap50", "accuracy", "box_iou", "mean_iou", "parse_rate", "auc", "abstention", "acc50")
+HEADLINE = ("ap50_pooled", "accuracy", "box_iou", "mean_iou", "parse_rate", "auc", "abstention", "acc50")
 TRAINING = (
     "reward", "reward_iou", "reward_confidence", "reward_accuracy", "reward_format", "parse_rate", "degenerate_groups",
     "reward_std", "completion_length", "entropy", "kl", "grad_norm",
 )  # fmt: skip
-HELD_OUT = ("ap50", "mean_iou", "accuracy", "box_iou", "recall", "precision", "parse_rate", "auc", "ece", "abstention")
+HELD_OUT = (
+    "ap50_pooled", "mean_iou", "accuracy", "box_iou", "recall", "precision", "parse_rate", "auc", "ece", "abstention",
+)  # fmt: skip
 NOT_METRICS = {"n", "ci", "step", "mode", "seconds"}  # keys of a block that are shown elsewhere or not at all
 
 
@@ -38,7 +45,7 @@ NOT_METRICS = {"n", "ci", "step", "mode", "seconds"}  # keys of a block that are
 class ReportData:
     """Everything in a report, as plain data.
 
-    `before`, `after` and the blocks of `beside` are what `evaluate.metrics` returns, on the same held-out samples;
+    `before`, `after` and the blocks of `beside` are what `scores.metrics` returns, on the same held-out samples;
     `runs` holds the rows of each run log (kinds "train" and "eval"); the texts answer `samples`, one each.
     """
 
@@ -54,6 +61,10 @@ class ReportData:
     group: Group | None = None
     header: Row = field(default_factory=dict)  # the first line of the run log
     title: str = "Visual reinforcement fine-tuning, before and after"
+    name: str = "RFT"  # of the run that `after` is of
+    levels: Mapping[str, Levels] = field(default_factory=dict)  # boxes and hits by stated confidence, for calibration
+    misses: Sequence[Miss] = ()
+    replays: Sequence[Replay] = ()
     pictures: int = 8  # samples drawn
 
 
@@ -72,8 +83,9 @@ def render(data: ReportData) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"number": number, "interval": interval}
-    blocks = {"before": data.before, "RFT": data.after, **data.beside}
-    metrics = [key for key in data.before if key not in NOT_METRICS]
+    blocks = {"before": data.before, data.name: data.after, **data.beside}
+    blocks = {name: block for name, block in blocks.items() if block}
+    metrics = [key for key in data.before or data.after if key not in NOT_METRICS]
     tiles = [key for key in HEADLINE if data.before.get(key) is not None and data.after.get(key) is not None]
     training, held_out = _present(data.runs, TRAINING, "train"), _present(data.runs, HELD_OUT, "eval")
     count = min(data.pictures, len(data.samples))
@@ -89,6 +101,9 @@ def render(data: ReportData) -> str:
         config=json.dumps(data.header.get("config", {}), indent=1, default=str),
         facts={key: value for key, value in data.header.items() if key not in ("config", "kind")},
         glossary={key: METRICS[key] for key in used if key in METRICS},
+        script=SCRIPT,
+        script_hash=script_hash(),
+        replay=replay_json(data.replays),
     )
 
 
@@ -145,6 +160,10 @@ def _figures(
         figures["held_out"] = curves(data.runs, held_out, kind="eval")
     if count:
         figures["pictures"] = before_after(data.samples[:count], data.before_texts[:count], data.after_texts[:count])
+    if data.levels:
+        figures["calibration"] = calibration(data.levels)
+    if data.misses:
+        figures["misses"] = misses(data.misses)
     if data.group:
         figures["group"] = group_panel(data.group)
     return {name: "data:image/png;base64," + base64.b64encode(png(figure)).decode() for name, figure in figures.items()}

@@ -18,10 +18,19 @@ import torch
 from torch import Tensor
 
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.rewards.answers import ParseFailure, parse, parse_detection, parse_solution
-from minirft.rewards.detection import matched_iou
-from minirft.rewards.readings import Reward, Score
-from minirft.rewards.redteam import SOLUTIONS, THOUGHT, blind, edits
+from minirft.rewards import (
+    SOLUTIONS,
+    THOUGHT,
+    ParseFailure,
+    Reward,
+    Score,
+    blind,
+    edits,
+    matched_iou,
+    parse,
+    parse_detection,
+    parse_solution,
+)
 from minirft.samples import Task
 from minirft.show.pictures import Group
 

@@ -1,9 +1,33 @@
-"""The embedded world: a real Qwen2-VL in miniature, the scenes it sees, and the recipe that made it.
+"""The embedded world: a real Qwen2-VL in miniature, and the scenes that it sees.  It draws and never trains.
 
 `CHECKPOINT` is a folder that plain transformers loads; `MODEL_CARD.md` in it says what the base can
 do, what it does by default, and why the two differ.
 """
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-CHECKPOINT = Path(__file__).parent / "checkpoint"
+from minirft import lazily
+
+if TYPE_CHECKING:
+    from minirft.engine import TINY as CHECKPOINT
+    from minirft.tiny import world
+    from minirft.tiny.annotators import BROKEN_TAGS, CAREFUL_SHARE, CAREFUL_START, QUICK_THOUGHT, annotate, careful
+    from minirft.tiny.lookalikes import FAMILIES
+    from minirft.tiny.model import CHAT_TEMPLATE, PATCH, SPECIAL, new_image_processor, new_model, new_tokenizer, save
+    from minirft.tiny.questions import Question
+    from minirft.tiny.scenes import BASE, CATEGORIES, COLOURS, FEWSHOT, GRID, NOVEL, RARE, RARE_WEIGHT, SHAPES, SIDE
+    from minirft.tiny.silhouettes import segment, true_mask
+    from minirft.tiny.world import (
+        EXTREMES,
+        ask_classification,
+        ask_detection,
+        ask_grounding,
+        ask_presence,
+        classification,
+        detection,
+        grounding,
+        held_out,
+        presence,
+    )
+
+__getattr__, __all__ = lazily(__name__)

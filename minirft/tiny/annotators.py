@@ -15,8 +15,8 @@ import numpy as np
 
 from minirft.rewards import prompts
 from minirft.tiny.lookalikes import FAMILIES
+from minirft.tiny.questions import Question, model_boxes
 from minirft.tiny.scenes import GRID, SIDE, Thing
-from minirft.tiny.world import Question, model_boxes
 
 CAREFUL_SHARE = 0.34
 BROKEN_TAGS = 0.20

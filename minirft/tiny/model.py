@@ -14,7 +14,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from minirft.engine.versions import Qwen2VLImageProcessorPil
+from minirft.engine import Qwen2VLImageProcessorPil
 from minirft.rewards import prompts
 from minirft.tiny.annotators import CAREFUL_START, CONFIDENCES, QUICK_THOUGHT, THEREFORE, VERDICTS
 from minirft.tiny.lookalikes import FAMILIES

@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy import ndimage
 
-from minirft.samples import Sample, UserError
+from minirft import UserError
+from minirft.samples import Sample
 from minirft.tiny import world
 from minirft.tiny.scenes import SIDE, coverage
 

@@ -7,66 +7,17 @@ first k of n samples do not depend on n.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
-from minirft.rewards import boxes, prompts
 from minirft.samples import Sample, Task
-from minirft.tiny.lookalikes import FAMILIES, render_lookalike
-from minirft.tiny.scenes import BASE, SHAPES, SIDE, Scene, Thing, category_weights, draw_scene, render
+from minirft.tiny.annotators import reasoning
+from minirft.tiny.lookalikes import FAMILIES
+from minirft.tiny.questions import Question
+from minirft.tiny.scenes import BASE, SHAPES, Thing, category_weights, draw_scene
 
 ABSENT = 0.22  # share of detection questions about a category that is not there
-
-
-# Task -> its question; classification asks by family instead.
-PROMPTS = {"detection": prompts.detection, "grounding": prompts.grounding, "presence": prompts.presence}
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with everything a perfect annotator knows about it.
-
-    `things` are the objects that answer it (none for an absent category); a look-alike question has a
-    `family`, its class as `subject`, and no scene.
-    """
-
-    task: Task
-    subject: str  # the category, the class, or the instruction
-    seed: int
-    scene: Scene | None = None
-    things: tuple[Thing, ...] = ()
-    family: str = ""
-
-    def image(self) -> Image.Image:
-        """The picture, RGB, 112 x 112."""
-        return render(self.scene) if self.scene else render_lookalike(self.family, self.subject, self.seed)
-
-    def problem(self) -> str:
-        """The question as the paper asks it."""
-        if self.task == "classification":
-            return prompts.classification(self.family)
-        return PROMPTS[self.task](self.subject)
-
-    def solution(self) -> str:
-        """The checkable answer, in the text format of the published sets."""
-        if self.task == "classification":
-            return prompts.label_solution(self.subject)
-        if self.task == "presence":
-            return prompts.presence_solution(bool(self.things))
-        in_model_frame = model_boxes(self.things)
-        if self.task == "grounding":
-            return prompts.grounding_solution(in_model_frame[0])
-        # With two decimals, as the prompt asks: the published sets write 1, which the embedded model never met, and
-        # whoever imitates these solutions would have to learn to spell first.
-        return prompts.detection_solution(in_model_frame, 1.0)
-
-
-def model_boxes(things: Sequence[Thing]) -> np.ndarray:
-    """Boxes of objects as the model writes them: integers 0-1000, shape (N, 4)."""
-    xyxy = np.array([thing.box for thing in things], dtype=float).reshape(-1, 4)
-    return boxes.convert(xyxy, boxes.pixels(SIDE, SIDE), boxes.MODEL).round()
 
 
 # ------------------------------------------------------------------ one question at a time
@@ -146,8 +97,6 @@ def ask_classification(rng: np.random.Generator, family: str | None = None) -> Q
 
 def samples(ask: Callable[[np.random.Generator], Question], n: int, seed: int) -> list[Sample]:
     """`n` samples of one kind of question, each from its own stream of the seed."""
-    from minirft.tiny.annotators import reasoning  # the expert's thinking, for SFT with reasoning
-
     drawn = []
     for index in range(n):
         question = ask(np.random.default_rng([seed, index]))
@@ -159,7 +108,7 @@ def samples(ask: Callable[[np.random.Generator], Question], n: int, seed: int) -
                 problem=question.problem(),
                 solution=question.solution(),
                 category=question.subject,
-                reasoning=reasoning(question),
+                reasoning=reasoning(question),  # the expert's thinking, for SFT with reasoning
             )
         )
     return drawn
@@ -197,6 +146,10 @@ WORLDS = {
 }
 
 
-def held_out(task: Task, n: int, seed: int = 10_000_019, **options: object) -> list[Sample]:
+VALIDATION, TEST = 10_000_019, 40_000_003
+"""Seeds of two streams that no training run draws from.  The settings of the shipped runs were chosen on the first."""
+
+
+def held_out(task: Task, n: int, seed: int = VALIDATION, **options: object) -> list[Sample]:
     """Samples from a stream that no training run draws from."""
     return [replace(sample, id=f"held-out-{sample.id}") for sample in WORLDS[task](n, seed, **options)]

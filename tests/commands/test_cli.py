@@ -150,7 +150,7 @@ def test_audit_as_json(capsys: pytest.CaptureFixture[str]):
     assert rows[0]["answer"] == "honest" and len(rows) > 5
 
 
-@pytest.mark.parametrize("module", ["bench", "data", "experiment", "fit", "learning", "scoring"])
+@pytest.mark.parametrize("module", ["asking", "bench", "data", "experiment", "fit", "learning", "report", "scoring"])
 def test_flags_resolve_in_their_own_module(module: str):
     """An inherited field whose annotation is not known where the class stands: `make docs` failed on it."""
     names = vars(importlib.import_module(f"minirft.commands.{module}"))

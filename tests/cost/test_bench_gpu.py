@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from minirft import UserError
 from minirft.cost import gpu, gpu_checks, gpu_parts, gpu_time
 from minirft.cost.gpu import Job, run_gpu_bench, run_job, run_part
 from minirft.cost.gpu_decode import bytes_per_step
@@ -19,7 +20,6 @@ from minirft.cost.gpu_parts import Sizes, memory, memory_of_a_step, predicted_gi
 from minirft.engine.decoding import DECODERS
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.config import GRPOConfig
-from minirft.samples import UserError
 
 SMALL = Sizes(
     shapes=((128, 6, 4),),
@@ -121,13 +121,13 @@ def test_everything_is_correct_on_a_cpu(results: Results) -> None:
 
 def test_a_wrong_packed_path_is_found(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a check that passes whatever the packed path computes: here positions are off by one."""
-    plain = gpu_checks.policy_logprobs
+    plain = Policy.logprobs
 
     def shifted(policy: Policy, rollout: Any, shared: bool) -> torch.Tensor:
         prompts = [replace(p, rope_delta=p.rope_delta + 1) for p in rollout.prompts] if shared else rollout.prompts
         return plain(policy, replace(rollout, prompts=prompts), shared=shared)
 
-    monkeypatch.setattr(gpu_checks, "policy_logprobs", shifted)
+    monkeypatch.setattr(Policy, "logprobs", shifted)
     row = gpu_checks.rounding(str(miniature), "cpu", SMALL)
     assert not row["ok"]
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirft import UserError
 from minirft.commands.cli import run
 from minirft.commands.fit import FitFlags
 from minirft.commands.fit import fit as command
@@ -20,7 +21,6 @@ from minirft.cost import fit
 from minirft.cost.advice import alternatives
 from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.toml import differences
-from minirft.samples import UserError
 
 COCO = load_config("coco_8cate_4shot")
 SMALLEST = ["--max-completion-length", "32", "--max-prompt-length", "200", "--prompts-per-rollout", "1"]

@@ -22,7 +22,7 @@ from minirft.engine.prefix import prefill
 from minirft.policy import Policy
 from minirft.reference import make_reference
 from minirft.runs.config import GRPOConfig, load_config
-from minirft.runs.folder import make_optimiser
+from minirft.runs.optimise import make_optimiser
 from minirft.samples import Sample
 
 COCO = replace(load_config("coco_8cate_4shot"), prompts_per_rollout=1)

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from minirft import UserError
 from minirft.data.coco import load_coco
 from minirft.data.findings import Findings
 from minirft.data.shots import is_present, k_shot, read_split, write_split
 from minirft.data.tables import TOLERANCE, _corners
 from minirft.rewards.answers import parse_detection
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 COCO128 = Path(__file__).parents[3] / "shared" / "data" / "coco128"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data import findings as findings_module
 from minirft.data.feed import held_out, training_set
@@ -17,7 +18,6 @@ from minirft.data.screening import Screening
 from minirft.data.settings import DataConfig
 from minirft.rewards.answers import parse_detection, parse_grounding
 from minirft.runs.config import GRPOConfig
-from minirft.samples import UserError
 
 SIZE = (200, 100)
 CAT = [[100, 100, 600, 600]]  # in thousandths: 20, 10 to 120, 60 pixels

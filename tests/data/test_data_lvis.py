@@ -6,10 +6,10 @@ import json
 import pytest
 from PIL import Image
 
+from minirft import UserError
 from minirft.data.lvis import load_lvis
 from minirft.data.shots import is_present
 from minirft.rewards.answers import parse_detection
-from minirft.samples import UserError
 
 URL = "http://images.cocodataset.org/"
 GOOD = {

@@ -14,6 +14,7 @@ from PIL import Image
 from small_runs import earnable, small_config, trace
 
 import minirft.train as train_module
+from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data import findings as findings_module
 from minirft.data import screening as screening_module
@@ -24,7 +25,6 @@ from minirft.data.settings import DataConfig
 from minirft.rewards.answers import parse_detection
 from minirft.rewards.frames import displayed_size
 from minirft.runs.config import GRPOConfig
-from minirft.samples import UserError
 from minirft.train import train
 
 SIZE = (60, 40)

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
+from minirft import UserError
 from minirft.data.fine_grained import FLOWERS, load_fine_grained
 from minirft.data.folder import load_folder
 from minirft.data.reasonseg import load_reasonseg, masks
 from minirft.rewards.answers import normalise, parse_grounding, parse_label
 from minirft.rewards.boxes import MODEL, convert, iou, pixels
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 
 def picture(path, size=(20, 10)):

@@ -6,11 +6,11 @@ import sys
 import pytest
 from PIL import Image
 
+from minirft import UserError
 from minirft.data.findings import Findings
 from minirft.data.virft import StoredPicture, load_virft
 from minirft.rewards import prompts
 from minirft.rewards.answers import parse_detection
-from minirft.samples import UserError
 
 datasets = pytest.importorskip("datasets")
 

@@ -23,17 +23,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2VLForConditionalGeneration
 
-import minirft.runs.folder as runs_module
+import minirft.runs.optimise as runs_module
+from minirft import UserError
 from minirft.engine.features import FeatureCache
 from minirft.engine.offload import look_up_in_host_memory, visit_while_running
 from minirft.engine.precision import LossScale, stochastic_round
-from minirft.engine.prefix import naive_logprobs, policy_logprobs
+from minirft.engine.prefix import naive_logprobs
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import make_optimiser
-from minirft.runs.loop import update
+from minirft.runs.optimise import make_optimiser, optimiser_step
 from minirft.sampler import sample_groups
-from minirft.samples import Rollout, Sample, UserError
+from minirft.samples import Rollout, Sample
 from minirft.train import add_gradients
 
 LORA = LoraSettings(r=4, alpha=8)
@@ -84,7 +84,7 @@ def rollout_of(policy: Policy, samples: list[Sample], length: int = 8) -> Rollou
 
 
 def gradients(policy: Policy, rollout: Rollout) -> dict[str, Tensor]:
-    loss = -policy_logprobs(policy, rollout).sum() / rollout.lengths.sum()
+    loss = -policy.logprobs(rollout).sum() / rollout.lengths.sum()
     weights = policy.trainable()
     return dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
 
@@ -200,13 +200,11 @@ def test_every_kind_of_adapter_learns(
     )
     stepper, rollout, losses = make_optimiser(policy, config), rollout_of(policy, samples[:1]), []
 
-    def backward(_: list[int]) -> float:
-        loss = -policy_logprobs(policy, rollout).sum() / rollout.lengths.sum()
+    while len(losses) < 6:
+        loss = -policy.logprobs(rollout).sum() / rollout.lengths.sum()
         (loss * policy.loss_scale.value).backward()
-        return loss.item()
-
-    for _ in range(6):
-        losses.append(update(policy, stepper, 5e-3, 1.0, backward, [[]])[0][0])
+        if optimiser_step(policy, stepper, 5e-3, 1.0, rollout, [0], 1) is not None:
+            losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.1
     assert {weight.dtype for weight in policy.trainable().values()} == {getattr(torch, adapters)}
     moments = [state for weight in stepper.state.values() for state in weight.values() if isinstance(state, Tensor)]
@@ -336,28 +334,29 @@ def test_scale_grows_after_updates_without_overflow():
     assert scale.halve() and scale == LossScale(4.0, 0)
 
 
-def test_an_overflow_is_taken_again_and_said(lora_policy: Policy, capsys: pytest.CaptureFixture[str]):
+def test_an_overflow_is_taken_again_and_said(
+    lora_policy: Policy, samples: list[Sample], capsys: pytest.CaptureFixture[str]
+):
     """A step lost without a word; a share of the metrics counted twice; a broken gradient retried for ever."""
     [*weights] = lora_policy.trainable().values()
-    before, tries = weights[0].detach().clone(), []
+    before, tries, norm = weights[0].detach().clone(), [], None
     lora_policy.loss_scale = LossScale(2.0**3)
-
-    def backward(_: list[int]) -> int:
+    optimiser, rollout = torch.optim.SGD(weights, lr=0.0), rollout_of(lora_policy, samples[:1])
+    while norm is None:
         tries.append(lora_policy.loss_scale.value)
         weights[0].grad = torch.full_like(weights[0], math.inf if len(tries) < 3 else tries[-1])
-        return len(tries)
-
-    optimiser = torch.optim.SGD(weights, lr=0.0)
-    share, norm = update(lora_policy, optimiser, 1e-3, math.inf, backward, [[0]])
-    assert (share, tries) == ([3], [8.0, 4.0, 2.0])
+        norm = optimiser_step(lora_policy, optimiser, 1e-3, math.inf, rollout, [0], 1)
+    assert tries == [8.0, 4.0, 2.0]
     assert norm == pytest.approx(math.sqrt(weights[0].numel()))
     assert torch.allclose(weights[0], before - 1e-3)
     assert capsys.readouterr().err.count("a float16 gradient overflowed") == 2
-    tries[:] = [1.0] * -10  # from here on every gradient overflows
-    with pytest.raises(FloatingPointError):
-        update(
-            lora_policy, optimiser, 1e-3, 1.0, lambda _: weights[0].__setattr__("grad", weights[0] * math.nan), [[0]]
-        )
+    for left in (True, False):  # 2.0, then 1.0, at which the scale is not to blame
+        weights[0].grad = weights[0].detach() * math.nan
+        if left:
+            assert optimiser_step(lora_policy, optimiser, 1e-3, 1.0, rollout, [0], 1) is None
+            continue
+        with pytest.raises(UserError, match="step 1: the sum of all gradients is not finite"):
+            optimiser_step(lora_policy, optimiser, 1e-3, 1.0, rollout, [0], 1)
     assert lora_policy.loss_scale.value == 1.0
 
 

@@ -27,7 +27,7 @@ from transformers import AttentionMaskInterface, Qwen2VLForConditionalGeneration
 from minirft.engine.attention import NAME
 from minirft.engine.decoding import DECODERS
 from minirft.engine.logprobs import gather_logprobs
-from minirft.engine.prefix import policy_logprobs, prefill
+from minirft.engine.prefix import prefill
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, Sample
@@ -51,7 +51,7 @@ def test_a_rollout_keeps_its_cache_under_checkpointing(decoder: str, miniature: 
     policy = shaken(Policy.load(miniature, **AS_TRAINED))
     assert not any(module.training for module in policy.model.modules())
     fresh = rollout_of(policy, samples, decoder=decoder)
-    policy_logprobs(policy, fresh).sum().backward()
+    policy.logprobs(fresh).sum().backward()
     after = rollout_of(policy, samples, decoder=decoder)
     naive = rollout_of(policy, samples, shared=False)
     for rollout in (fresh, after):
@@ -70,7 +70,7 @@ def test_checkpointing_leaves_the_vision_tower_out(miniature: Path, samples: lis
     rollout = rollout_of(policy, samples)
     assert not policy.features(rollout.prompts[0]).requires_grad
     assert not any(getattr(module, "gradient_checkpointing", False) for module in tower.modules())
-    policy_logprobs(policy, rollout).sum().backward()
+    policy.logprobs(rollout).sum().backward()
     assert len(passes) == 3, "the tower ran again, for training or when backward recomputed it"
     assert all(weight.grad is not None for weight in policy.trainable().values())
 
@@ -111,7 +111,7 @@ def test_packed_pass_equals_eager_attention_with_an_added_mask(policy: Policy, m
         logits = eager.lm_head(hidden[places]).index_fill(-1, policy.banned, -torch.inf)
         return gather_logprobs(logits, torch.cat(rows))
 
-    packed = policy_logprobs(policy, rollout)[rollout.completion_mask]
+    packed = policy.logprobs(rollout)[rollout.completion_mask]
     assert torch.allclose(packed, score(torch.zeros(sees.shape).masked_fill(~sees, -torch.inf)), atol=1e-4)
     assert not torch.allclose(packed, score(sees), atol=0.1), "eager reads bool masks now: this pitfall is gone"
 
@@ -136,7 +136,7 @@ def test_positions_do_not_depend_on_what_the_model_saw_before(
     """Catches `rope_deltas`, which the model keeps from its last picture, used for the next prompt."""
     one, other = ([sample] for sample in samples[:2])
     wanted = rollout_of(policy, one, shared=shared)
-    scores = policy_logprobs(policy, wanted, shared=shared)
+    scores = policy.logprobs(wanted, shared=shared)
     for leave_behind in (
         lambda: rollout_of(policy, other, shared=False),
         lambda: setattr(policy.core.model, "rope_deltas", torch.tensor([[1000]])),
@@ -144,7 +144,7 @@ def test_positions_do_not_depend_on_what_the_model_saw_before(
         leave_behind()
         assert torch.equal(rollout_of(policy, one, shared=shared).completion_ids, wanted.completion_ids)
         leave_behind()
-        assert torch.equal(policy_logprobs(policy, wanted, shared=shared), scores)
+        assert torch.equal(policy.logprobs(wanted, shared=shared), scores)
     assert policy.encode(samples[0]).rope_delta != policy.encode(samples[1]).rope_delta
 
 
@@ -178,7 +178,7 @@ def test_adapters_of_32_bits_keep_no_activations_of_32_bits(miniature: Path, sam
         policy = Policy.load(miniature, lora=lora, quantize="nf4", dtype="bfloat16")
         assert {str(weight.dtype) for weight in policy.trainable().values()} == {f"torch.{dtype}"}
         rollout = rollout_of(policy, samples)
-        found[dtype] = saved_bytes(lambda: policy_logprobs(policy, rollout), policy)  # noqa: B023
+        found[dtype] = saved_bytes(lambda: policy.logprobs(rollout), policy)  # noqa: B023
     assert found["float32"][torch.float32] == found["bfloat16"][torch.float32]
     assert sum(found["float32"].values()) < 1.05 * sum(found["bfloat16"].values())
 
@@ -191,5 +191,5 @@ def test_4_bit_layers_are_not_repacked(miniature: Path, samples: list[Sample]) -
     rollout_of(policy, samples)
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
     assert all(torch.equal(layer.weight, weight) for layer, weight in zip(layers, before, strict=True))
-    policy_logprobs(policy, rollout_of(policy, samples)).sum().backward()
+    policy.logprobs(rollout_of(policy, samples)).sum().backward()
     assert all(weight.grad.abs().sum() > 0 for weight in policy.trainable().values())

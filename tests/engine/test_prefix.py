@@ -10,7 +10,7 @@ from conftest import BACKWARD, FORWARD, apart, rounding, shaken
 from torch import Tensor
 
 from minirft.engine.attention import Spans
-from minirft.engine.prefix import _packed_positions, packed_logprobs, passes, policy_logprobs
+from minirft.engine.prefix import _packed_positions, packed_logprobs, passes
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, Sample
@@ -58,7 +58,7 @@ def test_packed_pass_equals_the_naive_path(variant: str, miniature: Path, sample
     rollout = rollout_of(policy, samples)
     assert rollout.finished.any()
     assert not rollout.finished.all()
-    packed, naive = (policy_logprobs(policy, rollout, shared=shared) for shared in (True, False))
+    packed, naive = (policy.logprobs(rollout, shared=shared) for shared in (True, False))
     weights = torch.randn(packed.shape, generator=torch.Generator().manual_seed(1))
     error = relative(gradient(policy, (packed * weights).sum()), gradient(policy, (naive * weights).sum()))
     print(f"\n{variant:32} log-probs {apart(packed, naive):.1e}   gradient {error:.1e} (relative errors)", end="")
@@ -75,9 +75,9 @@ def test_rows_per_pass_does_not_change_the_gradient(
     """Catches a group split over passes whose second half reads the wrong prompt."""
     rollout = rollout_of(lora_policy, samples)
     weights = torch.randn(rollout.logprobs.shape, generator=torch.Generator().manual_seed(1))
-    whole = gradient(lora_policy, (policy_logprobs(lora_policy, rollout) * weights).sum())
+    whole = gradient(lora_policy, (lora_policy.logprobs(rollout) * weights).sum())
     parts = [
-        gradient(lora_policy, (policy_logprobs(lora_policy, rollout, rows) * weights[rows]).sum())
+        gradient(lora_policy, (lora_policy.logprobs(rollout, rows) * weights[rows]).sum())
         for rows in passes(rollout, rows_per_pass)
     ]
     assert len(parts) == -(-12 // rows_per_pass)
@@ -87,9 +87,9 @@ def test_rows_per_pass_does_not_change_the_gradient(
 def test_any_rows_in_any_form(policy: Policy, samples: list[Sample]) -> None:
     """Catches rows mixed up when groups are skipped: each row's numbers do not depend on who else is scored."""
     rollout = rollout_of(policy, samples)
-    every = policy_logprobs(policy, rollout)
+    every = policy.logprobs(rollout)
     for rows in ([1, 6], [11], slice(4, 8), [0, 1, 2, 3, 8]):
-        assert apart(policy_logprobs(policy, rollout, rows), every[rows]) < rounding(FORWARD)
+        assert apart(policy.logprobs(rollout, rows), every[rows]) < rounding(FORWARD)
     assert passes(rollout, 2, rows=[0, 5, 7]) == [[0, 5], [7]]
 
 
@@ -119,8 +119,8 @@ def test_four_dimensional_mask_oracle(policy: Policy, samples: list[Sample]) -> 
 def test_entropy_of_both_paths(policy: Policy, samples: list[Sample]) -> None:
     """Catches an entropy of other tokens or another temperature, and one that carries a gradient."""
     rollout = rollout_of(policy, samples)
-    logprobs, entropy = policy_logprobs(policy, rollout, entropy=True)
-    _, naive = policy_logprobs(policy, rollout, shared=False, entropy=True)
+    logprobs, entropy = policy.logprobs(rollout, entropy=True)
+    _, naive = policy.logprobs(rollout, shared=False, entropy=True)
     assert torch.allclose(entropy, naive, atol=1e-4)
     assert logprobs.requires_grad
     assert not entropy.requires_grad
@@ -134,7 +134,7 @@ def test_vision_tower_runs_once_per_picture(train_vision: bool, miniature: Path,
     policy.core.model.visual.register_forward_hook(lambda module, args, out: calls.append(out.pooler_output))
     rollout = rollout_of(policy, samples)
     assert len(calls) == 3
-    policy_logprobs(policy, rollout).sum().backward()
+    policy.logprobs(rollout).sum().backward()
     assert len(calls) == (6 if train_vision else 3)
     assert any(out.requires_grad for out in calls) == train_vision
     seen = [weight.grad is not None for weight in policy.core.model.visual.parameters()]
@@ -147,7 +147,7 @@ def test_checkpointing_leaves_no_trace(miniature: Path, samples: list[Sample]) -
     before = rollout_of(policy, samples)
     calls = []
     policy.language_model.layers[0].self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
-    policy_logprobs(policy, before).sum().backward()
+    policy.logprobs(before).sum().backward()
     assert len(calls) == 2, "the layer was not recomputed: checkpointing is off"
     assert not any(module.training for module in policy.model.modules())
     assert torch.equal(rollout_of(policy, samples).completion_ids, before.completion_ids)
@@ -158,7 +158,7 @@ def test_lm_head_runs_on_completion_tokens_only(policy: Policy, samples: list[Sa
     rollout = rollout_of(policy, samples)
     seen = []
     policy.lm_head.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[0]))
-    policy_logprobs(policy, rollout)
+    policy.logprobs(rollout)
     assert sum(seen) == rollout.lengths.sum()
     assert max(seen) <= 128
 

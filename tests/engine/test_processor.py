@@ -10,11 +10,11 @@ from conftest import FORWARD, SHARED_DATA, apart, picture, rounding, write_minia
 from PIL import Image
 from transformers import AutoTokenizer
 
-from minirft.engine.prefix import policy_logprobs
+from minirft import UserError
 from minirft.engine.processor import load_processor
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 REAL = SHARED_DATA / "qwen2vl_processor"
 COCO = SHARED_DATA / "coco128" / "train2017"
@@ -119,7 +119,7 @@ def test_real_vocabulary_end_to_end(quantize: str, real_vocabulary: Path) -> Non
     prompts = [policy.encode(sample) for sample in samples]
     rollout = sample_groups(policy, prompts, 2, max_completion_length=4, generator=torch.Generator().manual_seed(0))
     assert not torch.isin(rollout.completion_ids[rollout.completion_mask], policy.banned).any()
-    logprobs = policy_logprobs(policy, rollout)
+    logprobs = policy.logprobs(rollout)
     assert apart(logprobs, rollout.logprobs) < rounding(FORWARD + 2 * 500)  # 500 keys more are seen
     logprobs.sum().backward()
     assert all(weight.grad.isfinite().all() for weight in policy.trainable().values())

@@ -14,15 +14,16 @@ from conftest import biased
 from test_train import earnable
 from torch.nn.functional import scaled_dot_product_attention
 
+from minirft import UserError
 from minirft.engine.attention import OnPrompts, one_token_attention
-from minirft.engine.prefix import policy_logprobs
 from minirft.loss import LOSSES
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import make_optimiser
+from minirft.runs.measured import mismatch
+from minirft.runs.optimise import make_optimiser
 from minirft.sampler import pick, sample_groups
-from minirft.samples import Sample, UserError
-from minirft.train import add_gradients, grpo_step, mismatch
+from minirft.samples import Sample
+from minirft.train import add_gradients, grpo_step
 
 SIXTEEN = ["bfloat16", "float16"]
 RAW = [1e3, 1e4, 1e5]
@@ -70,7 +71,7 @@ def test_sampler_and_learner_are_one_policy(
     policy = load(miniature, dtype, raw)
     rollout = rollout_of(policy, samples, decoder=decoder)
     with torch.no_grad():
-        apart = (policy_logprobs(policy, rollout) - rollout.logprobs)[rollout.completion_mask].abs().mean()
+        apart = (policy.logprobs(rollout) - rollout.logprobs)[rollout.completion_mask].abs().mean()
     assert apart < 0.02
 
 
@@ -79,7 +80,7 @@ def test_float32_is_what_it_was(miniature: Path, samples: list[Sample]) -> None:
     policy = load(miniature, "float32", 1e4)
     rollout = rollout_of(policy, samples)
     with torch.no_grad():
-        apart = (policy_logprobs(policy, rollout) - rollout.logprobs)[rollout.completion_mask].abs().max()
+        apart = (policy.logprobs(rollout) - rollout.logprobs)[rollout.completion_mask].abs().max()
     assert apart < 0.02
 
 
@@ -125,7 +126,7 @@ def test_first_update_has_ratio_one(kind: str, dtype: str, miniature: Path, samp
     assert shares["ratio_mean"] == pytest.approx(1, abs=1e-6)  # a sum of 24 to 600 float32 weights
     ours = taken(policy)
 
-    logprobs, mask = policy_logprobs(policy, rollout), rollout.completion_mask
+    logprobs, mask = policy.logprobs(rollout), rollout.completion_mask
     gain = (logprobs - logprobs.detach()).exp() * advantages[:, None] * mask  # TRL 1.16, unclipped at ratio 1
     if kind in ("grpo", "gspo"):
         loss = -(gain.sum(1) / mask.sum(1)).mean()
@@ -158,7 +159,7 @@ def test_later_updates_are_measured_from_the_first(miniature: Path, samples: lis
     config, rows = GRPOConfig(train="lora"), list(range(24))
     old, advantages = torch.zeros_like(rollout.logprobs), torch.ones(24)
     with torch.no_grad():
-        before = policy_logprobs(policy, rollout)
+        before = policy.logprobs(rollout)
     for half in (rows[:12], rows[12:]):
         add_gradients(policy, rollout, old, None, advantages, config, rows, half)
     assert (old - before).abs().max() < 0.1 and old.any(1).all()
@@ -168,7 +169,7 @@ def test_later_updates_are_measured_from_the_first(miniature: Path, samples: lis
     shares = add_gradients(policy, rollout, old, None, advantages, config, rows, rows, first=False)
     assert torch.equal(old, kept)
     with torch.no_grad():
-        change = (policy_logprobs(policy, rollout) - kept)[rollout.completion_mask]
+        change = (policy.logprobs(rollout) - kept)[rollout.completion_mask]
     assert change.square().mean() > 1e-4, "the same weights: a ratio of 1 would prove nothing"
     assert shares["ratio_mean"] == pytest.approx(change.exp().mean().item(), abs=1e-5)  # a mean of float32 ratios
     assert shares["ratio_mean"] != pytest.approx(1, abs=1e-5)

@@ -10,7 +10,6 @@ import pytest
 
 from minirft.data.settings import DataConfig
 from minirft.evaluation.lvis import lvis_ap, lvis_metrics
-from minirft.runs.config import GRPOConfig
 from minirft.samples import Sample
 
 NAMES = ("lvis_ap", "lvis_ap50", "lvis_ap75", "lvis_apr", "lvis_apc", "lvis_apf", "lvis_ap_area_averaged")
@@ -117,6 +116,6 @@ def test_answers_are_judged_in_pixels(tmp_path: Path):
     path.write_text(json.dumps({"images": [picture], "categories": names, "annotations": [row]}))
     texts = ["<think></think><answer>[{'Position': [100, 100, 600, 600], 'Confidence': 0.5}]</answer>"]
     for kind, expected in (("lvis", 1.0), ("coco", None)):
-        config = GRPOConfig(data=DataConfig(kind=kind, annotations=path, images=tmp_path))
-        ap = lvis_metrics(texts, asked((1, 1)), config).get("lvis_ap")
+        data = DataConfig(kind=kind, annotations=path, images=tmp_path)
+        ap = lvis_metrics(texts, asked((1, 1)), data).get("lvis_ap")
         assert ap == (expected if expected is None else pytest.approx(expected))

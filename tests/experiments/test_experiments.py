@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minirft import UserError
 from minirft.data.shots import is_present
 from minirft.evaluation.scores import metrics
 from minirft.experiments import cells, settings
@@ -25,7 +26,7 @@ from minirft.experiments.settings import EXPERIMENTS, METHODS, find
 from minirft.experiments.statistics import difference, estimate
 from minirft.experiments.summary import lines, table
 from minirft.runs.loop import generate
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 NAME = "coco-fewshot"
 PART = "8 categories"
@@ -89,7 +90,7 @@ def fake(key: Key) -> dict:
         return {"validation": {str(s): float(s == 20) - abs(rates.index(key.rate) - 1) for s in (10, 20, 40, 80)}}
     cost = {"seconds_training": 2.0, "pictures_seen": 160, "completions_sampled": 1280 * (key.method == "rft")}
     value = 0.1 * METHODS.index(key.method) + 0.002 * key.seed if key.method != "base" else 0.05
-    found = {"ap50": value, "draws": [value, value]}
+    found = {"ap50_pooled": value, "draws": [value, value]}
     return {"tests": {name: {"greedy": found, "sampled": found} for name in ("same", "other")}, **cost}
 
 
@@ -320,6 +321,6 @@ def test_bases_differ_in_habit_only():
         sampled = answers(policy, questions, greedy=False)
         forced = answers(policy, questions, greedy=True, forced=FORCED)
         shares[base] = sum(THINKS_CAREFULLY in text for text in sampled) / len(questions)
-        able[base] = metrics("detection", forced, questions, resamples=0)["ap50"]
+        able[base] = metrics("detection", forced, questions, resamples=0)["ap50_pooled"]
     assert shares["quick"] <= 0.05 and 0.15 < shares["embedded"] < 0.6 and shares["careful"] > 0.9
     assert 0.4 < min(able.values()) > max(able.values()) - 0.15

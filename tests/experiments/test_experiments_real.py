@@ -10,6 +10,7 @@ import pytest
 from test_data_feed import coco  # noqa: F401, a fixture
 from test_data_sets import MAKERS, write
 
+from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data.feed import held_out, training_set
 from minirft.experiments import board as board_room
@@ -22,7 +23,6 @@ from minirft.experiments.real_report import paper_number, real_lines, real_table
 from minirft.experiments.settings import EXPERIMENTS as TINY
 from minirft.experiments.summary import Line
 from minirft.runs.config import SHIPPED, load_config
-from minirft.samples import UserError
 
 SETTINGS = {
     "quantize": "none",
@@ -265,7 +265,7 @@ def test_a_stop_loses_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.
         run_study(study, progress=False)
     assert begun == [folder] and {key.method for key in open_board(study).cells} == {"base", "sft"}
     monkeypatch.setitem(real_cells.METHODS, "sft", lambda *_, **__: pytest.fail("done twice"))
-    monkeypatch.setitem(real_cells.METHODS, "rft", real_cells.train)
+    monkeypatch.setitem(real_cells.METHODS, "rft", real_cells.run_grpo)
     assert numbers(run_study(study, progress=False)) == numbers(whole)
 
 

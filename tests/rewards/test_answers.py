@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirft import UserError
 from minirft.rewards.answers import (
     MAX_CHARACTERS,
     MAX_LABEL,
@@ -25,7 +26,6 @@ from minirft.rewards.answers import (
     parse_solution,
 )
 from minirft.rewards.readings import reading
-from minirft.samples import UserError
 
 TASKS = ("detection", "classification", "grounding", "presence")
 ITEM = "{'Position': [10, 20, 30, 40], 'Confidence': 0.9}"
@@ -392,14 +392,17 @@ def test_normalised_characters_are_bounded(length: int, monkeypatch: pytest.Monk
 
 
 def test_reading_a_list_takes_time_linear_in_its_length() -> None:
-    """Catches work on pairs of predictions: x16 for four times as many.  Matching is cubic, the cap bounds it."""
+    """Catches work on pairs of predictions: x16 for four times as many.  Matching is cubic, the cap bounds it.
+
+    Seconds of the processor, not of the clock: neighbours made the clock say x17 on a machine of load 15.
+    """
 
     def seconds(count: int) -> float:
         text, times = tagged(f"[{', '.join([ITEM] * count)}]"), []
         for _ in range(9):
-            start = time.perf_counter()
+            start = time.process_time()
             parse_detection(text)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         return min(times)
 
     assert seconds(MAX_PREDICTIONS) < 8 * seconds(MAX_PREDICTIONS // 4)  # halfway, in ratios, from x4 to x16

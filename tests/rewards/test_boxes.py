@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask
 
-from minirft.rewards.boxes import MODEL, Frame, convert, giou, iou, match_greedy, match_hungarian, pixels
+from minirft.rewards.boxes import MODEL, convert, giou, iou, match_greedy, match_hungarian, pixels
+from minirft.samples import Frame
 
 SIDE = 12  # of the raster the oracle counts cells on
 

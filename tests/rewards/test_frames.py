@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minirft.rewards import prompts
-from minirft.rewards.boxes import MODEL, Frame, convert, pixels
+from minirft.rewards.boxes import MODEL, convert, pixels
 from minirft.rewards.frames import MIN_ANSWERS, OTHERS, boxes_anywhere, check_frames, judge
-from minirft.samples import Sample
+from minirft.samples import Frame, Sample
 
 SIZES = [(640, 480), (333, 500), (1600, 1200), (64, 48)]
 RESIZED = [(616, 448), (308, 476), (700, 532), (84, 56)]

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from minirft import UserError
 from minirft.rewards.prompts import detection_solution, grounding_solution
 from minirft.rewards.redteam import SOLUTIONS, audit, blind, edits
-from minirft.samples import UserError
 
 TASKS = ("detection", "classification", "grounding", "presence")
 # Each is right about something: an absent category, the usual label, half of the yes-no questions

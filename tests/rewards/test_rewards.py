@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirft import UserError
 from minirft.rewards import answers, detection
 from minirft.rewards.answers import Detections
 from minirft.rewards.boxes import iou
@@ -22,8 +23,7 @@ from minirft.rewards.detection import (
     shifted_score,
 )
 from minirft.rewards.prompts import detection_solution, grounding_solution
-from minirft.rewards.readings import Reward, Score, ThresholdSchedule, reading, score_rows
-from minirft.samples import UserError
+from minirft.rewards.readings import Reward, Score, reading, score_rows
 
 THOUGHT = "<think>I looked.</think> "
 NOTHING = "<answer>No Objects</answer>"
@@ -269,26 +269,12 @@ def test_labels(completion: str, strict: float, paper: float) -> None:
         assert score.parts == {"accuracy": expected, "format": 0}
 
 
-def test_closed_list_of_labels() -> None:
-    """Catches a true label that is not in the list, and an answer outside it that counts as readable."""
-    reward = reading("classification", labels=["Beagle", "basset_hound"])
-    solution = "<answer>Basset Hound</answer>"
-    assert reward(f"{THOUGHT}<answer>basset-hound</answer>", solution) == Score(2, {"accuracy": 1, "format": 1})
-    outside = reward(f"{THOUGHT}<answer>cat</answer>", solution)
-    assert outside == Score(0, {"accuracy": 0, "format": 0}, "not a listed label")
-    with pytest.raises(UserError, match="'Poodle' is not in the list of 2 labels"):
-        reward("", "<answer>Poodle</answer>")
-
-
 def test_grounding() -> None:
-    """Catches GIoU for IoU or the other way round, and a GIoU that is not scaled to [0, 1]."""
+    """Catches GIoU for IoU."""
     solution, near, far = (f"{THOUGHT}{grounding_solution(box)}" for box in (A, HALF, FAR))
     for variant in ("strict", "paper"):
         reward = reading("grounding", variant)
         assert [reward(text, solution).parts["iou"] for text in (solution, near, far, THOUGHT)] == [1, 0.5, 0, 0]
-    reward = reading("grounding", measure="giou")
-    assert [reward(text, solution).parts["iou"] for text in (solution, near, THOUGHT)] == [1, 0.75, 0]
-    assert 0 < reward(far, solution).parts["iou"] < 0.5
 
 
 def test_presence() -> None:
@@ -326,7 +312,7 @@ def test_weights() -> None:
             lambda: reading("detection", "official", threshold=0.3),
             "the official detection reward, which takes no options",
         ),
-        (lambda: reading("grounding", measure="l1"), "measure is 'l1'; use iou or giou"),
+        (lambda: reading("grounding", measure="l1"), "the strict grounding reward, which takes no options"),
         (lambda: reading("presence", "official"), "the released code has no presence reward; use strict or paper"),
         (lambda: reading("detection")("", "<answer>cat</answer>"), "is no detection answer .not a list of predictions"),
     ],
@@ -335,19 +321,6 @@ def test_mistakes_are_named(call: object, message: str) -> None:
     """Catches an option that is silently ignored, and a traceback where a line would do."""
     with pytest.raises(UserError, match=message):
         call()
-
-
-def test_schedule() -> None:
-    """Catches a schedule that does not move, runs past its end, or loses the other options."""
-    options = {"weights": {"format": 0}, "threshold": ThresholdSchedule(0.4, 0.6, steps=4)}
-    completion, solution = answer((HALF, 1)), detection_solution([A])
-    moving = reading("detection", **options)
-    # R_IoU 1/2 until the threshold passes it, then 0; R_conf 1, then 0, as no match is no hit
-    assert [moving.at(step)(completion, solution).total for step in (0, 2, 3, 4, 99)] == [1.5, 1.5, 0, 0, 0]
-    assert moving(completion, solution).total == 1.5
-    assert reading("detection", hit=0.55, **options).at(2)(completion, solution).total == 0.5
-    fixed = reading("detection")
-    assert fixed.at(7) is fixed
 
 
 def test_rows_are_json() -> None:

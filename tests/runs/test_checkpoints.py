@@ -12,9 +12,9 @@ import pytest
 import torch
 from bitsandbytes.optim import AdamW8bit
 
+from minirft import UserError
 from minirft.runs import checkpoints
 from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
-from minirft.samples import UserError
 
 FILES = ["manifest.json", "optimizer.safetensors", "state.json", "weights.safetensors"]
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minirft import UserError
 from minirft.policy import LoraSettings
 from minirft.runs import config as config_module
 from minirft.runs.config import SHIPPED, DataConfig, GRPOConfig, load_config
 from minirft.runs.toml import differences, from_table, read_toml, to_toml, tomllib
-from minirft.samples import UserError
 
 NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
 

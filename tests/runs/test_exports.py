@@ -13,7 +13,6 @@ from small_runs import small_config
 from transformers import Qwen2VLForConditionalGeneration
 
 from minirft.commands.cli import main
-from minirft.engine.prefix import policy_logprobs
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.exports import export_run, merge
@@ -44,7 +43,7 @@ def logprobs(policy: Policy, samples: list[Sample]) -> torch.Tensor:
     prompts = [base.encode(sample) for sample in samples[:2]]
     rollout = sample_groups(base, prompts, 2, max_completion_length=12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return policy_logprobs(policy, replace(rollout, prompts=[policy.encode(sample) for sample in samples[:2]]))
+        return policy.logprobs(replace(rollout, prompts=[policy.encode(sample) for sample in samples[:2]]))
 
 
 def test_a_float32_merge_is_the_trained_policy(tmp_path: Path, samples: list[Sample]):

@@ -19,7 +19,7 @@ from minirft.runs.config import GRPOConfig
 from minirft.runs.frame_watch import FrameWatch
 from minirft.runs.log import read_log
 from minirft.runs.loop import evaluate_policy
-from minirft.train import train
+from minirft.train import run as train
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_an_evaluation_says_in_which_frame_the_answers_are(tiny, monkeypatch, sc
     config = GRPOConfig(eval_samples=40)
     samples = held_out(config)
     monkeypatch.setattr(loop, "generate", lambda *_: said(samples, scale))
-    row = evaluate_policy(tiny, config, samples)
+    row, _ = evaluate_policy(tiny, config, samples)
     assert (wrong in row["frame_warning"]) if wrong else "frame_warning" not in row
 
 
@@ -78,7 +78,7 @@ def test_the_log_of_a_run_says_it_and_stderr_once(tiny_random, tmp_path, monkeyp
     """A key that the log does not know, a line at every evaluation, an annotation file read at every evaluation."""
     reads = []
     monkeypatch.setattr(loop, "frame_warning", lambda *_: "boxes are in pixels")
-    monkeypatch.setattr(loop, "held_out", lambda config, _: reads.append(1) or held_out(config))
+    monkeypatch.setattr(loop, "validation", lambda config, _: reads.append(1) or held_out(config))
     list(train(small_config(tiny_random, tmp_path, steps=3, eval_every=1)))
     rows = [row for row in read_log(tmp_path / "log.jsonl")[1] if row["kind"] == "eval"]
     assert [row["frame_warning"] for row in rows] == ["boxes are in pixels"] * 4

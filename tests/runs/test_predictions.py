@@ -16,19 +16,20 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from small_runs import small_config
 
+from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data.coco import load_coco
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.summary import true_boxes
 from minirft.evaluation.scores import metrics
-from minirft.rewards.boxes import TrueBoxes, pixels
+from minirft.rewards.boxes import pixels
 from minirft.runs import predictions
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import load_policy
 from minirft.runs.loop import generate
 from minirft.runs.predictions import default_file, predict, settings
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample, TrueBoxes
 
 COCO128 = SHARED_DATA / "coco128"
 

@@ -23,6 +23,7 @@ import pytest
 from small_runs import earnable, small_config, trace
 
 import minirft.train as train_module
+from minirft import UserError
 from minirft.engine.loading import LoraSettings
 from minirft.engine.precision import LossScale
 from minirft.runs import checkpoints
@@ -31,8 +32,7 @@ from minirft.runs.config import DataConfig, GRPOConfig
 from minirft.runs.folder import run_config
 from minirft.runs.supervised import sft
 from minirft.runs.toml import to_toml
-from minirft.samples import UserError
-from minirft.train import train
+from minirft.train import run as train
 
 Trainer = Callable[..., Iterator[dict[str, Any]]]
 # Everything that has state of its own: Adam, a reference, several updates, an epoch over finite data.

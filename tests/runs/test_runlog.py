@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minirft import UserError
 from minirft.runs.log import METRICS, RunLog, provenance, read_log
-from minirft.samples import UserError
 
 
 def new_log(folder, **options):

@@ -10,15 +10,17 @@ import pytest
 import torch
 from small_runs import small_config
 
-import minirft.runs.supervised as sft_module
+from minirft import UserError
 from minirft.data.feed import training_feed
 from minirft.engine.prefix import naive_logits
+from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import load_policy, load_run_policy, make_optimiser
+from minirft.runs.folder import load_policy, load_run_policy
 from minirft.runs.log import METRICS, read_log
 from minirft.runs.loop import generate
+from minirft.runs.optimise import make_optimiser
 from minirft.runs.supervised import add_gradients, sft, sft_step, target_text, written_rollout
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_reasoning_that_nobody_wrote_is_asked_for():
 
 def test_a_loss_that_is_not_finite_stops_the_run(config: GRPOConfig, monkeypatch: pytest.MonkeyPatch):
     """NaN that reaches the weights by the other door."""
-    original = sft_module.policy_logprobs
-    monkeypatch.setattr(sft_module, "policy_logprobs", lambda *args: original(*args) * torch.inf)
+    original = Policy.logprobs
+    monkeypatch.setattr(Policy, "logprobs", lambda *args: original(*args) * torch.inf)
     with pytest.raises(UserError, match=r"step 1: the gradient of \S+ is not finite, first for sample detection\S+-0"):
         list(sft(config))

@@ -52,7 +52,7 @@ def test_pattern_refuses_parts_that_do_not_add_up() -> None:
 def test_bars_add_up_to_the_ledger() -> None:
     """Bug: a part left out of the stack because it is small in one phase."""
     found = ledger(architecture("qwen2-vl-2b"), load_config("coco_8cate_4shot"))
-    axes = memory_bars(found).axes[0]
+    axes = memory_bars(found.phases).axes[0]
     heights = [sum(bars[i].get_height() for bars in axes.containers) for i in range(len(found.phases))]
     assert heights == pytest.approx([found.total(phase) / GIB for phase in found.phases])
 

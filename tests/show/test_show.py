@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from minirft import UserError
 from minirft.evaluation.scores import metrics
 from minirft.rewards import prompts
-from minirft.samples import Sample, UserError
+from minirft.samples import Sample
 from minirft.show.charts import bars, curves, running_mean
 from minirft.show.pictures import Group, before_after, draw_boxes, group_panel
 from minirft.show.report import ReportData, number, render, verdict, write_report
@@ -188,7 +189,7 @@ def data():
     samples = [sample(str(i)) for i in range(3)]
     before, after = [text(), text((OTHER, 0.5)), HOSTILE], [text((BOX, 0.9))] * 3
     rows = [{"kind": "train", "step": s, "reward": s / 5, "reward_iou": s / 9} for s in range(1, 5)]
-    rows += [{"kind": "eval", "step": s, "ap50": s / 9, "ci": {}} for s in (0, 4)]
+    rows += [{"kind": "eval", "step": s, "ap50_pooled": s / 9, "ci": {}} for s in (0, 4)]
     return ReportData(
         before=metrics("detection", before, samples, resamples=20),
         after=metrics("detection", after, samples, resamples=20),
@@ -227,7 +228,10 @@ def test_report_shows_what_it_was_given(data):
     """Catches a table with columns swapped, a figure left out, or a metric nobody explains."""
     page = Page(render(data))
     words = re.sub(r"\s+", " ", " ".join(page.words))
-    assert f"In 4 steps, 12 seconds of training, held-out ap50 went from {number(data.before['ap50'])}" in words
+    assert (
+        f"In 4 steps, 12 seconds of training, held-out ap50_pooled went from {number(data.before['ap50_pooled'])}"
+        in words
+    )
     assert "RFT beside SFT" in words and "One group of 2 completions" in words
     pictures = [a["src"].split(",")[1] for t, a in page.tags if t == "img"]
     assert len(pictures) == 5  # bars, held out, training, before and after, group

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from minirft.experiments.statistics import Estimate
 from minirft.experiments.summary import Line
-from minirft.show.answers import answers_of, before_after, verdict
+from minirft.show.answers import answers_by_method, answers_of, verdict
 from minirft.show.confidence import calibration, learning_choice, levels_of, reliability
 from minirft.show.knowledge import knowledge_map
 from minirft.show.replication import METHODS, differences, method_dots, of_paper, shot_curves
@@ -174,7 +174,7 @@ def test_the_gallery_has_a_row_for_a_question_and_a_column_for_a_method():
     cells = [done(method, answers=texts) for method, texts in kept.items()] + [done("rft", 2)]
     answers = answers_of(cells, "p", 4)
     assert list(answers) == ["base", "rft"] and answers["rft"] == kept["rft"]
-    figure = before_after(samples, answers, questions=2)
+    figure = answers_by_method(samples, answers, questions=2)
     nothing_leaves(figure)
     assert [axes.get_title("left") for axes in figure.axes] == ["base", "RFT"] * 2
     assert figure.axes[2].get_ylabel().replace("\n", " ") == samples[1].category
@@ -200,7 +200,7 @@ def test_a_label_says_whether_it_is_right():
         lambda: knowledge_map({}),
         lambda: calibration({}),
         lambda: learning_choice([], "p", 4, "AP50"),
-        lambda: before_after([], {}),
+        lambda: answers_by_method([], {}),
     ],
     ids=["curves", "dots", "differences", "map", "calibration", "choice", "gallery"],
 )

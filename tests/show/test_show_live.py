@@ -15,7 +15,7 @@ import small_runs
 import torch
 from PIL import Image
 
-from minirft import train
+from minirft import train as train_module
 from minirft.advantages import group_advantages
 from minirft.lessons import the_group
 from minirft.lessons.practice import Practice
@@ -24,6 +24,7 @@ from minirft.rewards import prompts
 from minirft.rewards.readings import Reward, reading
 from minirft.rewards.redteam import SOLUTIONS, audit
 from minirft.runs.config import GRPOConfig
+from minirft.runs.measured import written
 from minirft.samples import Sample
 from minirft.show import display as live
 from minirft.show import kept, play
@@ -116,7 +117,7 @@ def test_ratio_and_kl_are_those_of_the_policy_now(lesson):
 
 def test_written_rows_become_the_same_tokens_again(lesson):
     """Catches a missing end-of-turn token, or log-probs of other tokens than were written."""
-    rows = train.written(lesson.rollout, lesson.scores, group_advantages(lesson.rewards))
+    rows = written(lesson.rollout, lesson.scores, group_advantages(lesson.rewards))
     again = written_again(lesson.policy, [lesson.sample], rows)
     assert torch.equal(again.completion_ids, lesson.rollout.completion_ids)
     torch.testing.assert_close(again.logprobs, lesson.rollout.logprobs)
@@ -487,9 +488,9 @@ def test_wait_has_a_limit(undrawn):
 
 def test_practice_is_the_run_that_train_does(tiny_random, tmp_path, monkeypatch):
     """Catches a lesson that trains on other samples, another stream, or another reward than `minirft train`."""
-    monkeypatch.setattr(train, "reading", small_runs.earnable)
+    monkeypatch.setattr(train_module, "reading", small_runs.earnable)
     config = small_runs.small_config(tiny_random, tmp_path / "run", steps=3)
-    logged = [row for row in train.train(config) if row["kind"] == "train"]
+    logged = [row for row in train_module.run(config) if row["kind"] == "train"]
     run = Practice(config, small_runs.earnable()).run()
     for mine, theirs in zip(run.rows, logged, strict=True):
         assert {k: v for k, v in mine.items() if "second" not in k} == {

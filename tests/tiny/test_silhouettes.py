@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minirft import UserError
 from minirft.rewards.answers import true_boxes
 from minirft.rewards.boxes import MODEL, convert, pixels
-from minirft.samples import UserError
 from minirft.tiny import world
 from minirft.tiny.scenes import COLOURS, NOVEL, SIDE, Scene, Thing, render
 from minirft.tiny.silhouettes import segment, true_mask

@@ -87,8 +87,11 @@ def test_samples_are_a_function_of_seed_and_index():
 
 def test_held_out_pictures_are_not_training_pictures():
     """A leak of held-out pictures into training would make every gain look larger."""
-    held = {sample.picture().tobytes() for sample in world.held_out("detection", 40)}
-    assert not held & {sample.picture().tobytes() for seed in range(3) for sample in world.detection(40, seed)}
+    streams = [world.held_out("detection", 40, seed) for seed in (world.VALIDATION, world.TEST)]
+    held = {sample.picture().tobytes() for stream in streams for sample in stream}
+    assert len(held) == 80 and not held & {
+        sample.picture().tobytes() for seed in range(3) for sample in world.detection(40, seed)
+    }
 
 
 def test_one_question_in_five_is_about_an_absent_category():

@@ -1,0 +1,58 @@
+"""What a finished run says last: what moved between its first and its last evaluation, and the lines to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minirft.runs import GRPOConfig, read_log
+from minirft.show import HEADLINE, verdict
+
+Row = Mapping[str, Any]
+MOVED = {"The 95% intervals do not overlap.": "moved", "There are no intervals": "no interval"}
+
+
+def ending(folder: Path, config: GRPOConfig) -> str:
+    """The summary of a run, read from its log, and the commands that go on from it."""
+    rows = read_log(folder / "log.jsonl")[1]
+    return "\n".join([*moved(rows), "next:", *next_lines(folder, config)])
+
+
+def moved(rows: Sequence[Row]) -> list[str]:
+    """Before, after and whether the intervals overlap, for the main metrics; nothing where one evaluation is missing.
+
+    >>> rows = [{"kind": "eval", "step": s, "ap50": s / 9, "ci": {"ap50": [s / 9, s / 9 + 0.2]}} for s in (0, 5)]
+    >>> print("\\n".join(moved(rows)))
+    held out         step 0   step 5
+    ap50              0.000    0.556  moved
+    """
+    found = [row for row in rows if row.get("kind") == "eval"]
+    if len(found) < 2:
+        return []
+    first, last = found[0], found[-1]
+    lines = [f"{'held out':<14}{'step ' + str(first['step']):>9}{'step ' + str(last['step']):>9}"]
+    for key in HEADLINE:
+        if first.get(key) is not None and last.get(key) is not None:
+            said = next((word for start, word in MOVED.items() if verdict(first, last, key).startswith(start)), "")
+            said = said or "within its intervals"
+            lines.append(f"{key:<14}{first[key]:>9.3f}{last[key]:>9.3f}  {said}")
+    return lines
+
+
+def next_lines(folder: Path, config: GRPOConfig) -> list[str]:
+    """One line each for report, eval, predict and export, as they are typed."""
+    asked = (config.data.categories or ("red square" if config.data.kind == "tiny" else "cat",))[0]
+    kind = "adapter" if config.train == "lora" else "merged"
+    lines = {
+        f"minirft report {folder}": "curves, misses, and the run step by step",
+        f"minirft eval {folder}": "held-out metrics",
+        f"minirft predict {folder} PICTURE --ask {_quoted(asked)}": "answers to pictures of yours",
+        f"minirft export {folder} --to {kind}": "for PEFT, transformers and vLLM",
+    }
+    width = max(map(len, lines))
+    return [f"  {line:<{width}}  # {why}" for line, why in lines.items()]
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if " " in text else text

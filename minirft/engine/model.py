@@ -1,0 +1,130 @@
+"""A vision-language model as something that runs: its parts, its rules about tokens, its pictures' features.
+
+The embedded tiny model, Qwen2-VL-2B and 7B are all one class here.  `policy.Policy` is a model that learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import Qwen2VLForConditionalGeneration
+
+from minirft.engine.features import FeatureCache
+from minirft.engine.processor import Processor
+from minirft.samples import Prompt
+
+
+class Model:
+    """Weights, processor and token rules.  Always in `eval()` mode: nothing here uses dropout.
+
+    `eos_ids` end a completion; `banned` (K,) are never sampled: control tokens, and rows of the vocabulary
+    that have no token.  With `shared_prefix` a group's prompt passes the model once, in sampling and in scoring;
+    `decoder` names how tokens are sampled (see `decoding.DECODERS`).
+    """
+
+    def __init__(
+        self,
+        model: Qwen2VLForConditionalGeneration | PeftModel,
+        processor: Processor,
+        *,
+        name: str = "",
+        checkpointing: bool = False,
+        shared_prefix: bool = True,
+        decoder: str = "growing",
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+        self.checkpointing = checkpointing
+        self.shared_prefix = shared_prefix
+        self.decoder = decoder
+        self.cache = FeatureCache()
+        self.eos_ids = _eos_ids(self.core, processor)
+        self.banned = _banned_ids(self.core, processor, self.eos_ids).to(self.device)
+
+    @property
+    def core(self) -> Qwen2VLForConditionalGeneration:
+        """The model itself, without PEFT's wrapper (adapter layers stay inside)."""
+        wrapped = isinstance(self.model, PeftModel)
+        return cast(Qwen2VLForConditionalGeneration, self.model.get_base_model() if wrapped else self.model)
+
+    @property
+    def language_model(self) -> nn.Module:
+        return self.core.model.language_model
+
+    @property
+    def lm_head(self) -> nn.Linear:
+        return self.core.lm_head
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device  # the head is never quantised, never offloaded
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.lm_head.weight.dtype
+
+    @property
+    def trains_vision(self) -> bool:
+        """Does any weight of the vision tower learn?"""
+        return any(parameter.requires_grad for parameter in self.core.model.visual.parameters())
+
+    def features(self, prompt: Prompt) -> Tensor:
+        """What the vision tower says about the prompt's picture, shape (picture tokens, hidden).
+
+        A frozen tower runs under `no_grad` and once per picture; a learning one runs afresh, in the graph.
+        """
+        if self.trains_vision:
+            return self.see(prompt)
+        with torch.no_grad():
+            return self.cache.get(prompt, lambda: self.see(prompt)).to(self.device)
+
+    def see(self, prompt: Prompt) -> Tensor:
+        """The vision tower's features of the prompt's picture, (picture tokens, hidden), computed whatever is known."""
+        pixels, grid = prompt.pixel_values.to(self.device, self.dtype), prompt.image_grid_thw.to(self.device)
+        return self.core.model.visual(pixels, grid_thw=grid).pooler_output.to(self.dtype)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings, shape (..., hidden)."""
+        return self.core.get_input_embeddings()(ids.to(self.device))
+
+    def embed_prompt(self, prompt: Prompt, features: Tensor | None = None) -> Tensor:
+        """Token embeddings of the prompt with the picture's features in their places, shape (S, hidden)."""
+        features = self.features(prompt) if features is None else features
+        places = prompt.mm_token_type_ids.nonzero()[:, 0].to(self.device)
+        return self.embed(prompt.input_ids).index_copy(0, places, features)
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Inside, the language model's layers are checkpointed, if the policy was loaded so.
+
+        transformers checkpoints in train mode only, and in that mode drops the cache without an error: the mode
+        must not outlive the forward pass.  (Recomputation itself happens later and asks no mode.)
+        """
+        self.language_model.train(self.checkpointing and torch.is_grad_enabled())
+        try:
+            yield
+        finally:
+            self.language_model.eval()
+
+
+def _eos_ids(core: Qwen2VLForConditionalGeneration, processor: Processor) -> tuple[int, ...]:
+    stated = core.generation_config.eos_token_id
+    stated = stated if isinstance(stated, list) else [stated]
+    ids = {*stated, processor.tokenizer.eos_token_id} - {None}
+    # A configuration may name an id from another vocabulary: only ids with a token can be sampled.
+    return tuple(sorted(i for i in ids if i < len(processor.tokenizer)))
+
+
+def _banned_ids(core: Qwen2VLForConditionalGeneration, processor: Processor, eos_ids: tuple[int, ...]) -> Tensor:
+    tokenizer, config, vocabulary = processor.tokenizer, core.config, core.lm_head.out_features
+    control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    control |= set(tokenizer.all_special_ids) | {config.image_token_id, config.video_token_id}
+    control |= {config.vision_start_token_id, config.vision_end_token_id}
+    control |= set(range(len(tokenizer), vocabulary))
+    return torch.tensor(sorted(i for i in control - set(eos_ids) if i < vocabulary))

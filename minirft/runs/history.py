@@ -1,0 +1,157 @@
+"""What a run left behind, as a report shows it: its rows, its held-out answers, and groups of completions to replay.
+
+Pictures are drawn again from the run's settings.  Where the data has moved, what needs no picture is still there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minirft import UserError
+from minirft.data import held_out, training_feed
+from minirft.runs.config import GRPOConfig
+from minirft.runs.folder import HELD_OUT, run_config
+from minirft.runs.log import parse_row, read_log
+from minirft.samples import Sample
+
+Row = dict[str, Any]
+ROW = "a row of completions; remove that line"
+
+
+@dataclass(frozen=True)
+class GroupOfStep:
+    """One group of a step: the rows of `completions.jsonl`, where they begin, and the parts of all B rows."""
+
+    step: int
+    sample: Sample
+    rows: list[Row]
+    first: int
+    parts: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class History:
+    """A run's settings, the rows of its log, and the answers to its held-out samples at some steps.
+
+    `answers` is {step: texts}, in the order of `samples`; step -1 stands for a later `minirft eval`.
+    """
+
+    name: str
+    folder: Path
+    config: GRPOConfig
+    header: Row
+    rows: list[Row]
+    samples: Sequence[Sample]
+    answers: Mapping[int, Sequence[str]]
+
+    @property
+    def evaluations(self) -> list[Row]:
+        """The evaluations in the log, metrics alone, in order."""
+        kept = [row for row in self.rows if row.get("kind") == "eval"]
+        return [{key: value for key, value in row.items() if not isinstance(value, str)} for row in kept]
+
+    @property
+    def steps(self) -> int:
+        """Training steps that were logged."""
+        return max((row["step"] for row in self.rows if row.get("kind") == "train"), default=0)
+
+
+def read_history(folder: Path) -> History:
+    """A run's folder is read; held-out samples are loaded where the run kept answers to them.
+
+    Raises `UserError` where `folder` holds no run, or a file of it is damaged.
+    """
+    config = run_config(folder)
+    header, rows = read_log(folder / "log.jsonl")
+    by_step = _answers(folder)
+    samples = _held_out(config) if by_step else []
+    known = {text_id for answers in by_step.values() for text_id in answers}
+    samples = [sample for sample in samples if sample.id in known]
+    answers = {
+        step: [found[sample.id] for sample in samples]
+        for step, found in by_step.items()
+        if samples and all(sample.id in found for sample in samples)
+    }
+    return History(folder.resolve().name, folder, config, header, rows, samples, answers)
+
+
+def groups_of(history: History, count: int) -> list[GroupOfStep]:
+    """At most `count` steps, spread over the run, each with the group whose rewards differ most.
+
+    A run without rewards, one of SFT, has none; nor has a step whose samples cannot be drawn again.
+    """
+    steps: dict[int, list[Row]] = defaultdict(list)
+    for row in _rows(history.folder / "completions.jsonl"):
+        if "reward" in row:
+            steps[row["step"]].append(row)
+    try:
+        feed = training_feed(history.config) if steps else None
+    except UserError:
+        return []
+    found = []
+    for step in _spread(sorted(steps), count):
+        samples = {sample.id: sample for sample in feed(step)} if feed else {}
+        group = _widest(step, steps[step], history.config.group_size, samples)
+        found += [group] if group else []
+    return found
+
+
+def _widest(step: int, rows: list[Row], size: int, samples: Mapping[str, Sample]) -> GroupOfStep | None:
+    """The group of a step whose rewards differ most, among those whose sample is known."""
+    parts = {name: [row["parts"][name] for row in rows] for name in rows[0]["parts"]}
+    spread = {}
+    for first in range(0, len(rows) - size + 1, size):
+        if rows[first]["sample"] in samples:
+            spread[first] = np.std([row["reward"] for row in rows[first : first + size]])
+    if not spread:
+        return None
+    first = max(spread, key=spread.__getitem__)
+    return GroupOfStep(step, samples[rows[first]["sample"]], rows[first : first + size], first, parts)
+
+
+def _spread(steps: Sequence[int], count: int) -> list[int]:
+    """
+    >>> _spread(range(1, 101), 3), _spread([1, 2], 3)
+    ([1, 51, 100], [1, 2])
+    """
+    places = sorted({round(place) for place in np.linspace(0, len(steps) - 1, min(count, len(steps)))})
+    return [steps[place] for place in places]
+
+
+def _answers(folder: Path) -> dict[int, dict[str, str]]:
+    """{step: {sample: text}}: of the run's own evaluations, or of the newest greedy `minirft eval`, as step -1."""
+    found: dict[int, dict[str, str]] = defaultdict(dict)
+    for row in _rows(folder / HELD_OUT):
+        found[row["step"]][row["sample"]] = row["text"]
+    files = sorted(folder.glob("eval/greedy-*/predictions.jsonl"), key=lambda file: file.stat().st_mtime)
+    if not found and files:
+        found[-1] = {row["id"]: row["text"] for row in _rows(files[-1]) if "text" in row}
+    return dict(sorted(found.items()))
+
+
+def _held_out(config: GRPOConfig) -> list[Sample]:
+    try:
+        return held_out(config)
+    except UserError:
+        return []
+
+
+def _rows(path: Path) -> list[Row]:
+    """The rows of a file of JSON lines, a torn last one left out; none where there is no file."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [parse_row(line, path, number, ROW) for number, line in enumerate(lines, 1)]
+
+
+def part_weights(config: GRPOConfig, parts: Sequence[str]) -> dict[str, float]:
+    """The weight of each part, 1 where the settings name none.
+
+    >>> part_weights(GRPOConfig(reward_weights={"iou": 2.0}), ["iou", "format"])
+    {'iou': 2.0, 'format': 1.0}
+    """
+    return {name: config.reward_weights.get(name, 1.0) for name in parts}

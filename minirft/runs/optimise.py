@@ -1,0 +1,126 @@
+"""The optimiser's part of a step: the rate, the gradients' norm, an overflow of float16, the cause of a NaN."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from bitsandbytes.optim import AdamW8bit
+
+from minirft import UserError
+from minirft.engine import round_at_random
+from minirft.policy import Policy
+from minirft.runs.config import GRPOConfig
+from minirft.samples import Rollout
+
+
+def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
+    """AdamW over what learns, its moments in 32 or 8 bits; the rate is set at every step.
+
+    Adapters in bfloat16 are rounded at random (`precision.round_at_random`).  Raises `UserError` for a whole model
+    of 16 bits: its 8 or 11 significant bits swallow steps of a usual size.
+    """
+    half = [name for name, weight in policy.trainable().items() if weight.dtype in (torch.bfloat16, torch.float16)]
+    if half and not policy.has_lora:
+        raise UserError(
+            f"{len(half)} weights that learn have 16 bits, first {half[0]}: steps of {config.learning_rate:g} would "
+            f'round to nothing; set dtype = "float32", or train = "lora", whose adapters have 32 bits'
+        )
+    if config.optimiser == "adamw8bit":
+        _check_8_bit_runs(policy.device)
+    kind = AdamW8bit if config.optimiser == "adamw8bit" else torch.optim.AdamW
+    optimiser = kind(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
+    round_at_random(optimiser, config.seed)
+    return optimiser
+
+
+def _check_8_bit_runs(device: torch.device) -> None:
+    """Not every bitsandbytes has 8-bit optimisers for every device: one step on zeros tells, before a rollout does."""
+    weight = torch.nn.Parameter(torch.zeros(4096, device=device))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        AdamW8bit([weight]).step()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"this bitsandbytes has no 8-bit AdamW on {device} ({reason}): upgrade it, or set optimiser = adamw"
+        ) from None
+
+
+def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: int) -> float:
+    """The rate of step 1..steps: a rise over `warmup` steps, then constant or a straight fall towards 0.
+
+    >>> [learning_rate(step, 4, 1.0, "linear", 0) for step in (1, 2, 3, 4)]
+    [1.0, 0.75, 0.5, 0.25]
+    """
+    if step <= warmup:
+        return peak * step / warmup
+    return peak if schedule == "constant" else peak * (steps - step + 1) / (steps - warmup)
+
+
+def optimiser_step(
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    rate: float,
+    max_norm: float,
+    rollout: Rollout,
+    rows: list[int],
+    step: int,
+) -> float | None:
+    """Step on the gradients of a loss that `policy.loss_scale` multiplied; returns their norm, clipped to `max_norm`.
+
+    None: a gradient overflowed float16.  The gradients are dropped and the scale is halved; the caller adds them once
+    more, for the rollout behind them cost far more than a backward pass.  Raises `UserError` when the scale is not to
+    blame, with the weight or the sample of `rollout` that is.
+    """
+    scale = policy.loss_scale
+    scale.remove_from(policy.trainable().values())
+    try:
+        norm = apply_gradients(policy, optimiser, rate, max_norm)
+    except FloatingPointError:
+        if scale.halve():
+            policy.model.zero_grad()
+            print(f"minirft: a float16 gradient overflowed; again with loss scale {scale.value:g}", file=sys.stderr)
+            return None
+        raise UserError(
+            f"step {step}: {blame(policy, rollout, rows)}; nothing was saved and earlier checkpoints are intact: "
+            f"lower learning_rate, or look at that sample"
+        ) from None
+    scale.worked()
+    return norm
+
+
+def apply_gradients(policy: Policy, optimiser: torch.optim.Optimizer, rate: float, max_norm: float) -> float:
+    """One optimiser step on the gradients at hand, scaled to `max_norm`; returns their norm before that.
+
+    Raises `FloatingPointError`, with the weights as they were, when the norm is not finite.
+    """
+    weights = [weight for weight in policy.trainable().values() if weight.grad is not None]
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
+    if not norm.isfinite():
+        raise FloatingPointError(f"gradient norm is {norm.item()}")
+    torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return norm.item()
+
+
+def blame(policy: Policy, rollout: Rollout, rows: list[int]) -> str:
+    """The weight or the sample that makes a gradient infinite or NaN.
+
+    The gradient of each prompt's mean log-prob is taken again, alone.
+    """
+    for name, weight in policy.trainable().items():
+        if not weight.isfinite().all():
+            return f"the weight {name} is not finite"
+    for p, sample in enumerate(rollout.samples):
+        policy.model.zero_grad()
+        own = [b for b in rows if b // rollout.group_size == p]
+        if own:
+            (policy.logprobs(rollout, own).sum() / rollout.lengths[own].sum()).backward()
+        for name, weight in policy.trainable().items():
+            if weight.grad is not None and not weight.grad.isfinite().all():
+                return f"the gradient of {name} is not finite, first for sample {sample.id}"
+    return "the sum of all gradients is not finite, though each prompt's is"

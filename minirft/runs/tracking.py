@@ -1,0 +1,85 @@
+"""Rows of a run, handed on to a tracker as they happen, through that project's own client; off unless asked for.
+
+The run's own log stays the record: a tracker gets every number in it, under `train/` and `eval/`, and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from minirft import UserError
+from minirft.runs.config import GRPOConfig
+from minirft.runs.log import plain
+
+Tracker = Literal["none", "tensorboard", "trackio", "wandb"]
+Row = Mapping[str, Any]
+Write = tuple[Callable[[dict[str, float], int], None], Callable[[], None]]  # what logs numbers of a step, what ends
+
+
+def tracked(rows: Iterable[dict[str, Any]], tracker: Tracker, config: GRPOConfig, folder: Path) -> Iterator[dict]:
+    """The rows pass on as they are, and their numbers also go to the tracker.
+
+    Raises `UserError`, before the first step, where the tracker's package is not installed.
+    """
+    if tracker == "none":
+        yield from rows
+        return
+    client, started = _client(tracker), None
+    try:
+        for row in rows:
+            started = started or _START[tracker](client, config, folder)  # a run that is refused leaves nothing behind
+            started[0](numbers(row), int(row["step"]))
+            yield row
+    finally:
+        if started:
+            started[1]()
+
+
+def numbers(row: Row) -> dict[str, float]:
+    """The finite numbers of a row under their kind.
+
+    >>> numbers({"kind": "train", "step": 3, "reward": 0.5, "kl": None, "ci": {}})
+    {'train/reward': 0.5}
+    """
+    values = {key: value for key, value in plain(row).items() if key != "step" and type(value) in (int, float)}
+    return {f"{row['kind']}/{key}": float(value) for key, value in values.items() if math.isfinite(value)}
+
+
+def _client(tracker: Tracker) -> ModuleType:
+    name = {"tensorboard": "torch.utils.tensorboard"}.get(tracker, tracker)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"--track {tracker} needs its package ({error}): pip install 'minirft[{tracker}]', or leave --track out"
+        ) from None
+
+
+def _tensorboard(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:
+    writer = client.SummaryWriter(str(folder / "tensorboard"))
+
+    def write(values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return write, writer.close
+
+
+def _trackio(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:
+    client.init(project="minirft", name=folder.name, config=plain(asdict(config)), resume="allow")
+    return (lambda values, step: client.log(values, step=step)), client.finish
+
+
+def _wandb(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:
+    folder.mkdir(parents=True, exist_ok=True)
+    run = client.init(project="minirft", name=folder.name, config=plain(asdict(config)), dir=str(folder))
+    return (lambda values, step: run.log(values, step=step)), run.finish
+
+
+_START = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}

@@ -1,0 +1,109 @@
+"""The replay of a run: one group of completions for each of some steps, as JSON for the script `replay.js`.
+
+The script draws the boxes and recomputes advantages from the parts of the reward when a weight or the scale is moved.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from minirft import UserError
+from minirft.rewards import true_boxes
+from minirft.show.pictures import MAX_DRAWN, Group, boxes_of
+
+SCRIPT = (Path(__file__).parent / "replay.js").read_text(encoding="utf-8")
+SIDE = 320  # pixels of a picture's longer side
+LONGEST = 4000  # characters of a completion
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One group at one step: its B siblings' parts are there too, since one of the scales is that of the batch.
+
+    `parts` has B numbers for each part, and those of the group begin at `first`.
+    """
+
+    step: int
+    group: Group
+    parts: Mapping[str, Sequence[float]]
+    first: int = 0
+    failures: Sequence[str | None] = ()
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Some steps of a run, with the weights of the reward's parts and how its advantages were scaled."""
+
+    name: str
+    moments: Sequence[Moment]
+    weights: Mapping[str, float]
+    scale: str
+    eps: float
+
+
+def replay_json(replays: Sequence[Replay]) -> str:
+    r"""The replays are written as JSON that may stand inside a script element: no `<` is left in it.
+
+    >>> replay_json([Replay("</script>", [], {"iou": 1.0}, "std", 1e-4)])[:30]
+    '[{"name": "\\u003c/script>", "m'
+    """
+    rows = [
+        {
+            "name": replay.name,
+            "moments": [_moment(moment) for moment in replay.moments],
+            "weights": dict(replay.weights),
+            "scale": replay.scale,
+            "eps": replay.eps,
+        }
+        for replay in replays
+    ]
+    return json.dumps(rows).replace("<", "\\u003c")
+
+
+def script_hash() -> str:
+    """The script's digest, as a content security policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+
+
+def _moment(moment: Moment) -> dict[str, Any]:
+    group = moment.group
+    return {
+        "step": moment.step,
+        "sample": f"{group.sample.id} {group.sample.category}".strip(),
+        "question": group.sample.problem,
+        "picture": _picture(group),
+        "truth": true_boxes(group.sample).tolist(),
+        "texts": [text[:LONGEST] for text in group.texts],
+        "boxes": [boxes_of(group.sample.task, text)[0][:MAX_DRAWN].tolist() for text in group.texts],
+        "parts": {name: list(values) for name, values in moment.parts.items()},
+        "first": moment.first,
+        "failures": list(moment.failures) or [None] * len(group.texts),
+        "advantages": group.advantages,
+    }
+
+
+def _picture(group: Group) -> str | None:
+    """The picture as a small JPEG in a data address, or as a PNG where that is smaller; None where it is gone."""
+    try:
+        picture = group.sample.picture()
+    except UserError:
+        return None
+    picture.thumbnail((SIDE, SIDE))
+    kinds = {"jpeg": _encoded(picture, "JPEG", quality=82), "png": _encoded(picture, "PNG", optimize=True)}
+    kind = min(kinds, key=lambda name: len(kinds[name]))
+    return f"data:image/{kind};base64,{base64.b64encode(kinds[kind]).decode()}"
+
+
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()

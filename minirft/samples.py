@@ -30,7 +30,6 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from minirft import UserError
-from minirft.pictures import open_picture, to_rgb
 
 Task = Literal["detection", "classification", "grounding", "presence"]
 
@@ -93,6 +92,10 @@ class Sample:
 
         Raises `UserError` when it cannot be opened.
         """
+        if isinstance(self.image, Image.Image) and self.image.mode == "RGB" and not self.image.info:
+            return self.image.copy()  # drawn: nothing is noted beside the pixels
+        from minirft.pictures import open_picture, to_rgb  # here, because a drawn picture needs neither
+
         if isinstance(self.image, Image.Image):
             return to_rgb(self.image, self.upright)
         try:

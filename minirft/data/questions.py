@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from minirft.data.findings import tell
+from minirft.data.settings import FIELD
 from minirft.rewards import prompts
 from minirft.samples import Task
 
 ListLabels = Literal["auto", "yes", "no"]
 LISTED = 30  # labels of an own set that fit into a question
-FIELD = {"detection": "{category}", "presence": "{category}", "grounding": "{instruction}", "classification": ""}
 _FORMATS = ("Output the thinking process", "Write down your reasoning")  # where a question begins to say how to answer
 
 

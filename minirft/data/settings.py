@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minirft import UserError
-from minirft.data.questions import FIELD
 from minirft.samples import Task
 
 Kind = Literal[
@@ -33,6 +32,7 @@ TASKS_OF: dict[str, tuple[str, ...]] = {
     "virft": ("detection", *LABELS, "grounding"),
 }
 
+FIELD = {"detection": "{category}", "presence": "{category}", "grounding": "{instruction}", "classification": ""}
 WITH_VAL = ("reasonseg", "folder", "yolo", "voc", "hf")
 
 Rule = tuple[bool, str, str]  # (holds, field, what is wrong and what to do)

@@ -25,7 +25,7 @@ from minirft.data.settings import DataConfig
 from minirft.rewards.answers import parse_detection
 from minirft.rewards.frames import displayed_size
 from minirft.runs.config import GRPOConfig
-from minirft.train import train
+from minirft.train import run as train
 
 SIZE = (60, 40)
 BOX = [6, 4, 30, 20]

@@ -83,16 +83,24 @@ class Sample:
     solution: str
     category: str = ""  # the category asked for, the true label, or the instruction
     reasoning: str = ""  # an expert's thinking, where somebody wrote it down; only SFT can use it
+    upright: bool = False  # apply the turn that a camera noted (EXIF); boxes are of the picture as turned
     # What evaluation scores detection against, where a file has it in pixels; the solution is rounded to thousandths.
     exact: TrueBoxes | None = field(default=None, repr=False, compare=False)
 
     def picture(self) -> Image.Image:
-        """The picture in RGB, shape (height, width, 3).  Raises `UserError` when it cannot be opened."""
+        """The picture in RGB, shape (height, width, 3), as `pictures.to_rgb` makes it.
+
+        Raises `UserError` when it cannot be opened.
+        """
+        if isinstance(self.image, Image.Image) and self.image.mode == "RGB" and not self.image.info:
+            return self.image.copy()  # drawn: nothing is noted beside the pixels
+        from minirft.pictures import open_picture, to_rgb  # here, because a drawn picture needs neither
+
         if isinstance(self.image, Image.Image):
-            return self.image.convert("RGB")
+            return to_rgb(self.image, self.upright)
         try:
-            with Image.open(self.image) as opened:
-                return opened.convert("RGB")
+            with open_picture(self.image) as opened:
+                return to_rgb(opened, self.upright)
         except FileNotFoundError:
             raise UserError(f"sample {self.id}: no picture at {self.image}; check data.images") from None
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:

@@ -38,17 +38,18 @@ def run(config: GRPOConfig, resume: Path | None = None, progress: bool = False) 
 
     Raises `UserError` for what the user can put right, and `KeyboardInterrupt` after Ctrl-C and a save.
     """
-    from minirft.data import training_feed  # here, because a step alone needs neither a data set nor a folder
+    from minirft.data import Screening, training_feed  # here, because a step alone needs neither data nor a folder
     from minirft.runs import open_run, run_steps
 
-    feed = training_feed(config)  # before the model: a mistake in the data shows at once
+    screening = Screening.of(config.data, resume, progress)
+    feed = training_feed(config, screening)  # before the model: a mistake in the data shows at once
     reward = reading(config.data.task, config.reward, config.reward_weights or None)
     opened = open_run("grpo", config, resume)
 
     def do_step(samples: list[Sample], step: int) -> tuple[Row, list[Row]]:
         return grpo_step(opened.policy, opened.reference, opened.optimiser, samples, reward, config, step)
 
-    yield from run_steps(opened, config.steps, feed, do_step, progress)
+    yield from run_steps(opened, config.steps, feed, do_step, progress, screening)
 
 
 def grpo_step(

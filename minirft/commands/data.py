@@ -6,44 +6,42 @@ Imports are inside the commands: torch and transformers take seconds, and `minir
 from __future__ import annotations
 
 import json
-import textwrap
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from minirft.commands.flags import Json, T, parse
+from minirft.commands.flags import Json, Switch, T, parse
 from minirft.engine import quieten_libraries
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
+    from minirft.data import Bad
     from minirft.runs import GRPOConfig
     from minirft.samples import Sample
 
 USAGE = """\
 usage: minirft data inspect CONFIG [--samples N] [--out FILE.png] [--data.field value ...]
+       minirft data check CONFIG [--out FILE.jsonl] [--data.field value ...]
        minirft data split CONFIG --shots K [--seed S] [--out FILE.json] [--data.field value ...]
 
 `minirft data inspect CONFIG --help` lists what it takes."""
-CATEGORIES_SHOWN = 40
-COLUMNS, WIDTH = 4, 46  # panels side by side, characters of a line below one
+CATEGORIES_SHOWN, BAD_SHOWN = 40, 20
 
 
 def data(args: list[str]) -> None:
-    """Look before you train: inspect CONFIG draws and counts samples, split CONFIG writes a k-shot split."""
+    """Look before you train: inspect CONFIG draws and counts, check CONFIG opens every picture, split CONFIG draws."""
     from minirft import UserError
 
-    commands = {"inspect": inspect, "split": split}
+    commands = {"inspect": inspect, "check": check, "split": split}
     if args and args[0] in commands:
         commands[args[0]](args[1:])
     elif not args or args[0] in ("-h", "--help"):
         print(USAGE)
         raise SystemExit(0)
     else:
-        raise UserError(f"no command data {args[0]}; there are data inspect and data split")
+        raise UserError(f"no command data {args[0]}; there are data inspect, data check and data split")
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def inspect(args: list[str]) -> None:
     config, flags = parse_data(args, InspectFlags(), "minirft data inspect")
     from minirft import UserError
     from minirft.data import held_out, summarise, warnings
-    from minirft.show import png
+    from minirft.show import drawing, png
 
     training, found, nothing = _training(config), [], []
     try:
@@ -94,6 +92,41 @@ def _training(config: GRPOConfig) -> list[Sample]:
 
 
 @dataclass(frozen=True)
+class CheckFlags:
+    """What `data check` takes besides the data settings."""
+
+    out: Path | None = None
+    """File for the list of what is bad, a line of JSON each: file, row, reason."""
+    json: Json = False
+    """Print one JSON object."""
+
+
+def check(args: list[str]) -> None:
+    """Open every picture of a config's data, for training and evaluation, and list what cannot be used."""
+    config, flags = parse_data(args, CheckFlags(), "minirft data check")
+    from minirft import UserError
+    from minirft.data import check_all, refusal, too_many, write_bad_samples
+
+    told = check_all(config.data, progress=sys.stderr.isatty())
+    bad, total = told.bad, told.samples + len(told.bad)
+    if flags.out:
+        write_bad_samples(flags.out, bad)
+    row = {"samples": told.samples, "pictures": told.pictures, "bad": len(bad), "counts": told.counts}
+    print(json.dumps(row | {"bad_samples": [asdict(one) for one in bad]}) if flags.json else check_report(row, bad))
+    if too_many(len(bad), total, config.data.max_bad):
+        raise UserError(refusal(bad, total, config.data.max_bad))
+
+
+def check_report(row: dict[str, Any], bad: list[Bad]) -> str:
+    """The summary of a check as text: a line, what was counted, the first of the bad ones."""
+    lines = [f"{row['pictures']} pictures opened, {row['samples']} samples can be used, {row['bad']} bad"]
+    lines += [f"  {count} {what}" for what, count in row["counts"].items()]
+    lines += [f"bad: {one}" for one in bad[:BAD_SHOWN]]
+    more = len(bad) - BAD_SHOWN
+    return "\n".join([*lines, *([f"... and {more} more (--out FILE.jsonl lists all)"] if more > 0 else [])])
+
+
+@dataclass(frozen=True)
 class SplitFlags:
     """What `data split` takes besides the data settings."""
 
@@ -103,6 +136,8 @@ class SplitFlags:
     """Draws them; `data.seed` of the config if left out."""
     out: Path = Path("split.json")
     """File to write; a run reads it with --data.split FILE."""
+    overwrite: Switch = False
+    """Write over a file that is there and differs."""
 
 
 def split(args: list[str]) -> None:
@@ -116,11 +151,11 @@ def split(args: list[str]) -> None:
         raise UserError("how many pictures of each category? give --shots K")
     seed = settings.seed if flags.seed is None else flags.seed
     settings = replace(settings, shots=k, seed=seed, split=None)
-    replace(settings, shots=0, split=flags.out)  # refuses what cannot be read back
+    replace(settings, split=flags.out)  # refuses what cannot be read back
     samples = training_set(settings)
     source = settings.annotations or settings.folder
     origin = {"kind": settings.kind, "task": settings.task, "source": source.name if source else "", "k": k}
-    write_split(flags.out, samples, **origin, seed=seed, negatives=settings.negatives)
+    write_split(flags.out, samples, flags.overwrite, **origin, seed=seed, negatives=settings.negatives)
     count = len({sample.category for sample in samples})
     print(f"{len(samples)} samples of {count} categories: {flags.out}; train on them with --data.split {flags.out}")
 
@@ -164,42 +199,6 @@ def report(told: dict[str, Any]) -> str:
         lines.append(f"... and {len(rows) - CATEGORIES_SHOWN} more (--json lists all)")
     lines += ["", *(f"warning: {warning}" for warning in told["warnings"])] if told["warnings"] else []
     return "\n".join([*lines, *(["", f"drawing: {told['drawing']}"] if "drawing" in told else [])])
-
-
-def drawing(samples: list[Sample]) -> Figure:
-    """The samples in a grid: picture, true boxes, what is asked, the solution, the size in pixels."""
-    from minirft.show import panels
-
-    figure, grid = panels(len(samples), COLUMNS, 3.2, 4.0)
-    for axes, sample in zip(grid, samples, strict=True):
-        _draw(axes, sample)
-    return figure
-
-
-def _draw(axes: Axes, sample: Sample) -> None:
-    from minirft.data import true_boxes
-    from minirft.show import INK, draw_boxes
-
-    picture = sample.picture()
-    draw_boxes(picture, true=true_boxes(sample), axes=axes)
-    title = f"{_short(sample.category, 30)}   {picture.width} x {picture.height}"
-    axes.set_title(title, fontsize=9, color=INK, fontweight="bold", loc="left", parse_math=False)
-    axes.set_anchor("NW")
-    question, solution = (textwrap.wrap(_short(text, 3 * WIDTH), WIDTH) for text in (sample.problem, sample.solution))
-    axes.set_xlabel("\n".join([*question, *solution]), fontsize=7, color=INK, loc="left", parse_math=False)
-
-
-def _short(text: str, limit: int) -> str:
-    """On one line, cut between words where that can be.
-
-    >>> _short("dog", 30), _short("a long question", 10), _short("honorificabilitudinitatibus", 8)
-    ('dog', 'a long …', 'honorif…')
-    """
-    text = " ".join(text.split())
-    if len(text) <= limit:
-        return text
-    cut = textwrap.shorten(text, limit, placeholder=" …")
-    return cut if len(cut) > limit / 2 else text[: limit - 1] + "…"
 
 
 def _spread(samples: list[Sample], count: int, seed: int) -> list[Sample]:

@@ -137,11 +137,13 @@ def evaluate(args: list[str]) -> None:
         return
     import time
 
-    from minirft.data import held_out, masks
+    from minirft.data import Screening, held_out, masks
     from minirft.evaluation import lvis_metrics, mask_metrics
     from minirft.runs import default_file, is_merged, judged, predict, settings, source_policy, write_coco_results
 
-    samples, run = held_out(config), Path(args[0])
+    run = Path(args[0])
+    screening = Screening.of(config.data, run if run.is_dir() else None, progress=sys.stderr.isatty())
+    samples = held_out(config, screening)
     policy = source_policy(run, config, flags.adapter)
     sam = _sam(flags.sam, config, policy.device)
     trained = bool(flags.adapter) or (

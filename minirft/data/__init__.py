@@ -5,21 +5,22 @@ from typing import TYPE_CHECKING
 from minirft import lazily
 
 if TYPE_CHECKING:
-    from minirft.data.coco import category_names
     from minirft.data.feed import (
         Feed,
         cycle,
-        evaluation_data,
         held_out,
         training_feed,
         training_set,
         validation,
     )
+    from minirft.data.findings import Bad, refusal, too_many, write_bad_samples
     from minirft.data.fine_grained import FAMILY
     from minirft.data.reasonseg import masks
-    from minirft.data.settings import DataConfig, Rule, check
+    from minirft.data.screening import Screening, check_all
+    from minirft.data.settings import DataConfig, Rule, check, evaluation_data
     from minirft.data.shots import is_present, k_shot_of_stream, write_split
     from minirft.data.summary import summarise, true_boxes, warnings
+    from minirft.data.tables import category_names
     from minirft.samples import step_seed
 
 __getattr__, __all__ = lazily(__name__)

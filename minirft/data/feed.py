@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from minirft import UserError
+from minirft.data.findings import tell
 from minirft.data.identity import without_pictures_of
-from minirft.data.settings import DataConfig
-from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_ids
+from minirft.data.screening import Screening, redraw
+from minirft.data.settings import DataConfig, evaluation_data
+from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_of
 from minirft.samples import Sample, step_seed
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
-PARTS = ("flowers", "pets", "aircraft", "cars", "reasonseg")  # sets whose files say what is for testing
 
 
 class Asked(Protocol):
@@ -37,27 +36,41 @@ class Asked(Protocol):
     def eval_samples(self) -> int: ...
 
 
-def training_feed(config: Asked) -> Feed:
-    """The training samples of every step, P at a time.  Raises `UserError` when there are none."""
+def training_feed(config: Asked, screening: Screening | None = None) -> Feed:
+    """The training samples of every step, P at a time; `screening` as in `training_set`.
+
+    Raises `UserError` when there are none.
+    """
     data, count = config.data, config.prompts_per_step
     if data.kind == "tiny" and not data.shots:
         return lambda step: _tiny(data, count, step_seed(config.seed, step))
-    return partial(cycle, training_set(data), config.seed, count)
+    return partial(cycle, training_set(data, screening), config.seed, count)
 
 
-def training_set(data: DataConfig) -> list[Sample]:
-    """The finite training set: those a split file names, k shots of each category, or with `shots` 0 all there are."""
+def training_set(data: DataConfig, screening: Screening | None = None) -> list[Sample]:
+    """The finite training set: those a split file names, k shots of each category, or with `shots` 0 all there are.
+
+    `screening` gathers what is bad; it opens every picture, and of one that does not open another is drawn in the
+    place.  Without one only rows and headers are looked at.
+    """
+    if data.kind == "tiny":
+        return k_shot_of_stream(
+            lambda n: _tiny(data, n, data.seed), _tiny_names(data), data.shots, data.seed, data.negatives
+        )
+    from minirft.data.readers import candidates  # here, so that a run on the tiny world imports no reader
+
+    screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
     if data.split:
-        return read_split(data.split, candidates(data, only=split_ids(data.split)))
-    if data.kind != "tiny":
-        every = candidates(data)
-        return k_shot(every, data.shots, data.seed, data.negatives) if data.shots else every
-    return k_shot_of_stream(
-        lambda n: _tiny(data, n, data.seed), _tiny_names(data), data.shots, data.seed, data.negatives
-    )
+        named = split_of(data)
+        every = read_split(data.split, candidates(data, only=named, findings=screening.findings), screening.findings)
+        return redraw(lambda bad: [sample for sample in every if sample.id not in bad], every, screening)
+    every = candidates(data, findings=screening.findings)
+    if not data.shots:
+        return redraw(lambda bad: [sample for sample in every if sample.id not in bad], every, screening)
+    return redraw(lambda bad: k_shot(every, data.shots, data.seed, data.negatives, bad), every, screening)
 
 
-def validation(config: Asked) -> list[Sample]:
+def validation(config: Asked, screening: Screening | None = None) -> list[Sample]:
     """The samples that a run is evaluated on while it trains, `config.eval_samples` at most.
 
     The tiny world has a stream of its own for them, so that whoever chooses settings by a curve does not choose them by
@@ -65,28 +78,36 @@ def validation(config: Asked) -> list[Sample]:
     """
     if evaluation_data(config.data).kind == "tiny":
         return _held_out_of_tiny(config, "VALIDATION")
-    return held_out(config)
+    return held_out(config, screening)
 
 
-def held_out(config: Asked) -> list[Sample]:
+def held_out(config: Asked, screening: Screening | None = None) -> list[Sample]:
     """The test samples, `config.eval_samples` at most.
 
     Without data of its own for evaluation these are of pictures that are not trained on, also under the name of another
-    file or row with the same bytes; of data of its own `minirft data inspect` reports them.  Raises `UserError` when
-    there are none.
+    file or row with the same bytes; of data of its own `minirft data inspect` reports them.  `screening` as in
+    `training_set`.  Raises `UserError` when there are none.
     """
     data, count = config.data, config.eval_samples or None
     other = evaluation_data(data)
     if other.kind == "tiny":
         return _held_out_of_tiny(config, "TEST")
-    part = data.eval_part if other.kind in PARTS else "train"
-    if (other.kind in PARTS and part != "train") or _has_evaluation_data(data):
-        return _some(candidates(other, part, prefix="eval_" if other.kind != data.kind else ""), count, data.seed)
-    left = without_pictures_of(candidates(other), training_set(data))
-    if not left:
-        field = "eval_annotations" if data.kind in ("coco", "lvis") else "eval_folder"
+    from minirft.data.readers import candidates, parts_of
+
+    screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
+    part = _part(data.eval_part, parts_of(other))
+    if part != "train" or _has_evaluation_data(data):
+        prefix = "eval_" if other.kind != data.kind else ""
+        left = candidates(other, part, prefix=prefix, findings=screening.findings)
+    else:
+        every = candidates(other, findings=screening.findings)
+        left = without_pictures_of(every, training_set(data, screening))
+    sound = screening.sound(_some(left, count, data.seed))
+    screening.settle()
+    if not sound:
+        field = "eval_annotations" if data.kind in ("coco", "lvis", "csv", "jsonl") else "eval_folder"
         raise UserError(f"training uses every picture, so none is left to evaluate on: set data.{field}")
-    return _some(left, count, data.seed)
+    return sound
 
 
 def _held_out_of_tiny(config: Asked, stream: str) -> list[Sample]:
@@ -97,53 +118,18 @@ def _held_out_of_tiny(config: Asked, stream: str) -> list[Sample]:
     return world.held_out(data.task, config.eval_samples or 1000, getattr(world, stream), **options)
 
 
-def evaluation_data(data: DataConfig) -> DataConfig:
-    """The settings of the evaluation data: each `eval_` field in the place of its own where it is set.
+def _part(wanted: str, parts: Collection[str]) -> str:
+    """The part to evaluate on: that which is wanted, val in place of a test part that is not there, or train.
 
-    >>> evaluation_data(DataConfig(categories=("cat",), eval_categories=("dog",))).categories
-    ('dog',)
+    >>> _part("test", ["train", "test"]), _part("test", ["train", "val"]), _part("test", [])
+    ('test', 'val', 'train')
     """
-    return replace(
-        data,
-        kind=data.eval_kind or data.kind,
-        annotations=data.eval_annotations or data.annotations,
-        images=data.eval_images or data.images,
-        folder=data.eval_folder or data.folder,
-        categories=data.eval_categories or data.categories,
-        split=None,
-        shots=0,
-    )
-
-
-def candidates(
-    data: DataConfig, part: str = "train", only: Collection[str] | None = None, prefix: str = ""
-) -> list[Sample]:
-    """All samples of one part of the files, before shots are drawn; with `only`, those ids at least.
-
-    Raises `UserError` for a path that is not set, whose field's name begins with `prefix`, and for everything in the
-    files that cannot be right.
-    """
-    # Here, so that a run on the tiny world imports no reader.
-    from minirft.data.coco import load_coco
-    from minirft.data.fine_grained import load_fine_grained
-    from minirft.data.folder import load_folder
-    from minirft.data.lvis import load_lvis
-    from minirft.data.reasonseg import load_reasonseg
-    from minirft.data.virft import load_virft
-
-    names = data.categories or None
-    if data.kind in ("coco", "lvis"):
-        options = {"negatives": data.negatives, "seed": data.seed, "bad_boxes": data.bad_boxes, "only": only}
-        load = load_coco if data.kind == "coco" else load_lvis
-        return load(_set(data, "annotations", prefix), _set(data, "images", prefix), names, task=data.task, **options)
-    folder = _set(data, "folder", prefix)
-    if data.kind == "folder":
-        return load_folder(folder, names, family=data.family)
-    if data.kind == "virft":
-        return load_virft(folder, data.task, names, bad_boxes=data.bad_boxes)
-    return (
-        load_reasonseg(folder, part) if data.kind == "reasonseg" else load_fine_grained(data.kind, folder, part, names)
-    )
+    if wanted in parts or not parts:
+        return wanted if parts else "train"
+    if wanted == "test" and "val" in parts:
+        tell("there is no test part: the val part is held out")
+        return "val"
+    raise UserError(f"data.eval_part = {wanted!r}: this data has the parts {', '.join(parts)}; name one of them")
 
 
 def _some(samples: list[Sample], count: int | None, seed: int) -> list[Sample]:
@@ -170,19 +156,6 @@ def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sampl
 
 def _has_evaluation_data(data: DataConfig) -> bool:
     return bool(data.eval_annotations or data.eval_folder or (data.eval_kind or data.kind) != data.kind)
-
-
-def _set(data: DataConfig, field: str, prefix: str) -> Path:
-    """A path that this kind of data needs."""
-    path = getattr(data, field)
-    if path is None:
-        what = {
-            "annotations": f"the {data.kind.upper()}-format JSON file (--data.{prefix}annotations FILE)",
-            "images": f"the folder of the pictures (--data.{prefix}images DIR)",
-            "folder": f"the folder of the {data.kind} data (--data.{prefix}folder DIR)",
-        }[field]
-        raise UserError(f"data.{prefix}{field} is not set: name {what}")
-    return path
 
 
 def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:

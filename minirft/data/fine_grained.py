@@ -27,7 +27,9 @@ import numpy as np
 from scipy.io import loadmat
 
 from minirft import UserError
-from minirft.data.checks import choose, labelled, picture_size, text_lines
+from minirft.data.checks import choose, labelled, text_lines, usable
+from minirft.data.findings import Findings
+from minirft.data.questions import ListLabels, label_question
 from minirft.samples import Sample
 
 Kind = Literal["flowers", "pets", "aircraft", "cars"]
@@ -39,25 +41,34 @@ FLOWERS = [name for _, name in text_lines(Path(__file__).with_name("flowers102.t
 
 
 def load_fine_grained(
-    kind: Kind, folder: str | Path, part: Part, categories: Sequence[str] | None = None
+    kind: Kind,
+    folder: str | Path,
+    part: Part,
+    categories: Sequence[str] | None = None,
+    *,
+    findings: Findings | None = None,
+    question: str = "",
+    list_labels: ListLabels = "auto",
 ) -> list[Sample]:
     """One sample for each picture of a part of one of the four sets, in the authors' order; the id is its file name.
 
-    No `categories` means all classes.  Raises `UserError` naming the file and the row for everything that cannot be
-    right.
+    No `categories` means all classes; `question` and `list_labels` as in `label_question`.  A picture that will not do
+    goes to `findings`, or without one is refused.  Raises `UserError` naming the file and the row for everything else
+    that cannot be right.
 
     >>> load_fine_grained("pets", "nowhere", "train")
     Traceback (most recent call last):
     minirft.UserError: no file nowhere/annotations/trainval.txt; data.folder must hold annotations/ and images/
     """
-    root = Path(folder)
+    root, findings = Path(folder), findings or Findings()
     rows = _READERS[kind](root, part)
     chosen = set(choose(categories, (label for _, _, label in rows), root))
-    samples = []
+    asked, samples = label_question(FAMILY[kind], sorted(chosen), question, list_labels, own=False), []
     for where, path, label in rows:
         if label in chosen:
-            picture_size(path, f"{where} names it: unpack the pictures there, or remove the row")
-            samples.append(labelled(f"{path.parent.name}/{path.name}", path, label, FAMILY[kind]))
+            name, advice = f"{path.parent.name}/{path.name}", f"{where} names it: unpack the pictures there"
+            if usable(findings, path, advice, [name]):
+                samples.append(labelled(name, path, label, asked))
     if not samples:
         raise UserError(f"{root} has no picture for {part}; check the set's files")
     return samples

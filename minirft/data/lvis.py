@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +26,12 @@ from minirft import UserError
 from minirft.data import coco
 from minirft.data.checks import choose
 from minirft.data.coco import Key, Row
+from minirft.data.findings import Findings
+from minirft.data.tables import FIELDS as COCO_FIELDS
 from minirft.samples import Sample
 
 LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
-FIELDS = coco.FIELDS | {"images": ("id", "coco_url", "width", "height", *LISTS)}
+FIELDS = COCO_FIELDS | {"images": ("id", "coco_url", *LISTS)}
 
 
 def load_lvis(
@@ -40,24 +42,27 @@ def load_lvis(
     task: coco.Task = "detection",
     negatives: float = 0.0,
     seed: int = 0,
-    bad_boxes: Literal["refuse", "drop"] = "refuse",
     only: Collection[str] | None = None,
+    findings: Findings | None = None,
+    question: str = "",
 ) -> list[Sample]:
     """The samples of an LVIS v1 file; options, order and ids as in `coco.load_coco`.
 
-    Raises `UserError` naming the file and the row for everything that cannot be right.
+    What cannot be right goes to `findings`; without one it is a `UserError` that names the file and the row.
 
     >>> load_lvis("nowhere.json", "nowhere")
     Traceback (most recent call last):
     minirft.UserError: no annotations at nowhere.json; check data.annotations
     """
+    findings = findings or Findings()
     source, folder = Path(annotations), Path(images)
-    data = coco.read_tables(source, FIELDS)
+    data = coco.read_tables(source, FIELDS, findings)
     names = coco.category_names(data, source)
     chosen = choose(categories, names.values(), source)
-    pictures = {row["id"]: _with_file(row, f"{source}: images[{i}]", names) for i, row in enumerate(data["images"])}
-    pairs, crowds = coco.read_pairs(data["annotations"], pictures, names, source, bad_boxes == "drop")
-    asked = coco.present_pairs(pairs, chosen, source)
+    rows = [found for row in data["images"] if (found := _with_file(row, names, findings)) is not None]
+    pictures = coco.sized_pictures(rows, folder, findings)
+    pairs, crowds = coco.read_pairs(data["annotations"], pictures, names, source, findings)
+    asked = coco.present_pairs(pairs, chosen, source, findings)
     if task == "detection":
         partly = set(_listed(pictures, "not_exhaustive_category_ids", names, chosen))
         asked = [key for key in asked if key not in partly]
@@ -70,23 +75,27 @@ def load_lvis(
     else:
         ids = set(only)
         asked = [key for key in asked + absent if coco.sample_id(key) in ids]
-    return coco.write_samples(asked, pairs, crowds, pictures, chosen, folder, task)
+    return coco.write_samples(asked, pairs, crowds, pictures, chosen, folder, task, findings, question)
 
 
-def _with_file(row: Row, where: str, names: dict[Any, str]) -> Row:
-    """The picture's row with the `file_name` that its address ends in.
+def _with_file(row: Row, names: dict[Any, str], findings: Findings) -> Row | None:
+    """The picture's row with the `file_name` that its address ends in; None where it is lost.
 
     >>> url = "http://images.cocodataset.org/train2017/000000391895.jpg"
-    >>> _with_file({"coco_url": url, **{name: [] for name in LISTS}}, "", {})["file_name"]
+    >>> _with_file({"coco_url": url, **{name: [] for name in LISTS}}, {}, Findings())["file_name"]
     'train2017/000000391895.jpg'
     """
     parts = row["coco_url"].split("/")[-2:] if isinstance(row["coco_url"], str) else []
     if len(parts) < 2 or not all(parts) or ".." in parts:
-        raise UserError(f"{where} has coco_url {row['coco_url']!r}, which does not end in FOLDER/FILE; repair the row")
+        what = f"has coco_url {row['coco_url']!r}, which does not end in FOLDER/FILE; repair the row"
+        findings.lose(*row["at"], what, [f"{row['id']}:"])
+        return None
     for field in LISTS:
         unknown = [i for i in row[field] if i not in names] if isinstance(row[field], list) else row[field]
         if unknown or not isinstance(row[field], list):
-            raise UserError(f"{where} has {field} {unknown!r}, which 'categories' does not list; repair the row")
+            what = f"has {field} {unknown!r}, which 'categories' does not list; repair the row"
+            findings.lose(*row["at"], what, [f"{row['id']}:"])
+            return None
     return {**row, "file_name": "/".join(parts)}
 
 

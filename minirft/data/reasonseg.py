@@ -27,6 +27,8 @@ from PIL import Image, ImageDraw
 
 from minirft import UserError
 from minirft.data.checks import picture_size
+from minirft.data.findings import Findings
+from minirft.data.questions import question as ask
 from minirft.rewards import MODEL, Array, convert, pixels, prompts
 from minirft.samples import Sample
 
@@ -36,10 +38,13 @@ LARGEST = 1e6  # pixels
 Polygon = tuple[str, Array]  # "target" or "ignore", and the corners, (n, 2) in pixels
 
 
-def load_reasonseg(folder: str | Path, part: Part) -> list[Sample]:
+def load_reasonseg(
+    folder: str | Path, part: Part, *, findings: Findings | None = None, question: str = ""
+) -> list[Sample]:
     """One sample for each instruction of a part, by file name; its id is NAME:NUMBER.
 
-    Raises `UserError` naming the file that is wrong.
+    `question` is a template with {instruction} in it, in place of the paper's.  A file that is wrong goes to
+    `findings`; without one it is a `UserError` that names it.
 
     >>> load_reasonseg("nowhere", "val")
     Traceback (most recent call last):
@@ -53,7 +58,13 @@ def load_reasonseg(folder: str | Path, part: Part) -> list[Sample]:
     missing = pictures - {path.stem for path in files}
     if missing or not files:
         raise UserError(f"{root} has no {min(missing, default='*')}.json; unpack the archive again")
-    return [sample for path in files for sample in _samples(path, part)]
+    samples, findings = [], findings or Findings()
+    for path in files:
+        try:
+            samples += _samples(path, part, question)
+        except UserError as error:
+            findings.lose(path, "", str(error).removeprefix(f"{path}").lstrip(": "), [f"{part}/{path.stem}:"])
+    return samples
 
 
 def masks(sample: Sample) -> tuple[Mask, Mask]:
@@ -72,7 +83,7 @@ def masks(sample: Sample) -> tuple[Mask, Mask]:
     return canvas == 1, canvas == 2
 
 
-def _samples(path: Path, part: str) -> list[Sample]:
+def _samples(path: Path, part: str, question: str) -> list[Sample]:
     data, where = _read(path)
     texts = data.get("text")
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
@@ -90,8 +101,8 @@ def _samples(path: Path, part: str) -> list[Sample]:
         )
     solution = prompts.grounding_solution(convert([*low, *high], frame, MODEL))
     return [
-        Sample(f"{part}/{path.stem}:{i}", image, "grounding", prompts.grounding(text.strip()), solution, text.strip())
-        for i, text in enumerate(texts)
+        Sample(f"{part}/{path.stem}:{i}", image, "grounding", ask("grounding", text, question), solution, text)
+        for i, text in enumerate(map(str.strip, texts))
     ]
 
 

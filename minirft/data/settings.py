@@ -6,23 +6,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from minirft import UserError
 from minirft.samples import Task
 
-Kind = Literal["tiny", "coco", "lvis", "folder", "flowers", "pets", "aircraft", "cars", "reasonseg", "virft"]
+Kind = Literal[
+    "tiny", "coco", "yolo", "voc", "lvis", "csv", "jsonl", "folder", "hf",
+    "flowers", "pets", "aircraft", "cars", "reasonseg", "virft",
+]  # fmt: skip
 LABELS, BOXES = ("classification",), ("detection", "presence")
 TASKS_OF: dict[str, tuple[str, ...]] = {
     "tiny": (*BOXES, *LABELS, "grounding"),
     "coco": BOXES,
     "lvis": BOXES,
+    "yolo": BOXES,
+    "voc": BOXES,
+    "csv": (*BOXES, *LABELS),
+    "jsonl": ("grounding", *BOXES),
+    "hf": (*BOXES, *LABELS),
     **dict.fromkeys(("folder", "flowers", "pets", "aircraft", "cars"), LABELS),
     "reasonseg": ("grounding",),
     "virft": ("detection", *LABELS, "grounding"),
 }
+
+FIELD = {"detection": "{category}", "presence": "{category}", "grounding": "{instruction}", "classification": ""}
+WITH_VAL = ("reasonseg", "folder", "yolo", "voc", "hf")
 
 Rule = tuple[bool, str, str]  # (holds, field, what is wrong and what to do)
 
@@ -32,16 +43,17 @@ class DataConfig:
     """Where the samples come from; `docs/data.md` draws every kind's files."""
 
     kind: Kind = "tiny"
-    """`tiny` draws scenes from the seed; `coco`, `lvis` read annotations; `folder` one folder for each class;
+    """`tiny` draws scenes from the seed; `coco`, `yolo`, `voc`, `lvis` read boxes; `csv` a table; `jsonl` grounding
+    rows of other trainers; `folder` one folder for each class; `hf` a set of the datasets library;
     `flowers`, `pets`, `aircraft`, `cars`, `reasonseg` their authors' layout; `virft` the published sets."""
     task: Task = "detection"
     """What is asked about a picture."""
     annotations: Path | None = None
-    """JSON file of the training pictures, for `coco` and `lvis`."""
+    """File of the training pictures, for `coco`, `lvis`, `csv` and `jsonl`."""
     images: Path | None = None
-    """Folder that holds the training pictures, for `coco` and `lvis`."""
+    """Folder that holds the training pictures, for the same; of `csv` and `jsonl` that of the file if left out."""
     folder: Path | None = None
-    """Folder of the set, for all other kinds (for `virft` also one .parquet file)."""
+    """Folder of the set, for all other kinds; for `virft` also a .parquet file, for `hf` a name on the hub."""
     eval_kind: Kind | None = None
     """Kind of the evaluation data; without it `kind`."""
     eval_annotations: Path | None = None
@@ -51,28 +63,55 @@ class DataConfig:
     eval_folder: Path | None = None
     """Folder to evaluate on; without it `folder`'s own test part, or what was not drawn where it has none."""
     eval_part: Literal["test", "val", "train"] = "test"
-    """Part of a set with parts to evaluate on; `train` is what was not drawn as shots, `val` only `reasonseg` has."""
+    """Part of a set with parts to evaluate on; `train` is what was not drawn as shots."""
     categories: tuple[str, ...] = ()
     """Names of the categories asked about; empty means all."""
     eval_categories: tuple[str, ...] = ()
     """Names of the categories evaluated on; empty means `categories`."""
     family: str = "object"
     """What the pictures of a `folder` show, as the question says it: flower, pet, car, aircraft or your own noun."""
+    box_format: Literal["pixels", "unit", "thousand"] = "pixels"
+    """Units of the boxes of `csv`, `jsonl` and `hf`: pixels, 0 to 1, or 0 to 1000; the others say it themselves."""
     split: Path | None = None
-    """File of `minirft data split` that names the training samples; instead of `shots`."""
+    """File of `minirft data split` that names the training samples; `shots` beside it: 0, or those of the file."""
     shots: int = 0
     """Pictures per category (k of k-shot); 0 means all of them, and for `tiny` fresh scenes at every step."""
     negatives: float = 0.2
     """Share of questions about a category that is not in the picture, in [0, 1), where absence is known.  Measured on
     an earlier base: at 0.1 the ability to abstain is lost; the released few-shot sets have none.  `tiny` presence
     questions are half absent, whatever it says."""
-    bad_boxes: Literal["refuse", "drop"] = "refuse"
-    """What an inverted or empty box, or one outside its picture, does: stop the run, or be left out."""
+    question: str = ""
+    """Your own question: {category}, {instruction} or {labels} in it is filled in, and how to answer is added unless it
+    names <answer>; empty means the paper's."""
+    list_labels: Literal["auto", "yes", "no"] = "auto"
+    """Add the labels to a classification question; `auto`: for own sets of 2 to 30 labels."""
+    on_bad: Literal["skip", "stop"] = "skip"
+    """What a row or a picture that cannot be right does: cost its sample, or stop the run before it begins."""
+    max_bad: float = 0.05
+    """Share of bad samples, in [0, 1], above which a run does not begin; a single one never stops it, unless 0."""
     seed: int = 0
     """Draws the k-shot split.  Apart from the training seed, so that seeds share a split."""
 
     def __post_init__(self) -> None:
         check(self, _rules(self), "data.")
+
+
+def evaluation_data(data: DataConfig) -> DataConfig:
+    """The settings of the evaluation data: each `eval_` field in the place of its own where it is set.
+
+    >>> evaluation_data(DataConfig(categories=("cat",), eval_categories=("dog",))).categories
+    ('dog',)
+    """
+    return replace(
+        data,
+        kind=data.eval_kind or data.kind,
+        annotations=data.eval_annotations or data.annotations,
+        images=data.eval_images or data.images,
+        folder=data.eval_folder or data.folder,
+        categories=data.eval_categories or data.categories,
+        split=None,
+        shots=0,
+    )
 
 
 def check(config: Any, rules: Iterator[Rule], prefix: str = "") -> None:
@@ -85,6 +124,11 @@ def check(config: Any, rules: Iterator[Rule], prefix: str = "") -> None:
 
 def _rules(c: DataConfig) -> Iterator[Rule]:
     yield 0 <= c.negatives < 1, "negatives", "a share, at least 0 and below 1"
+    free = c.box_format == "pixels" or {c.kind, c.eval_kind} & {"csv", "jsonl", "hf"}
+    yield bool(free), "box_format", f"kind {c.kind} says in which units its boxes are; leave it out"
+    yield 0 <= c.max_bad <= 1, "max_bad", "a share, at least 0 and at most 1"
+    field = FIELD[c.task]
+    yield not c.question or field in c.question, "question", f"it must hold {field}, which is filled in"
     yield c.shots >= 0, "shots", "pictures per category; 0 means all"
     for kind in (c.kind, c.eval_kind or c.kind):
         tasks = TASKS_OF[kind]
@@ -94,7 +138,7 @@ def _rules(c: DataConfig) -> Iterator[Rule]:
     yield counts or not c.shots, "shots", "instructions have no categories to count shots by; set it to 0"
     named = not (c.categories or c.eval_categories)
     yield named or "reasonseg" not in (c.kind, c.eval_kind), "kind", "it has instructions, no categories: name none"
-    yield not (c.split and c.shots), "shots", "data.split says which samples are trained on: set it to 0"
     yield not c.split or c.kind != "tiny", "split", "the tiny world is drawn from data.seed, which is its split"
-    parted = (c.eval_kind or c.kind) == "reasonseg"
-    yield parted or c.eval_part != "val", "eval_part", "only reasonseg has a val part; `train` is what was not drawn"
+    parted = (c.eval_kind or c.kind) in WITH_VAL
+    advice = f"only {', '.join(WITH_VAL)} can have a val part; `train` is what was not drawn"
+    yield parted or c.eval_part != "val", "eval_part", advice

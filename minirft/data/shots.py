@@ -10,25 +10,30 @@ import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minirft import UserError
+from minirft.data.findings import Findings
 from minirft.data.identity import picture_keys
+from minirft.data.settings import DataConfig
 from minirft.rewards import Detections, parse_solution
 from minirft.samples import Sample
 
 log = logging.getLogger(__name__)
 
 
-def k_shot(samples: list[Sample], k: int, seed: int, negatives: float = 0.0) -> list[Sample]:
+def k_shot(
+    samples: list[Sample], k: int, seed: int, negatives: float = 0.0, without: Collection[str] = ()
+) -> list[Sample]:
     """k samples of each category among those that show it, and a share `negatives` of absent ones, in their order.
 
     A category's shots depend on the seed and its own samples, not on their order or on other categories.  They are k
     different pictures: of copies one is drawn.  A category that has fewer gives all it has, and a warning is logged.
+    In the place of an id in `without` the next is drawn.
     Absent ones are drawn from all of `samples`; where there are too few, all are taken.
     Raises `UserError` when nothing can be drawn.
 
@@ -44,13 +49,13 @@ def k_shot(samples: list[Sample], k: int, seed: int, negatives: float = 0.0) -> 
             shown.setdefault(sample.category, []).append(sample.id)
     if k < 1 or not shown:
         raise UserError(f"cannot draw {k} shots of {len(shown)} categories; ask for 1 or more, of data that shows some")
-    shots = {category: _draw(category, names, k, seed, pictures) for category, names in shown.items()}
+    shots = {category: _draw(category, names, k, seed, pictures, without) for category, names in shown.items()}
     short = [f"{category} has {len(names)}" for category, names in shots.items() if len(names) < k]
     if short:
         log.warning("fewer than %d shots, so all are taken: %s", k, ", ".join(short))
     drawn = [name for names in shots.values() for name in names]
     absent = [sample.id for sample in samples if not is_present(sample)]
-    kept = {*drawn, *_draw("", absent, round(len(drawn) * negatives / (1 - negatives)), seed, {})}
+    kept = {*drawn, *_draw("", absent, round(len(drawn) * negatives / (1 - negatives)), seed, {}, without)}
     return [sample for sample in samples if sample.id in kept]
 
 
@@ -80,10 +85,19 @@ def is_present(sample: Sample) -> bool:
     return bool(truth) if isinstance(truth, Detections | bool) else True
 
 
-def write_split(path: str | Path, samples: list[Sample], **origin: Any) -> None:
-    """The ids of `samples` as a JSON file, beside what they were drawn with (`k=4, seed=0`, the annotations' name)."""
-    text = json.dumps({**origin, "samples": [sample.id for sample in samples]}, indent=1, ensure_ascii=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+def write_split(path: str | Path, samples: list[Sample], overwrite: bool = False, **origin: Any) -> None:
+    """The ids of `samples` as a JSON file, beside what they were drawn with (`k=4, seed=0`, the annotations' name).
+
+    Raises `UserError` where another file is there already, unless it is to be overwritten.
+    """
+    path = Path(path)
+    text = json.dumps({**origin, "samples": [sample.id for sample in samples]}, indent=1, ensure_ascii=False) + "\n"
+    if path.exists() and not overwrite and path.read_bytes() != text.encode():
+        raise UserError(f"{path} is there already and differs: name another --out, or give --overwrite")
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); name another --out") from error
 
 
 def split_ids(path: str | Path) -> list[str]:
@@ -98,22 +112,39 @@ def split_ids(path: str | Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def read_split(path: str | Path, samples: list[Sample]) -> list[Sample]:
-    """Those of `samples` that the split in the file names, in its order.  Raises `UserError` for a wrong file or id."""
-    names = split_ids(path)
+def split_of(data: DataConfig) -> list[str]:
+    """The ids in the split of the settings.  Raises `UserError` where it was drawn with another number of shots."""
+    names = split_ids(data.split or "")
+    k = json.loads(Path(data.split or "").read_text(encoding="utf-8")).get("k")
+    if data.shots and data.shots != k:
+        raise UserError(f"data.shots = {data.shots}: {data.split} was drawn with {k}; set it to that, or to 0")
+    return names
+
+
+def read_split(path: str | Path, samples: list[Sample], findings: Findings | None = None) -> list[Sample]:
+    """Those of `samples` that the split in the file names, in its order, without those that `findings` has lost.
+
+    Raises `UserError` for a wrong file or id.
+    """
+    names = [name for name in split_ids(path) if findings is None or not findings.is_lost(name)]
     by_id = {sample.id: sample for sample in samples}
     missing = [name for name in names if name not in by_id]
     if missing:
         raise UserError(
             f"{path}: {len(missing)} of {len(names)} samples are not in this data set, such as {missing[0]!r}"
         )
+    if not names:
+        raise UserError(f"{path}: no sample of it can be used; see minirft data check")
     return [by_id[name] for name in names]
 
 
-def _draw(category: str, names: list[str], k: int, seed: int, pictures: dict[str, Hashable]) -> list[str]:
+def _draw(
+    category: str, names: list[str], k: int, seed: int, pictures: dict[str, Hashable], without: Collection[str]
+) -> list[str]:
     """The first k of the samples in random order, one for each of `pictures` (id -> key; else itself)."""
     generator = np.random.default_rng([seed, zlib.crc32(category.encode())])
     first: dict[Hashable, str] = {}
     for name in generator.permutation(sorted(names)).tolist():
-        first.setdefault(pictures.get(name, name), name)
+        if name not in without:
+            first.setdefault(pictures.get(name, name), name)
     return list(first.values())[:k]

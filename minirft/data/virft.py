@@ -21,12 +21,12 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
-
-from PIL import Image, UnidentifiedImageError
+from typing import Any
 
 from minirft import UserError
-from minirft.data.checks import choose
+from minirft.data.checks import choose, read_header
+from minirft.data.findings import Findings
+from minirft.pictures import kind_of_file
 from minirft.rewards import Detections, ParseFailure, parse, parse_solution, prompts
 from minirft.samples import Sample, Task
 
@@ -87,18 +87,18 @@ def load_virft(
     task: Task,
     categories: Sequence[str] | None = None,
     *,
-    bad_boxes: Literal["refuse", "drop"] = "refuse",
+    findings: Findings | None = None,
 ) -> list[Sample]:
     """One sample for each row of a parquet file, a folder of them, or a `save_to_disk` folder; its id is SET:ROW.
 
-    A sample's category is what its question asks for, its label, or its instruction.  With `bad_boxes="drop"` an
-    empty or inverted box is left out, and with its last box its row.  Raises `UserError` naming the row that is wrong.
+    A sample's category is what its question asks for, its label, or its instruction.  A row that is wrong goes to
+    `findings`; without one it is a `UserError` that names it.
 
     >>> load_virft("nowhere", "detection")
     Traceback (most recent call last):
     minirft.UserError: no nowhere; set data.folder to a .parquet file, a folder of them or a save_to_disk folder
     """
-    source = Path(folder)
+    source, findings = Path(folder), findings or Findings()
     if not source.exists():
         raise UserError(f"no {source}; set data.folder to a .parquet file, a folder of them or a save_to_disk folder")
     table = _table(source)
@@ -106,8 +106,12 @@ def load_virft(
     if lacking:
         raise UserError(f"{source} has no column {' and no '.join(lacking)}; it has {', '.join(table.column_names)}")
     texts = table.select_columns(["problem", "solution"])
-    samples = [_sample(source, table, i, row, task, bad_boxes == "drop") for i, row in enumerate(texts)]
-    kept = [sample for sample in samples if sample is not None]
+    kept = []
+    for i, row in enumerate(texts):
+        try:
+            kept.append(_sample(source, table, i, row, task, findings))
+        except UserError as error:
+            findings.lose(source, f"row {i}", str(error), [f"{source.stem}:{i}"])
     if not kept:
         raise UserError(f"{source} has no row that can be used; check data.folder")
     chosen = set(choose(categories, (sample.category for sample in kept), source))
@@ -131,27 +135,33 @@ def _table(source: Path) -> Any:
         if found is not None and "image" in found.column_names:
             found = found.cast_column("image", datasets.Image(decode=False))
     except Exception as error:  # pyarrow and datasets raise a dozen kinds on a torn file
+        kind = kind_of_file(source)
+        if source.is_file() and kind not in ("", "a Parquet file"):
+            raise UserError(
+                f"{source} is {kind}, not a .parquet file; set data.folder, or data.kind to its kind"
+            ) from None
         raise UserError(f"{source} cannot be read ({' '.join(str(error).split())}); download it again") from None
     if found is None:
         raise UserError(f"{source} has no .parquet file and no split 'train'; check data.folder")
     return found
 
 
-def _sample(source: Path, table: Any, row: int, texts: dict[str, Any], task: Task, drop: bool) -> Sample | None:
-    where, (problem, solution) = f"{source}, row {row}", (texts["problem"], texts["solution"])
+def _sample(source: Path, table: Any, row: int, texts: dict[str, Any], task: Task, findings: Findings) -> Sample:
+    problem, solution = texts["problem"], texts["solution"]
     if not (isinstance(problem, str) and problem.strip() and isinstance(solution, str)):
-        raise UserError(f"{where}: problem or solution is empty; repair or remove the row")
-    problem, mended = _IMAGE_MARK.sub("", problem), _without_bad_boxes(task, solution) if drop else solution
-    if mended is None:
-        return None
+        raise UserError("has an empty problem or solution; repair or remove the row")
+    problem, mended = _IMAGE_MARK.sub("", problem), _without_bad_boxes(task, solution)
+    if mended is not None and mended != solution:
+        what = "has an empty or inverted box; repair or remove the row"
+        findings.mend("empty or inverted boxes left out of solutions", source, f"row {row}", what)
     try:
-        truth = parse_solution(task, mended)
+        truth = parse_solution(task, solution if mended is None else mended)
     except UserError as error:
-        raise UserError(f"{where}: {error}; is data.task = {task!r} right?") from None
+        raise UserError(f"has a solution that cannot be read: {error}; is data.task = {task!r} right?") from None
     picture = StoredPicture(table, str(source), row)
-    _check_picture(picture, where)
+    _check_picture(picture)
     category = truth if isinstance(truth, str) else _asked(task, problem)
-    return Sample(f"{source.stem}:{row}", picture, task, problem, mended, category)
+    return Sample(f"{source.stem}:{row}", picture, task, problem, solution if mended is None else mended, category)
 
 
 def _without_bad_boxes(task: Task, solution: str) -> str | None:
@@ -180,12 +190,12 @@ def _asked(task: Task, problem: str) -> str:
     return found[1].strip() if found else problem.strip()
 
 
-def _check_picture(picture: StoredPicture, where: str) -> None:
+def _check_picture(picture: StoredPicture) -> None:
     try:
-        with Image.open(picture):
-            pass
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: its picture will not open ({error}); repair or remove the row") from None
+        read_header(picture)
+    except UserError as error:
+        what = str(error).removeprefix(f"{picture} ")
+        raise UserError(f"has a picture that {what}") from None
 
 
 @lru_cache(maxsize=8)  # PIL reads a picture in many small pieces

@@ -29,7 +29,8 @@ def coco_results(texts: Sequence[str], samples: Sequence[Sample], annotations: R
         answer, picture = parse("detection", text), pictures[sample.id.split(":", 1)[0]]
         if not isinstance(answer, Detections):
             continue
-        boxes = convert(answer.boxes, MODEL, pixels(picture["width"], picture["height"])).tolist()
+        frame = sample.exact.frame if sample.exact else pixels(picture["width"], picture["height"])
+        boxes = convert(answer.boxes, MODEL, frame).tolist()
         for (x1, y1, x2, y2), score in zip(boxes, answer.confidence.tolist(), strict=True):
             place = {"image_id": picture["id"], "category_id": categories[sample.category]}
             yield {**place, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}

@@ -36,7 +36,7 @@ def lvis_metrics(texts: Sequence[str], samples: Sequence[Sample], data: DataConf
     data = evaluation_data(data)
     if data.kind != "lvis" or data.task != "detection" or data.annotations is None:
         return {}
-    annotations = json.loads(data.annotations.read_text(encoding="utf-8"))
+    annotations = json.loads(data.annotations.read_text(encoding="utf-8-sig"))
     return lvis_ap(list(coco_results(texts, samples, annotations)), samples, annotations)
 
 

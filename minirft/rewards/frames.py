@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from minirft.pictures import open_picture, size_of
 from minirft.rewards.answers import MAX_CHARACTERS, MAX_PREDICTIONS, extract, true_boxes
 from minirft.rewards.boxes import MODEL, Array, convert, pixels
 from minirft.rewards.detection import iou, match_hungarian
@@ -142,12 +143,12 @@ def _fit(found: Array, truth: Array) -> float:
 
 
 def displayed_size(sample: Sample) -> tuple[int, int]:
-    """Width and height of a sample's picture on disk, in pixels; only the header is read.
+    """Width and height of a sample's picture as it is handed on, in pixels; only the header is read.
 
     >>> displayed_size(Sample("s0", Image.new("RGB", (4, 3)), "presence", "A cat?", "<answer>yes</answer>"))
     (4, 3)
     """
     if isinstance(sample.image, Image.Image):
-        return sample.image.size
-    with Image.open(sample.image) as picture:
-        return picture.size
+        return size_of(sample.image, sample.upright)
+    with open_picture(sample.image) as picture:
+        return size_of(picture, sample.upright)

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from minirft import UserError
-from minirft.data import Feed, step_seed, validation
+from minirft.data import Feed, Screening, step_seed, validation
 from minirft.evaluation import metrics
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
@@ -28,17 +28,25 @@ from minirft.samples import Sample
 DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
 
 
-def run_steps(run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool) -> Iterator[Row]:
+def run_steps(
+    run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening | None = None
+) -> Iterator[Row]:
     """Do the steps that are left; log, evaluate and save as configured; yield every row that is logged.
 
-    `feed(step)` gives the samples of a step, `do_step(samples, step)` its row and what was written at it.  Ctrl-C lets
-    the step finish, saves, and raises `KeyboardInterrupt` with the way to go on; a second one stops at once.
+    `feed(step)` gives the samples of a step, `do_step(samples, step)` its row and what was written at it; what
+    `screening` found in the data is logged first.  Ctrl-C lets the step finish, saves, and raises `KeyboardInterrupt`
+    with the way to go on; a second one stops at once.
     """
     config = run.config
-    asked = validation(config) if config.eval_every else []  # read once: an annotation file can take a minute
+    asked = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute
+    if screening:
+        screening.save(run.folder)
     watch = FrameWatch(run)
     bar = tqdm(total=steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
     with bar, _interrupts() as interrupted:
+        if run.step == 0 and screening and screening.row():
+            run.log.row("data", step=0, **screening.row())
+            yield {"kind": "data", "step": 0, **screening.row()}
         if run.step == 0 and config.eval_every:
             yield _log_evaluation(run, asked, watch)
         while run.step < steps:

@@ -6,9 +6,10 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from minirft import UserError
+from minirft.pictures import open_picture, to_rgb
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # what is taken of a folder
 DRAWN = ".answer.png"  # the end of a drawing's name, so that a folder of drawings is not asked about
@@ -17,8 +18,8 @@ DRAWN = ".answer.png"  # the end of a drawing's name, so that a folder of drawin
 def upright(path: Path) -> Image.Image:
     """The picture in a file is opened in RGB and turned as its EXIF tag says.  Raises `UserError` when it will not."""
     try:
-        with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+        with open_picture(path) as opened:
+            return to_rgb(opened, upright=True)
     except FileNotFoundError:
         raise UserError(f"no picture at {path}; check the path") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -137,6 +137,6 @@ def write_coco_results(
     if data.kind not in ("coco", "lvis") or data.task != "detection" or data.annotations is None:
         return None
     path = answers.with_name(f"{answers.name.removesuffix('.jsonl')}.coco_results.json")
-    results = list(coco_results(texts, samples, json.loads(data.annotations.read_text(encoding="utf-8"))))
+    results = list(coco_results(texts, samples, json.loads(data.annotations.read_text(encoding="utf-8-sig"))))
     path.write_text(json.dumps(results), encoding="utf-8")
     return path

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from minirft import UserError
-from minirft.data import training_feed
+from minirft.data import Screening, training_feed
 from minirft.engine import passes
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
@@ -29,13 +29,14 @@ from minirft.samples import Rollout, Sample, pad_rows
 
 def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
     """Run or go on with a supervised run; yields every logged row as it happens.  Raises as `train` does."""
-    feed = training_feed(config)
+    screening = Screening.of(config.data, resume, progress)
+    feed = training_feed(config, screening)
     run = open_run("sft", config, resume)
 
     def do_step(samples: list[Sample], step: int) -> tuple[Row, list[Row]]:
         return sft_step(run.policy, run.optimiser, samples, config, step)
 
-    yield from run_steps(run, config.sft_steps, feed, do_step, progress)
+    yield from run_steps(run, config.sft_steps, feed, do_step, progress, screening)
 
 
 def sft_step(

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from minirft import UserError
 
+RENAMED = {"data.bad_boxes": 'data.on_bad ("skip" for "drop", "stop" for "refuse")'}
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The table in a TOML file.  Raises `UserError` when it cannot be read, or with the line that is wrong."""
@@ -43,6 +45,8 @@ def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
         if prefix + key in GONE:
             raise UserError(f"'{prefix}{key}' is gone: {GONE[prefix + key]}")
         if key not in hints:
+            if prefix + key in RENAMED:
+                raise UserError(f"{prefix}{key} has become {RENAMED[prefix + key]}; set that")
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
             advice = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(hints)}"
             raise UserError(f"unknown key '{prefix}{key}'; {advice}")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from minirft.show.charts import bars, curves
     from minirft.show.confidence import Levels, calibration, learning_choice, levels_of
     from minirft.show.dashboard import Dashboard, Probe
+    from minirft.show.data import drawing
     from minirft.show.display import live, picture, small_picture
     from minirft.show.group_bars import bar_handles, completion_bars
     from minirft.show.knowledge import knowledge_map, looks

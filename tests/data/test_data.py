@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minirft import UserError
-from minirft.data.coco import TOLERANCE, _corners, load_coco
+from minirft.data.coco import load_coco
+from minirft.data.findings import Findings
 from minirft.data.shots import is_present, k_shot, read_split, write_split
+from minirft.data.tables import TOLERANCE, _corners
 from minirft.rewards.answers import parse_detection
 from minirft.samples import Sample
 
@@ -134,7 +136,7 @@ def test_coco128_reads_back():
 WRONG = {
     "unknown picture": (changed("annotations", 2, image_id=4), r"annotations\[2\] is of image 4, .* repair"),
     "unknown category": (changed("annotations", 2, category_id=2), r"annotations\[2\] is of category 2, .* repair"),
-    "outside": (changed("annotations", 0, bbox=[150, 0, 52, 10]), r"annotations\[0\], a cat in wide.png: .* outside"),
+    "outside": (changed("annotations", 0, bbox=[150, 0, 52, 10]), r"annotations\[0\] is a cat in wide.png .* outside"),
     "corners": (changed("annotations", 2, bbox=[30, 0, 50, 100]), r"annotations\[2\].* outside .*COCO boxes are"),
     "inverted": (changed("annotations", 0, bbox=[50, 10, -20, 10]), r"annotations\[0\].* inverted or empty"),
     "no height": (changed("annotations", 0, bbox=[50, 10, 20, 0]), r"annotations\[0\].* inverted or empty"),
@@ -161,10 +163,11 @@ def test_a_wrong_row_is_named(folder, name):
     assert "\n" not in str(error.value)
 
 
-def test_bad_boxes_can_be_dropped(folder):
-    """Catches a dropped box whose category is then asked about as absent."""
-    data = changed("annotations", 2, bbox=[25, 0, 25, 0])
-    assert [s.id for s in load(folder, data, negatives=0.9, bad_boxes="drop")] == [
+@pytest.mark.parametrize("bbox", [[25, 0, 25, 0], [25, 0, -5, 9], [float("nan"), 0, 1, 1], ["25", "0", "9", "9"], 7])
+def test_bad_boxes_can_be_skipped(folder, bbox):
+    """Catches a box left out whose category is then asked about as absent."""
+    data = changed("annotations", 2, bbox=bbox)
+    assert [s.id for s in load(folder, data, negatives=0.9, findings=Findings("skip"))] == [
         "7:cat",
         "7:dog",
         "7:crowded",

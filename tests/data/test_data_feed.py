@@ -19,7 +19,8 @@ from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data import settings as settings_module
 from minirft.data.coco import load_coco
-from minirft.data.feed import candidates, held_out, training_feed, training_set, validation
+from minirft.data.feed import held_out, training_feed, training_set, validation
+from minirft.data.readers import candidates
 from minirft.data.settings import TASKS_OF, DataConfig
 from minirft.data.summary import summarise, warnings
 from minirft.rewards import prompts
@@ -64,9 +65,13 @@ def test_kind_and_task(kind):
         ({"kind": "coco", "eval_kind": "pets"}, "data.task = 'detection': kind pets asks classification"),
         ({"kind": "reasonseg", "task": "grounding", "shots": 4}, "data.shots = 4: instructions have no categories"),
         ({"kind": "reasonseg", "task": "grounding", "categories": ("cup",)}, "it has instructions, no categories"),
-        ({"kind": "coco", "split": Path("a.json"), "shots": 4}, "data.shots = 4: data.split says which"),
+        ({"task": "detection", "question": "Where is it?"}, "data.question = 'Where is it?': it must hold {category}"),
+        ({"kind": "coco", "max_bad": 5.0}, "data.max_bad = 5.0: a share"),
         ({"kind": "tiny", "split": Path("a.json")}, "data.split = a.json: the tiny world is drawn from data.seed"),
-        ({"kind": "coco", "eval_part": "val"}, "data.eval_part = 'val': only reasonseg has a val part"),
+        (
+            {"kind": "coco", "eval_part": "val"},
+            "data.eval_part = 'val': only reasonseg, folder, yolo, voc, hf can have",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(changes, message):
@@ -80,7 +85,7 @@ def test_settings_that_do_not_go_together(changes, message):
 def test_paths_that_are_not_set(kind):
     """Catches a None that travels into a reader, and advice that names the wrong flag."""
     data = DataConfig(kind=kind, task=TASKS_OF[kind][0])
-    field = "annotations" if kind in ("coco", "lvis") else "folder"
+    field = "annotations" if kind in ("coco", "lvis", "csv", "jsonl") else "folder"
     with pytest.raises(UserError, match=rf"data.{field} is not set: .*--data.{field} "):
         training_set(data)
     if kind in ("coco", "lvis"):

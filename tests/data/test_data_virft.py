@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from minirft import UserError
+from minirft.data.findings import Findings
 from minirft.data.virft import StoredPicture, load_virft
 from minirft.rewards import prompts
 from minirft.rewards.answers import parse_detection
@@ -123,8 +124,8 @@ WRONG = {
     "torn list": ("detection", (prompts.detection("cat"), CAT.replace("}]", "")), "not a list of predictions"),
     "empty label": ("classification", (prompts.classification("pet"), "<answer></answer>"), "empty answer"),
     "no box": ("grounding", (prompts.grounding("a cup"), "<answer>(1,2)</answer>"), "not a box"),
-    "no problem": ("detection", (" ", CAT), "problem or solution is empty"),
-    "null solution": ("detection", (prompts.detection("cat"), None), "problem or solution is empty"),
+    "no problem": ("detection", (" ", CAT), "an empty problem or solution"),
+    "null solution": ("detection", (prompts.detection("cat"), None), "an empty problem or solution"),
     "another task": ("detection", ROWS["grounding"][0], "is data.task = 'detection' right"),
 }
 
@@ -134,7 +135,7 @@ def test_a_wrong_row_is_named(name, tmp_path):
     """Catches a solution that no answer can match, and a set of another task: both train at reward 0 without a word."""
     task, row, expected = WRONG[name]
     place = stored("parquet", table([ROWS[task][0], row]), tmp_path)
-    with pytest.raises(UserError, match=f"ViRFT_SET, row 1: .*{expected}") as caught:
+    with pytest.raises(UserError, match=f"ViRFT_SET: row 1 has .*{expected}") as caught:
         load_virft(place, task)
     assert "\n" not in str(caught.value)
 
@@ -142,7 +143,7 @@ def test_a_wrong_row_is_named(name, tmp_path):
 def test_a_picture_that_will_not_open(tmp_path):
     """Catches a torn picture met in the middle of a run."""
     place = stored("save_to_disk", table(ROWS["detection"][:2], [encoded(), encoded()[:20]]), tmp_path)
-    with pytest.raises(UserError, match="row 1: its picture will not open"):
+    with pytest.raises(UserError, match="row 1 has a picture that will not open"):
         load_virft(place, "detection")
 
 
@@ -151,11 +152,11 @@ def test_bad_boxes_can_be_dropped(tmp_path):
     two = CAT.replace("}]", "}, {'Position': [5, 5, 5, 9], 'Confidence': 1}]")
     rows = [(prompts.detection("cat"), two), (prompts.detection("cat"), CAT.replace("98", "1"))]
     place = stored("save_to_disk", table(rows), tmp_path)
-    (sample,) = load_virft(place, "detection", bad_boxes="drop")
+    (sample,) = load_virft(place, "detection", findings=Findings("skip"))
     assert sample.id == "ViRFT_SET:0" and sample.solution == CAT
     assert len(parse_detection(sample.solution)) == 1
     with pytest.raises(UserError, match="no row that can be used"):
-        load_virft(stored("save_to_disk", table(rows[1:]), tmp_path / "b"), "detection", bad_boxes="drop")
+        load_virft(stored("save_to_disk", table(rows[1:]), tmp_path / "b"), "detection", findings=Findings("skip"))
 
 
 def test_folders_that_are_no_set(tmp_path):

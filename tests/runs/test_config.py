@@ -116,6 +116,12 @@ def test_a_key_that_is_gone_says_so(tmp_path: Path):
     assert "'lora.dtype' is gone: adapters are always float32; remove the line" in said
 
 
+def test_a_key_that_was_renamed_says_its_new_name(tmp_path: Path):
+    """A config of last week that gets the nearest name, which means something else."""
+    told = refusal(tmp_path, "[data]\nbad_boxes = 'drop'")
+    assert 'data.bad_boxes has become data.on_bad ("skip" for "drop", "stop" for "refuse")' in told
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

@@ -78,7 +78,7 @@ def test_the_log_of_a_run_says_it_and_stderr_once(tiny_random, tmp_path, monkeyp
     """A key that the log does not know, a line at every evaluation, an annotation file read at every evaluation."""
     reads = []
     monkeypatch.setattr(loop, "frame_warning", lambda *_: "boxes are in pixels")
-    monkeypatch.setattr(loop, "validation", lambda config: reads.append(1) or held_out(config))
+    monkeypatch.setattr(loop, "validation", lambda config, _: reads.append(1) or held_out(config))
     list(train(small_config(tiny_random, tmp_path, steps=3, eval_every=1)))
     rows = [row for row in read_log(tmp_path / "log.jsonl")[1] if row["kind"] == "eval"]
     assert [row["frame_warning"] for row in rows] == ["boxes are in pixels"] * 4

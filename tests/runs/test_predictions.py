@@ -19,6 +19,7 @@ from small_runs import small_config
 from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data.coco import load_coco
+from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.summary import true_boxes
 from minirft.evaluation.scores import metrics
@@ -153,7 +154,7 @@ def agrees(data: DataConfig, samples: list, texts: list[str], folder: Path) -> d
     written = predictions.write_coco_results(texts, samples, GRPOConfig(data=data), folder / "answers.jsonl")
     ours = metrics("detection", texts, samples, resamples=0)
     annotations = json.loads(data.annotations.read_text())
-    sound = [row for row in annotations["annotations"] if min(row["bbox"][2:]) > 0]  # what bad_boxes = "drop" keeps
+    sound = [row for row in annotations["annotations"] if min(row["bbox"][2:]) > 0]  # what on_bad = "skip" keeps
     theirs = coco_ap({**annotations, "annotations": sound}, written)
     assert (ours["ap"], ours["ap50"], ours["ar"]) == pytest.approx(theirs, abs=1e-9)
     return ours
@@ -175,7 +176,7 @@ def test_our_ap_is_that_of_the_written_file_on_coco128(tmp_path: Path, perfect: 
     """The same on photographs with crowds.  Perfect answers, written in thousandths, are not perfect in pixels."""
     source = COCO128 / "annotations" / "instances_train2017.json"
     data = DataConfig(kind="coco", annotations=source, images=COCO128 / "train2017")
-    samples = load_coco(source, data.images, bad_boxes="drop")
+    samples = load_coco(source, data.images, findings=Findings("skip"))
     texts = [sample.solution for sample in samples] if perfect else guesses(samples, 3)
     ours = agrees(data, samples, texts, tmp_path)
     assert 0.95 < ours["ap"] < 1 if perfect else ours["ap"] < 0.95
@@ -228,7 +229,7 @@ def test_eval_writes_what_it_says(tiny_random: Path, tmp_path: Path, capsys: pyt
     data = drawn(tmp_path, 0)
     command = ["eval", "coco_8cate_4shot", "--model", str(tiny_random), "--quantize", "none", "--json"]
     command += ["--data.annotations", str(data.annotations), "--data.images", str(tmp_path), "--data.categories", "cat"]
-    command += ["--data.eval-annotations", str(data.annotations), "--data.bad-boxes", "drop", "--device", "cpu"]
+    command += ["--data.eval-annotations", str(data.annotations), "--device", "cpu"]
     command += ["--eval-samples", "4", "--max-completion-length", "4", "--max-pixels", "12544"]
     command += ["--out", str(tmp_path / "run"), "--max-prompt-length", "4096", "--dtype", "float32"]
     assert main(command) == 0

@@ -1,0 +1,72 @@
+"""What is asked about a sample: the paper's question or a template of your own, and the labels of a closed set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from minirft.data.findings import tell
+from minirft.data.settings import FIELD
+from minirft.rewards import prompts
+from minirft.samples import Task
+
+ListLabels = Literal["auto", "yes", "no"]
+LISTED = 30  # labels of an own set that fit into a question
+_FORMATS = ("Output the thinking process", "Write down your reasoning")  # where a question begins to say how to answer
+
+
+def question(task: Task, what: str, template: str = "") -> str:
+    """The question of `task` about a category, an instruction, or for classification what the picture shows.
+
+    `template` replaces what the paper asks; how to answer is still the paper's, unless the template says it by naming
+    <answer> itself.  {category} or {instruction} in it is `what`; other braces stay.
+
+    >>> question("detection", "cat", "Where is every {category}?").splitlines()[0]
+    'Where is every cat?'
+    >>> question("detection", "cat") == prompts.detection("cat")
+    True
+    """
+    usual = getattr(prompts, task)(what)
+    if not template:
+        return usual
+    asked = template.replace(FIELD[task], what) if FIELD[task] else template
+    if "<answer>" in template:
+        return asked
+    start = min(place for mark in _FORMATS if (place := usual.find(mark)) >= 0)
+    return f"{asked}\n{usual[start:]}"
+
+
+def label_question(
+    family: str, labels: Sequence[str], template: str = "", list_labels: ListLabels = "auto", own: bool = True
+) -> str:
+    """The classification question of a set, the same for all its pictures.
+
+    {labels} in a template is the list of labels.  Without it they are added to the question if `list_labels` is "yes",
+    or if it is "auto" and the set is the user's own (the published sets keep the paper's words) and has `LISTED` at
+    most: a model cannot know that "dog" is called "dogs" here.
+
+    >>> label_question("pet", ["dogs", "cats"]).splitlines()[0][-33:]
+    'The answer is one of: dogs, cats.'
+    """
+    listed = ", ".join(labels)
+    asked = question("classification", family, template.replace("{labels}", listed))
+    if "{labels}" in template:
+        return asked
+    if list_labels == "yes" or (list_labels == "auto" and own and 1 < len(labels) <= LISTED):
+        first, _, rest = asked.partition("\n")
+        return f"{first} The answer is one of: {listed}.\n{rest}"
+    if own and (plurals := [label for label in labels if is_plural(label)]):
+        tell(
+            f"labels such as {plurals[0]!r} are plurals, and {plurals[0][:-1]!r} would earn nothing: name them as they "
+            f'are to be answered, or set data.list_labels = "yes"'
+        )
+    return asked
+
+
+def is_plural(label: str) -> bool:
+    """Whether a label ends like an English plural.
+
+    >>> is_plural("dogs"), is_plural("grass"), is_plural("ibis"), is_plural("cactus")
+    (True, False, False, False)
+    """
+    return label.endswith("s") and not label.endswith(("ss", "us", "is"))

@@ -1,0 +1,234 @@
+"""The three tables of COCO's format, row by row: what is right, what can be put right, and what cannot.
+
+    images         {"id", "file_name", "width", "height"}: without a size it is read off the picture
+    categories     {"id", "name"}: spaces at the ends of a name do not count
+    annotations    {"image_id", "category_id", "bbox": [x, y, width, height]}
+
+Other readers make these tables too.  Their rows hold under "at" where they come from, as (file, row); those of pictures
+may hold the "picture" itself, and "upright" where boxes are of it as turned; those of boxes a "problem" that was found.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minirft import UserError
+from minirft.data.checks import locate, read_header, read_text
+from minirft.data.findings import Findings
+
+TOLERANCE = 1.0  # pixels a box may reach over the edge, as rounding does
+KEPT = 0.5  # share of a box that must lie in its picture for clipping it to be no guess
+CORNERS = (3, 0.2)  # so many boxes outside, and so large a share of all: are they corners?
+FIELDS = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+Key = tuple[Any, str]  # a picture's id and a category
+Pairs = dict[Key, list[Box]]
+
+
+def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Findings) -> Tables:
+    """The tables of the file, without the rows that lack a field that is `needed`."""
+    if not source.exists():
+        raise UserError(f"no annotations at {source}; check data.annotations")
+    try:
+        data = json.loads(read_text(source, "give a COCO-format file in data.annotations"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{source} cannot be read as JSON ({error}); give a COCO-format file") from None
+    tables = {}
+    for table, fields in needed.items():
+        rows = data.get(table) if isinstance(data, dict) else None
+        if not isinstance(rows, list):
+            raise UserError(f"{source} has no list {table!r}; give a COCO-format file")
+        tables[table] = []
+        for number, row in enumerate(rows):
+            lacking = [field for field in fields if not isinstance(row, dict) or field not in row]
+            if lacking:
+                what = f"has no {' and no '.join(lacking)}; repair or remove the row"
+                findings.lose(source, f"{table}[{number}]", what, _ids_of(table, row))
+            else:
+                tables[table].append(row if "at" in row else row | {"at": (source, f"{table}[{number}]")})
+    return tables
+
+
+def _ids_of(table: str, row: Any) -> list[str]:
+    """The samples that a torn row costs: those of its picture."""
+    field = {"images": "id", "annotations": "image_id"}.get(table, "")
+    return [f"{row[field]}:"] if isinstance(row, dict) and field in row else []
+
+
+def sized_pictures(rows: Sequence[Row], folder: Path, findings: Findings) -> dict[Any, Row]:
+    """The rows of pictures by their ids, with sizes in pixels; one without a size gets that of its file."""
+    pictures = {}
+    for row in rows:
+        size = [row.get("width"), row.get("height")]
+        try:
+            if None in size and not any(size):
+                source = row.get("picture") or locate(folder, str(row["file_name"]), findings)
+                header = read_header(source)
+                row = row | {"width": header.width, "height": header.height}
+                findings.note("pictures without a size in their rows, which is read off the files", source)
+            elif not _numbers(size) or min(size) < 1:
+                raise UserError(f"has size {row.get('width')!r} x {row.get('height')!r}; give it in pixels")
+        except UserError as error:
+            findings.lose(*row["at"], str(error), [f"{row['id']}:"])
+            continue
+        pictures[row["id"]] = row
+    return pictures
+
+
+def category_names(data: Tables, source: str | Path) -> dict[Any, str]:
+    """Returns the name of each category by its id.
+
+    Of categories with one name, that with boxes is meant.  Raises `UserError` where several of them have boxes: an
+    answer has a name alone, so nobody could say of which of them it is.
+
+    >>> rows = [{"id": 0, "name": "cat"}, {"id": 1, "name": " cat "}]
+    >>> category_names({"categories": rows, "annotations": [{"category_id": 1}]}, "cats.json")
+    {1: 'cat'}
+    """
+    used = {row["category_id"] for row in data["annotations"] if isinstance(row["category_id"], int | str)}
+    names: dict[Any, str] = {}
+    ids: dict[str, Any] = {}
+    for row in sorted(data["categories"], key=lambda row: row["id"] not in used):
+        name = " ".join(str(row["name"]).split())
+        if name not in ids:
+            names[row["id"]], ids[name] = name, row["id"]
+        elif row["id"] in used and row["id"] != ids[name]:
+            raise UserError(
+                f"{source}: the categories {ids[name]!r} and {row['id']!r} are both called {name!r} and both have "
+                f"boxes: rename one, or give the boxes of both one category_id"
+            )
+    return {row["id"]: names[row["id"]] for row in data["categories"] if row["id"] in names}
+
+
+def without_phantoms(data: Tables, names: dict[Any, str]) -> list[str]:
+    """The names to ask about: not the one that Roboflow puts first, which has no box and is above all others.
+
+    >>> rows = [{"id": 0, "name": "pets", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "pets"}]
+    >>> without_phantoms({"categories": rows, "annotations": [{"category_id": 1}]}, {0: "pets", 1: "cat"})
+    ['cat']
+    """
+    used = {names.get(row["category_id"]) for row in data["annotations"] if isinstance(row["category_id"], int | str)}
+    above = {row.get("supercategory") for row in data["categories"] if row.get("supercategory") != row["name"]}
+    return [name for name in names.values() if name in used or name not in above]
+
+
+def read_pairs(
+    rows: Sequence[Row], pictures: dict[Any, Row], names: dict[Any, str], source: Path, findings: Findings
+) -> tuple[Pairs, Pairs]:
+    """The boxes of every (picture, category) that the rows mention, and its crowds.
+
+    A pair with a box that is lost has none: what its picture shows is not known, so it is asked about in no way.
+    """
+    pairs: Pairs = {}
+    crowds: Pairs = {}
+    lost: set[Key] = set()
+    by_text = {str(picture): picture for picture in pictures}
+    _refuse_corners(rows, pictures, source)
+    for row in rows:
+        picture, name = _hashable(row["image_id"]), names.get(_hashable(row["category_id"]))
+        key = (picture if picture in pictures else by_text.get(str(picture)), name)
+        if picture not in pictures and findings.is_lost(f"{picture}:"):
+            continue  # reported with its picture
+        problem = row.get("problem") or _misplaced(row, pictures, by_text, name)
+        box = None if problem else _box(row, pictures[picture], f"a {name} in {_called(pictures[picture])}", findings)
+        if key[0] is not None and name is not None:
+            pairs.setdefault(key, [])
+        if problem or isinstance(box, str):
+            known = key[0] is not None and name is not None
+            lost |= {key} if known else set()
+            findings.lose(*row["at"], problem or str(box), [f"{key[0]}:{name}"] if known else [])
+        elif box is not None:
+            (crowds.setdefault(key, []) if row.get("iscrowd") else pairs[key]).append(box)
+    return pairs | {key: [] for key in lost}, crowds
+
+
+def _misplaced(row: Row, pictures: dict[Any, Row], by_text: dict[str, Any], name: str | None) -> str:
+    """Why the row belongs to no picture or to no category."""
+    image, category = row["image_id"], row["category_id"]
+    if name is None:
+        return f"is of category {category!r}, which 'categories' does not list; repair the row"
+    if _hashable(image) in pictures:
+        return ""
+    other = f" (it has {by_text[str(image)]!r})" if str(image) in by_text else ""
+    return f"is of image {image!r}, which 'images' does not list{other}; repair or remove the row"
+
+
+def _box(row: Row, picture: Row, what: str, findings: Findings) -> Box | str | None:
+    """The box of a row, put right where that is no guess; None for one that is nothing, a text for one that is lost."""
+    bbox, found = row["bbox"], _corners(row["bbox"], picture)
+    if not isinstance(found, str) or row.get("iscrowd"):
+        return None if isinstance(found, str) else found
+    problem = f"is {what} with the box {bbox}, which {found}; repair the row"
+    if not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox) or min(bbox[2:]) < 0:
+        return problem
+    x, y, width, height = bbox
+    if not width or not height:
+        findings.mend("empty boxes left out", *row["at"], problem)
+        return None
+    inside = (max(x, 0), max(y, 0), min(x + width, picture["width"]), min(y + height, picture["height"]))
+    kept = max(inside[2] - inside[0], 0) * max(inside[3] - inside[1], 0) / (width * height)
+    if kept < KEPT:
+        return problem
+    findings.mend("boxes clipped to their pictures", *row["at"], problem)
+    return inside
+
+
+def _corners(bbox: Any, picture: Row) -> Box | str:
+    """A COCO box [x, y, width, height] as corners, at most `TOLERANCE` outside the picture, or what is wrong with it.
+
+    >>> _corners([10, 20, 30, 40.5], {"width": 40, "height": 60})
+    (10, 20, 40, 60.5)
+    >>> _corners([10, 20, -3, 40], {"width": 40, "height": 60})
+    'is inverted or empty (COCO boxes are [x, y, width, height])'
+    """
+    if not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox):
+        return "is not four finite numbers"
+    x, y, width, height = bbox
+    right, bottom = picture["width"], picture["height"]
+    if max(-x, -y, x + width - right, y + height - bottom) > TOLERANCE:
+        return f"reaches outside the picture of {right} x {bottom} pixels (COCO boxes are [x, y, width, height])"
+    inside = max(x, 0) < min(x + width, right) and max(y, 0) < min(y + height, bottom)
+    return (x, y, x + width, y + height) if inside else "is inverted or empty (COCO boxes are [x, y, width, height])"
+
+
+def _refuse_corners(rows: Sequence[Row], pictures: dict[Any, Row], source: Path) -> None:
+    """Raise `UserError` where many boxes reach outside, and every one fits as [x1, y1, x2, y2]."""
+    count, outside = 0, 0
+    for row in rows:
+        picture, bbox = pictures.get(_hashable(row["image_id"])), row["bbox"]
+        if picture is None or "problem" in row or not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox):
+            continue
+        x, y, width, height = bbox
+        over = max(x + width - picture["width"], y + height - picture["height"])
+        count, outside = count + 1, outside + (over > TOLERANCE)
+        right, bottom = picture["width"] + TOLERANCE, picture["height"] + TOLERANCE
+        if not (x <= width <= right and y <= height <= bottom):
+            return
+    if outside >= CORNERS[0] and outside >= CORNERS[1] * count:
+        raise UserError(
+            f"{source}: {outside} of {count} boxes reach outside their pictures as [x, y, width, height], and all fit "
+            f"as corners [x1, y1, x2, y2]: convert them (width = x2 - x1, height = y2 - y1)"
+        )
+
+
+def _called(picture: Row) -> str:
+    return str(picture["file_name"])
+
+
+def _hashable(value: Any) -> Any:
+    """A picture's or category's id; what cannot be one (a list) is no row's."""
+    return value if isinstance(value, int | str | float) else repr(value)
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)

@@ -1,0 +1,111 @@
+"""Pascal VOC's layout (also LabelImg's, CVAT's and Roboflow's) as the tables of COCO's format.
+
+    VOC2012/                                     or    pets/
+      ImageSets/Main/train.txt, val.txt, test.txt        train/1.jpg, train/1.xml
+      Annotations/2007_000027.xml                        valid/..., test/...
+      JPEGImages/2007_000027.jpg                   or    pets/1.jpg, pets/1.xml
+
+    1.xml    <annotation><filename>1.jpg</filename><size><width>500</width><height>375</height></size>
+               <object><name>cat</name><difficult>0</difficult>
+                 <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>200</xmax><ymax>100</ymax></bndbox></object></annotation>
+
+As the VOC development kit has it, the first pixel is 1 and the last belongs to the box: 1 to 200 is 0 to 200 here.  A
+difficult object is neither asked for nor counted as false, like a crowd of COCO's.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+from minirft import UserError
+from minirft.data.checks import is_junk, read_text
+from minirft.data.findings import Findings
+from minirft.data.folder import PARTS
+from minirft.data.tables import Row, Tables
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def parts_of_voc(root: Path) -> dict[str, list[Path]]:
+    """The annotation files of each part, by the names train, val and test; empty where there are no parts."""
+    lists = root / "ImageSets" / "Main"
+    if lists.is_dir():
+        names = {"train": "train", "val": "val", "test": "test"}
+        if not (lists / "train.txt").is_file():
+            names["train"] = "trainval"
+        files = {part: lists / f"{name}.txt" for part, name in names.items()}
+        return {part: list(_listed(root, path)) for part, path in files.items() if path.is_file()}
+    below = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
+    folders = {part: path for part, names in PARTS.items() for path in below if path.name.lower() in names}
+    found = {part: _annotations(path) for part, path in folders.items()}
+    return found if found.get("train") else {}
+
+
+def voc_tables(root: Path, part: str, findings: Findings) -> Tables:
+    """The three tables of a part, or of the whole folder where it has no parts.
+
+    Raises `UserError` for a folder without annotations; a file that is wrong goes to `findings`.
+    """
+    parts = parts_of_voc(root)
+    files = parts.get(part, []) if parts else _annotations(root)
+    if not files:
+        raise UserError(f"{root} holds no .xml annotations for {part}; set data.folder to a folder in VOC's layout")
+    tables: Tables = {"images": [], "annotations": [], "categories": []}
+    for path in files:
+        name = path.relative_to(root).with_suffix("").as_posix()
+        try:
+            tree = ElementTree.fromstring(read_text(path, "the list of its part names it"))
+        except (ElementTree.ParseError, UserError) as error:
+            findings.lose(path, "", f"cannot be read as XML ({error}); repair or remove it", [f"{name}:"])
+            continue
+        picture = _picture(path, tree.findtext("filename") or f"{path.stem}.jpg")
+        size = {side: _whole(tree.findtext(f"size/{side}")) for side in ("width", "height")}
+        known = {side: value for side, value in size.items() if value}
+        row = {"id": name, "file_name": picture.name, "at": (path, "")} | known
+        tables["images"].append(row | ({"picture": picture} if picture.is_file() else {}))
+        tables["annotations"] += _objects(path, name, tree)
+    found = dict.fromkeys(row["category_id"] for row in tables["annotations"])
+    tables["categories"] = [{"id": name, "name": name, "at": (root, "")} for name in found if isinstance(name, str)]
+    return tables
+
+
+def _listed(root: Path, path: Path) -> Iterator[Path]:
+    for line in read_text(path, "it lists the pictures of a part").splitlines():
+        if line.strip():
+            yield root / "Annotations" / f"{line.split()[0]}.xml"
+
+
+def _annotations(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.xml") if not is_junk(path, folder)) if folder.is_dir() else []
+
+
+def _picture(path: Path, name: str) -> Path:
+    """The picture of an annotation file: of the name in it or of the file's own, beside it or in JPEGImages."""
+    base = name.replace("\\", "/").split("/")[-1]
+    folders = (path.parent, path.parent.parent / "JPEGImages", path.parent.parent / "images")
+    named = [folder / base for folder in folders]
+    alike = [found for folder in folders if folder.is_dir() for found in sorted(folder.glob(f"{path.stem}.*"))]
+    pictures = [found for found in alike if found.suffix.lower() not in (".xml", ".txt")]
+    return next((found for found in (*named, *pictures) if found.is_file()), named[0])
+
+
+def _objects(path: Path, name: str, tree: ElementTree.Element) -> Iterator[Row]:
+    for number, item in enumerate(tree.findall("object"), 1):
+        category = " ".join((item.findtext("name") or "").split())
+        row: Row = {"image_id": name, "category_id": category, "at": (path, f"object {number}")}
+        row["iscrowd"] = int((item.findtext("difficult") or "0").strip() == "1")
+        words = [item.findtext(f"bndbox/{corner}") for corner in CORNERS]
+        try:
+            x1, y1, x2, y2 = (float(word or "") for word in words)
+            row["bbox"] = [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
+        except ValueError:
+            row |= {"bbox": None, "problem": f"has {words} as {', '.join(CORNERS)}; repair or remove it"}
+        if not category:
+            row |= {"problem": "has no name; repair or remove it"}
+        yield row
+
+
+def _whole(text: str | None) -> int:
+    return int(float(text)) if text and text.strip().replace(".", "", 1).isdigit() else 0

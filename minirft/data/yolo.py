@@ -1,0 +1,152 @@
+"""YOLO's layout (Ultralytics, and Roboflow's export of it) as the tables of COCO's format.
+
+    data.yaml                  path: .            the root; left out, the folder of this file
+                               train: images/train     a folder, a list of folders, or a .txt of pictures
+                               val: images/val         (test: likewise)
+                               names: {0: cat, 1: dog}     or a list
+    images/train/1.jpg
+    labels/train/1.txt         a line for each object: CLASS CENTRE_X CENTRE_Y WIDTH HEIGHT, shares of the picture;
+                               of a polygon (CLASS X Y X Y X Y ...) the bounds are taken
+
+A picture without a label file shows none of the categories.  Shares are of the picture upright, as Ultralytics reads
+it: a turn that a camera noted is applied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from minirft import UserError
+from minirft.data.checks import is_junk, read_text, usable
+from minirft.data.findings import Findings
+from minirft.data.tables import Row, Tables
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
+SLACK = 0.01  # above 1, as rounding leaves it
+
+
+def parts_of_yolo(folder: Path) -> list[str]:
+    """The parts that data.yaml names, of train, val and test."""
+    data = _settings(_yaml(folder))
+    return [part for part in ("train", "val", "test") if data.get(part)]
+
+
+def yolo_tables(folder: Path, part: str, findings: Findings) -> Tables:
+    """The three tables of a part; `folder` is that of data.yaml, or the file itself.
+
+    Raises `UserError` for a data.yaml that cannot be read; a label file's line that is wrong goes to `findings`.
+    """
+    source = _yaml(folder)
+    data = _settings(source)
+    names = data["names"]
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    tables: Tables = {"images": [], "annotations": [], "categories": []}
+    tables["categories"] = [{"id": i, "name": str(name), "at": (source, f"names[{i}]")} for i, name in names.items()]
+    pictures = list(_pictures(source, data, part))
+    if not pictures:
+        raise UserError(f"{source}: {part}: {data.get(part)!r} holds no picture; check path and {part}")
+    for path in pictures:
+        name = _below(path, source.parent)
+        header = usable(findings, path, f"{source} names it", [f"{name}:"])
+        if header is None:
+            continue
+        width, height = header.upright_size
+        row = {"id": name, "file_name": name, "picture": path, "width": width, "height": height, "at": (path, "")}
+        row["upright"] = True
+        tables["images"].append(row)
+        tables["annotations"] += _labels(_label_file(path), row)
+    return tables
+
+
+def _yaml(folder: Path) -> Path:
+    if folder.is_file():
+        return folder
+    found = [path for name in ("data.yaml", "dataset.yaml", "data.yml") if (path := folder / name).is_file()]
+    found = found or sorted(folder.glob("*.yaml"))
+    if not found:
+        raise UserError(f"no data.yaml in {folder}; set data.folder to it or to its folder")
+    return found[0]
+
+
+def _settings(source: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(read_text(source, "set data.folder to YOLO's data.yaml"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is no YAML ({' '.join(str(error).split())}); repair it") from None
+    if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict) or not data.get("train"):
+        raise UserError(f"{source} needs the keys train and names (and val, test); is it YOLO's data.yaml?")
+    return data
+
+
+def _pictures(source: Path, data: dict[str, Any], part: str) -> Iterator[Path]:
+    """The pictures of a part: of its folders, or those that its .txt files list."""
+    root = source.parent / str(data.get("path") or "")
+    root = root if root.is_dir() else source.parent  # `path` is often one of the machine that wrote the file
+    entries = data.get(part) or []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        place = root / str(entry)
+        if not place.exists():  # Roboflow writes ../train/images for train/images
+            place = source.parent / str(entry).removeprefix("../")
+        if place.is_file():
+            lines = read_text(place, "list a picture on each line").split()
+            yield from (root / line if (root / line).exists() else place.parent / line for line in lines)
+        elif place.is_dir():
+            files = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and not is_junk(path, place))
+            yield from sorted(files)
+        else:
+            raise UserError(f"{source}: {part} is {entry!r}, and there is no {place}; check path and {part}")
+
+
+def _label_file(picture: Path) -> Path:
+    """labels/a.txt of images/a.jpg: the last folder "images" of the path becomes "labels"."""
+    parts = list(picture.parts)
+    at = max((i for i, part in enumerate(parts[:-1]) if part == "images"), default=None)
+    if at is not None:
+        parts[at] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def _labels(path: Path, picture: Row) -> Iterator[Row]:
+    lines = read_text(path, "").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            first, *rest = line.split()
+            category = int(first) if first.isdigit() else first
+            row = {"image_id": picture["id"], "category_id": category, "at": (path, f"line {number}")}
+            yield row | _box(rest, picture["width"], picture["height"])
+
+
+def _box(words: list[str], width: int, height: int) -> Row:
+    """The box of a line in pixels, [x, y, width, height], or its problem."""
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    polygon = len(numbers) >= 6 and len(numbers) % 2 == 0
+    if not (len(numbers) == 4 or polygon) or not all(map(math.isfinite, numbers)):
+        problem = f"has {' '.join(words)[:60]!r} after its class, not four numbers or a polygon; repair the line"
+        return {"bbox": None, "problem": problem}
+    if max(numbers) > 1 + SLACK:
+        return {
+            "bbox": None,
+            "problem": f"has the number {max(numbers):g}, but YOLO's are shares of the picture, 0 to 1",
+        }
+    if polygon:
+        xs, ys = numbers[::2], numbers[1::2]
+        left, top, wide, high = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+    else:
+        x, y, wide, high = numbers
+        left, top = x - wide / 2, y - high / 2
+    return {"bbox": [left * width, top * height, wide * width, high * height]}
+
+
+def _below(path: Path, root: Path) -> str:
+    try:
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return path.as_posix()

@@ -1,0 +1,153 @@
+"""Pictures as people have them, as 8-bit RGB: turned by a camera, 16 bits deep, transparent, animated.
+
+what                     becomes
+marked as turned (EXIF)  upright, where `upright` says so: a mark alone does not say how boxes were drawn
+16 bits a pixel          8 bits: v * 255 / 65535
+transparent              laid on white
+animated                 its first frame
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+TURNED, MARKED, ORIENTATION = range(5, 9), range(2, 9), 0x0112  # EXIF values: by a quarter, in any way; their tag
+ASPECT = 200  # Qwen2-VL's processor refuses a picture with a side over 200 times the other
+
+
+def to_rgb(picture: Image.Image, upright: bool = False) -> Image.Image:
+    """The pixels as 8-bit RGB; `upright` applies the turn that a camera only noted.
+
+    Raises `ValueError` for pixels that have no brightness in 8 bits, such as heights in metres.
+
+    >>> to_rgb(Image.new("I;16", (1, 1), 32896)).getpixel((0, 0)), to_rgb(Image.new("LA", (1, 1))).getpixel((0, 0))
+    ((128, 128, 128), (255, 255, 255))
+    """
+    if upright:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode[0] in "IF":
+        picture = _eight_bits(picture)
+    if is_transparent(picture):
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def size_of(picture: Image.Image, upright: bool = False) -> tuple[int, int]:
+    """Width and height as `to_rgb` gives them, read off the header."""
+    width, height = picture.size
+    return (height, width) if upright and orientation(picture) in TURNED else (width, height)
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8, from the header alone."""
+    if picture.format == "PNG" and "exif" not in picture.info:  # Pillow would decode it all to look behind the pixels
+        return 1
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except (ValueError, TypeError, SyntaxError, OSError):  # torn EXIF
+        return 1
+
+
+def is_transparent(picture: Image.Image) -> bool:
+    """Whether the picture has an alpha channel or a transparent colour."""
+    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+
+
+def habits(picture: Image.Image) -> list[str]:
+    """What about a picture is worth saying once.
+
+    >>> habits(Image.new("RGBA", (1, 1)))
+    ['pictures with transparency, laid on white']
+    """
+    found = []
+    if picture.mode[0] in "IF":
+        found.append("pictures of more than 8 bits a pixel, scaled to 8")
+    if is_transparent(picture):
+        found.append("pictures with transparency, laid on white")
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":  # a phone's JPEG with a small copy inside
+        found.append("pictures with several frames, of which the first is taken")
+    return found
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    values: Any = np.asarray(picture).astype(np.float64)
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if picture.mode == "F":
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"its pixels are decimal numbers from {low:g} to {high:g}; save it with 8 bits")
+        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
+    if not 0 <= low <= high <= 65535:
+        raise ValueError(f"its pixels are whole numbers from {low:g} to {high:g}; save it with 8 bits")
+    scale = 1 if picture.mode == "I" and high <= 255 else 255 / 65535
+    return Image.fromarray(np.rint(values * scale).astype(np.uint8))
+
+
+# ------------------------------------------------------------------ what a file is, by its first bytes
+
+SIGNATURES = (
+    (b"PK\x03\x04", "a ZIP archive: unpack it first"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"%PDF", "a PDF"),
+    (b"PAR1", "a Parquet file"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"ARROW1", "an Arrow file"),
+    (b"SQLite format", "a SQLite database"),
+)
+HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
+
+
+def kind_of_file(path: Path) -> str:
+    """What a file is by its first bytes, in words; "" where they say nothing.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "a.jpg").write_text("<!DOCTYPE html><html>")
+    ...     kind_of_file(Path(folder) / "a.jpg")
+    'a web page: the download gave a page in place of the file'
+    """
+    if path.is_dir():
+        return "a folder"
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError:
+        return ""
+    if not start:
+        return "an empty file"
+    for signature, name in SIGNATURES:
+        if start.startswith(signature):
+            return name
+    if start[4:8] == b"ftyp":
+        return "a HEIC picture" if start[8:12] in HEIC else "a video (MP4)"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page: the download gave a page in place of the file"
+    if text.startswith((b"{", b"[")):
+        return "JSON text"
+    return "XML text" if text.startswith((b"<?xml", b"<annotation")) else ""
+
+
+def open_picture(source: Any) -> Image.Image:
+    """`Image.open`, which also reads HEIC where the extra `heic` is installed.
+
+    Raises as `Image.open` does, and `ValueError` for a HEIC picture that nothing here can read.
+    """
+    try:
+        return Image.open(source)
+    except Image.UnidentifiedImageError:
+        if not isinstance(source, Path) or kind_of_file(source) != "a HEIC picture":
+            raise
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        raise ValueError('it is a HEIC picture: pip install "minirft[heic]" reads it, or save it as JPEG') from None
+    return Image.open(source)

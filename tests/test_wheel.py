@@ -102,7 +102,7 @@ def test_it_runs_from_a_folder_of_its_own(installed: Path, tmp_path: Path):
     run(installed, tmp_path, str(program), "demo", "--steps", "20", "--out", "first")
     summary = json.loads((tmp_path / "first" / "summary.json").read_text())
     assert summary["steps"] == 20 and summary["after"]["n"] == 300
-    before, after = (summary[name]["ci"]["ap50"] for name in ("before", "after"))
+    before, after = (summary[name]["ci"]["ap50_pooled"] for name in ("before", "after"))
     assert after[0] > before[1]  # intervals of 95% that do not meet: the habit is found
     assert (tmp_path / "first" / "report.html").stat().st_size > 10_000
     assert "fits" in run(installed, tmp_path, str(program), "fit", "qwen2-vl-2b")

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from minirft import UserError
+from minirft import UserError, rewards
 from minirft.evaluation.measures import (
     AT_50,
     AT_75,
@@ -32,19 +32,7 @@ from minirft.evaluation.measures import (
     rank_boxes,
     ranking_auc,
 )
-from minirft.rewards import (
-    MODEL,
-    Detections,
-    ParseFailure,
-    convert,
-    is_well_formed,
-    match_hungarian,
-    normalise,
-    parse,
-    parse_solution,
-)
-from minirft.rewards import giou as generalised_iou
-from minirft.rewards import iou as overlaps
+from minirft.rewards import Detections, ParseFailure, is_well_formed, normalise, parse, parse_solution
 from minirft.samples import Sample, Task
 
 Statistic = Callable[[Array], dict[str, Array]]  # query weights (R, Q) -> {metric: (R,)}, NaN where not defined
@@ -222,8 +210,8 @@ def grounding(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
     answers, truths, well_formed = _read("grounding", completions, samples)
     found = [np.zeros(4) if isinstance(answer, ParseFailure) else answer for answer in answers]  # overlaps nothing
     pairs = [(box[None], truth[None]) for box, truth in zip(found, truths, strict=True)]
-    overlap = np.array([overlaps(*pair)[0, 0] for pair in pairs])
-    giou = [generalised_iou(*pair)[0, 0] for pair in pairs]
+    overlap = np.array([rewards.iou(*pair)[0, 0] for pair in pairs])
+    giou = [rewards.giou(*pair)[0, 0] for pair in pairs]
     return _means(box_iou=overlap, giou=giou, acc50=overlap >= 0.5, parse_rate=well_formed)
 
 
@@ -259,14 +247,14 @@ def _read_boxes(completions: Sequence[str], samples: Sequence[Sample]) -> tuple[
     crowds = [np.zeros((0, 4))] * len(samples)
     for q, exact in enumerate(sample.exact for sample in samples):
         if exact is not None:
-            found[q] = replace(found[q], boxes=convert(found[q].boxes, MODEL, exact.frame))
+            found[q] = replace(found[q], boxes=rewards.convert(found[q].boxes, rewards.MODEL, exact.frame))
             truth[q], crowds[q] = Detections(exact.boxes, np.ones(len(exact.boxes))), exact.crowds
     return answers, found, truth, crowds, well_formed
 
 
 def _overlap(found: Detections, truth: Detections) -> float:
-    iou = overlaps(found.boxes, truth.boxes)
-    return sum(iou[pair] for pair in match_hungarian(iou, 0.0)) / max(len(found), len(truth), 1)
+    iou = rewards.iou(found.boxes, truth.boxes)
+    return sum(iou[pair] for pair in rewards.match_hungarian(iou, 0.0)) / max(len(found), len(truth), 1)
 
 
 def _by_category(ranked: Ranked, weights: Array, category: np.ndarray, true: Array) -> tuple[Array, Array]:

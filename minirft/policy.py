@@ -131,7 +131,7 @@ class Policy(Model):
 
     def decode(self, ids: Tensor) -> str:
         """Token ids (T,) as text, control tokens skipped."""
-        return self.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(self.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @overload
     def logprobs(self, rollout: Rollout, rows: Rows = None, *, shared: bool | None = None) -> Tensor: ...

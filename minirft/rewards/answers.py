@@ -6,8 +6,7 @@ a label `MAX_LABEL`: to normalise a run of combining marks takes time quadratic 
 a list of good ones does not spoil the list, but it is counted (`Detections.invalid`), so a reward can charge for it.
 
 Deviations from the paper, which names tags and no parser.  Exactly one answer block is well formed; of several the
-last is read.  Text inside the reasoning is never an answer.  Coordinates must lie in the model's 0-1000 frame and
-confidences in [0, 1].  The released code's own, more credulous reading is in `minirft.rewards.official`.
+last is read.  Coordinates must lie in the model's 0-1000 frame and confidences in [0, 1].
 """
 
 from __future__ import annotations

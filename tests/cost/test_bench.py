@@ -33,7 +33,7 @@ from minirft.cost.shapes import (
     write_random_model,
 )
 from minirft.cost.work import SavedActivations, flop_counter
-from minirft.engine import prefix
+from minirft.engine import logprobs
 from minirft.engine.loading import LoraSettings
 from minirft.policy import Policy
 
@@ -249,14 +249,14 @@ def test_raised_scores_leave_the_check_its_meaning(request_: Request, model: str
     assert [steps.raw_score(layer.self_attn, 16) for layer in layers] == pytest.approx([RAW_SCORE] * 2)
     allowed = steps.tolerance(ours.policy, P + C)
     agreement(ours, None)
-    right = prefix._packed_positions
+    right = logprobs._packed_positions
 
     def off(prompts: list, lengths: list) -> torch.Tensor:
         positions = right(prompts, lengths).clone()
         positions[..., P : P + C] += 1
         return positions
 
-    monkeypatch.setattr(prefix, "_packed_positions", off)
+    monkeypatch.setattr(logprobs, "_packed_positions", off)
     with pytest.raises(UserError, match="nothing was timed"):
         agreement(ours, None)
     for layer in layers:

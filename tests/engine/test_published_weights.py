@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minirft.cost.random_weights import RAW_SCORE
 from minirft.cost.steps import raw_score, tolerance
-from minirft.engine import prefix
+from minirft.engine import logprobs
 from minirft.engine.decoding import DECODERS
 from minirft.engine.logprobs import naive_logits
 from minirft.policy import LoraSettings, Policy
@@ -60,7 +60,7 @@ def test_the_fixture_is_what_it_says(exact, samples):
 def test_packed_pass_is_the_naive_one(published, samples, monkeypatch, quantize):
     """Bug: a score, a mask or a position that differs, hidden below a bound made wide for large scores."""
     policy = Policy.load(published, quantize=quantize, lora=LoraSettings(r=4) if quantize == "nf4" else None)
-    rollout, right = rollout_of(policy, samples), prefix._packed_positions
+    rollout, right = rollout_of(policy, samples), logprobs._packed_positions
     mask, allowed = rollout.completion_mask, tolerance(policy, TOKENS)
     with torch.no_grad():
         plain = policy.logprobs(rollout, shared=False)
@@ -74,7 +74,7 @@ def test_packed_pass_is_the_naive_one(published, samples, monkeypatch, quantize)
             positions[..., sum(map(len, prompts)) :] += 1
             return positions
 
-        monkeypatch.setattr(prefix, "_packed_positions", off)
+        monkeypatch.setattr(logprobs, "_packed_positions", off)
         assert apart(policy.logprobs(rollout), plain) > allowed
 
 

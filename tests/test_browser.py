@@ -244,7 +244,8 @@ def tour(page: Page, visit: Visit, screenshots: Path) -> None:
     code = [cell for cell in page.cells() if cell["kind"] == "code"]
     assert [cell["wrong"] for cell in code if cell["wrong"]] == []
     assert [cell["count"] for cell in code] == list(range(1, len(code) + 1)), "a cell did not run"
-    assert all(cell["folded"] == ("solution" in cell["tags"]) for cell in code), "a solution lies open"
+    folded = [bool({"solution", "guard"} & set(cell["tags"])) for cell in code]
+    assert [cell["folded"] for cell in code] == folded, "a solution or a guard lies open"
     assert page.script(BROKEN) == []
     take(page, visit, visit.steps, screenshots)
     assert page.script(BROKEN) == []

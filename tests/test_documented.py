@@ -61,6 +61,7 @@ RULES = [
     ),
     Rule("minirft fit", "as it stands: it needs no weights"),
     Rule("minirft data inspect CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
+    Rule("minirft data check CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
     Rule("minirft data split CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
     Rule("minirft experiment all", "the dry run, on fabricated sets", ("DIR", "{root}"), "--processor {miniature}"),
     Rule(

@@ -15,7 +15,7 @@ from minirft.commands.ending import moved
 from minirft.commands.report import report_data, runs_in
 from minirft.runs.history import groups_of, read_history
 from minirft.runs.supervised import sft
-from minirft.train import train
+from minirft.train import run as train
 
 
 @pytest.fixture(scope="module")

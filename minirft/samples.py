@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from minirft import UserError
@@ -94,7 +94,7 @@ class Sample:
         """
         if isinstance(self.image, Image.Image) and self.image.mode == "RGB" and not self.image.info:
             return self.image.copy()  # drawn: nothing is noted beside the pixels
-        from minirft.pictures import open_picture, to_rgb  # here, because a drawn picture needs neither
+        from minirft.pictures import UNREADABLE, open_picture, to_rgb  # here, because a drawn picture needs neither
 
         if isinstance(self.image, Image.Image):
             return to_rgb(self.image, self.upright)
@@ -103,7 +103,7 @@ class Sample:
                 return to_rgb(opened, self.upright)
         except FileNotFoundError:
             raise UserError(f"sample {self.id}: no picture at {self.image}; check data.images") from None
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"sample {self.id}: {self.image} will not open as a picture ({error}); repair or remove it"
             ) from None

@@ -15,13 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minirft import STARTED, UserError
-from minirft.data import held_out, training_feed
+from minirft.data import held_out
 from minirft.evaluation import metrics
 from minirft.policy import Policy
-from minirft.runs import GRPOConfig, Row, generate, load_policy, load_run_policy, read_log, sft
+from minirft.runs import GRPOConfig, Row, generate, groups_of, load_policy, load_run_policy, read_history, read_log, sft
 from minirft.samples import Sample
 from minirft.show import Group, ReportData, before_after, group_panel, png, write_report
 from minirft.train import run as run_grpo
@@ -101,7 +99,7 @@ def show(
         samples=samples,
         before_texts=before,
         after_texts=after,
-        group=widest_group(out / "rft" / "completions.jsonl", config),
+        group=first_group(out / "rft"),
         header=header,
     )
     write_report(out / "report.html", data)
@@ -110,20 +108,16 @@ def show(
     (out / "pictures" / "group.png").write_bytes(png(group_panel(data.group)))
 
 
-def widest_group(completions: Path, config: GRPOConfig, step: int = 1) -> Group:
-    """The group of a step whose rewards differ most: where the most can be learnt."""
-    lines = [json.loads(line) for line in completions.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in lines if row["step"] == step]
-    rewards = torch.tensor([row["reward"] for row in rows]).view(-1, config.group_size)
-    p = int(rewards.std(-1).argmax())
-    group = rows[p * config.group_size : (p + 1) * config.group_size]
+def first_group(run: Path) -> Group:
+    """The group of step 1 whose rewards differ most: where the most can be learnt."""
+    (found,) = groups_of(read_history(run), 1)
     return Group(
-        sample=training_feed(config)(step)[p],
-        texts=[row["text"] for row in group],
-        rewards=[row["reward"] for row in group],
-        advantages=[row["advantage"] for row in group],
-        parts={name: [row["parts"][name] for row in group] for name in group[0]["parts"]},
-        note=f"Of step {step}, the group whose rewards differ most.",
+        sample=found.sample,
+        texts=[row["text"] for row in found.rows],
+        rewards=[row["reward"] for row in found.rows],
+        advantages=[row["advantage"] for row in found.rows],
+        parts={name: values[found.first : found.first + len(found.rows)] for name, values in found.parts.items()},
+        note=f"Of step {found.step}, the group whose rewards differ most.",
     )
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from minirft.runs import GRPOConfig, read_log
-from minirft.show import HEADLINE, verdict
+from minirft.show import HEADLINE, intervals_apart
 
 Row = Mapping[str, Any]
-MOVED = {"The 95% intervals do not overlap.": "moved", "There are no intervals": "no interval"}
+MOVED = {True: "moved", False: "within its intervals", None: "no interval"}
 
 
 def ending(folder: Path, config: GRPOConfig) -> str:
@@ -34,8 +34,7 @@ def moved(rows: Sequence[Row]) -> list[str]:
     lines = [f"{'held out':<14}{'step ' + str(first['step']):>9}{'step ' + str(last['step']):>9}"]
     for key in HEADLINE:
         if first.get(key) is not None and last.get(key) is not None:
-            said = next((word for start, word in MOVED.items() if verdict(first, last, key).startswith(start)), "")
-            said = said or "within its intervals"
+            said = MOVED[intervals_apart(first, last, key)]
             lines.append(f"{key:<14}{first[key]:>9.3f}{last[key]:>9.3f}  {said}")
     return lines
 

@@ -146,9 +146,8 @@ def evaluate(args: list[str]) -> None:
     samples = held_out(config, screening)
     policy = source_policy(run, config, flags.adapter)
     sam = _sam(flags.sam, config, policy.device)
-    trained = bool(flags.adapter) or (
-        run.is_dir() and not is_merged(run)
-    )  # the weights of a whole model are told by their files
+    whole = not run.is_dir() or is_merged(run)  # the weights of a whole model are told by their files
+    trained = bool(flags.adapter) or not whole
     made_with = settings(policy, config, samples, flags.mode, trained=trained)
     made_with |= {"two_stages": True} if flags.two_stages else {}
     folder = flags.adapter or (run if run.is_dir() else config.out)

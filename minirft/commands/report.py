@@ -123,7 +123,8 @@ def levels(history: History, early: Sequence[str], texts: Sequence[str]) -> dict
 
 def replays(names: Sequence[str], histories: Sequence[History]) -> list[Replay]:
     """The replay of each run that has rewards."""
-    from minirft.runs import groups_of, part_weights
+    from minirft.rewards import reading
+    from minirft.runs import groups_of
     from minirft.show import Group, Moment, Replay
 
     each, found = min(MOMENTS, MOMENTS_OF_ALL // len(histories) or 1), []
@@ -136,8 +137,9 @@ def replays(names: Sequence[str], histories: Sequence[History]) -> list[Replay]:
             shown = Group(group.sample, texts, rewards, advantages)
             moments.append(Moment(group.step, shown, group.parts, group.first, failures))
         if moments:
-            weights = part_weights(history.config, list(moments[0].parts))
-            scale, eps = history.config.advantage_scale, history.config.advantage_eps
+            config = history.config
+            weights = reading(config.data.task, config.reward, config.reward_weights or None).weights
+            scale, eps = config.advantage_scale, config.advantage_eps
             found.append(Replay(name, moments, weights, scale, eps))
     return found
 

@@ -9,15 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-
 from minirft import UserError
 from minirft.data.findings import Findings, tell
-from minirft.pictures import ASPECT, MARKED, TURNED, kind_of_file, open_picture, orientation
+from minirft.pictures import ASPECT, MARKED, TURNED, UNREADABLE, kind_of_file, open_picture, orientation
 from minirft.rewards import prompts
 from minirft.samples import Sample
 
-UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
 JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what Windows and macOS leave beside pictures
 
 

@@ -136,11 +136,15 @@ def tell(text: str) -> None:
 
 
 def write_bad_samples(path: Path, bad: Iterable[Bad]) -> None:
-    """A line of JSON for each: file, row, reason.  The file appears whole or not at all."""
-    lines = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in bad)
+    """A line of JSON for each: file, row, reason."""
+    write_whole(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in bad))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all.  Raises `UserError` when it cannot be written."""
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(lines, encoding="utf-8", errors="replace")
+        part.write_text(text, encoding="utf-8", errors="replace")
         os.replace(part, path)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); free some space") from error

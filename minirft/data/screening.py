@@ -23,10 +23,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from minirft import UserError
-from minirft.data.checks import UNREADABLE, will_not_open
-from minirft.data.findings import BAD_SAMPLES, Bad, Findings, OnBad, refusal, too_many, write_bad_samples
+from minirft.data.checks import will_not_open
+from minirft.data.findings import BAD_SAMPLES, Bad, Findings, OnBad, refusal, too_many, write_bad_samples, write_whole
 from minirft.data.settings import DataConfig, evaluation_data
-from minirft.pictures import habits, open_picture, to_rgb
+from minirft.pictures import UNREADABLE, habits, open_picture, to_rgb
 from minirft.samples import Sample
 
 OPENED = "pictures.json"  # in the folder of a run: what is wrong with each picture that was opened, "" for nothing
@@ -88,12 +88,7 @@ class Screening:
         if self.findings.bad:
             write_bad_samples(folder / BAD_SAMPLES, self.findings.bad)
         if self.opened:
-            part = folder / f".{OPENED}.part"
-            try:
-                part.write_text(json.dumps(self.opened, indent=0, ensure_ascii=False), encoding="utf-8")
-                os.replace(part, folder / OPENED)
-            except OSError as error:
-                raise UserError(f"cannot write {folder / OPENED} ({error.strerror}); free some space") from error
+            write_whole(folder / OPENED, json.dumps(self.opened, indent=0, ensure_ascii=False))
 
     def _open(self, samples: dict[str, Sample]) -> None:
         with ThreadPoolExecutor(THREADS) as pool:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         ASPECT,
         MARKED,
         TURNED,
+        UNREADABLE,
         habits,
         kind_of_file,
         open_picture,

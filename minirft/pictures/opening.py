@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 TURNED, MARKED, ORIENTATION = range(5, 9), range(2, 9), 0x0112  # EXIF values: by a quarter, in any way; their tag
+# What Pillow raises for a file that is torn, is no picture, or is a trap.
+UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
 ASPECT = 200  # Qwen2-VL's processor refuses a picture with a side over 200 times the other
 
 

@@ -147,12 +147,3 @@ def _rows(path: Path) -> list[Row]:
     """The rows of a file of JSON lines, a torn last one left out; none where there is no file."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [parse_row(line, path, number, ROW) for number, line in enumerate(lines, 1)]
-
-
-def part_weights(config: GRPOConfig, parts: Sequence[str]) -> dict[str, float]:
-    """The weight of each part, 1 where the settings name none.
-
-    >>> part_weights(GRPOConfig(reward_weights={"iou": 2.0}), ["iou", "format"])
-    {'iou': 2.0, 'format': 1.0}
-    """
-    return {name: config.reward_weights.get(name, 1.0) for name in parts}

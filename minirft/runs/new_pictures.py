@@ -6,10 +6,10 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from minirft import UserError
-from minirft.pictures import open_picture, to_rgb
+from minirft.pictures import UNREADABLE, open_picture, to_rgb
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # what is taken of a folder
 DRAWN = ".answer.png"  # the end of a drawing's name, so that a folder of drawings is not asked about
@@ -22,7 +22,7 @@ def upright(path: Path) -> Image.Image:
             return to_rgb(opened, upright=True)
     except FileNotFoundError:
         raise UserError(f"no picture at {path}; check the path") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} will not open as a picture ({error}); repair or remove it") from None
 
 

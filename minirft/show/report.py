@@ -113,12 +113,24 @@ def verdict(before: Row, after: Row, key: str) -> str:
     >>> verdict({"ap50": 0.2, "ci": {"ap50": [0.1, 0.3]}}, {"ap50": 0.5, "ci": {"ap50": [0.4, 0.6]}}, "ap50")
     'The 95% intervals do not overlap.'
     """
-    if key not in before.get("ci", {}) or key not in after.get("ci", {}):
+    apart = intervals_apart(before, after, key)
+    if apart is None:
         return "There are no intervals, so nothing says how much of this is chance."
-    (low, high), (new_low, new_high) = before["ci"][key], after["ci"][key]
-    if new_low > high or new_high < low:
+    if apart:
         return "The 95% intervals do not overlap."
     return "The 95% intervals overlap, so this one run cannot say that it moved."
+
+
+def intervals_apart(before: Row, after: Row, key: str) -> bool | None:
+    """Whether the two intervals of a metric do not overlap; None where one of them is missing.
+
+    >>> intervals_apart({"ci": {"auc": [0.1, 0.3]}}, {"ci": {"auc": [0.4, 0.6]}}, "auc")
+    True
+    """
+    if key not in before.get("ci", {}) or key not in after.get("ci", {}):
+        return None
+    (low, high), (new_low, new_high) = before["ci"][key], after["ci"][key]
+    return new_low > high or new_high < low
 
 
 def number(value: Any) -> str:

@@ -10,31 +10,34 @@ a switched-off adapter (or a frozen copy), nothing is cut to fit, and a step tha
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from minirft import UserError
 from minirft.advantages import degenerate_groups, group_advantages
 from minirft.engine import passes
 from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
 from minirft.reference import Reference
-from minirft.rewards import Score, reading
+from minirft.rewards import OwnFunction, RewardFn, Score, reward_for
 from minirft.runs import GRPOConfig, Row, learning_rate, mismatch, optimiser_step, rollout_metrics, times, written
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, Sample, step_seed
 
-RewardFn = Callable[[str, str], Score]  # (completion, solution) -> score
 
-
-def run(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
+def run(
+    config: GRPOConfig,
+    resume: Path | None = None,
+    progress: bool = False,
+    reward: RewardFn | OwnFunction | None = None,
+) -> Iterator[Row]:
     """Run or go on with a GRPO run; yields every logged row as it happens.
+
+    `reward` is a function of one's own, (completion, sample) -> float or dict of floats, in place of `config.reward`.
 
     Raises `UserError` for what the user can put right, and `KeyboardInterrupt` after Ctrl-C and a save.
     """
@@ -43,11 +46,11 @@ def run(config: GRPOConfig, resume: Path | None = None, progress: bool = False) 
 
     screening = Screening.of(config.data, resume, progress)
     feed = training_feed(config, screening)  # before the model: a mistake in the data shows at once
-    reward = reading(config.data.task, config.reward, config.reward_weights or None)
-    opened = open_run("grpo", config, resume)
+    scored = reward_for(config.data.task, reward or config.reward, config.reward_weights, config.reward_timeout)
+    opened = open_run("grpo", config, resume, scored)
 
     def do_step(samples: list[Sample], step: int) -> tuple[Row, list[Row]]:
-        return grpo_step(opened.policy, opened.reference, opened.optimiser, samples, reward, config, step)
+        return grpo_step(opened.policy, opened.reference, opened.optimiser, samples, scored, config, step)
 
     yield from run_steps(opened, config.steps, feed, do_step, progress, screening)
 
@@ -67,18 +70,17 @@ def grpo_step(
     clock.append(time.perf_counter())
 
     rollout = sample_groups(
-        policy,
-        prompts,
-        config.group_size,
-        temperature=config.temperature,
-        max_completion_length=config.max_completion_length,
-        seed=step_seed(config.seed, step),
+        policy, prompts, config.group_size, seed=step_seed(config.seed, step),
+        temperature=config.temperature, max_completion_length=config.max_completion_length,
         prompts_per_pass=config.prompts_per_rollout or None,
-    )
+    )  # fmt: skip
     clock.append(time.perf_counter())
 
     rewards, scores = score(rollout, reward)  # (P, G), and B scores with their parts
-    advantages = group_advantages(rewards, config.advantage_scale, eps=config.advantage_eps)
+    sound = rewards.isfinite().all(-1)  # (P,): a group of which one reward failed teaches nothing
+    advantages = torch.zeros_like(rewards)
+    if sound.any():
+        advantages[sound] = group_advantages(rewards[sound], config.advantage_scale, eps=config.advantage_eps)
     ref_logprobs = reference.logprobs(rollout, rows_per_pass=config.rows_per_pass or None) if reference else None
     clock.append(time.perf_counter())
 
@@ -104,26 +106,20 @@ def grpo_step(
 
 
 def score(rollout: Rollout, reward: RewardFn) -> tuple[Tensor, list[Score]]:
-    """What the completions earned: totals (P, G), and for each of the B rows its parts.
-
-    Raises `UserError`, with the sample, for a total that is not finite.
-    """
-    scores = [reward(text, rollout.sample_of(b).solution) for b, text in enumerate(rollout.texts)]
-    for b, found in enumerate(scores):
-        if not math.isfinite(found.total):
-            parts = ", ".join(f"{name} {value}" for name, value in found.parts.items())
-            sample = rollout.sample_of(b)
-            raise UserError(f"the reward of a completion of sample {sample.id} is not finite ({parts}): use strict")
+    """What the completions earned: totals (P, G), and for each of the B rows its parts."""
+    scores = [reward(text, rollout.sample_of(b)) for b, text in enumerate(rollout.texts)]
     return torch.tensor([found.total for found in scores]).view(-1, rollout.group_size), scores
 
 
 def learning_rows(rewards: Tensor, skip_degenerate: bool) -> list[int]:
     """The rows of the rollout that enter the loss: all, or those of groups (P, G) whose rewards differ.
 
-    >>> learning_rows(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), skip_degenerate=True)
+    A group with a reward that is not finite never enters.
+
+    >>> learning_rows(torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, torch.nan]]), skip_degenerate=True)
     [0, 1]
     """
-    skipped = degenerate_groups(rewards) & skip_degenerate
+    skipped = ~rewards.isfinite().all(-1) | degenerate_groups(rewards) & skip_degenerate
     return (~skipped).repeat_interleave(rewards.shape[1]).nonzero()[:, 0].tolist()
 
 
@@ -155,14 +151,9 @@ def add_gradients(
         None if ref_logprobs is None else ref_logprobs[rows],
         advantages[rows].to(logprobs),
         rollout.completion_mask[rows],
-        clip_eps=config.clip_eps,
-        clip_eps_high=config.clip_eps_high,
-        kl_coef=config.kl_coef,
-        kl=config.kl,
-        max_completion_length=config.max_completion_length,
         weights=sampler_correction(old, sampled, cap) if cap else None,
-        step_rows=len(step_rows),
-        step_tokens=step_tokens,
-    )
+        clip_eps=config.clip_eps, clip_eps_high=config.clip_eps_high, kl_coef=config.kl_coef, kl=config.kl,
+        max_completion_length=config.max_completion_length, step_rows=len(step_rows), step_tokens=step_tokens,
+    )  # fmt: skip
     (loss * policy.loss_scale.value).backward()
     return {**{name: value.item() for name, value in metrics.items()}, "entropy": entropy.sum().item() / step_tokens}

@@ -34,7 +34,7 @@ from minirft.train import run as train
 @pytest.fixture
 def config(tiny_random: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GRPOConfig:
     """A small run whose reward can be earned."""
-    monkeypatch.setattr(train_module, "reading", earnable)
+    monkeypatch.setattr(train_module, "reward_for", earnable)
     return small_config(tiny_random, tmp_path / "run")
 
 
@@ -243,7 +243,7 @@ def test_ctrl_c_finishes_the_step_and_saves(config: GRPOConfig, monkeypatch: pyt
         return len(text) % 5 / 5
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(train_module, "reading", lambda *_: Reward({"iou": interrupting}, {"iou": 1.0}))
+    monkeypatch.setattr(train_module, "reward_for", lambda *_: Reward({"iou": interrupting}, {"iou": 1.0}))
     with pytest.raises(KeyboardInterrupt, match=f"saved after step 3; go on with minirft train --resume {config.out}"):
         for row in train(config):
             rows.append(row)

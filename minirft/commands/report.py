@@ -123,7 +123,6 @@ def levels(history: History, early: Sequence[str], texts: Sequence[str]) -> dict
 
 def replays(names: Sequence[str], histories: Sequence[History]) -> list[Replay]:
     """The replay of each run that has rewards."""
-    from minirft.rewards import reading
     from minirft.runs import groups_of
     from minirft.show import Group, Moment, Replay
 
@@ -138,7 +137,8 @@ def replays(names: Sequence[str], histories: Sequence[History]) -> list[Replay]:
             moments.append(Moment(group.step, shown, group.parts, group.first, failures))
         if moments:
             config = history.config
-            weights = reading(config.data.task, config.reward, config.reward_weights or None).weights
+            parts = dict.fromkeys(part for moment in moments for part in moment.parts)
+            weights = {part: config.reward_weights.get(part, 1.0) for part in parts}
             scale, eps = config.advantage_scale, config.advantage_eps
             found.append(Replay(name, moments, weights, scale, eps))
     return found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from minirft.commands.flags import Json, parse
+
+if TYPE_CHECKING:
+    from minirft.samples import Sample
 
 TaskName = Literal["detection", "classification", "grounding", "presence"]
 Variant = Literal["strict", "paper", "official"]
@@ -45,8 +48,12 @@ class AuditFlags:
 
     task: TaskName
     """What is asked."""
+    reward: tyro.conf.Positional[str | None] = None
+    """A function of your own, FILE.py:NAME."""
     variant: Variant = "strict"
-    """Reading of the reward."""
+    """Reading of the reward, where no function is given."""
+    config: str | None = None
+    """Take 50 held-out questions of this config, with their pictures, in place of a few made-up answers."""
     json: Json = False
     """Print one JSON line for each kind of answer."""
 
@@ -54,14 +61,27 @@ class AuditFlags:
 def audit(args: list[str]) -> None:
     """The red team: how much can an answer earn without looking at the picture?"""
     flags = parse(AuditFlags, args, "minirft audit")
-    from minirft.rewards import audit
+    from minirft.rewards import audit, reward_for
 
-    for row in audit(flags.task, flags.variant):
+    samples = _questions(flags.config, flags.task) if flags.config else None
+    rows = audit(flags.task, reward_for(flags.task, flags.reward or flags.variant), samples)
+    for row in rows:
         if flags.json:
             print(json.dumps(row))
         else:
             total, share = ("-" if row[key] is None else f"{row[key]:.2f}" for key in ("total", "share"))
             print(f"{row['kind']:<7} {row['answer']:<40} {total:>6} {share:>6} of honest")
+
+
+def _questions(source: str, task: TaskName) -> list[Sample]:
+    from minirft import UserError
+    from minirft.data import held_out
+    from minirft.runs import load_config
+
+    config = load_config(source)
+    if config.data.task != task:
+        raise UserError(f"{source} asks for {config.data.task}, not {task}: give --task {config.data.task}")
+    return held_out(replace(config, eval_samples=50))
 
 
 def read_rows(file: Path) -> Iterator[Any]:

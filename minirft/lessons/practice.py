@@ -20,13 +20,14 @@ from minirft.data import held_out, training_feed
 from minirft.evaluation import metrics
 from minirft.lessons.record import records_written
 from minirft.policy import Policy
-from minirft.rewards import Answer, Detections, Reward, reading
+from minirft.rewards import Answer, Detections, OwnFunction, Reward, RewardFn, reading, reward_for
 from minirft.runs import GRPOConfig, Row, generate, load_config, load_policy, make_optimiser
 from minirft.samples import Sample
-from minirft.show import BEHAVIOURS, Behaviour, Probe, Record, Scorer, as_reward, average
+from minirft.show import BEHAVIOURS, Behaviour, Probe, Record, average
 from minirft.tiny import CAREFUL_START
 from minirft.train import grpo_step
 
+Scorer = RewardFn | OwnFunction
 HELD_OUT = ("ap50_pooled", "recall", "precision", "mean_iou", "auc", "abstention")
 LAB = dict(BEHAVIOURS) | {"careful": lambda text, solution: float(CAREFUL_START.strip() in text)}
 
@@ -34,12 +35,12 @@ LAB = dict(BEHAVIOURS) | {"careful": lambda text, solution: float(CAREFUL_START.
 class Practice:
     """A GRPO run in memory: the policy that learns, every row, and what was written at every step.
 
-    `reward` is any reward or function of (completion, solution); by default the one that `config` names.
+    `reward` is any reward or function of (completion, sample); by default the one that `config` names.
     """
 
     def __init__(self, config: GRPOConfig, reward: Scorer | None = None, probes: Sequence[Sample] = ()) -> None:
         self.config, self.probes = config, list(probes)
-        self.reward = reading(config.data.task, config.reward, config.reward_weights) if reward is None else reward
+        self.reward = reward_for(config.data.task, reward or config.reward, config.reward_weights)
         self.policy: Policy = load_policy(config)
         self.optimiser = make_optimiser(self.policy, config)
         self.feed = training_feed(config)
@@ -49,8 +50,7 @@ class Practice:
     def step(self, step: int, rate: float | None = None) -> Row:
         """Do step `step` (1, 2, ...) at a learning rate; returns its row, which `rows` keeps."""
         config = self.config if rate is None else replace(self.config, learning_rate=rate)
-        reward = as_reward(self.reward, config.data.task)
-        row, written = grpo_step(self.policy, None, self.optimiser, self.feed(step), reward, config, step)
+        row, written = grpo_step(self.policy, None, self.optimiser, self.feed(step), self.reward, config, step)
         self.rows.append({"kind": "train", **row})
         self.written.append(written)
         return row

@@ -105,7 +105,8 @@ def records_written(
     rollout = written_again(before, samples, rows)
     later = written_again(now, samples, rows).logprobs
     numbers = {"change": later - rollout.logprobs, "log-prob before": rollout.logprobs, "log-prob now": later}
-    scores = [Score(row["reward"], row["parts"], row["failure"]) for row in rows]
+    totals = [float("nan") if row["reward"] is None else row["reward"] for row in rows]
+    scores = [Score(total, row["parts"], row["failure"]) for total, row in zip(totals, rows, strict=True)]
     advantages = torch.tensor([row["advantage"] for row in rows]).view(len(samples), -1)
     return [
         _record(before, rollout, p, scores[rollout.rows(p)], advantages[p], numbers, step) for p in range(len(samples))

@@ -7,9 +7,9 @@
 
 The detection parts are in `detection`.  Deviation: a presence question has a reward too; the paper has none.
 
-A reward is a pure function of two texts, so it needs no picture, no model and no state.  Each text is read once, and
-the parts take what was read: (answer, truth).  The solution's text must be readable: `UserError` otherwise.  The
-completion's text may be anything.
+These rewards are pure functions of two texts, so they need no picture, no model and no state.  Each text is read once,
+and the parts take what was read: (answer, truth).  The solution's text must be readable: `UserError` otherwise.  The
+completion's text may be anything.  A reward of one's own, which may look at the picture too, is in `own`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from minirft.rewards import official
 from minirft.rewards.answers import Answer, Detections, is_well_formed, normalise, parse_solution
 from minirft.rewards.boxes import Array
 from minirft.rewards.detection import PAPER, STRICT, DetectionReading, detection_scores, iou
-from minirft.samples import Task
+from minirft.samples import Sample, Task
 
 Variant = Literal["strict", "paper", "official"]
 Part = Callable[[Any, Any], float]  # (answer, truth), as the reward reads them -> reward
@@ -37,7 +37,8 @@ Part = Callable[[Any, Any], float]  # (answer, truth), as the reward reads them 
 class Score:
     """What one completion earned: the weighted sum, the raw parts, and why it could not be read (None if it could).
 
-    A malformed prediction in a list that can be read is no failure; it costs in every part instead.
+    A total that is not finite is no reward: `train.grpo_step` leaves the whole group out.  A malformed prediction in a
+    list that can be read is no failure; it costs in every part instead.
     """
 
     total: float
@@ -66,11 +67,15 @@ class Reward:
         if set(self.parts) != set(self.weights) or not all(map(math.isfinite, self.weights.values())):
             raise ValueError(f"one finite weight for each of {sorted(self.parts)}, got {self.weights}")
 
-    def __call__(self, completion: str, solution: str) -> Score:
-        answer, truth = self.read(completion), self.read_truth(solution)
+    def __call__(self, completion: str, sample: Sample | str) -> Score:
+        """The score of a completion; `sample` may be the text of the solution alone."""
+        answer, truth = self.read(completion), self.read_truth(getattr(sample, "solution", sample))
         parts = {name: float(part(answer, truth)) for name, part in self.parts.items()}
         failure = answer.failure if isinstance(answer, Answer) else None
         return Score(sum(self.weights[name] * value for name, value in parts.items()), parts, failure)
+
+
+RewardFn = Callable[[str, Sample], Score]  # (completion, sample) -> score
 
 
 def grounding_iou(answer: Answer, truth: Array) -> float:

@@ -16,14 +16,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from PIL import Image
+
 from minirft import UserError
 from minirft.rewards.answers import extract, parse_solution
 from minirft.rewards.prompts import detection_solution, grounding_solution
-from minirft.rewards.readings import Reward, Variant, reading
-from minirft.samples import Task
+from minirft.rewards.readings import RewardFn, Variant, reading
+from minirft.samples import Sample, Task
 
 Edit = Callable[[str], str]  # solution -> completion
 
+GREY = Image.new("RGB", (64, 64), "grey")
 THOUGHT = "<think>I looked at the picture.</think> "
 
 # What to audit with when no data is at hand: one, two and three objects, small and large, and an absent category
@@ -44,28 +47,39 @@ SOLUTIONS: dict[Task, list[str]] = {
 
 
 def audit(
-    task: Task, variant: Variant = "strict", solutions: Sequence[str] | None = None, **options: Any
+    task: Task,
+    reward: Variant | RewardFn = "strict",
+    solutions: Sequence[str | Sample] | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """What each answer earns on average: [{"answer", "kind", parts..., "total", "share", "non_finite"}, ...].
 
-    The first row is the honest answer; `options` go to `reading`.  A mean is None where a score was not finite, and
-    `non_finite` is the share of such scores.  Raises `UserError` when there are no solutions or one is unreadable.
+    `reward` is a reading's name, to which `options` go, or any reward.  Samples in place of `solutions` let a reward of
+    one's own see picture and question; solutions alone come with a grey picture.  The first row is the honest answer.
+    A mean is None where a score was not finite, and `non_finite` is the share of such scores.  Raises `UserError` when
+    there are no solutions, one is unreadable, or the reward fails on the first honest answer.
 
     >>> rows = audit("classification", "official", ["<answer>737-300</answer>"])
     >>> [(row["answer"], row["accuracy"]) for row in rows[:3]]
     [('honest', 1.0), ('empty completion', 1.0), ('no tags', 1.0)]
     """
-    solutions = SOLUTIONS[task] if solutions is None else list(solutions)
-    if not solutions:
+    given = SOLUTIONS[task] if solutions is None else solutions
+    samples = [s if isinstance(s, Sample) else Sample(f"audit-{n}", GREY, task, "", s) for n, s in enumerate(given)]
+    if not samples:
         raise UserError("an audit needs at least one solution; the data set is empty")
-    for solution in solutions:
-        parse_solution(task, solution)
-    reward = reading(task, variant, **options)
-    honest = _row("honest", "honest", _honest, solutions, reward)
-    rows = [_row(name, "blind", lambda _, text=text: text, solutions, reward) for name, text in blind(task, solutions)]
-    rows += [_row(name, "edit", edit, solutions, reward) for name, edit in edits(task)]
+    for sample in samples:
+        parse_solution(task, sample.solution)
+    scorer = reading(task, reward, **options) if isinstance(reward, str) else reward
+    first = scorer(_honest(samples[0].solution), samples[0])
+    if not math.isfinite(first.total):
+        raise UserError(f"{first.failure or 'the score is not finite'}; that was an honest answer: mend the reward")
+    honest = _row("honest", "honest", _honest, samples, scorer)
+    known = [sample.solution for sample in samples]
+    rows = [_row(name, "blind", lambda _, text=text: text, samples, scorer) for name, text in blind(task, known)]
+    rows += [_row(name, "edit", edit, samples, scorer) for name, edit in edits(task)]
     for row in (honest, *rows):
-        row["share"] = None if row["total"] is None or not honest["total"] else row["total"] / honest["total"]
+        earned = (honest["total"] or 0) > 0
+        row["share"] = None if row["total"] is None or not earned else row["total"] / honest["total"]
     return [honest, *rows]
 
 
@@ -107,9 +121,10 @@ def edits(task: Task) -> list[tuple[str, Edit]]:
     return everywhere + _EDITS.get(task, [])
 
 
-def _row(name: str, kind: str, edit: Edit, solutions: Sequence[str], reward: Reward) -> dict[str, Any]:
-    scores = [reward(edit(solution), solution) for solution in solutions]
-    columns = {part: [score.parts[part] for score in scores] for part in reward.parts}
+def _row(name: str, kind: str, edit: Edit, samples: Sequence[Sample], reward: RewardFn) -> dict[str, Any]:
+    scores = [reward(edit(sample.solution), sample) for sample in samples]
+    parts = dict.fromkeys(part for score in scores for part in score.parts)
+    columns = {part: [score.parts[part] for score in scores if part in score.parts] for part in parts}
     columns["total"] = [score.total for score in scores]
     means = {part: sum(values) / len(values) for part, values in columns.items()}
     finite = {part: mean if math.isfinite(mean) else None for part, mean in means.items()}

@@ -14,11 +14,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from minirft import UserError
 from minirft.data import DataConfig, Rule, check
 from minirft.policy import LoraSettings
+from minirft.rewards import Variant, is_own
 from minirft.runs.toml import from_table, read_toml
 
 SHIPPED = Path(__file__).parents[1] / "configs"
@@ -87,8 +88,11 @@ class GRPOConfig:
     """Prompts whose groups are decoded together; 0 = all of the step.  Fewer, less memory, the same completions."""
 
     # --- reward and advantage
-    reward: Literal["strict", "paper", "official"] = "strict"
-    """Reading of the reward: ours, the paper's equations, or what the released code computes."""
+    reward: str = "strict"
+    """`strict` (ours), `paper` (its equations), `official` (what the released code computes), or your own function:
+    FILE.py:NAME."""
+    reward_timeout: float = 10.0
+    """Seconds that one call of a function of your own may take; 0 = no limit."""
     reward_weights: dict[str, float] = field(default_factory=dict)
     """Weight of each part, such as {"confidence": 0.0}; a part left out weighs 1.  Paper, equation 5: all 1."""
     advantage_scale: Literal["std", "mean", "batch", "none"] = "std"
@@ -178,10 +182,12 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
         yield getattr(c, name) >= 0, name, "use a whole number of at least 0"
     for name in ("learning_rate", "sft_learning_rate", "max_grad_norm", "clip_eps", "clip_eps_high"):
         yield 0 < getattr(c, name) < math.inf, name, "use a positive number"
-    for name in ("kl_coef", "weight_decay", "advantage_eps", "importance_cap"):
+    for name in ("kl_coef", "weight_decay", "advantage_eps", "importance_cap", "reward_timeout"):
         yield 0 <= getattr(c, name) < math.inf, name, "use a number of at least 0"
     yield c.clip_eps < 1, "clip_eps", "a ratio cannot fall below 0: use a number below 1, such as 0.2"
     yield c.max_pixels is None or c.max_pixels >= 28 * 28, "max_pixels", "one picture token is 28 x 28 = 784 pixels"
+    known = c.reward in get_args(Variant) or is_own(c.reward)
+    yield known, "reward", f"use {', '.join(get_args(Variant))}, or a function of your own as FILE.py:NAME"
     yield all(map(math.isfinite, c.reward_weights.values())), "reward_weights", "use finite numbers"
     # Bare rewards are the advantages there, and equal rewards of 1 push as hard as any others.
     keeps = c.advantage_scale != "none" or not c.skip_degenerate

@@ -28,6 +28,7 @@ from minirft import UserError
 from minirft.engine import LossScale
 from minirft.policy import Policy
 from minirft.reference import Reference, make_reference
+from minirft.rewards import RewardFn, fingerprint
 from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
 from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.log import RunLog, read_log, truncate_after
@@ -95,22 +96,23 @@ def load_policy(config: GRPOConfig) -> Policy:
     )
 
 
-def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> Run:
+def open_run(method: Method, config: GRPOConfig, resume: Path | None = None, reward: RewardFn | None = None) -> Run:
     """A fresh run in `config.out`, or the one in `resume` where its newest intact checkpoint left it.
 
-    Raises `UserError` when the folder already holds a run, when `resume` does not, or when the configuration
-    differs in more than what may change.
+    The log's header keeps the hash of a reward of one's own.  Raises `UserError` when the folder already holds a run,
+    when `resume` does not, or when the configuration or that reward differs in more than what may change.
     """
     folder = Path(resume or config.out)
+    own = fingerprint(reward) if reward else None
     if resume:
-        _check_same_run(method, config, folder)
+        _check_same_run(method, config, folder, own)
     elif _has_steps(folder):
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --out")
     policy = load_policy(config)  # before anything is written: a wrong model leaves no folder behind
     _write_config(config, folder)
     if not resume:  # of an attempt that failed before its first step
         (folder / "log.jsonl").unlink(missing_ok=True)
-    header = {"method": method, **asdict(config)}
+    header = {"method": method, **asdict(config)} | ({"reward_sha256": own} if own else {})
     device = str(policy.device)
     log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume is not None)
     # The reference is the policy before any step: it is taken before a checkpoint is put back.
@@ -143,7 +145,7 @@ def _has_steps(folder: Path) -> bool:
     return any((folder / "checkpoints").glob("step-*")) or (log.exists() and log.read_bytes().count(b"\n") > 1)
 
 
-def _check_same_run(method: Method, config: GRPOConfig, folder: Path) -> None:
+def _check_same_run(method: Method, config: GRPOConfig, folder: Path, reward: str | None) -> None:
     changed = [name for name in differences(run_config(folder), config) if name not in MAY_CHANGE]
     if changed:
         raise UserError(
@@ -151,9 +153,16 @@ def _check_same_run(method: Method, config: GRPOConfig, folder: Path) -> None:
             f"leave that out, or start a new run with another --out"
         )
     log = folder / "log.jsonl"
-    began = read_log(log)[0]["config"]["method"] if log.exists() and b"\n" in log.read_bytes() else method
-    if began != method:
-        command = {"grpo": "minirft train", "sft": "minirft sft"}[began]
+    if not log.exists() or b"\n" not in log.read_bytes():
+        return
+    began = read_log(log)[0]["config"]
+    if began.get("reward_sha256") != reward:
+        raise UserError(
+            f"{folder} began with another reward (its file or function has changed, or is not given now): put that "
+            f"one back, or start a new run with another --out"
+        )
+    if began["method"] != method:
+        command = {"grpo": "minirft train", "sft": "minirft sft"}[began["method"]]
         raise UserError(f"{folder} holds a run of another kind: resume it with {command} --resume {folder}")
 
 

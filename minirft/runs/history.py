@@ -104,7 +104,11 @@ def groups_of(history: History, count: int) -> list[GroupOfStep]:
 
 def _widest(step: int, rows: list[Row], size: int, samples: Mapping[str, Sample]) -> GroupOfStep | None:
     """The group of a step whose rewards differ most, among those whose sample is known."""
-    parts = {name: [row["parts"][name] for row in rows] for name in rows[0]["parts"]}
+    groups = [rows[first : first + size] for first in range(0, len(rows), size)]
+    # A group of which one reward failed taught nothing.
+    rows = [row for group in groups if all(row["reward"] is not None for row in group) for row in group]
+    names = dict.fromkeys(name for row in rows for name in row["parts"])
+    parts = {name: [row["parts"].get(name, 0.0) for row in rows] for name in names}
     spread = {}
     for first in range(0, len(rows) - size + 1, size):
         if rows[first]["sample"] in samples:

@@ -20,6 +20,7 @@ from minirft.data import Feed, Screening, step_seed, validation
 from minirft.evaluation import metrics
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
+from minirft.runs.failed_rewards import FailedRewards
 from minirft.runs.folder import HELD_OUT, Row, Run, export
 from minirft.runs.frame_watch import FrameWatch, frame_warning
 from minirft.sampler import sample_groups
@@ -41,7 +42,7 @@ def run_steps(
     asked = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute
     if screening:
         screening.save(run.folder)
-    watch = FrameWatch(run)
+    watch, failures = FrameWatch(run), FailedRewards(run)
     bar = tqdm(total=steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
     with bar, _interrupts() as interrupted:
         if run.step == 0 and screening and screening.row():
@@ -54,7 +55,7 @@ def run_steps(
             row, completions = _guarded(do_step, samples, run)
             run.step += 1
             run.record(completions)
-            row |= watch.training(row, completions, samples)
+            row |= watch.training(row, completions, samples) | failures.look(run.step, completions)
             run.log.row("train", **row)
             bar.set_postfix_str(bar_text(row))
             bar.update()

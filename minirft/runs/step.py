@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -131,11 +133,12 @@ def blame(policy: Policy, rollout: Rollout, rows: list[int]) -> str:
 
 def rollout_metrics(rollout: Rollout, scores: list[Score], rewards: Tensor) -> Row:
     """Means over the rollout; `log.METRICS` defines each.  `rewards` is (P, G)."""
-    parts = {f"reward_{name}": sum(s.parts[name] for s in scores) / len(scores) for name in scores[0].parts}
+    names = dict.fromkeys(name for score in scores for name in score.parts)
+    parts = {name: fmean(score.parts[name] for score in scores if name in score.parts) for name in names}
     return {
-        "reward": rewards.mean().item(),
-        **parts,
-        "reward_std": rewards.std(-1).mean().item(),
+        "reward": rewards.nanmean().item(),  # a reward that failed is NaN
+        **{f"reward_{name}": mean for name, mean in parts.items()},
+        "reward_std": rewards.std(-1).nanmean().item(),
         "degenerate_groups": degenerate_groups(rewards).float().mean().item(),
         "parse_rate": sum(s.failure is None for s in scores) / len(scores),
         "completion_length": rollout.lengths.float().mean().item(),
@@ -168,6 +171,7 @@ def written(rollout: Rollout, scores: list[Score], advantages: Tensor) -> list[R
     """The completions of the step with what they earned, for `completions.jsonl`."""
     rows = []
     for b, (score, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
-        row = {"sample": rollout.sample_of(b).id, "text": rollout.texts[b], "parts": score.parts, "reward": score.total}
+        row = {"sample": rollout.sample_of(b).id, "text": rollout.texts[b], "parts": score.parts}
+        row["reward"] = score.total if math.isfinite(score.total) else None  # JSON has no NaN
         rows.append(row | {"failure": score.failure, "advantage": advantage})
     return rows

@@ -349,7 +349,7 @@ def test_held_out_pictures_are_opened_too(tmp_path):
 @pytest.fixture
 def broken(tiny_random, tmp_path, monkeypatch):
     """A run on 40 pictures of which 2 are torn, and with one box over the edge and one of NaN."""
-    monkeypatch.setattr(train_module, "reading", earnable)
+    monkeypatch.setattr(train_module, "reward_for", earnable)
     path, tables = dataset(tmp_path)
     for i in (3, 5):
         torn(tmp_path / f"{i}.png")

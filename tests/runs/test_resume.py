@@ -41,7 +41,7 @@ SHOTS = DataConfig(shots=3, categories=("red circle",), negatives=0.0)
 
 @pytest.fixture
 def config(tiny_random: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GRPOConfig:
-    monkeypatch.setattr(train_module, "reading", earnable)
+    monkeypatch.setattr(train_module, "reward_for", earnable)
     return small_config(tiny_random, tmp_path / "run", data=SHOTS, **CHANGES)
 
 

@@ -488,7 +488,7 @@ def test_wait_has_a_limit(undrawn):
 
 def test_practice_is_the_run_that_train_does(tiny_random, tmp_path, monkeypatch):
     """Catches a lesson that trains on other samples, another stream, or another reward than `minirft train`."""
-    monkeypatch.setattr(train_module, "reading", small_runs.earnable)
+    monkeypatch.setattr(train_module, "reward_for", small_runs.earnable)
     config = small_runs.small_config(tiny_random, tmp_path / "run", steps=3)
     logged = [row for row in train_module.run(config) if row["kind"] == "train"]
     run = Practice(config, small_runs.earnable()).run()

@@ -1,0 +1,202 @@
+"""A reward of your own: a Python function that scores one completion of one sample.
+
+    def short(completion: str, sample: Sample) -> float | dict[str, float]
+
+A number is one part, named like the function.  The entries of a dict are parts; each is logged, and R = Σ w_k R_k with
+the weights of `reward_weights` (1 where none is given).  The function can look at the question (`sample.problem`), the
+truth (`sample.solution`, `rewards.true_boxes(sample)`), the picture (`sample.picture()`) and the parsed answer
+(`rewards.parse(sample.task, completion)`).  The package's own rewards have the same form, so that a function can
+start from one: `strict(completion, sample).parts | {"short": ...}`.
+
+A function that raises, returns what is no number, or runs too long must not cost the run.  Its score is then NaN with
+a reason, and `train.grpo_step` leaves the whole group out: an advantage compares all completions of a group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import inspect
+import math
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, get_args
+
+from minirft import UserError
+from minirft.rewards.answers import ParseFailure, parse
+from minirft.rewards.readings import Reward, RewardFn, Score, Variant, reading
+from minirft.samples import Sample, Task
+
+OwnFunction = Callable[[str, Sample], float | Mapping[str, float] | Score]
+
+
+@dataclass(frozen=True)
+class OwnReward:
+    """A function of one's own as a reward: named parts, their weighted sum, and a reason where it failed.
+
+    `timeout` is in seconds of one call; 0 is no limit.  It interrupts Python code and regular expressions on Linux and
+    macOS in the main thread; elsewhere a call that took longer is only noticed after it has ended.
+
+    >>> from PIL import Image
+    >>> cat = Sample("s0", Image.new("RGB", (4, 3)), "classification", "What is it?", "<answer>cat</answer>")
+    >>> OwnReward(lambda completion, sample: 1 / len(completion))("", cat).failure
+    'the reward failed: ZeroDivisionError: division by zero'
+    """
+
+    function: OwnFunction
+    weights: Mapping[str, float] = field(default_factory=dict)
+    timeout: float = 10.0
+
+    def __call__(self, completion: str, sample: Sample) -> Score:
+        try:
+            with _time_limit(self.timeout):
+                parts = self._parts(self.function(completion, sample))
+        except (Exception, SystemExit) as error:  # whatever it raises costs its group, not the run
+            file = getattr(getattr(self.function, "__code__", None), "co_filename", "")
+            return Score(math.nan, {}, f"the reward failed: {described(error, file)}")
+        answer = parse(sample.task, completion)
+        failure = answer.reason if isinstance(answer, ParseFailure) else None
+        return Score(sum(self.weights.get(name, 1.0) * value for name, value in parts.items()), parts, failure)
+
+    @property
+    def name(self) -> str:
+        """The function's name, which is that of its part if it returns a number."""
+        return getattr(self.function, "__name__", type(self.function).__name__).replace("<lambda>", "own")
+
+    def _parts(self, value: Any) -> dict[str, float]:
+        """The parts of what the function returned.  Raises `TypeError` or `ValueError` for what is no number."""
+        value = value.parts if isinstance(value, Score) else value
+        value = value if isinstance(value, Mapping) else {self.name: value}
+        parts = {str(name): _number(str(name), part) for name, part in value.items()}
+        if unknown := self.weights.keys() - parts.keys():
+            raise ValueError(f"reward_weights names {', '.join(sorted(unknown))}; the parts are {', '.join(parts)}")
+        return parts
+
+
+def reward_for(
+    task: Task, source: str | RewardFn | OwnFunction, weights: Mapping[str, float] | None = None, timeout: float = 10.0
+) -> RewardFn:
+    """The reward of a task: the name of a reading, FILE.py:NAME, or a function.  Raises `UserError` as they do.
+
+    >>> reward_for("presence", "strict").weights
+    {'accuracy': 1.0, 'format': 1.0}
+    """
+    if isinstance(source, Reward | OwnReward):
+        return source
+    if isinstance(source, str) and not is_own(source):
+        return reading(task, source, weights or None)  # type: ignore[arg-type]  # `reading` refuses any other name
+    function = load_function(source) if isinstance(source, str) else source
+    return OwnReward(function, dict(weights or {}), timeout)
+
+
+def is_own(source: str) -> bool:
+    """Does a config's `reward` name a function, FILE.py:NAME, in place of a reading?
+
+    >>> is_own("rewards/short.py:short"), is_own("strict")
+    (True, False)
+    """
+    path, _, name = source.rpartition(":")
+    return path.endswith(".py") and name.isidentifier()
+
+
+def load_function(source: str) -> OwnFunction:
+    """The function that FILE.py:NAME names.
+
+    Raises `UserError` where there is no such file, it does not run, or it holds no such function of two arguments.
+    """
+    path, _, name = source.rpartition(":")
+    module = _module(Path(path).resolve())
+    function = getattr(module, name, None)
+    if not callable(function):
+        found = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+        raise UserError(f"{path} has no function {name}; it has {', '.join(found) or 'none'}")
+    try:
+        inspect.signature(function).bind("completion", "sample")
+    except TypeError as error:
+        raise UserError(f"{source} cannot be called as {name}(completion, sample): {error}") from None
+    except ValueError:  # a builtin without a signature
+        pass
+    return function
+
+
+def fingerprint(reward: RewardFn | OwnFunction) -> str | None:
+    """SHA-256 of the file that holds a reward's function; None for the package's own, which the version names.
+
+    A resumed run must score as it did before.  For a function made in a notebook it is that of its source.
+    """
+    function = reward.function if isinstance(reward, OwnReward) else reward
+    if not isinstance(reward, OwnReward) and getattr(reward, "__module__", "").startswith("minirft."):
+        return None
+    try:
+        text = Path(inspect.getsourcefile(function) or "").read_bytes()
+    except (OSError, TypeError):
+        try:
+            text = inspect.getsource(function).encode()
+        except (OSError, TypeError):
+            text = repr(getattr(function, "__qualname__", type(function).__qualname__)).encode()
+    return hashlib.sha256(text).hexdigest()
+
+
+def described(error: BaseException, file: str) -> str:
+    """An exception in one line, with the line of `file`, the user's, that raised it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    place = f"{Path(frames[-1].filename).name} line {frames[-1].lineno}: " if frames else ""
+    return f"{place}{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
+
+
+def _module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"no reward file at {path}; give FILE.py:NAME or one of {', '.join(get_args(Variant))}")
+    spec = importlib.util.spec_from_file_location(f"minirft_reward_{path.stem}", path)
+    assert spec and spec.loader  # a name that ends with .py has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
+    try:
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else described(error, str(path))
+        raise UserError(f"the reward file {path} does not run: {where}") from None
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _number(name: str, value: Any) -> float:
+    value = value.item() if hasattr(value, "item") else value  # NumPy's and torch's numbers
+    if not isinstance(value, Real):
+        raise TypeError(f"part {name} is {type(value).__name__} {str(value)[:40]!r}, which is no number")
+    if not math.isfinite(value):
+        raise ValueError(f"part {name} is {value}")
+    return float(value)
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` in the code inside after `seconds`; 0 is no limit."""
+    start, late = time.monotonic(), f"it took longer than reward_timeout = {seconds:g} s"
+    alarm = seconds > 0 and hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+    def on_alarm(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(late)
+
+    if alarm:
+        before = signal.signal(signal.SIGALRM, on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        if alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    if 0 < seconds < time.monotonic() - start:
+        raise TimeoutError(late)

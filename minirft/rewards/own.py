@@ -46,10 +46,9 @@ class OwnReward:
     `timeout` is in seconds of one call; 0 is no limit.  It interrupts Python code and regular expressions on Linux and
     macOS in the main thread; elsewhere a call that took longer is only noticed after it has ended.
 
-    >>> from PIL import Image
-    >>> cat = Sample("s0", Image.new("RGB", (4, 3)), "classification", "What is it?", "<answer>cat</answer>")
-    >>> OwnReward(lambda completion, sample: 1 / len(completion))("", cat).failure
-    'the reward failed: ZeroDivisionError: division by zero'
+    >>> cat = Sample("s0", Path("cat.jpg"), "classification", "What is it?", "<answer>cat</answer>")
+    >>> OwnReward(lambda completion, sample: {"short": 1.0, "cats": completion.count("cat")}, {"cats": 0.5})("a cat", cat)
+    Score(total=1.5, parts={'short': 1.0, 'cats': 1.0}, failure='no answer block')
     """
 
     function: OwnFunction

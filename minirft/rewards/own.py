@@ -47,7 +47,8 @@ class OwnReward:
     macOS in the main thread; elsewhere a call that took longer is only noticed after it has ended.
 
     >>> cat = Sample("s0", Path("cat.jpg"), "classification", "What is it?", "<answer>cat</answer>")
-    >>> OwnReward(lambda completion, sample: {"short": 1.0, "cats": completion.count("cat")}, {"cats": 0.5})("a cat", cat)
+    >>> pay = OwnReward(lambda text, sample: {"short": 1.0, "cats": text.count("cat")}, {"cats": 0.5})
+    >>> pay("a cat", cat)
     Score(total=1.5, parts={'short': 1.0, 'cats': 1.0}, failure='no answer block')
     """
 

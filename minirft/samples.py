@@ -62,6 +62,7 @@ class TrueBoxes:
     frame: Frame
     boxes: NDArray[np.float64]
     crowds: NDArray[np.float64]
+    labels: tuple[str, ...] = ()  # of the boxes, and of the crowds after them, where several categories are asked about
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Sample:
     problem: str
     solution: str
     category: str = ""  # the category asked for, the true label, or the instruction
+    asked: tuple[str, ...] = ()  # the categories, where one detection question is about several
     reasoning: str = ""  # an expert's thinking, where somebody wrote it down; only SFT can use it
     upright: bool = False  # apply the turn that a camera noted (EXIF); boxes are of the picture as turned
     # What evaluation scores detection against, where a file has it in pixels; the solution is rounded to thousandths.

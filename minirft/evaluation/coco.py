@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from minirft.data import category_names
-from minirft.rewards import MODEL, Detections, convert, parse, pixels
+from minirft.rewards import MODEL, Detections, convert, normalise, parse, pixels
 from minirft.samples import Sample
 
 Row = dict[str, Any]
@@ -31,6 +31,10 @@ def coco_results(texts: Sequence[str], samples: Sequence[Sample], annotations: R
             continue
         frame = sample.exact.frame if sample.exact else pixels(picture["width"], picture["height"])
         boxes = convert(answer.boxes, MODEL, frame).tolist()
-        for (x1, y1, x2, y2), score in zip(boxes, answer.confidence.tolist(), strict=True):
-            place = {"image_id": picture["id"], "category_id": categories[sample.category]}
+        names = {normalise(name): name for name in sample.asked}
+        labels = [names.get(normalise(label)) for label in answer.labels] if names else [sample.category] * len(boxes)
+        for (x1, y1, x2, y2), score, name in zip(boxes, answer.confidence.tolist(), labels, strict=False):
+            if name is None:  # a label that was not asked for
+                continue
+            place = {"image_id": picture["id"], "category_id": categories[name]}
             yield {**place, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,23 +31,17 @@ from minirft.evaluation.measures import (
     rank_boxes,
     ranking_auc,
 )
+from minirft.evaluation.queries import read, read_boxes
 from minirft.evaluation.resampling import Statistic, intervals, resampled
 from minirft.rewards import (
-    MODEL,
     Detections,
     ParseFailure,
-    convert,
-    is_well_formed,
     match_hungarian,
     normalise,
-    parse,
-    parse_solution,
 )
 from minirft.rewards import giou as generalised_iou
 from minirft.rewards import iou as overlaps
 from minirft.samples import Sample, Task
-
-NOTHING = Detections(np.zeros((0, 4)), np.zeros(0))
 
 
 def evaluate(generate: Callable[[list[Sample]], list[str]], samples: list[Sample], **options: Any) -> dict[str, Any]:
@@ -133,15 +126,16 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
     An answer that does not parse has no boxes, and is no abstention.  Where confidences tie between queries, AP
     depends on the order of the queries, as COCOeval's does.
     """
-    answers, found, truth, crowds, well_formed = _read_boxes(completions, samples)
+    answers, found, truth, crowds, well_formed, owner, names = read_boxes(completions, samples)
     true, predicted = (np.array([len(side) for side in sides], dtype=np.float64) for sides in (truth, found))
     silent = np.array([isinstance(a, Detections) and len(a) == 0 for a in answers], dtype=np.float64)
     overlap = np.array([_overlap(f, t) for f, t in zip(found, truth, strict=True)])
-    category = np.unique([sample.category for sample in samples], return_inverse=True)[1]
+    category = np.unique(names, return_inverse=True)[1]
     ranked = rank_boxes(found, truth, crowds)
     hit, ignored = ranked.hit[AT_50], ranked.ignored[AT_50]
 
     def statistic(weights: Array) -> dict[str, Array]:
+        weights = weights[:, owner]
         weight, present = weights[:, ranked.query], true > 0
         matched, counted = weight @ hit, weight * ~ignored
         precisions, recalls = _by_category(ranked, weights, category, true)
@@ -167,7 +161,7 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
 
 def confidence_levels(completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, list[int]]:
     """Boxes by stated confidence, for a calibration curve: {confidence, two decimals: [boxes, hits at IoU .5]}."""
-    _, found, truth, crowds, _ = _read_boxes(completions, samples)
+    _, found, truth, crowds, *_ = read_boxes(completions, samples)
     ranked = rank_boxes(found, truth, crowds)
     counted = ~ranked.ignored[AT_50]
     levels: dict[str, list[int]] = {}
@@ -180,7 +174,7 @@ def confidence_levels(completions: Sequence[str], samples: Sequence[Sample]) -> 
 
 def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
     """Labels: accuracy (equal after normalisation), accuracy_substring (the released rule), parse_rate."""
-    labels, truths, well_formed = _read("classification", completions, samples)
+    labels, truths, well_formed = read("classification", completions, samples)
     pairs = zip(labels, truths, strict=True)
     return _means(
         accuracy=[isinstance(label, str) and normalise(label) == normalise(truth) for label, truth in pairs],
@@ -191,7 +185,7 @@ def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Sta
 
 def grounding(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
     """One box: box_iou and giou (means; 0 and -1 where there is no box), acc50 (share with IoU >= .5), parse_rate."""
-    answers, truths, well_formed = _read("grounding", completions, samples)
+    answers, truths, well_formed = read("grounding", completions, samples)
     found = [np.zeros(4) if isinstance(answer, ParseFailure) else answer for answer in answers]  # overlaps nothing
     pairs = [(box[None], truth[None]) for box, truth in zip(found, truths, strict=True)]
     overlap = np.array([overlaps(*pair)[0, 0] for pair in pairs])
@@ -201,7 +195,7 @@ def grounding(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
 
 def presence(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
     """Yes or no: accuracy (an answer that is neither is wrong) and parse_rate."""
-    answers, truths, well_formed = _read("presence", completions, samples)
+    answers, truths, well_formed = read("presence", completions, samples)
     right = [answer is truth for answer, truth in zip(answers, truths, strict=True)]
     return _means(accuracy=right, parse_rate=well_formed)
 
@@ -213,27 +207,6 @@ STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] =
     "presence": presence,
 }
 """Task -> its metrics as functions of query weights."""
-
-
-def _read(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> tuple[list[Any], list[Any], Array]:
-    """Every answer or failure, every truth, and whether the answer parses and is in the format asked for."""
-    answers = [parse(task, text) for text in completions]
-    truths = [parse_solution(task, sample.solution) for sample in samples]
-    pairs = zip(answers, completions, strict=True)
-    well_formed = [not isinstance(answer, ParseFailure) and is_well_formed(text) for answer, text in pairs]
-    return answers, truths, np.array(well_formed, dtype=np.float64)
-
-
-def _read_boxes(completions: Sequence[str], samples: Sequence[Sample]) -> tuple[list[Any], ...]:
-    """Answers or failures, found boxes, true boxes and crowds, one frame a query; which answers are sound."""
-    answers, truth, well_formed = _read("detection", completions, samples)
-    found = [NOTHING if isinstance(answer, ParseFailure) else answer for answer in answers]
-    crowds = [np.zeros((0, 4))] * len(samples)
-    for q, exact in enumerate(sample.exact for sample in samples):
-        if exact is not None:
-            found[q] = replace(found[q], boxes=convert(found[q].boxes, MODEL, exact.frame))
-            truth[q], crowds[q] = Detections(exact.boxes, np.ones(len(exact.boxes))), exact.crowds
-    return answers, found, truth, crowds, well_formed
 
 
 def _overlap(found: Detections, truth: Detections) -> float:

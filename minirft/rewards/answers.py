@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class Detections:
     confidence: Array
     invalid: int = 0
     inverted: Array = field(default_factory=lambda: np.zeros(0), repr=False)
+    labels: tuple[str, ...] = ()  # of the boxes, where several categories were asked about in one question
 
     def __len__(self) -> int:
         """The number of predictions, malformed ones included."""
@@ -123,7 +125,8 @@ def parse_detection(text: str) -> Detections | ParseFailure:
     """Boxes and confidences: ``[{'Position': [x1, y1, x2, y2], 'Confidence': c}, ...]`` or ``No Objects``.
 
     Either quote will do; key case is exact; ``[]`` says the same as ``No Objects``.  A prediction is valid when it has
-    just these two keys, its numbers are finite JSON numbers, 0 <= x1 < x2 <= 1000, 0 <= y1 < y2 <= 1000, 0 <= c <= 1.
+    just these two keys, or ``'Label': name`` too (a question about several categories wants it), and its numbers are
+    finite JSON numbers, 0 <= x1 < x2 <= 1000, 0 <= y1 < y2 <= 1000, 0 <= c <= 1.
 
     >>> found = parse_detection("<answer>[{'Position': [10, 20, 30, 40], 'Confidence': 0.9}]</answer>")
     >>> found.boxes.tolist(), found.confidence.tolist(), found.invalid
@@ -142,10 +145,11 @@ def parse_detection(text: str) -> Detections | ParseFailure:
     if isinstance(items, ParseFailure):
         return items
     read = [_prediction(item) for item in items]
-    numbers = np.array([five for five in read if five is not None], dtype=np.float64).reshape(-1, 5)
+    numbers = np.array([five for five, _ in filter(None, read)], dtype=np.float64).reshape(-1, 5)
     sound = (numbers[:, :2] < numbers[:, 2:4]).all(1)
-    valid = numbers[sound]
-    return Detections(valid[:, :4], valid[:, 4], len(read) - len(valid), numbers[~sound, 4])
+    valid, names = numbers[sound], [label for _, label in filter(None, read)]
+    labels = tuple(compress(names, sound)) if any(names) else ()
+    return Detections(valid[:, :4], valid[:, 4], len(read) - len(valid), numbers[~sound, 4], labels)
 
 
 def parse_label(text: str) -> str | ParseFailure:
@@ -278,20 +282,21 @@ def _items(answer: str) -> list[str] | ParseFailure:
     return items if len(items) <= MAX_PREDICTIONS else ParseFailure("too many predictions", f"{len(items)} of them")
 
 
-def _prediction(item: str) -> tuple[float, ...] | None:
-    """x1, y1, x2, y2 and confidence of one {...}, corners in any order; None when it is malformed otherwise."""
+def _prediction(item: str) -> tuple[tuple[float, ...], str] | None:
+    """x1, y1, x2, y2, confidence of one {...}, corners in any order, and its label; None when it is malformed."""
     try:  # ValueError: not JSON, or an integer of over 4,300 digits; RecursionError: brackets nested too deep
         pairs = json.loads(item.replace("'", '"'), object_pairs_hook=list)
     except (ValueError, RecursionError):
         return None
     fields = dict(pairs)
-    position, confidence = fields.get("Position"), fields.get("Confidence")
-    if len(pairs) != 2 or not isinstance(position, list) or len(position) != 4:
+    position, confidence, label = fields.get("Position"), fields.get("Confidence"), fields.get("Label", "")
+    keys = 2 + ("Label" in fields)
+    if len(pairs) != keys or not isinstance(position, list) or len(position) != 4 or not isinstance(label, str):
         return None
     if not all(type(number) in (int, float) for number in (*position, confidence)):
         return None
     framed = all(0 <= number <= side for number, side in zip(position, 2 * (MODEL.width, MODEL.height), strict=True))
-    return (*map(float, position), float(confidence)) if framed and 0 <= confidence <= 1 else None
+    return ((*map(float, position), float(confidence)), label) if framed and 0 <= confidence <= 1 else None
 
 
 def _inside(x1: float, y1: float, x2: float, y2: float) -> bool:

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
 from minirft import UserError
-from minirft.rewards.answers import Detections, ParseFailure
+from minirft.rewards.answers import Detections, ParseFailure, normalise
 from minirft.rewards.boxes import Array
 
 # ------------------------------------------------------------------ overlap and matching
@@ -147,11 +147,15 @@ def _ratio(part: Array, whole: Array) -> Array:
 def matched_iou(found: Detections, truth: Detections, matching: str = "hungarian", threshold: float = 0.0) -> Array:
     """IoU of each valid prediction with the one object it is matched to, 0 when there is none: shape (N,).
 
+    Where either side has labels, boxes of different labels do not match: `same_label`.
+
     >>> box = Detections(np.array([[0.0, 0, 9, 9]]), np.ones(1))
     >>> matched_iou(box, box).tolist()
     [1.0]
     """
     overlap = sound_iou(found.boxes, truth.boxes)  # parsing has refused all others
+    if found.labels or truth.labels:
+        overlap = overlap * same_label(found, truth)
     if matching == "greedy":
         pairs = match_greedy(overlap, found.confidence, threshold)
     else:
@@ -160,6 +164,17 @@ def matched_iou(found: Detections, truth: Detections, matching: str = "hungarian
     for n, m in pairs:
         matched[n] = overlap[n, m]
     return matched
+
+
+def same_label(found: Detections, truth: Detections) -> NDArray[np.bool_]:
+    """Which predictions have the label of which objects: (N, M) bool; case, spaces and hyphens do not count.
+
+    >>> a, b = np.zeros((1, 4)), np.ones(1)
+    >>> same_label(Detections(a, b, labels=("Cat",)), Detections(a, b, labels=("cat",))).tolist()
+    [[True]]
+    """
+    names = [[normalise(label) for label in side.labels] or [""] * len(side.boxes) for side in (found, truth)]
+    return np.array(names[0], dtype=object)[:, None] == np.array(names[1], dtype=object)[None, :]
 
 
 def iou_score(

@@ -11,6 +11,7 @@ picture, and that prompt was never released.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +25,15 @@ If no object belonging to the category '{category}' in the image, return 'No Obj
 Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.\
 The output answer format should be as follows:
 <think> ... </think> <answer>[{{'Position': [x1, y1, x2, y2], 'Confidence': number}}, ...]</answer>
+Please strictly follow the format."""
+
+_TOGETHER = """\
+Detect all objects belonging to the categories {categories} in the image, and provide the bounding boxes \
+(between 0 and 1000, integer), the category and the confidence (between 0 and 1, with two decimal places).
+If no object belonging to these categories is in the image, return 'No Objects'.
+Output the thinking process in <think> </think> and final answer in <answer> </answer> tags. \
+The output answer format should be as follows:
+<think> ... </think> <answer>[{{'Position': [x1, y1, x2, y2], 'Label': 'name', 'Confidence': number}}, ...]</answer>
 Please strictly follow the format."""
 
 _CLASSIFICATION = """\
@@ -62,6 +72,24 @@ def detection(category: str) -> str:
     return _DETECTION.format(category=category)
 
 
+def detection_together(categories: Sequence[str]) -> str:
+    """The detection question about several categories at once, in our own words; each box is answered with its label.
+
+    >>> detection_together(["cat", "dog"])[:59]
+    "Detect all objects belonging to the categories 'cat', 'dog'"
+    """
+    return _TOGETHER.format(categories=", ".join(f"'{quotable(name)}'" for name in categories))
+
+
+def quotable(name: str) -> str:
+    """A category's name as it may stand in single quotes.
+
+    >>> quotable("bird's nest")
+    'bird’s nest'
+    """
+    return name.replace("'", "’").replace('"', "”")
+
+
 def classification(family: str, attribute: str | None = None) -> str:
     """The fine-grained classification question.  Source: Table 1, and the `problem` column of the ViRFT_CLS sets.
 
@@ -95,25 +123,28 @@ def presence(category: str) -> str:
     return _PRESENCE.format(category=category)
 
 
-def detection_solution(boxes: ArrayLike, confidence: ArrayLike = 1) -> str:
+def detection_solution(boxes: ArrayLike, confidence: ArrayLike = 1, labels: Sequence[str] = ()) -> str:
     """Boxes of the model frame, (N, 4), as an answer block; none is `No Objects`.
 
     Coordinates are rounded to whole numbers, and an object thinner than one unit is given that unit, so the text can
-    always be read back.  `confidence` is one for all or one each.  Raises `ValueError` for a box that is inverted,
-    not finite or outside 0-1000.
+    always be read back.  `confidence` is one for all or one each, `labels` one each or none.  Raises `ValueError` for a
+    box that is inverted, not finite or outside 0-1000.
 
     >>> detection_solution([[100, 200, 300, 400.4]])
     "<answer>[{'Position': [100, 200, 300, 400], 'Confidence': 1}]</answer>"
     >>> detection_solution([[100, 200, 300, 400]], 0.5)
     "<answer>[{'Position': [100, 200, 300, 400], 'Confidence': 0.50}]</answer>"
+    >>> detection_solution([[100, 200, 300, 400]], labels=["cat"])
+    "<answer>[{'Position': [100, 200, 300, 400], 'Label': 'cat', 'Confidence': 1}]</answer>"
     >>> detection_solution([])
     '<answer>No Objects</answer>'
     """
     rows = [_whole(box) for box in np.asarray(boxes, dtype=np.float64).reshape(-1, 4)]
     scores = np.broadcast_to(np.asarray(confidence), len(rows)).tolist()
+    names = [f"'Label': '{quotable(label)}', " for label in labels] or [""] * len(rows)
     items = [
-        f"{{'Position': [{x1}, {y1}, {x2}, {y2}], 'Confidence': {_score(score)}}}"
-        for (x1, y1, x2, y2), score in zip(rows, scores, strict=True)
+        f"{{'Position': [{x1}, {y1}, {x2}, {y2}], {name}'Confidence': {_score(score)}}}"
+        for (x1, y1, x2, y2), name, score in zip(rows, names, scores, strict=True)
     ]
     return f"<answer>[{', '.join(items)}]</answer>" if items else "<answer>No Objects</answer>"
 

@@ -167,7 +167,7 @@ def test_bad_numbers_are_counted(text: str) -> None:
         "{'Position': [10, 20, 30, 40]}",
         "{'Confidence': 0.9}",
         "{'position': [10, 20, 30, 40], 'confidence': 0.9}",
-        "{'Position': [10, 20, 30, 40], 'Confidence': 0.9, 'Label': 'cat'}",
+        "{'Position': [10, 20, 30, 40], 'Confidence': 0.9, 'Class': 'cat'}",
         "{'Position': [10, 20, 30, 40], 'Confidence': 0.1, 'Confidence': 0.9}",
         "{'Position': [10, 20, 30, 40], 'Confidence': 0.9,}",
         "{'Position': [10, 20, 30, 40], 'Label': 'dog's', 'Confidence': 0.9}",

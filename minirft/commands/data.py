@@ -150,7 +150,7 @@ def split(args: list[str]) -> None:
     if k < 1:
         raise UserError("how many pictures of each category? give --shots K")
     seed = settings.seed if flags.seed is None else flags.seed
-    settings = replace(settings, shots=k, seed=seed, split=None)
+    settings = replace(settings, shots=k, seed=seed, split=None, categories_per_question=1)
     replace(settings, split=flags.out)  # refuses what cannot be read back
     samples = training_set(settings)
     source = settings.annotations or settings.folder

@@ -57,9 +57,15 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
         return k_shot_of_stream(
             lambda n: _tiny(data, n, data.seed), _tiny_names(data), data.shots, data.seed, data.negatives
         )
-    from minirft.data.readers import candidates  # here, so that a run on the tiny world imports no reader
+    from minirft.data.together import together  # here, so that a run on the tiny world imports no reader
 
-    screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
+    return together(_drawn(data, screening or Screening(data.on_bad, data.max_bad, open_pictures=False)), data)
+
+
+def _drawn(data: DataConfig, screening: Screening) -> list[Sample]:
+    """The questions of the training set, about one category each."""
+    from minirft.data.readers import candidates
+
     if data.split:
         named = split_of(data)
         every = read_split(data.split, candidates(data, only=named, findings=screening.findings), screening.findings)
@@ -93,6 +99,7 @@ def held_out(config: Asked, screening: Screening | None = None) -> list[Sample]:
     if other.kind == "tiny":
         return _held_out_of_tiny(config, "TEST")
     from minirft.data.readers import candidates, parts_of
+    from minirft.data.together import together
 
     screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
     part = _part(data.eval_part, parts_of(other))
@@ -102,7 +109,7 @@ def held_out(config: Asked, screening: Screening | None = None) -> list[Sample]:
     else:
         every = candidates(other, findings=screening.findings)
         left = without_pictures_of(every, training_set(data, screening))
-    sound = screening.sound(_some(left, count, data.seed))
+    sound = screening.sound(_some(together(left, other), count, data.seed))
     screening.settle()
     if not sound:
         field = "eval_annotations" if data.kind in ("coco", "lvis", "csv", "jsonl") else "eval_folder"

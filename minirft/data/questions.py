@@ -15,18 +15,19 @@ LISTED = 30  # labels of an own set that fit into a question
 _FORMATS = ("Output the thinking process", "Write down your reasoning")  # where a question begins to say how to answer
 
 
-def question(task: Task, what: str, template: str = "") -> str:
+def question(task: Task, what: str, template: str = "", usual: str = "") -> str:
     """The question of `task` about a category, an instruction, or for classification what the picture shows.
 
     `template` replaces what the paper asks; how to answer is still the paper's, unless the template says it by naming
-    <answer> itself.  {category} or {instruction} in it is `what`; other braces stay.
+    <answer> itself.  {category} or {instruction} in it is `what`; other braces stay.  `usual` is the question without
+    a template, if not the paper's.
 
     >>> question("detection", "cat", "Where is every {category}?").splitlines()[0]
     'Where is every cat?'
     >>> question("detection", "cat") == prompts.detection("cat")
     True
     """
-    usual = getattr(prompts, task)(what)
+    usual = usual or getattr(prompts, task)(what)
     if not template:
         return usual
     asked = template.replace(FIELD[task], what) if FIELD[task] else template

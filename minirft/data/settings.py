@@ -83,6 +83,8 @@ class DataConfig:
     question: str = ""
     """Your own question: {category}, {instruction} or {labels} in it is filled in, and how to answer is added unless it
     names <answer>; empty means the paper's."""
+    categories_per_question: int = 1
+    """Categories asked about in one detection question, each box answered with its label; the paper asks one."""
     list_labels: Literal["auto", "yes", "no"] = "auto"
     """Add the labels to a classification question; `auto`: for own sets of 2 to 30 labels."""
     on_bad: Literal["skip", "stop"] = "skip"
@@ -129,6 +131,10 @@ def _rules(c: DataConfig) -> Iterator[Rule]:
     yield 0 <= c.max_bad <= 1, "max_bad", "a share, at least 0 and at most 1"
     field = FIELD[c.task]
     yield not c.question or field in c.question, "question", f"it must hold {field}, which is filled in"
+    many, plain = c.categories_per_question > 1, {c.kind, c.eval_kind or c.kind}.isdisjoint(("tiny", "virft"))
+    yield c.categories_per_question >= 1, "categories_per_question", "use a whole number of at least 1"
+    advice = "only detection on pictures with boxes of your own can ask for several; set it to 1"
+    yield not many or (plain and c.task == "detection"), "categories_per_question", advice
     yield c.shots >= 0, "shots", "pictures per category; 0 means all"
     for kind in (c.kind, c.eval_kind or c.kind):
         tasks = TASKS_OF[kind]

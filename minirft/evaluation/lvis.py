@@ -51,7 +51,7 @@ def lvis_ap(results: Sequence[Row], samples: Sequence[Sample], annotations: Row)
     `annotations` is an LVIS v1 file; boxes are [x, y, width, height] in pixels.
     """
     ids = {name: number for number, name in category_names(annotations, "the annotations").items()}
-    asked = {(sample.id.split(":", 1)[0], ids[sample.category]) for sample in samples}
+    asked = {(s.id.split(":", 1)[0], ids[name]) for s in samples for name in s.asked or (s.category,)}
     truth = [row for row in annotations["annotations"] if (str(row["image_id"]), row["category_id"]) in asked]
     precision = _precision(truth, results, annotations, sorted({category for _, category in asked}))
     by_category = {k: values for k, values in precision.items() if (values[..., 0] > -1).any()}

@@ -128,7 +128,8 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
     """
     answers, found, truth, crowds, well_formed, owner, names = read_boxes(completions, samples)
     true, predicted = (np.array([len(side) for side in sides], dtype=np.float64) for sides in (truth, found))
-    silent = np.array([isinstance(a, Detections) and len(a) == 0 for a in answers], dtype=np.float64)
+    pairs = zip(answers, found, strict=True)
+    silent = np.array([isinstance(a, Detections) and len(f) == 0 for a, f in pairs], dtype=np.float64)
     overlap = np.array([_overlap(f, t) for f, t in zip(found, truth, strict=True)])
     category = np.unique(names, return_inverse=True)[1]
     ranked = rank_boxes(found, truth, crowds)

@@ -187,6 +187,8 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
     yield c.clip_eps < 1, "clip_eps", "a ratio cannot fall below 0: use a number below 1, such as 0.2"
     yield c.max_pixels is None or c.max_pixels >= 28 * 28, "max_pixels", "one picture token is 28 x 28 = 784 pixels"
     known = c.reward in get_args(Variant) or is_own(c.reward)
+    plain = c.reward != "official" or c.data.categories_per_question == 1
+    yield plain, "reward", "the released code knows no labels of boxes: set data.categories_per_question = 1"
     yield known, "reward", f"use {', '.join(get_args(Variant))}, or a function of your own as FILE.py:NAME"
     yield all(map(math.isfinite, c.reward_weights.values())), "reward_weights", "use finite numbers"
     # Bare rewards are the advantages there, and equal rewards of 1 push as hard as any others.

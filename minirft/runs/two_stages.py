@@ -55,6 +55,8 @@ def presence_question(sample: Sample) -> Sample:
     """
     if sample.task != "detection":
         raise UserError(f"two stages are for detection; sample {sample.id} is a {sample.task} question")
+    if sample.asked:
+        raise UserError("two stages ask about one category: set data.categories_per_question = 1")
     there = len(parse("detection", sample.solution)) > 0
     return replace(
         sample,

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_runs import small_config
 from test_data_lvis import GOOD as LVIS
 from test_data_sets import MAKERS, picture, write
 
@@ -26,6 +27,7 @@ from minirft.data.summary import summarise, warnings
 from minirft.rewards import prompts
 from minirft.runs.config import GRPOConfig, load_config
 from minirft.samples import Sample
+from minirft.train import run
 
 COCO128 = Path(__file__).parents[3] / "shared" / "data" / "coco128"
 TASKS = ("detection", "classification", "grounding", "presence")
@@ -414,3 +416,53 @@ def test_inspect_reports_copies_across_parts(tmp_path):
     assert any("1 pictures are both trained and evaluated on" in line for line in found)
     found = warnings([sample, replace(sample, id="1", image=tmp_path / "b.png")], 64)
     assert any("1 pictures are copies of others" in line for line in found)
+
+
+# ------------------------------------------------------------------ several categories in one question
+
+
+def test_several_categories_are_asked_about_at_once(coco, tmp_path):
+    """A picture asked about twice, a box that loses its label, or an absent category that nobody asks about."""
+    several = replace(coco, categories_per_question=2)
+    apart, joined = training_set(coco), training_set(several)
+    assert sorted(f"{s.id.split(':')[0]}:{name}" for s in joined for name in s.asked) == sorted(s.id for s in apart)
+    both = next(sample for sample in joined if sample.id == "0:cat+dog")
+    assert "belonging to the categories 'cat', 'dog' in the image" in both.problem
+    assert "'Label': 'cat'" in both.solution and "'Label': 'dog'" in both.solution
+    assert both.exact.labels == ("cat", "dog") and both.exact.boxes.tolist() == [[10, 10, 50, 30], [20, 10, 60, 30]]
+    own = replace(several, question="Which of {category}?")
+    asked = next(sample for sample in training_set(own) if sample.id == "0:cat+dog").problem
+    assert asked.startswith("Which of cat, dog?\nOutput the thinking") and "'Label': 'name'" in asked
+    (tmp_path / "c.toml").write_text(_toml(several))
+    assert main(["data", "split", f"{tmp_path}/c.toml", "--shots", "2", "--out", f"{tmp_path}/s.json"]) == 0
+    named = training_set(replace(several, split=tmp_path / "s.json"))
+    assert {name for sample in named for name in sample.asked} == {"cat", "dog"}
+
+
+def _toml(data):
+    lines = [f'annotations = "{data.annotations}"', f'images = "{data.images}"', f"negatives = {data.negatives}"]
+    return "\n".join(["[data]", 'kind = "coco"', *lines, f"categories_per_question = {data.categories_per_question}"])
+
+
+def test_a_run_with_several_categories_learns_and_is_evaluated(coco, tiny_random, tmp_path):
+    """A joined question that breaks in reward, evaluation or COCO's results, at the end of a night."""
+    config = small_config(tiny_random, tmp_path / "run", data=replace(coco, categories_per_question=2, shots=2), eval_every=3)
+    rows = list(run(replace(config, max_prompt_length=4096, max_pixels=12544)))
+    assert [row["kind"] for row in rows].count("eval") == 3 and rows[-1]["n"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "tiny"}, "data.categories_per_question = 2: only detection on pictures with boxes"),
+        ({"kind": "coco", "task": "presence"}, "data.categories_per_question = 2: only detection"),
+        ({"kind": "coco", "categories_per_question": 0}, "data.categories_per_question = 0: use a whole number"),
+    ],
+)
+def test_where_several_cannot_be_asked(changes, message):
+    """A setting that is silently ignored."""
+    with pytest.raises(UserError) as caught:
+        DataConfig(**{"categories_per_question": 2} | changes)
+    assert message in str(caught.value)
+    with pytest.raises(UserError, match="the released code knows no labels"):
+        GRPOConfig(reward="official", data=DataConfig(kind="coco", categories_per_question=2))

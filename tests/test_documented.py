@@ -60,6 +60,8 @@ RULES = [
         "a step on twelve fabricated pictures; random weights of 2 layers for Qwen2-VL-2B, NF4 and LoRA as they stand",
         also=f"--model {{miniature}} {SHORT} {PHOTOS} --out run",
     ),
+    Rule("minirft audit", "as it stands, on the page's own file"),
+    Rule("minirft train tiny_detection", "the embedded model, one step", also=SHORT),
     Rule("minirft fit", "as it stands: it needs no weights"),
     Rule("minirft data inspect CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
     Rule("minirft data check CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
@@ -135,6 +137,12 @@ def commands(block: Block) -> Iterator[str]:
 BLOCKS = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), page.name)]
 TYPED = [command for block in BLOCKS if block.language in SHELL for command in commands(block)]
 TABLES = [block for block in BLOCKS if block.language == "toml"]
+FILES = [block for block in BLOCKS if block.language == "python" and re.match(r"# \w+\.py\n", block.text)]
+
+
+def named(block: Block) -> str:
+    """The file that a Python block is the text of: its first line says so."""
+    return block.text.splitlines()[0].removeprefix("# ")
 
 
 def inline() -> list[str]:
@@ -205,6 +213,8 @@ def places(
     small = "prompts_per_step = 2\ngroup_size = 4\nmax_completion_length = 8\neval_samples = 4\nthreads = 1\n"
     (tmp_path / "demo.toml").write_text(f'model = "tiny"\n{small}')
     (tmp_path / "card16.toml").write_text(next(block.text for block in TABLES if "[data]" not in block.text))
+    for block in FILES:
+        (tmp_path / named(block)).write_text(block.text)
     return {"desk": tmp_path, "root": root, "miniature": miniature}
 
 
@@ -232,7 +242,9 @@ def test_documented_answers_of_fit(capsys: pytest.CaptureFixture[str]):
         assert re.search(rf"^{re.escape(comment)}", capsys.readouterr().out, re.M), command
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=lambda block: block.page)
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if b.language == "python" and b not in FILES], ids=lambda b: b.page
+)
 def test_python_examples_run(block: Block):
     """A first example that raises, or whose policy writes nothing."""
     out = io.StringIO()

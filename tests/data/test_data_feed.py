@@ -446,7 +446,9 @@ def _toml(data):
 
 def test_a_run_with_several_categories_learns_and_is_evaluated(coco, tiny_random, tmp_path):
     """A joined question that breaks in reward, evaluation or COCO's results, at the end of a night."""
-    config = small_config(tiny_random, tmp_path / "run", data=replace(coco, categories_per_question=2, shots=2), eval_every=3)
+    config = small_config(
+        tiny_random, tmp_path / "run", data=replace(coco, categories_per_question=2, shots=2), eval_every=3
+    )
     rows = list(run(replace(config, max_prompt_length=4096, max_pixels=12544)))
     assert [row["kind"] for row in rows].count("eval") == 3 and rows[-1]["n"] > 0
 

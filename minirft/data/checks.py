@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from minirft import UserError
 from minirft.data.findings import Findings, tell
 from minirft.pictures import ASPECT, MARKED, TURNED, UNREADABLE, kind_of_file, open_picture, orientation
-from minirft.rewards import prompts
-from minirft.samples import Sample
 
+Place = tuple[Any, str]  # a file and a row in it, as `Findings` takes them
 JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what Windows and macOS leave beside pictures
 
 
@@ -58,11 +57,6 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
     return Header(width, height, mark in TURNED, mark in MARKED)
 
 
-def picture_size(path: Path, where: str = "check data.images") -> tuple[int, int]:
-    """Width and height in pixels as stored, read off the header.  Raises `UserError` as `read_header` does."""
-    return read_header(path, where)[:2]
-
-
 def will_not_open(source: Any, error: Exception) -> str:
     """What a picture that does not open is, where its first bytes tell, and what to do."""
     kind = kind_of_file(source) if isinstance(source, Path) else ""
@@ -72,7 +66,7 @@ def will_not_open(source: Any, error: Exception) -> str:
 
 
 def usable(findings: Findings, source: Any, where: str, ids: Iterable[str]) -> Header | None:
-    """The header of a picture, or None, and the loss reported, where it will not do."""
+    """The header of a picture is read; None, and the loss reported, where it will not do."""
     try:
         return read_header(source, where)
     except UserError as error:
@@ -108,6 +102,15 @@ def locate(folder: Path, name: str, findings: Findings) -> Path:
     if found:
         raise UserError(f"no picture at {first}, and {len(found)} of that name, such as {found[0]}; set data.images")
     raise UserError(f"no picture at {first}; {_instead(folder)}")
+
+
+def find_picture(findings: Findings, folder: Path, name: str, at: Place, ids: Iterable[str]) -> Path | None:
+    """The picture that the row at `at` names is located; None, and the loss reported, where it is not there."""
+    try:
+        return locate(folder, name, findings)
+    except UserError as error:
+        findings.lose(*at, f"names a picture that is not there: {error}", ids)
+        return None
 
 
 @lru_cache(maxsize=16)
@@ -181,8 +184,3 @@ def read_text(path: Path, advice: str) -> str:
         raise UserError(
             f"{path} is {kind}; {advice}" if kind else f"{path} cannot be read as text ({error}); {advice}"
         ) from None
-
-
-def labelled(name: str, image: Any, label: str, problem: str, upright: bool = False) -> Sample:
-    """A classification sample."""
-    return Sample(name, image, "classification", problem, prompts.label_solution(label), label, upright=upright)

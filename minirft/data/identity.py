@@ -25,11 +25,8 @@ def picture_digest(image: Any) -> bytes:
     """
     if isinstance(image, Image.Image):
         return _digest(f"{image.mode} {image.size}".encode() + image.tobytes())
-    if not isinstance(image, Path):  # a row of a table, which keeps its own place for whoever reads on
-        image.seek(0)
-        stored = image.read()
-        image.seek(0)
-        return _digest(stored)
+    if not isinstance(image, Path):  # a row of a table
+        return _digest(image.read_bytes())
     try:
         known = image.stat()
         return _of_file(image, known.st_size, known.st_mtime_ns)

@@ -32,6 +32,7 @@ TASKS_OF: dict[str, tuple[str, ...]] = {
     "virft": ("detection", *LABELS, "grounding"),
 }
 
+FAMILY = {"flowers": "flower", "pets": "pet", "aircraft": "aircraft", "cars": "car"}  # of the published sets
 FIELD = {"detection": "{category}", "presence": "{category}", "grounding": "{instruction}", "classification": ""}
 WITH_VAL = ("reasonseg", "folder", "yolo", "voc", "hf")
 

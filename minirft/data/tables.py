@@ -4,8 +4,9 @@
     categories     {"id", "name"}: spaces at the ends of a name do not count
     annotations    {"image_id", "category_id", "bbox": [x, y, width, height]}
 
-Other readers make these tables too.  Their rows hold under "at" where they come from, as (file, row); those of pictures
-may hold the "picture" itself, and "upright" where boxes are of it as turned; those of boxes a "problem" that was found.
+Other readers make these tables too.  Their rows hold under "at" where they come from, as (file, row).  Those of
+pictures may hold the "picture" itself, and "turn", whether it is to be turned, where the size is that of it upright;
+those of boxes a "problem" that was found.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from minirft import UserError
 from minirft.data.checks import locate, read_header, read_text
 from minirft.data.findings import Findings
+from minirft.data.settings import DataConfig
 
 TOLERANCE = 1.0  # pixels a box may reach over the edge, as rounding does
 KEPT = 0.5  # share of a box that must lie in its picture for clipping it to be no guess
@@ -33,6 +35,16 @@ Tables = dict[str, list[Row]]
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 Key = tuple[Any, str]  # a picture's id and a category
 Pairs = dict[Key, list[Box]]
+
+
+def coco_tables(data: DataConfig, source: Path, part: str, findings: Findings) -> Tables:
+    """The tables of a COCO-format file are read; a row that lacks a field goes to `findings`.
+
+    >>> coco_tables(DataConfig("coco"), Path("nowhere.json"), "train", Findings())
+    Traceback (most recent call last):
+    minirft.UserError: no annotations at nowhere.json; check data.annotations
+    """
+    return read_tables(source, FIELDS, findings)
 
 
 def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Findings) -> Tables:
@@ -57,6 +69,13 @@ def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Find
             else:
                 tables[table].append(row if "at" in row else row | {"at": (source, f"{table}[{number}]")})
     return tables
+
+
+def make_tables(images: list[Row], annotations: list[Row], source: Path, names: dict[Any, str] | None = None) -> Tables:
+    """The three tables are put together; without `names` the categories are those that the annotations name."""
+    names = names or {name: name for row in annotations if isinstance(name := row["category_id"], str) and name}
+    categories = [{"id": number, "name": name, "at": (source, "")} for number, name in names.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _ids_of(table: str, row: Any) -> list[str]:

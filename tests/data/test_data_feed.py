@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from readings import read
 from test_data_lvis import GOOD as LVIS
 from test_data_sets import MAKERS, picture, write
 
 from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data import settings as settings_module
-from minirft.data.coco import load_coco
 from minirft.data.feed import held_out, training_feed, training_set, validation
 from minirft.data.readers import candidates
 from minirft.data.settings import TASKS_OF, DataConfig
@@ -212,7 +212,7 @@ def test_any_split_reads_back(seed, k, negatives):
     data = DataConfig(kind="coco", annotations=annotations, images=images, categories=names, seed=seed, shots=k,
                       negatives=negatives)  # fmt: skip
     drawn = training_set(data)
-    assert load_coco(annotations, images, names, only={s.id for s in drawn}) == drawn
+    assert read("coco", annotations, images, names, only={s.id for s in drawn}) == drawn
 
 
 def test_a_split_of_other_data(coco, tmp_path):

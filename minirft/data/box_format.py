@@ -85,7 +85,7 @@ def tables_of_rows(
                 x1, y1, x2, y2 = convert(np.array(box, float), frame_of(box_format, size), pixels(*size)).tolist()
                 made["bbox"] = [x1, y1, x2 - x1, y2 - y1]
                 checked.append((box, size))
-            annotations.append(made if name != "" else made | {"problem": "has no name (a label or a ref); name it"})
+            annotations.append(made if name != "" else made | {"problem": "has no label (or ref); repair or remove it"})
     check_format([box for box, _ in checked], [size for _, size in checked], box_format, source)
     return make_tables([image for image in images.values() if image], annotations, source, names)
 

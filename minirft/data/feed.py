@@ -17,7 +17,7 @@ from minirft.data.findings import tell
 from minirft.data.identity import without_pictures_of
 from minirft.data.screening import Screening, redraw
 from minirft.data.settings import DataConfig, evaluation_data
-from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_of
+from minirft.data.shots import k_shot, k_shot_of_stream, of_split, read_split
 from minirft.samples import Sample, step_seed
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
@@ -60,12 +60,11 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
     from minirft.data.readers import candidates  # here, so that a run on the tiny world imports no reader
 
     screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
-    if data.split:
-        named = split_of(data)
-        every = read_split(data.split, candidates(data, only=named, findings=screening.findings), screening.findings)
-        return redraw(lambda bad: [sample for sample in every if sample.id not in bad], every, screening)
-    every = candidates(data, findings=screening.findings)
-    if not data.shots:
+    named = read_split(data.split, data.shots) if data.split else None
+    every = candidates(data, only=named, findings=screening.findings)
+    if data.split and named:
+        every = of_split(named, every, data.split, screening.findings)
+    if named or not data.shots:
         return redraw(lambda bad: [sample for sample in every if sample.id not in bad], every, screening)
     return redraw(lambda bad: k_shot(every, data.shots, data.seed, data.negatives, bad), every, screening)
 

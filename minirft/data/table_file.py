@@ -37,9 +37,10 @@ def csv_samples(data: DataConfig, source: Path, part: str, findings: Findings) -
     for where, picture, label, _ in _rows(source)[0]:
         if not label or not picture:
             findings.lose(source, where, "has no label or no picture; repair or remove it")
-        elif path := find_picture(findings, folder, picture, (source, where), [f"{picture}:", picture]):
-            count[picture] = count.get(picture, 0) + 1
-            key = f"{picture}#{count[picture]}" if count[picture] > 1 else picture
+            continue
+        count[picture] = count.get(picture, 0) + 1
+        key = f"{picture}#{count[picture]}" if count[picture] > 1 else picture
+        if path := find_picture(findings, folder, picture, (source, where), [key]):
             rows.append(Labelled(key, path, label, f"{source} names it"))
     return label_samples(data, source, rows, findings)
 

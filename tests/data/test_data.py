@@ -14,7 +14,7 @@ from readings import read
 
 from minirft import UserError
 from minirft.data.findings import Findings
-from minirft.data.shots import is_present, k_shot, read_split, write_split
+from minirft.data.shots import is_present, k_shot, of_split, read_split, write_split
 from minirft.data.tables import TOLERANCE, _corners
 from minirft.rewards.answers import parse_detection
 from minirft.samples import Sample
@@ -240,10 +240,11 @@ def test_a_split_is_read_back(tmp_path):
     samples, path = cats_and_dogs(), tmp_path / "split.json"
     split = k_shot(samples, 2, seed=3)
     write_split(path, split, k=2, seed=3)
-    assert read_split(path, samples[::-1]) == split
+    names = read_split(path)
+    assert of_split(names, samples[::-1], path, Findings()) == split
     assert json.loads(path.read_text())["seed"] == 3
     with pytest.raises(UserError, match="4 of 4 samples are not in this data set"):
-        read_split(path, [])
+        of_split(names, [], path, Findings())
     path.write_text("[]")
     with pytest.raises(UserError, match="not a split"):
-        read_split(path, samples)
+        read_split(path)

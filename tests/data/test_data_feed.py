@@ -215,6 +215,15 @@ def test_any_split_reads_back(seed, k, negatives):
     assert read("coco", annotations, images, names, only={s.id for s in drawn}) == drawn
 
 
+def test_a_split_file_is_read_once(coco, tmp_path, monkeypatch):
+    """Catches ids from one reading and shots from another, where the file is written anew between the two."""
+    path, read_text, reads = tmp_path / "split.json", Path.read_text, []
+    path.write_text(json.dumps({"samples": ["0:cat"], "k": 1}))
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: reads.append(self) or read_text(self, *a, **k))
+    assert [s.id for s in training_set(replace(coco, split=path, shots=1))] == ["0:cat"]
+    assert reads.count(path) == 1
+
+
 def test_a_split_of_other_data(coco, tmp_path):
     """Catches a split that shrinks without a word when a picture or a category is missing."""
     path = tmp_path / "split.json"

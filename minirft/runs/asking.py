@@ -102,9 +102,8 @@ def answer(policy: Policy, picture: Path | Image.Image, question: str, how: Aski
     (None, True)
     """
     how = how or Asking()
-    shown = picture.convert("RGB") if isinstance(picture, Image.Image) else upright(picture)
     name = "" if isinstance(picture, Image.Image) else str(picture)
-    sample = sample_of(shown, name, question, how.task)
+    sample = sample_of(upright(picture), name, question, how.task)
     return _answers(policy, [policy.encode(sample)], how, how.seed)[0].answer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data.box_format import BoxFormat, BoxRow, check_format, frame_of, picture_row, tables_of_rows
 from minirft.data.checks import read_text
 from minirft.data.findings import Findings
@@ -30,10 +30,8 @@ def read_rows(source: Path, findings: Findings) -> Iterator[BoxRow]:
     text = read_text(source, "set data.annotations to a .jsonl file")
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
     if text.lstrip().startswith("["):
-        try:
+        with as_user_error(f"{source} cannot be read as JSON ({{why}}); give one object a line", ValueError):
             lines = [(i, json.dumps(row)) for i, row in enumerate(json.loads(text), 1)]
-        except ValueError as error:
-            raise UserError(f"{source} cannot be read as JSON ({error}); give one object a line") from None
     for number, line in lines:
         at = (source, f"row {number}")
         try:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.io import loadmat
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data.checks import text_lines
 from minirft.data.findings import Findings
 from minirft.data.questions import Labelled, label_samples
@@ -124,10 +124,9 @@ def _matrix(path: Path, field: str) -> np.ndarray:
     """One variable of a MATLAB file, a row at least."""
     if not path.is_file():
         raise UserError(f"no file {path}; data.folder must be the folder of the set as its authors distribute it")
-    try:
+    # scipy raises a dozen kinds on a torn file
+    with as_user_error(f"{path} cannot be read as a MATLAB file ({{why}}); download it again", Exception):
         found: dict[str, Any] = loadmat(path, squeeze_me=True, variable_names=[field])
-    except Exception as error:  # scipy raises a dozen kinds on a torn file
-        raise UserError(f"{path} cannot be read as a MATLAB file ({error}); download it again") from None
     if field not in found:
         raise UserError(f"{path} has no variable {field!r}; is it the file of this name that the authors distribute?")
     return np.atleast_1d(found[field])

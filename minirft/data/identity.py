@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from minirft import UserError
+from minirft import as_user_error
 from minirft.samples import Sample
 
 
@@ -27,11 +27,9 @@ def picture_digest(image: Any) -> bytes:
         return _digest(f"{image.mode} {image.size}".encode() + image.tobytes())
     if not isinstance(image, Path):  # a row of a table
         return _digest(image.read_bytes())
-    try:
+    with as_user_error(f"{image} cannot be read ({{why}}); check the data settings", OSError):
         known = image.stat()
         return _of_file(image, known.st_size, known.st_mtime_ns)
-    except OSError as error:
-        raise UserError(f"{image} cannot be read ({error.strerror}); check the data settings") from None
 
 
 def picture_keys(samples: Iterable[Sample]) -> list[Hashable]:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data.checks import read_header
 from minirft.data.findings import Findings
 from minirft.data.questions import question as ask
@@ -105,15 +105,13 @@ def _samples(path: Path, part: str, question: str) -> list[Sample]:
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
     """The file and its name; some of the published ones are in Windows' encoding."""
-    try:
+    with as_user_error(f"{path} cannot be read as JSON ({{why}}); unpack the archive again", OSError, ValueError):
         raw = path.read_bytes()
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError:
             text = raw.decode("cp1252")
         data = json.loads(text)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); unpack the archive again") from None
     if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
         raise UserError(f"{path} has no list 'shapes'; repair or remove it")
     return data, str(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data.findings import Findings
 from minirft.data.identity import picture_keys
 from minirft.rewards import Detections, parse_solution
@@ -93,10 +93,8 @@ def write_split(path: str | Path, samples: list[Sample], overwrite: bool = False
     text = json.dumps({**origin, "samples": [sample.id for sample in samples]}, indent=1, ensure_ascii=False) + "\n"
     if path.exists() and not overwrite and path.read_bytes() != text.encode():
         raise UserError(f"{path} is there already and differs: name another --out, or give --overwrite")
-    try:
+    with as_user_error(f"cannot write {path} ({{why}}); name another --out", OSError):
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); name another --out") from error
 
 
 def read_split(path: Path, shots: int = 0) -> list[str]:
@@ -104,14 +102,11 @@ def read_split(path: Path, shots: int = 0) -> list[str]:
 
     Raises `UserError` for a file that is no split, or that was drawn with another number of shots, where these are set.
     """
-    try:
+    with as_user_error(f"{path} is not a split ({{why}}); make one with minirft data split", OSError, ValueError):
         split = json.loads(path.read_text(encoding="utf-8"))
-        names = split["samples"]
+        names = split.get("samples") if isinstance(split, dict) else None
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
             raise ValueError("'samples' is no list of ids")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is not a split ({problem}); make one with minirft data split") from None
     if shots and shots != split.get("k"):
         raise UserError(f"data.shots = {shots}: {path} was drawn with {split.get('k')}; set it to that, or to 0")
     return list(dict.fromkeys(names))

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from minirft import UserError
+from minirft import as_user_error
 from minirft.pictures import kind_of_file
 
 SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -38,10 +38,9 @@ def stored_pictures(table: Any, column: str, source: str) -> Iterator[StoredPict
     """The picture of every row of a table, called `source` in messages."""
     import datasets
 
-    try:
+    # pyarrow raises a dozen kinds
+    with as_user_error(f"{source}: column {column} holds no pictures ({{why}}); set data.kind", Exception):
         stored = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    except Exception as error:  # pyarrow raises a dozen kinds
-        raise UserError(f"{source}: column {column} holds no pictures ({' '.join(str(error).split())})") from None
     return (StoredPicture(stored, source, row) for row in range(len(stored)))
 
 
@@ -57,11 +56,12 @@ def open_set(folder: Path, by_name: bool = True) -> Any:
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, by_name: bool, changed: int) -> Any:
-    try:
+    with as_user_error('kinds hf and virft need the datasets package: pip install "minirft[datasets]"', ImportError):
         import datasets
-    except ImportError:
-        raise UserError('kinds hf and virft need the datasets package: pip install "minirft[datasets]"') from None
-    try:
+    kind = kind_of_file(folder) or "torn" if folder.exists() else "not here, and could not be had from the hub"
+    advice = f"it is {kind} ({{why}}); set data.folder, or data.kind to its kind"
+    # pyarrow, datasets and the hub raise a dozen kinds
+    with as_user_error(f"{folder} cannot be read as a data set: {advice}", Exception):
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             return datasets.load_from_disk(str(folder))
         if not folder.exists():
@@ -72,9 +72,3 @@ def _opened(folder: Path, by_name: bool, changed: int) -> Any:
             splits = {"": files}
         found = {part: datasets.Dataset.from_parquet([str(f) for f in of]) for part, of in splits.items() if of}
         return found.get("", found)
-    except Exception as error:  # pyarrow, datasets and the hub raise a dozen kinds
-        kind = kind_of_file(folder) if folder.exists() else "not here, and could not be had from the hub"
-        raise UserError(
-            f"{folder} cannot be read as a data set: it is {kind or 'torn'} ({' '.join(str(error).split())[:200]}); "
-            f"set data.folder, or data.kind to its kind"
-        ) from None

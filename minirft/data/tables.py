@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data.checks import locate, read_header, read_text
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
@@ -51,10 +51,9 @@ def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Find
     """The tables of the file, without the rows that lack a field that is `needed`."""
     if not source.exists():
         raise UserError(f"no annotations at {source}; check data.annotations")
-    try:
-        data = json.loads(read_text(source, "give a COCO-format file in data.annotations"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source} cannot be read as JSON ({error}); give a COCO-format file") from None
+    text = read_text(source, "give a COCO-format file in data.annotations")
+    with as_user_error(f"{source} cannot be read as JSON ({{why}}); give a COCO-format file", ValueError):
+        data = json.loads(text)
     tables = {}
     for table, fields in needed.items():
         rows = data.get(table) if isinstance(data, dict) else None
@@ -67,7 +66,7 @@ def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Find
                 what = f"has no {' and no '.join(lacking)}; repair or remove the row"
                 findings.lose(source, f"{table}[{number}]", what, _ids_of(table, row))
             else:
-                tables[table].append(row if "at" in row else row | {"at": (source, f"{table}[{number}]")})
+                tables[table].append(row | {"at": (source, f"{table}[{number}]")})
     return tables
 
 

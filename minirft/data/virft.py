@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data.checks import choose, read_header
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
@@ -73,10 +73,8 @@ def _sample(source: Path, picture: StoredPicture, texts: dict[str, Any], task: T
     if sound != solution:
         what = "has an empty or inverted box; repair or remove the row"
         findings.mend("empty or inverted boxes left out of solutions", source, f"row {picture.row}", what)
-    try:
+    with as_user_error(f"has a solution that cannot be read: {{why}}; is data.task = {task!r} right?", UserError):
         truth = parse_solution(task, sound)
-    except UserError as error:
-        raise UserError(f"has a solution that cannot be read: {error}; is data.task = {task!r} right?") from None
     _check_picture(picture)
     category = truth if isinstance(truth, str) else _asked(task, problem)
     return Sample(f"{source.stem}:{picture.row}", picture, task, problem, sound, category)

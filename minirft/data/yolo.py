@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data.box_format import SLACK, BoxRow, tables_of_rows
 from minirft.data.checks import is_junk, read_text
 from minirft.data.findings import Findings
@@ -64,10 +64,9 @@ def _yaml(folder: Path) -> Path:
 
 
 def _settings(source: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(read_text(source, "set data.folder to YOLO's data.yaml"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is no YAML ({' '.join(str(error).split())}); repair it") from None
+    text = read_text(source, "set data.folder to YOLO's data.yaml")
+    with as_user_error(f"{source} is no YAML ({{why}}); repair it", yaml.YAMLError):
+        data = yaml.safe_load(text)
     if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict) or not data.get("train"):
         raise UserError(f"{source} needs the keys train and names (and val, test); is it YOLO's data.yaml?")
     return data

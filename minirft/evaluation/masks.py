@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.evaluation.resampling import Statistic, intervals, resampled
 from minirft.evaluation.scores import check_pairs
 from minirft.rewards import MODEL, Array, ParseFailure, convert, parse, pixels
@@ -131,14 +131,10 @@ class Sam:
     def __init__(self, source: str | Path, device: str | torch.device = "cpu") -> None:
         from transformers import SamModel, SamProcessor
 
-        try:
+        message = f"no SAM loads from {source} ({{why}}); name a folder of one, or facebook/sam-vit-huge"
+        with as_user_error(message, Exception):  # no folder, no network, another model's config, torn weights
             self.processor = SamProcessor.from_pretrained(source)
             model, report = SamModel.from_pretrained(source, use_safetensors=True, output_loading_info=True)
-        except Exception as error:  # of a dozen kinds: no folder, no network, another model's config, torn weights
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"no SAM loads from {source} ({reason}); name a folder of one, or facebook/sam-vit-huge"
-            ) from None
         if report["missing_keys"]:
             raise UserError(f"{source} lacks SAM's weight {min(report['missing_keys'])}; name the folder of a SAM")
         self.model = model.to(device).eval()

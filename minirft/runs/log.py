@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.runs.toml import read_toml
 
 METRICS: dict[str, str] = read_toml(Path(__file__).with_name("metrics.toml"))
@@ -128,13 +128,10 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], what: str = "", mo
     `what` the file is stands before its name in the error.
     """
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    try:
+    with as_user_error(f"cannot write {what}{path} ({{why}}); free some space, or choose another place", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open(mode) as file:
             file.write(text.encode())
-    except OSError as error:
-        advice = "free some space, or choose another place"
-        raise UserError(f"cannot write {what}{path} ({error.strerror}); {advice}") from error
 
 
 def truncate_after(path: Path, step: float) -> None:
@@ -157,10 +154,8 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     Raises `UserError` on a missing file, a missing header, or a line that is not a row.
     """
-    try:
+    with as_user_error(f"cannot read the run log {path} ({{why}}); check the path", OSError):
         rows = read_rows(Path(path))
-    except OSError as error:
-        raise UserError(f"cannot read the run log {path} ({error.strerror}); check the path") from None
     if not rows or rows[0].get("kind") != "header":
         raise UserError(f"{path} does not start with a header, so it is not a run log of minirft; check the path")
     return rows[0], rows[1:]

@@ -14,19 +14,17 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 
 RENAMED = {"data.bad_boxes": 'data.on_bad ("skip" for "drop", "stop" for "refuse")'}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The table in a TOML file.  Raises `UserError` when it cannot be read, or with the line that is wrong."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"not valid TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}") from None
+    with as_user_error("cannot be read: {why}", OSError, UnicodeDecodeError):
+        text = path.read_text(encoding="utf-8")
+    with as_user_error("not valid TOML: {why}", tomllib.TOMLDecodeError):
+        return tomllib.loads(text)
 
 
 # Keys of earlier versions: the one value that says what is so now, which their run folders hold, and what to do with

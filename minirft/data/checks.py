@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -134,7 +135,7 @@ def _instead(folder: Path) -> str:
     return f"the folder {folder} {holds}: set data.images to the folder of the pictures"
 
 
-def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path) -> list[str]:
+def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path | str) -> list[str]:
     """The categories to ask about, each once; all that are known when none is wanted.
 
     A name that differs in case or in spaces at its ends is that of the file, which is said once.
@@ -165,6 +166,19 @@ def plain(name: str) -> str:
     'coffee mug'
     """
     return " ".join(name.split()).casefold()
+
+
+def floats(values: Any) -> list[float]:
+    """The finite numbers that values are; none where one of them is not.
+
+    >>> floats(["1", 2.5]), floats(["1", "nan"]), floats(None)
+    ([1.0, 2.5], [], [])
+    """
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
 
 
 def text_lines(path: Path, advice: str) -> list[tuple[int, str]]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from minirft import UserError, as_user_error
 from minirft.data.box_format import BoxFormat, BoxRow, check_format, frame_of, picture_row, tables_of_rows
-from minirft.data.checks import read_text
+from minirft.data.checks import floats, read_text
 from minirft.data.findings import Findings
 from minirft.data.questions import question as ask
 from minirft.data.settings import DataConfig
@@ -135,12 +134,7 @@ def _swift(asked: str, objects: dict[str, Any]) -> tuple[list[tuple[str, list[fl
 
 
 def _four(box: Any) -> list[float]:
-    if isinstance(box, str):
-        box = json.loads(box)
-    try:
-        numbers = [float(value) for value in box]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+    numbers = floats(json.loads(box) if isinstance(box, str) else box)
+    if len(numbers) != 4:
         raise UserError(f"its box {box} is not four finite numbers [x1, y1, x2, y2]; repair it")
     return numbers

@@ -5,7 +5,6 @@ Because no state is kept between steps, a resumed run asks for step 41 and gets 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from minirft import UserError
+from minirft.data.checks import choose
 from minirft.data.findings import tell
 from minirft.data.identity import without_pictures_of
 from minirft.data.screening import Screening, redraw
@@ -171,11 +171,7 @@ def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, An
     from minirft.tiny import CATEGORIES, FAMILIES
 
     known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
-    for name in categories:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known[:4])}, ..."
-            raise UserError(f"data.categories: the tiny world has no {name}; {hint}")
+    categories = tuple(choose(categories, known, "data.categories: the tiny world")) if categories else ()
     if data.task == "classification":
         return {"family": categories[0] if categories else known[0]}
     return {"categories": categories} if categories else {}
@@ -187,4 +183,4 @@ def _tiny_names(data: DataConfig) -> tuple[str, ...]:
 
     if data.task == "classification":
         return tuple(FAMILIES[_tiny_options(data, data.categories)["family"]])
-    return data.categories or BASE
+    return _tiny_options(data, data.categories).get("categories", BASE)

@@ -18,6 +18,7 @@ from typing import Any
 
 from minirft import UserError
 from minirft.data.box_format import BoxRow, tables_of_rows
+from minirft.data.checks import floats
 from minirft.data.findings import Findings
 from minirft.data.questions import Labelled, label_samples
 from minirft.data.settings import DataConfig
@@ -72,10 +73,10 @@ def hub_tables(data: DataConfig, folder: Path, part: str, findings: Findings) ->
 
 
 def _corners(bbox: Any) -> list[float] | str:
-    try:
-        x, y, width, height = map(float, bbox)
-    except (TypeError, ValueError):
+    numbers = floats(bbox)
+    if len(numbers) != 4:
         return f"has the box {bbox}, which is not four numbers; repair the row"
+    x, y, width, height = numbers
     return [x, y, x + width, y + height]
 
 

@@ -125,13 +125,11 @@ def _polygons(data: dict[str, Any], where: str) -> list[Polygon]:
             raise UserError(f"{where}: shapes[{i}] has no label; repair it")
         if label.lower() == "flag":
             continue
-        try:
+        what = f"{where}: shapes[{i}] needs 3 or more points [x, y] in pixels; repair it"
+        with as_user_error(what, TypeError, ValueError):
             corners = np.array(shape.get("points"), dtype=np.float64)
-        except (TypeError, ValueError):
-            corners = np.zeros(0)
-        sound = corners.ndim == 2 and corners.shape[1] == 2 and len(corners) >= 3 and (np.abs(corners) < LARGEST).all()
-        if not sound:
-            raise UserError(f"{where}: shapes[{i}] needs 3 or more points [x, y] in pixels; repair it")
+            if corners.shape[1:] != (2,) or len(corners) < 3 or not (np.abs(corners) < LARGEST).all():
+                raise ValueError("no polygon")
         polygons.append(("ignore" if "ignore" in label.lower() else "target", corners))
     return polygons
 

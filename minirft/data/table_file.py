@@ -11,13 +11,12 @@ lie in `images`, or below the folder of the file.
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from minirft import UserError
 from minirft.data.box_format import BoxRow, tables_of_rows
-from minirft.data.checks import find_picture, read_text
+from minirft.data.checks import find_picture, floats, read_text
 from minirft.data.findings import Findings
 from minirft.data.questions import Labelled, label_samples
 from minirft.data.settings import DataConfig
@@ -85,11 +84,8 @@ def _column(source: Path, columns: list[str], names: tuple[str, ...]) -> str:
 
 def _corners(row: dict[str, str], columns: tuple[str, ...]) -> list[float] | str:
     words = [row[column] for column in columns]
-    try:
-        numbers = [float(word.replace(",", ".")) for word in words]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(map(math.isfinite, numbers)):
+    numbers = floats(word.replace(",", ".") for word in words)
+    if not numbers:
         return f"has the box {words}: not four numbers"
     if columns in SIDES:
         numbers[2:] = numbers[0] + numbers[2], numbers[1] + numbers[3]

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minirft import UserError, as_user_error
 from minirft.data.checks import locate, read_header, read_text
 from minirft.data.findings import Findings
@@ -158,7 +160,7 @@ def read_pairs(
         if picture not in pictures and findings.is_lost(f"{picture}:"):
             continue  # reported with its picture
         problem = row.get("problem") or _misplaced(row, pictures, by_text, name)
-        box = None if problem else _box(row, pictures[picture], f"a {name} in {_called(pictures[picture])}", findings)
+        box = None if problem else _box(row, pictures[picture], name, findings)
         if key[0] is not None and name is not None:
             pairs.setdefault(key, [])
         if problem or isinstance(box, str):
@@ -181,13 +183,13 @@ def _misplaced(row: Row, pictures: dict[Any, Row], by_text: dict[str, Any], name
     return f"is of image {image!r}, which 'images' does not list{other}; repair or remove the row"
 
 
-def _box(row: Row, picture: Row, what: str, findings: Findings) -> Box | str | None:
+def _box(row: Row, picture: Row, name: str | None, findings: Findings) -> Box | str | None:
     """The box of a row, put right where that is no guess; None for one that is nothing, a text for one that is lost."""
     bbox, found = row["bbox"], _corners(row["bbox"], picture)
     if not isinstance(found, str) or row.get("iscrowd"):
         return None if isinstance(found, str) else found
-    problem = f"is {what} with the box {bbox}, which {found}; repair the row"
-    if not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox) or min(bbox[2:]) < 0:
+    problem = f"is a {name} in {picture['file_name']} with the box {bbox}, which {found}; repair the row"
+    if not _is_box(bbox) or min(bbox[2:]) < 0:
         return problem
     x, y, width, height = bbox
     if not width or not height:
@@ -209,7 +211,7 @@ def _corners(bbox: Any, picture: Row) -> Box | str:
     >>> _corners([10, 20, -3, 40], {"width": 40, "height": 60})
     'is inverted or empty (COCO boxes are [x, y, width, height])'
     """
-    if not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox):
+    if not _is_box(bbox):
         return "is not four finite numbers"
     x, y, width, height = bbox
     right, bottom = picture["width"], picture["height"]
@@ -221,31 +223,26 @@ def _corners(bbox: Any, picture: Row) -> Box | str:
 
 def _refuse_corners(rows: Sequence[Row], pictures: dict[Any, Row], source: Path) -> None:
     """Raise `UserError` where many boxes reach outside, and every one fits as [x1, y1, x2, y2]."""
-    count, outside = 0, 0
-    for row in rows:
-        picture, bbox = pictures.get(_hashable(row["image_id"])), row["bbox"]
-        if picture is None or "problem" in row or not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox):
-            continue
-        x, y, width, height = bbox
-        over = max(x + width - picture["width"], y + height - picture["height"])
-        count, outside = count + 1, outside + (over > TOLERANCE)
-        right, bottom = picture["width"] + TOLERANCE, picture["height"] + TOLERANCE
-        if not (x <= width <= right and y <= height <= bottom):
-            return
-    if outside >= CORNERS[0] and outside >= CORNERS[1] * count:
+    shown = [(row["bbox"], pictures.get(_hashable(row["image_id"]))) for row in rows if "problem" not in row]
+    sound = [(bbox, (at["width"], at["height"])) for bbox, at in shown if at and _is_box(bbox)]
+    places, sizes = (np.array([pair[i] for pair in sound], float).reshape(-1, n) for i, n in ((0, 4), (1, 2)))
+    first, second = places[:, :2], places[:, 2:]
+    outside = int((first + second > sizes + TOLERANCE).any(1).sum())
+    count, fit = len(sound), ((first <= second) & (second <= sizes + TOLERANCE)).all()
+    if fit and outside >= CORNERS[0] and outside >= CORNERS[1] * count:
         raise UserError(
             f"{source}: {outside} of {count} boxes reach outside their pictures as [x, y, width, height], and all fit "
             f"as corners [x1, y1, x2, y2]: convert them (width = x2 - x1, height = y2 - y1)"
         )
 
 
-def _called(picture: Row) -> str:
-    return str(picture["file_name"])
-
-
 def _hashable(value: Any) -> Any:
     """A picture's or category's id; what cannot be one (a list) is no row's."""
     return value if isinstance(value, int | str | float) else repr(value)
+
+
+def _is_box(bbox: Any) -> bool:
+    return isinstance(bbox, list) and len(bbox) == 4 and _numbers(bbox)
 
 
 def _numbers(values: Sequence[Any]) -> bool:

@@ -14,7 +14,6 @@ it: a turn that a camera noted is applied.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import yaml
 
 from minirft import UserError, as_user_error
 from minirft.data.box_format import SLACK, BoxRow, tables_of_rows
-from minirft.data.checks import is_junk, read_text
+from minirft.data.checks import floats, is_junk, read_text
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.tables import Tables
@@ -113,12 +112,9 @@ def _rows(picture: Path, name: str, source: Path) -> Iterator[BoxRow]:
 
 def _corners(words: list[str]) -> list[float] | str:
     """The box of a line in shares of the picture, [x1, y1, x2, y2], or its problem."""
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        numbers = []
+    numbers = floats(words)
     polygon = len(numbers) >= 6 and len(numbers) % 2 == 0
-    if not (len(numbers) == 4 or polygon) or not all(map(math.isfinite, numbers)):
+    if len(numbers) != 4 and not polygon:
         return f"has {' '.join(words)[:60]!r} after its class, not four numbers or a polygon; repair the line"
     if max(numbers) > 1 + SLACK:
         return f"has the number {max(numbers):g}, but YOLO's are shares of the picture, 0 to 1"

@@ -26,6 +26,7 @@ HUB = {"qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-7b": "Qwen/Qwen2-VL
 LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VISION_LINEARS = ["attn.qkv", "attn.proj", "fc1", "fc2", "mlp.0", "mlp.2"]
 TARGETS = {"language": LANGUAGE_LINEARS, "vision": VISION_LINEARS, "all": LANGUAGE_LINEARS + VISION_LINEARS}
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 UNFIT = (OSError, SafetensorError, RuntimeError, ValueError)  # what libraries raise for weights that are not as asked
 
 
@@ -101,7 +102,7 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
             source,
             dtype=dtype,
-            quantization_config=_nf4(dtype) if quantize == "nf4" else None,
+            quantization_config=BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=dtype) if quantize == "nf4" else None,
             device_map={"": device},
             use_safetensors=True,
             attn_implementation={"text_config": SHARED_PREFIX, "vision_config": "sdpa"},
@@ -146,15 +147,6 @@ def _check_is_qwen2_vl(source: str) -> None:
         raise UserError(
             f"{source} is a {config.get('model_type', 'nameless')} model; minirft trains Qwen2-VL (qwen2_vl)"
         )
-
-
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
 
 
 def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_vision: bool) -> PeftModel:

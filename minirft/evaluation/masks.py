@@ -38,15 +38,15 @@ def mask_metrics(
     segment: Segmenter,
     truth: Truth,
     *,
-    resamples: int = 200,
     level: float = 0.95,
-    progress: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Both metrics, ready for JSON: {"mask_giou": ..., "mask_ciou": ..., "ci": {name: [low, high]}}.
 
-    The intervals are those of `metrics`, from the same resamples.  Raises as `mask_scores` does.
+    The intervals are those of `metrics`, from the same resamples.  `options` go to `mask_scores`, which also says what
+    is raised.
     """
-    values, draws = mask_scores(completions, samples, segment, truth, resamples=resamples, progress=progress)
+    values, draws = mask_scores(completions, samples, segment, truth, **options)
     return values | {"ci": intervals(draws, level)}
 
 

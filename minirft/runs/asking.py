@@ -35,12 +35,6 @@ from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Sample, Task
 
 SENTENCE = (".", "?", "!", ":")  # a text that ends so is no name
-QUESTIONS = {
-    "detection": prompts.detection,
-    "classification": prompts.classification,
-    "presence": prompts.presence,
-    "grounding": prompts.grounding,
-}
 
 
 @dataclass(frozen=True)
@@ -141,8 +135,8 @@ def _answers(policy: Policy, asked: list[Prompt], how: Asking, seed: int) -> lis
     for p, prompt in enumerate(asked):
         picture, texts = prompt.sample.picture(), rollout.texts[rollout.rows(p)]
         place, agreement = standing(how.task, texts)
-        answered = Answered(picture, read_answer(prompt.sample, texts[place], picture.size))
-        found.append(Answered(picture, answered.answer, agreement, tuple(texts)) if how.samples else answered)
+        sampled = (agreement, tuple(texts)) if how.samples else ()
+        found.append(Answered(picture, read_answer(prompt.sample, texts[place], picture.size), *sampled))
     return found
 
 
@@ -217,7 +211,7 @@ def wording(text: str, task: Task) -> str:
     """
     text = text.strip()
     whole = "\n" in text or "<answer>" in text or (task != "grounding" and text.endswith(SENTENCE))
-    return text if whole else QUESTIONS[task](text)
+    return text if whole else getattr(prompts, task)(text)
 
 
 def sample_of(picture: Image.Image, name: str, question: str, task: Task) -> Sample:

@@ -49,9 +49,7 @@ def sft_step(
     rate = learning_rate(step, config.sft_steps, config.sft_learning_rate, config.lr_schedule, config.warmup_steps)
     norm = None
     while norm is None:  # as in `grpo_step`
-        losses = []
-        for part in passes(rollout, config.rows_per_pass or None):
-            losses.append(add_gradients(policy, rollout, part))
+        losses = [add_gradients(policy, rollout, part) for part in passes(rollout, config.rows_per_pass or None)]
         norm = optimiser_step(policy, optimiser, rate, config.max_grad_norm, rollout, rows, step)
     tokens, seconds = int(rollout.lengths.sum()), time.perf_counter() - start
     row = {"step": step, "loss": sum(losses), "grad_norm": norm, "lr": rate, "tokens": tokens, "seconds": seconds}

@@ -20,11 +20,9 @@ from minirft import UserError
 from minirft.data.checks import is_junk, plain
 from minirft.data.findings import Findings, tell
 from minirft.data.questions import Labelled, label_samples
-from minirft.data.settings import DataConfig
+from minirft.data.settings import PARTS, DataConfig
 from minirft.rewards import normalise
 from minirft.samples import Sample
-
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 def parts_of_folder(root: Path) -> dict[str, Path]:

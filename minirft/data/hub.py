@@ -21,8 +21,8 @@ from minirft.data.box_format import BoxRow, tables_of_rows
 from minirft.data.checks import floats
 from minirft.data.findings import Findings
 from minirft.data.questions import Labelled, label_samples
-from minirft.data.settings import DataConfig
-from minirft.data.stored import SPLITS, StoredPicture, open_set, stored_pictures
+from minirft.data.settings import PARTS, DataConfig
+from minirft.data.stored import StoredPicture, open_set, stored_pictures
 from minirft.data.tables import Tables
 from minirft.samples import Sample
 
@@ -32,7 +32,7 @@ NAMED = ("category", "label", "categories", "labels", "category_id")
 def parts_of_set(folder: Path) -> list[str]:
     """The parts that the set has splits for; empty for a single split."""
     found = open_set(folder)
-    return [part for part, names in SPLITS.items() if set(names) & set(found)] if isinstance(found, dict) else []
+    return [part for part, names in PARTS.items() if set(names) & set(found)] if isinstance(found, dict) else []
 
 
 def hub_samples(data: DataConfig, folder: Path, part: str, findings: Findings) -> list[Sample]:
@@ -121,7 +121,7 @@ def _split(folder: Path, part: str) -> Any:
     found = open_set(folder)
     if not isinstance(found, dict):
         return found
-    name = next((name for name in SPLITS[part] if name in found), None)
+    name = next((name for name in PARTS[part] if name in found), None)
     if name is None:
         raise UserError(f"{folder} has no split {part}; it has {', '.join(found) or 'no .parquet file'}")
     return found[name]

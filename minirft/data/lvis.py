@@ -47,17 +47,16 @@ def _with_file(row: Row, names: dict[Any, str], findings: Findings) -> Row | Non
     >>> _with_file({"coco_url": url, **{name: [] for name in LISTS}}, {}, Findings())["file_name"]
     'train2017/000000391895.jpg'
     """
-    parts = row["coco_url"].split("/")[-2:] if isinstance(row["coco_url"], str) else []
+    parts, wrong = row["coco_url"].split("/")[-2:] if isinstance(row["coco_url"], str) else [], ""
     if len(parts) < 2 or not all(parts) or ".." in parts:
-        what = f"has coco_url {row['coco_url']!r}, which does not end in FOLDER/FILE; repair the row"
-        findings.lose(*row["at"], what, [f"{row['id']}:"])
-        return None
+        wrong = f"has coco_url {row['coco_url']!r}, which does not end in FOLDER/FILE; repair the row"
     for field in LISTS:
         unknown = [i for i in row[field] if i not in names] if isinstance(row[field], list) else row[field]
         if unknown or not isinstance(row[field], list):
-            what = f"has {field} {unknown!r}, which 'categories' does not list; repair the row"
-            findings.lose(*row["at"], what, [f"{row['id']}:"])
-            return None
+            wrong = wrong or f"has {field} {unknown!r}, which 'categories' does not list; repair the row"
+    if wrong:
+        findings.lose(*row["at"], wrong, [f"{row['id']}:"])
+        return None
     return {**row, "file_name": "/".join(parts)}
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from minirft import as_user_error
+from minirft.data.settings import PARTS
 from minirft.pictures import kind_of_file
-
-SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def _opened(folder: Path, by_name: bool, changed: int) -> Any:
         if not folder.exists():
             return datasets.load_dataset(folder.as_posix())
         files = [folder] if folder.is_file() else sorted(folder.rglob("*.parquet"))
-        splits = {part: [file for file in files if file.name.startswith(names)] for part, names in SPLITS.items()}
+        splits = {part: [file for file in files if file.name.startswith(names)] for part, names in PARTS.items()}
         if not by_name or not files or sum(map(len, splits.values())) < len(files):
             splits = {"": files}
         found = {part: datasets.Dataset.from_parquet([str(f) for f in of]) for part, of in splits.items() if of}

@@ -22,8 +22,7 @@ from pathlib import Path
 from minirft import UserError
 from minirft.data.checks import is_junk, read_text
 from minirft.data.findings import Findings
-from minirft.data.folder import PARTS
-from minirft.data.settings import DataConfig
+from minirft.data.settings import PARTS, DataConfig
 from minirft.data.tables import Row, Tables, make_tables
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

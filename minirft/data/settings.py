@@ -33,11 +33,7 @@ TASKS_OF: dict[str, tuple[str, ...]] = {
 }
 
 # What the folders, files and splits of a part are called.
-PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 FAMILY = {"flowers": "flower", "pets": "pet", "aircraft": "aircraft", "cars": "car"}  # of the published sets
 FIELD = {"detection": "{category}", "presence": "{category}", "grounding": "{instruction}", "classification": ""}
 WITH_VAL = ("reasonseg", "folder", "yolo", "voc", "hf")

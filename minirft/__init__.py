@@ -8,9 +8,11 @@ import ast
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,6 +34,22 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 class UserError(Exception):
     """Something the user can put right; the message says what was wrong, where, and what to do."""
+
+
+@contextmanager
+def as_user_error(message: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Inside, an error of one of `kinds` becomes a `UserError`; {why} in its message is what the error says.
+
+    >>> with as_user_error("depth is no number ({why}); write 1, 2, ...", ValueError):
+    ...     int("two")
+    Traceback (most recent call last):
+    minirft.UserError: depth is no number (invalid literal for int() with base 10: 'two'); write 1, 2, ...
+    """
+    try:
+        yield
+    except kinds as error:
+        why = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+        raise UserError(message.replace("{why}", shorten(why, 300, placeholder=" ..."))) from None
 
 
 def lazily(package: str) -> tuple[Callable[[str], Any], list[str]]:

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
         validation,
     )
     from minirft.data.findings import Bad, refusal, too_many, write_bad_samples
-    from minirft.data.fine_grained import FAMILY
     from minirft.data.reasonseg import masks
     from minirft.data.screening import Screening, check_all
-    from minirft.data.settings import DataConfig, Rule, check, evaluation_data
+    from minirft.data.settings import FAMILY, DataConfig, Rule, check, evaluation_data
     from minirft.data.shots import is_present, k_shot_of_stream, write_split
     from minirft.data.summary import summarise, true_boxes, warnings
     from minirft.data.tables import category_names

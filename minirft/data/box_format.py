@@ -1,4 +1,4 @@
-"""In which units a file's boxes are: pixels, 0 to 1, or 0 to 1000; set by `data.box_format`, and checked.
+"""Rows of boxes in a file's own units: pixels, 0 to 1, or 0 to 1000, as `data.box_format` says; checked, and as tables.
 
 A wrong setting trains on boxes that lie elsewhere, at a reward near 0 and without an error.  What the numbers
 themselves contradict is refused here; what they do not (0 to 1000 against pixels of large pictures) shows as soon as
@@ -7,20 +7,34 @@ the model answers: `runs.frame_watch` compares its boxes with the truth in every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from minirft import UserError
+from minirft.data.checks import Place, find_picture, usable
+from minirft.data.findings import Findings
+from minirft.data.tables import Row, Tables, make_tables
 from minirft.rewards import MODEL, convert, pixels
 from minirft.samples import Frame
 
 BoxFormat = Literal["pixels", "unit", "thousand"]
 MIN_BOXES = 3  # fewer prove nothing
+SLACK = 0.01  # share of the picture that rounding may leave a box too large
 Size = tuple[int, int]  # width, height
 NAMES = {"pixels": "pixels of the picture", "unit": "shares from 0 to 1", "thousand": "thousandths from 0 to 1000"}
+
+
+class BoxRow(NamedTuple):
+    """A row of a file: its picture, and its boxes, each a name with [x1, y1, x2, y2] or with what is wrong with it."""
+
+    at: Place
+    image: str  # the picture's name, which is its id too
+    boxes: Sequence[tuple[Any, list[float] | str]] = ()
+    asked: str = ""  # the instruction, where there is one
+    picture: Any = None  # the picture itself, where it need not be located
 
 
 def frame_of(box_format: BoxFormat, size: Size) -> Frame:
@@ -28,13 +42,52 @@ def frame_of(box_format: BoxFormat, size: Size) -> Frame:
     return {"pixels": pixels(*size), "unit": Frame("unit", 1, 1), "thousand": MODEL}[box_format]
 
 
-def to_pixels(corners: Sequence[float], box_format: BoxFormat, size: Size) -> list[float]:
-    """[x1, y1, x2, y2] in a file's units as pixels.
+def picture_row(row: BoxRow, folder: Path, findings: Findings, ids: Iterable[str], turn: bool = True) -> Row | None:
+    """The row of "images" is made for the picture of `row`, with its size; None where the picture will not do.
 
-    >>> to_pixels([250, 500, 750, 1000], "thousand", (640, 480))
-    [160.0, 240.0, 480.0, 480.0]
+    With `turn` the boxes are of the picture upright, as a camera's mark has it, else as it is stored.
     """
-    return [float(value) for value in convert(np.array(corners, float), frame_of(box_format, size), pixels(*size))]
+    picture = row.picture or find_picture(findings, folder, row.image, row.at, ids)
+    header = picture and usable(findings, picture, f"{row.at[0]} names it", ids)
+    if not header:
+        return None
+    width, height = header.upright_size if turn else header[:2]
+    made = {"id": row.image, "file_name": row.image, "picture": picture, "width": width, "height": height}
+    return made | {"at": (picture, "")} | ({"turn": header.marked} if turn else {})
+
+
+def tables_of_rows(
+    rows: Iterable[BoxRow],
+    folder: Path,
+    box_format: BoxFormat,
+    source: Path,
+    findings: Findings,
+    turn: bool = True,
+    names: dict[Any, str] | None = None,
+) -> Tables:
+    """The rows become COCO's three tables; a picture that several rows name is looked at once.
+
+    Without `names`, {category's id: name}, the categories are those of the boxes.  `turn` as in `picture_row`.
+    Raises `UserError` where the numbers contradict `box_format`.
+    """
+    images: dict[str, Row | None] = {}
+    annotations, checked = [], []
+    for row in rows:
+        if row.image not in images:
+            images[row.image] = picture_row(row, folder, findings, [f"{row.image}:"], turn)
+        picture = images[row.image]
+        for name, box in row.boxes if picture else ():
+            made: Row = {"image_id": row.image, "category_id": name, "bbox": None, "at": row.at}
+            if isinstance(box, str):
+                made["problem"] = box
+            else:
+                size = picture["width"], picture["height"]
+                x1, y1, x2, y2 = convert(np.array(box, float), frame_of(box_format, size), pixels(*size)).tolist()
+                made["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+                checked.append((box, size))
+            annotations.append(made if name != "" else made | {"problem": "has no label (or ref); repair or remove it"})
+    check_format([box for box, _ in checked], [size for _, size in checked], box_format, source)
+    return make_tables([image for image in images.values() if image], annotations, source, names)
 
 
 def check_format(boxes: Sequence[Sequence[float]], sizes: Sequence[Size], box_format: BoxFormat, source: Path) -> None:
@@ -50,8 +103,8 @@ data.box_format = "unit"
     corners, largest = np.array(boxes, float), np.array(boxes, float).max(-1)
     fits = {
         "pixels": (corners[:, 2:] <= np.array(sizes, float) + 1).all(-1),
-        "unit": largest <= 1,
-        "thousand": largest <= 1000,
+        "unit": largest <= 1 + SLACK,
+        "thousand": largest <= 1000 * (1 + SLACK),
     }
     if box_format != "unit" and fits["unit"].all():
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -12,9 +13,8 @@ from typing import Any, NamedTuple
 from minirft import UserError
 from minirft.data.findings import Findings, tell
 from minirft.pictures import ASPECT, MARKED, TURNED, UNREADABLE, kind_of_file, open_picture, orientation
-from minirft.rewards import prompts
-from minirft.samples import Sample
 
+Place = tuple[Any, str]  # a file and a row in it, as `Findings` takes them
 JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what Windows and macOS leave beside pictures
 
 
@@ -58,11 +58,6 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
     return Header(width, height, mark in TURNED, mark in MARKED)
 
 
-def picture_size(path: Path, where: str = "check data.images") -> tuple[int, int]:
-    """Width and height in pixels as stored, read off the header.  Raises `UserError` as `read_header` does."""
-    return read_header(path, where)[:2]
-
-
 def will_not_open(source: Any, error: Exception) -> str:
     """What a picture that does not open is, where its first bytes tell, and what to do."""
     kind = kind_of_file(source) if isinstance(source, Path) else ""
@@ -72,7 +67,7 @@ def will_not_open(source: Any, error: Exception) -> str:
 
 
 def usable(findings: Findings, source: Any, where: str, ids: Iterable[str]) -> Header | None:
-    """The header of a picture, or None, and the loss reported, where it will not do."""
+    """The header of a picture is read; None, and the loss reported, where it will not do."""
     try:
         return read_header(source, where)
     except UserError as error:
@@ -110,6 +105,15 @@ def locate(folder: Path, name: str, findings: Findings) -> Path:
     raise UserError(f"no picture at {first}; {_instead(folder)}")
 
 
+def find_picture(findings: Findings, folder: Path, name: str, at: Place, ids: Iterable[str]) -> Path | None:
+    """The picture that the row at `at` names is located; None, and the loss reported, where it is not there."""
+    try:
+        return locate(folder, name, findings)
+    except UserError as error:
+        findings.lose(*at, f"names a picture that is not there: {error}", ids)
+        return None
+
+
 @lru_cache(maxsize=16)
 def files_below(folder: Path) -> dict[str, list[Path]]:
     """Every file below a folder, by its last name."""
@@ -131,7 +135,7 @@ def _instead(folder: Path) -> str:
     return f"the folder {folder} {holds}: set data.images to the folder of the pictures"
 
 
-def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path) -> list[str]:
+def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path | str) -> list[str]:
     """The categories to ask about, each once; all that are known when none is wanted.
 
     A name that differs in case or in spaces at its ends is that of the file, which is said once.
@@ -164,6 +168,19 @@ def plain(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
+def floats(values: Any) -> list[float]:
+    """The finite numbers that values are; none where one of them is not.
+
+    >>> floats(["1", 2.5]), floats(["1", "nan"]), floats(None)
+    ([1.0, 2.5], [], [])
+    """
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
+
+
 def text_lines(path: Path, advice: str) -> list[tuple[int, str]]:
     """The lines that hold something and are no comment (#), each with its number from 1; `UserError` with `advice`."""
     lines = read_text(path, advice).splitlines()
@@ -181,8 +198,3 @@ def read_text(path: Path, advice: str) -> str:
         raise UserError(
             f"{path} is {kind}; {advice}" if kind else f"{path} cannot be read as text ({error}); {advice}"
         ) from None
-
-
-def labelled(name: str, image: Any, label: str, problem: str, upright: bool = False) -> Sample:
-    """A classification sample."""
-    return Sample(name, image, "classification", problem, prompts.label_solution(label), label, upright=upright)

@@ -5,7 +5,6 @@ Because no state is kept between steps, a resumed run asks for step 41 and gets 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Protocol
@@ -13,11 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from minirft import UserError
+from minirft.data.checks import choose
 from minirft.data.findings import tell
 from minirft.data.identity import without_pictures_of
 from minirft.data.screening import Screening, redraw
 from minirft.data.settings import DataConfig, evaluation_data
-from minirft.data.shots import k_shot, k_shot_of_stream, read_split, split_of
+from minirft.data.shots import k_shot, k_shot_of_stream, of_split, read_split
 from minirft.samples import Sample, step_seed
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
@@ -66,12 +66,11 @@ def _drawn(data: DataConfig, screening: Screening) -> list[Sample]:
     """The questions of the training set, about one category each."""
     from minirft.data.readers import candidates
 
-    if data.split:
-        named = split_of(data)
-        every = read_split(data.split, candidates(data, only=named, findings=screening.findings), screening.findings)
-        return redraw(lambda bad: [sample for sample in every if sample.id not in bad], every, screening)
-    every = candidates(data, findings=screening.findings)
-    if not data.shots:
+    named = read_split(data.split, data.shots) if data.split else None
+    every = candidates(data, only=named, findings=screening.findings)
+    if data.split and named:
+        every = of_split(named, every, data.split, screening.findings)
+    if named or not data.shots:
         return redraw(lambda bad: [sample for sample in every if sample.id not in bad], every, screening)
     return redraw(lambda bad: k_shot(every, data.shots, data.seed, data.negatives, bad), every, screening)
 
@@ -179,11 +178,7 @@ def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, An
     from minirft.tiny import CATEGORIES, FAMILIES
 
     known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
-    for name in categories:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known[:4])}, ..."
-            raise UserError(f"data.categories: the tiny world has no {name}; {hint}")
+    categories = tuple(choose(categories, known, "data.categories: the tiny world")) if categories else ()
     if data.task == "classification":
         return {"family": categories[0] if categories else known[0]}
     return {"categories": categories} if categories else {}
@@ -195,4 +190,4 @@ def _tiny_names(data: DataConfig) -> tuple[str, ...]:
 
     if data.task == "classification":
         return tuple(FAMILIES[_tiny_options(data, data.categories)["family"]])
-    return data.categories or BASE
+    return _tiny_options(data, data.categories).get("categories", BASE)

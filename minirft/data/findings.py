@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 
 log = logging.getLogger(__name__)
 OnBad = Literal["skip", "stop"]
@@ -143,8 +143,6 @@ def write_bad_samples(path: Path, bad: Iterable[Bad]) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all.  Raises `UserError` when it cannot be written."""
     part = path.with_name(f".{path.name}.part")
-    try:
+    with as_user_error(f"cannot write {path} ({{why}}); free some space", OSError):
         part.write_text(text, encoding="utf-8", errors="replace")
         os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); free some space") from error

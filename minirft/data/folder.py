@@ -14,17 +14,15 @@ is reported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from minirft import UserError
-from minirft.data.checks import choose, is_junk, labelled, usable
+from minirft.data.checks import is_junk, plain
 from minirft.data.findings import Findings, tell
-from minirft.data.questions import ListLabels, label_question
+from minirft.data.questions import Labelled, label_samples
+from minirft.data.settings import PARTS, DataConfig
 from minirft.rewards import normalise
 from minirft.samples import Sample
-
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 def parts_of_folder(root: Path) -> dict[str, Path]:
@@ -38,47 +36,28 @@ def parts_of_folder(root: Path) -> dict[str, Path]:
     return found if whole and all(_folders(path) for path in found.values()) else {}
 
 
-def load_folder(
-    folder: str | Path,
-    categories: Sequence[str] | None = None,
-    *,
-    part: str = "train",
-    family: str = "object",
-    findings: Findings | None = None,
-    question: str = "",
-    list_labels: ListLabels = "auto",
-) -> list[Sample]:
-    """One sample for each picture, by class and file name; its id is CLASS/FILE.  No `categories` means every class.
+def load_folder(data: DataConfig, root: Path, part: str, findings: Findings) -> list[Sample]:
+    """Each picture becomes a sample, by class and file name; its id is CLASS/FILE.
 
-    `part` is train, val or test, for a folder with parts.  `family` is what the pictures show, as the question says
-    it; `question` and `list_labels` as in `label_question`.  A file that will not do goes to `findings`; without one
-    it is a `UserError` that names it.
+    `part` is train, val or test, for a folder with parts.  A file that will not do goes to `findings`.
 
-    >>> load_folder("nowhere")
+    >>> load_folder(DataConfig("folder", "classification"), Path("nowhere"), "train", Findings())
     Traceback (most recent call last):
     minirft.UserError: no folder nowhere; set data.folder to a folder with one folder for each class
     """
-    root, findings = Path(folder), findings or Findings()
     if not root.is_dir():
         raise UserError(f"no folder {root}; set data.folder to a folder with one folder for each class")
     parts = parts_of_folder(root)
     if parts:
         tell(f"{root} has the parts {', '.join(parts)}: train is trained on, the other is held out")
     every = {label for path in parts.values() for label in _classes(path)}
-    classes = _classes(parts.get(part, root))
-    chosen = choose(categories, sorted(every) or classes, root)
-    asked, samples = label_question(family, chosen, question, list_labels), []
+    classes, rows = _classes(parts.get(part, root)), []
     for label, path in classes.items():
-        if label in chosen:
-            files = sorted(file for file in path.rglob("*") if file.is_file() and not is_junk(file, root))
-            if not files:
-                raise UserError(f"{path} holds no picture; add some or remove the folder")
-            for file in files:
-                name = file.relative_to(root).as_posix()
-                header = usable(findings, file, "check data.folder", [name])
-                if header:
-                    samples.append(labelled(name, file, label, asked, upright=header.marked))
-    return samples
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not is_junk(file, root))
+        if not files and (not data.categories or plain(label) in map(plain, data.categories)):
+            raise UserError(f"{path} holds no picture; add some or remove the folder")
+        rows += [Labelled(file.relative_to(root).as_posix(), file, label) for file in files]
+    return label_samples(data, root, rows, findings, sorted(every) or list(classes))
 
 
 def _classes(root: Path) -> dict[str, Path]:

@@ -12,94 +12,72 @@ Pictures stay on disk and are read when they are asked about.  A set with proble
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minirft import UserError
-from minirft.data.box_format import BoxFormat, frame_of
-from minirft.data.checks import choose, labelled, usable
+from minirft.data.box_format import BoxRow, tables_of_rows
+from minirft.data.checks import floats
 from minirft.data.findings import Findings
-from minirft.data.questions import ListLabels, label_question
+from minirft.data.questions import Labelled, label_samples
+from minirft.data.settings import PARTS, DataConfig
+from minirft.data.stored import StoredPicture, open_set, stored_pictures
 from minirft.data.tables import Tables
-from minirft.data.virft import StoredPicture
-from minirft.pictures import kind_of_file
-from minirft.rewards import convert, pixels
 from minirft.samples import Sample
 
-SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
+NAMED = ("category", "label", "categories", "labels", "category_id")
 
 
 def parts_of_set(folder: Path) -> list[str]:
     """The parts that the set has splits for; empty for a single split."""
-    found = _read(folder)
-    return [part for part, names in SPLITS.items() if set(names) & set(found)] if isinstance(found, dict) else []
+    found = open_set(folder)
+    return [part for part, names in PARTS.items() if set(names) & set(found)] if isinstance(found, dict) else []
 
 
-def load_labelled(
-    folder: Path,
-    part: str,
-    categories: Sequence[str] | None,
-    *,
-    family: str,
-    findings: Findings,
-    question: str = "",
-    list_labels: ListLabels = "auto",
-) -> list[Sample]:
-    """A classification sample for each row; its id is SET:PART:ROW."""
+def hub_samples(data: DataConfig, folder: Path, part: str, findings: Findings) -> list[Sample]:
+    """Each row becomes a classification sample; its id is SET:PART:ROW."""
     table = _split(folder, part)
     label = _column(table, folder, ("label", "labels", "class", "category", "fine_label"))
-    names = _names(table.features[label])
-    rows = [_spell(value, names) for value in table[label]]
-    chosen = choose(categories, names or sorted({row for row in rows if row}), folder)
-    asked, samples = label_question(family, chosen, question, list_labels), []
-    pictures = _bytes(table, _image_column(table, folder))
-    for i, name in enumerate(rows):
-        key, source = f"{folder.name}:{part}:{i}", StoredPicture(pictures, f"{folder}, {part}", i)
-        if not name:
+    names, rows = _names(table.features[label]), []
+    for i, (value, picture) in enumerate(zip(table[label], _pictures(table, folder, part), strict=True)):
+        key, name = f"{folder.name}:{part}:{i}", _spell(value, names)
+        if name:
+            rows.append(Labelled(key, picture, name))
+        else:
             findings.lose(folder, f"{part}, row {i}", "has no label; repair or remove it", [key])
-        elif name in chosen and (header := usable(findings, source, "", [key])):
-            samples.append(labelled(key, source, name, asked, upright=header.marked))
-    return samples
+    return label_samples(data, folder, rows, findings, names)
 
 
-def hub_tables(folder: Path, part: str, box_format: BoxFormat, findings: Findings) -> Tables:
-    """The three tables of a split with boxes, [x, y, width, height] in the units of `box_format`."""
+def hub_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -> Tables:
+    """The three tables of a split are made; its boxes are [x, y, width, height] in the units of `data.box_format`."""
     table = _split(folder, part)
-    pictures = _bytes(table, _image_column(table, folder))
     column = _column(table, folder, ("objects", "annotations"))
     inner = table.features[column]
     fields = dict(inner.items()) if isinstance(inner, dict) else dict((getattr(inner, "feature", None) or {}).items())
-    named = next((name for name in ("category", "label", "categories", "labels", "category_id") if name in fields), "")
+    named = next((name for name in NAMED if name in fields), "")
     if not named or "bbox" not in fields:
         raise UserError(f"{folder}: {column} has {', '.join(fields) or 'no fields'}, and needs bbox and category")
     names = _names(fields[named])
-    tables: Tables = {"images": [], "annotations": [], "categories": []}
-    for i, objects in enumerate(table[column]):
-        key, source = f"{folder.name}:{part}:{i}", StoredPicture(pictures, f"{folder}, {part}", i)
-        header = usable(findings, source, "", [f"{key}:"])
-        if header is None:
-            continue
-        row = {"id": key, "file_name": key, "picture": source, "width": header.width, "height": header.height}
-        tables["images"].append(row | {"at": (folder, f"{part}, row {i}")})
-        size, listed = (header.width, header.height), objects if isinstance(objects, list) else _transposed(objects)
-        for number, one in enumerate(listed):
-            at = (folder, f"{part}, row {i}, object {number}")
-            made = {"image_id": key, "category_id": _spell(one[named], names), "at": at}
-            tables["annotations"].append(made | {"bbox": _in_pixels(one["bbox"], box_format, size)})
-    found = names or dict.fromkeys(row["category_id"] for row in tables["annotations"])
-    tables["categories"] = [{"id": name, "name": name, "at": (folder, "")} for name in found]
-    return tables
+
+    def rows() -> Iterator[BoxRow]:
+        for i, (objects, picture) in enumerate(zip(table[column], _pictures(table, folder, part), strict=True)):
+            key, where = f"{folder.name}:{part}:{i}", f"{part}, row {i}"
+            yield BoxRow((folder, where), key, picture=picture)
+            for number, one in enumerate(objects if isinstance(objects, list) else _transposed(objects)):
+                box = (_spell(one[named], names), _corners(one["bbox"]))
+                yield BoxRow((folder, f"{where}, object {number}"), key, [box])
+
+    known = {name: name for name in names}
+    return tables_of_rows(rows(), folder, data.box_format, folder, findings, turn=False, names=known)
 
 
-def _in_pixels(bbox: Any, box_format: BoxFormat, size: tuple[int, int]) -> Any:
-    """[x, y, width, height] in pixels; what is no box is left for the check of rows to name."""
-    try:
-        return convert(np.array(bbox, float), frame_of(box_format, size), pixels(*size)).tolist()
-    except (TypeError, ValueError):
-        return bbox
+def _corners(bbox: Any) -> list[float] | str:
+    numbers = floats(bbox)
+    if len(numbers) != 4:
+        return f"has the box {bbox}, which is not four numbers; repair the row"
+    x, y, width, height = numbers
+    return [x, y, x + width, y + height]
 
 
 def _transposed(objects: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -129,53 +107,21 @@ def _column(table: Any, folder: Path, wanted: Sequence[str]) -> str:
     return found
 
 
-def _image_column(table: Any, folder: Path) -> str:
+def _pictures(table: Any, folder: Path, part: str) -> Iterator[StoredPicture]:
+    """The picture of every row, to be read when it is asked about."""
     import datasets
 
-    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    if not found:
+    column = next((name for name, feature in table.features.items() if isinstance(feature, datasets.Image)), None)
+    if column is None:
         raise UserError(f"{folder} has no column of pictures; it has {', '.join(table.column_names)}")
-    return found[0]
-
-
-def _bytes(table: Any, column: str) -> Any:
-    """The table with its pictures as bytes in the column `image`."""
-    import datasets
-
-    table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    return table if column == "image" else table.rename_column(column, "image")
+    return stored_pictures(table, column, f"{folder}, {part}")
 
 
 def _split(folder: Path, part: str) -> Any:
-    found = _read(folder)
+    found = open_set(folder)
     if not isinstance(found, dict):
         return found
-    name = next((name for name in SPLITS[part] if name in found), None)
+    name = next((name for name in PARTS[part] if name in found), None)
     if name is None:
-        raise UserError(f"{folder} has no split {part}; it has {', '.join(found)}")
+        raise UserError(f"{folder} has no split {part}; it has {', '.join(found) or 'no .parquet file'}")
     return found[name]
-
-
-def _read(folder: Path) -> Any:
-    """What `datasets` makes of a folder, a file or a name."""
-    try:
-        import datasets
-    except ImportError:
-        raise UserError('kind hf needs the datasets package: pip install "minirft[datasets]"') from None
-    try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return datasets.load_from_disk(str(folder))
-        if not folder.exists():
-            return datasets.load_dataset(folder.as_posix())
-        files = [folder] if folder.is_file() else sorted(folder.rglob("*.parquet"))
-        splits = {part: [str(f) for f in files if f.name.startswith(names)] for part, names in SPLITS.items()}
-        named = {part: found for part, found in splits.items() if found}
-        if files and sum(map(len, named.values())) == len(files):
-            return {part: datasets.Dataset.from_parquet(found) for part, found in named.items()}
-        return datasets.Dataset.from_parquet([str(file) for file in files])
-    except Exception as error:  # pyarrow, datasets and the hub raise a dozen kinds
-        kind = kind_of_file(folder) if folder.exists() else "not here, and could not be had from the hub"
-        why = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{folder} cannot be read as a data set: it is {kind or 'torn'} ({why}); set data.folder"
-        ) from None

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from minirft import UserError
+from minirft import as_user_error
 from minirft.samples import Sample
 
 
@@ -25,16 +25,11 @@ def picture_digest(image: Any) -> bytes:
     """
     if isinstance(image, Image.Image):
         return _digest(f"{image.mode} {image.size}".encode() + image.tobytes())
-    if not isinstance(image, Path):  # a row of a table, which keeps its own place for whoever reads on
-        image.seek(0)
-        stored = image.read()
-        image.seek(0)
-        return _digest(stored)
-    try:
+    if not isinstance(image, Path):  # a row of a table
+        return _digest(image.read_bytes())
+    with as_user_error(f"{image} cannot be read ({{why}}); check the data settings", OSError):
         known = image.stat()
         return _of_file(image, known.st_size, known.st_mtime_ns)
-    except OSError as error:
-        raise UserError(f"{image} cannot be read ({error.strerror}); check the data settings") from None
 
 
 def picture_keys(samples: Iterable[Sample]) -> list[Hashable]:

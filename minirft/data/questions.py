@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from minirft.data.findings import tell
-from minirft.data.settings import FIELD
+from minirft import UserError
+from minirft.data.checks import choose, usable
+from minirft.data.findings import Findings, tell
+from minirft.data.settings import FAMILY, FIELD, DataConfig
 from minirft.rewards import prompts
-from minirft.samples import Task
+from minirft.samples import Sample, Task
 
 ListLabels = Literal["auto", "yes", "no"]
 LISTED = 30  # labels of an own set that fit into a question
 _FORMATS = ("Output the thinking process", "Write down your reasoning")  # where a question begins to say how to answer
+
+
+class Labelled(NamedTuple):
+    """A picture with its label; `advice` is for a picture that is not there."""
+
+    id: str
+    image: Any
+    label: str
+    advice: str = "check data.folder"
+
+
+def label_samples(
+    data: DataConfig, source: Path, rows: Collection[Labelled], findings: Findings, known: Collection[str] = ()
+) -> list[Sample]:
+    """Each row of a chosen label becomes a classification sample; a picture that will not do goes to `findings`.
+
+    `known` are the labels that there are, in their order, if not just those of the rows.  The turn that a camera noted
+    is applied, but for the published sets.  Raises `UserError` for a category that is not known, and for no sample.
+    """
+    chosen = choose(data.categories, known or sorted({row.label for row in rows}), source)
+    own, wanted = data.kind not in FAMILY, set(chosen)
+    asked = label_question(FAMILY.get(data.kind, data.family), chosen, data.question, data.list_labels, own)
+    samples = []
+    for name, image, label, advice in rows:
+        if label in wanted and (header := usable(findings, image, advice, [name])):
+            solution, upright = prompts.label_solution(label), own and header.marked
+            samples.append(Sample(name, image, "classification", asked, solution, label, upright=upright))
+    if not samples:
+        raise UserError(f"{source} has no picture with a label to ask about; check the data settings")
+    return samples
 
 
 def question(task: Task, what: str, template: str = "", usual: str = "") -> str:

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, cast
 
 from minirft import UserError
-from minirft.data.coco import Task as BoxTask
-from minirft.data.coco import load_coco, samples_of_tables
+from minirft.data.coco import samples_of_tables
 from minirft.data.conversations import jsonl_tables, load_grounding
 from minirft.data.findings import Findings
-from minirft.data.fine_grained import Kind as FineGrained
 from minirft.data.fine_grained import load_fine_grained
 from minirft.data.folder import load_folder, parts_of_folder
-from minirft.data.hub import hub_tables, load_labelled, parts_of_set
-from minirft.data.lvis import load_lvis
+from minirft.data.hub import hub_samples, hub_tables, parts_of_set
+from minirft.data.lvis import lvis_tables
 from minirft.data.reasonseg import load_reasonseg
-from minirft.data.settings import BOXES, DataConfig
-from minirft.data.table_file import csv_tables, load_labels
+from minirft.data.settings import BOXES, FAMILY, DataConfig
+from minirft.data.table_file import csv_samples, csv_tables
+from minirft.data.tables import Tables, coco_tables
 from minirft.data.virft import load_virft
 from minirft.data.voc import parts_of_voc, voc_tables
 from minirft.data.yolo import parts_of_yolo, yolo_tables
 from minirft.samples import Sample
 
-PARTS = {"reasonseg": ("train", "val", "test")} | dict.fromkeys(
-    ("flowers", "pets", "aircraft", "cars"), ("train", "test")
-)
-
-
-_FILES = {"coco": "COCO-format JSON", "lvis": "LVIS-format JSON", "csv": "CSV", "jsonl": "JSONL"}
+PARTS = {"reasonseg": ("train", "val", "test")} | dict.fromkeys(FAMILY, ("train", "test"))
+NAMED_PARTS: dict[str, Callable[[Path], Collection[str]]] = {
+    "folder": parts_of_folder, "yolo": parts_of_yolo, "voc": parts_of_voc, "hf": parts_of_set,
+}  # fmt: skip
+FILES = {"coco": "COCO-format JSON", "lvis": "LVIS-format JSON", "csv": "CSV", "jsonl": "JSONL"}
+# Kind -> its reader, of the settings, its file or folder, the part and the findings: boxes as tables, or samples.
+TABLES: dict[str, Callable[[DataConfig, Path, str, Findings], Tables]] = {
+    "coco": coco_tables, "lvis": lvis_tables, "csv": csv_tables, "jsonl": jsonl_tables,
+    "yolo": yolo_tables, "voc": voc_tables, "hf": hub_tables,
+}  # fmt: skip
+SAMPLES: dict[str, Callable[[DataConfig, Path, str, Findings], list[Sample]]] = {
+    "csv": csv_samples, "jsonl": load_grounding, "hf": hub_samples, "folder": load_folder,
+    "reasonseg": load_reasonseg, "virft": load_virft, **dict.fromkeys(FAMILY, load_fine_grained),
+}  # fmt: skip
 
 
 def parts_of(data: DataConfig) -> Collection[str]:
     """The parts that the files themselves name, of train, val and test; empty where they name none."""
-    named = {"folder": parts_of_folder, "yolo": parts_of_yolo, "voc": parts_of_voc, "hf": parts_of_set}
-    if data.kind in named and data.folder:
-        return named[data.kind](data.folder)
+    if data.kind in NAMED_PARTS and data.folder:
+        return NAMED_PARTS[data.kind](data.folder)
     return PARTS.get(data.kind, ())
 
 
@@ -54,7 +59,7 @@ def candidates(
     `data.max_bad` allows.
     """
     found = Findings(data.on_bad, data.max_bad)
-    samples = _read(data, part, only, prefix, found)
+    samples = read_part(data, part, found, only, prefix)
     found.settle(len(samples))
     if findings is None:
         found.tell_counts()
@@ -63,61 +68,25 @@ def candidates(
     return samples
 
 
-def _read(data: DataConfig, part: str, only: Collection[str] | None, prefix: str, findings: Findings) -> list[Sample]:
-    names = data.categories or None
-    options: dict[str, Any] = {"findings": findings, "question": data.question}
-    if data.task in BOXES and data.kind != "virft":
-        options |= {"task": cast(BoxTask, data.task), "negatives": data.negatives, "seed": data.seed, "only": only}
-        return _read_boxes(data, part, prefix, findings, options)
-    if data.kind == "jsonl":
-        return load_grounding(path_of(data, "annotations", prefix), data.images, data.box_format, **options)
-    if data.kind == "csv":
-        options |= {"family": data.family, "list_labels": data.list_labels}
-        return load_labels(path_of(data, "annotations", prefix), data.images, names, **options)
-    folder = path_of(data, "folder", prefix)
-    if data.kind == "virft":
-        return load_virft(folder, data.task, names, findings=findings)
-    if data.kind == "reasonseg":
-        return load_reasonseg(folder, cast(Any, part), **options)
-    options["list_labels"] = data.list_labels
-    if data.kind == "hf":
-        return load_labelled(folder, part, names, family=data.family, **options)
-    if data.kind == "folder":
-        return load_folder(folder, names, part=part, family=data.family, **options)
-    return load_fine_grained(cast(FineGrained, data.kind), folder, cast(Any, part), names, **options)
-
-
-def _read_boxes(data: DataConfig, part: str, prefix: str, findings: Findings, options: dict[str, Any]) -> list[Sample]:
-    """The samples of a kind with boxes: of its own reader, or of the tables that its reader makes."""
-    names, form = data.categories or None, data.box_format
-    field = "annotations" if data.kind in ("coco", "lvis", "csv", "jsonl") else "folder"
-    source = path_of(data, field, prefix)
+def read_part(
+    data: DataConfig, part: str, findings: Findings, only: Collection[str] | None = None, prefix: str = ""
+) -> list[Sample]:
+    """The samples as `candidates` has them, however much of the files is bad."""
+    source = _path_of(data, "annotations" if data.kind in FILES else "folder", prefix)
     if data.kind in ("coco", "lvis"):
-        load = load_coco if data.kind == "coco" else load_lvis
-        return load(source, path_of(data, "images", prefix), names, **options)
-    if data.kind == "yolo":
-        tables = yolo_tables(source, part, findings)
-    elif data.kind == "voc":
-        tables = voc_tables(source, part, findings)
-    elif data.kind == "csv":
-        tables = csv_tables(source, data.images, form, findings)
-    elif data.kind == "jsonl":
-        tables = jsonl_tables(source, data.images, form, findings)
-    else:
-        tables = hub_tables(source, part, form, findings)
-    return samples_of_tables(
-        tables, source, data.images or (source if source.is_dir() else source.parent), names, **options
-    )
+        _path_of(data, "images", prefix)
+    if data.task in BOXES and data.kind in TABLES:
+        return samples_of_tables(data, TABLES[data.kind](data, source, part, findings), source, findings, only)
+    return SAMPLES[data.kind](data, source, part, findings)
 
 
-def path_of(data: DataConfig, field: str, prefix: str = "") -> Path:
-    """A path that this kind of data needs.  Raises `UserError` where it is not set."""
-    path = getattr(data, field)
-    if path is None:
-        what = {
-            "annotations": f"the {_FILES.get(data.kind)} file (--data.{prefix}annotations FILE)",
-            "images": f"the folder of the pictures (--data.{prefix}images DIR)",
-            "folder": f"the folder of the {data.kind} data (--data.{prefix}folder DIR)",
-        }[field]
-        raise UserError(f"data.{prefix}{field} is not set: name {what}")
-    return cast(Path, path)
+def _path_of(data: DataConfig, field: str, prefix: str) -> Path:
+    """A path that this kind of data needs."""
+    if (path := getattr(data, field)) is not None:
+        return path
+    what = {
+        "annotations": f"the {FILES.get(data.kind)} file (--data.{prefix}annotations FILE)",
+        "images": f"the folder of the pictures (--data.{prefix}images DIR)",
+        "folder": f"the folder of the {data.kind} data (--data.{prefix}folder DIR)",
+    }[field]
+    raise UserError(f"data.{prefix}{field} is not set: name {what}")

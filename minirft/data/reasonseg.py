@@ -19,38 +19,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from minirft import UserError
-from minirft.data.checks import picture_size
+from minirft import UserError, as_user_error
+from minirft.data.checks import read_header
 from minirft.data.findings import Findings
 from minirft.data.questions import question as ask
+from minirft.data.settings import DataConfig
 from minirft.rewards import MODEL, Array, convert, pixels, prompts
 from minirft.samples import Sample
 
 Mask = NDArray[np.bool_]
-Part = Literal["train", "val", "test"]
 LARGEST = 1e6  # pixels
 Polygon = tuple[str, Array]  # "target" or "ignore", and the corners, (n, 2) in pixels
 
 
-def load_reasonseg(
-    folder: str | Path, part: Part, *, findings: Findings | None = None, question: str = ""
-) -> list[Sample]:
-    """One sample for each instruction of a part, by file name; its id is NAME:NUMBER.
+def load_reasonseg(data: DataConfig, folder: Path, part: str, findings: Findings) -> list[Sample]:
+    """Each instruction of a part becomes a sample, by file name; its id is NAME:NUMBER.
 
-    `question` is a template with {instruction} in it, in place of the paper's.  A file that is wrong goes to
-    `findings`; without one it is a `UserError` that names it.
+    A file that is wrong goes to `findings`.
 
-    >>> load_reasonseg("nowhere", "val")
+    >>> load_reasonseg(DataConfig("reasonseg", "grounding"), Path("nowhere"), "val", Findings())
     Traceback (most recent call last):
     minirft.UserError: no folder nowhere/val; data.folder must hold train/, val/ and test/
     """
-    root = Path(folder) / part
+    root = folder / part
     if not root.is_dir():
         raise UserError(f"no folder {root}; data.folder must hold train/, val/ and test/")
     files = sorted(root.glob("*.json"))
@@ -58,10 +55,10 @@ def load_reasonseg(
     missing = pictures - {path.stem for path in files}
     if missing or not files:
         raise UserError(f"{root} has no {min(missing, default='*')}.json; unpack the archive again")
-    samples, findings = [], findings or Findings()
+    samples = []
     for path in files:
         try:
-            samples += _samples(path, part, question)
+            samples += _samples(path, part, data.question)
         except UserError as error:
             findings.lose(path, "", str(error).removeprefix(f"{path}").lstrip(": "), [f"{part}/{path.stem}:"])
     return samples
@@ -74,7 +71,7 @@ def masks(sample: Sample) -> tuple[Mask, Mask]:
     """
     if not isinstance(sample.image, Path) or not sample.image.with_suffix(".json").is_file():
         raise UserError(f"sample {sample.id} has no polygons beside its picture; masks are for ReasonSeg only")
-    width, height = picture_size(sample.image)
+    width, height = read_header(sample.image)[:2]
     polygons = _polygons(*_read(sample.image.with_suffix(".json")))
     drawn = [(label, _draw(corners, width, height)) for label, corners in polygons]
     canvas = np.zeros((height, width), dtype=np.uint8)
@@ -89,7 +86,7 @@ def _samples(path: Path, part: str, question: str) -> list[Sample]:
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise UserError(f"{where}: 'text' is {texts!r}, not a list of instructions; repair the file")
     image = path.with_suffix(".jpg")
-    frame = pixels(*picture_size(image, f"{where} is about it"))
+    frame = pixels(*read_header(image, f"{where} is about it")[:2])
     corners = [points for label, points in _polygons(data, where) if label == "target"]
     if not corners:
         raise UserError(f"{where} has no target polygon; repair or remove it")
@@ -108,15 +105,13 @@ def _samples(path: Path, part: str, question: str) -> list[Sample]:
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
     """The file and its name; some of the published ones are in Windows' encoding."""
-    try:
+    with as_user_error(f"{path} cannot be read as JSON ({{why}}); unpack the archive again", OSError, ValueError):
         raw = path.read_bytes()
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError:
             text = raw.decode("cp1252")
         data = json.loads(text)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); unpack the archive again") from None
     if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
         raise UserError(f"{path} has no list 'shapes'; repair or remove it")
     return data, str(path)
@@ -130,13 +125,11 @@ def _polygons(data: dict[str, Any], where: str) -> list[Polygon]:
             raise UserError(f"{where}: shapes[{i}] has no label; repair it")
         if label.lower() == "flag":
             continue
-        try:
+        what = f"{where}: shapes[{i}] needs 3 or more points [x, y] in pixels; repair it"
+        with as_user_error(what, TypeError, ValueError):
             corners = np.array(shape.get("points"), dtype=np.float64)
-        except (TypeError, ValueError):
-            corners = np.zeros(0)
-        sound = corners.ndim == 2 and corners.shape[1] == 2 and len(corners) >= 3 and (np.abs(corners) < LARGEST).all()
-        if not sound:
-            raise UserError(f"{where}: shapes[{i}] needs 3 or more points [x, y] in pixels; repair it")
+            if corners.shape[1:] != (2,) or len(corners) < 3 or not (np.abs(corners) < LARGEST).all():
+                raise ValueError("no polygon")
         polygons.append(("ignore" if "ignore" in label.lower() else "target", corners))
     return polygons
 

@@ -14,13 +14,13 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from minirft import UserError
 from minirft.data.checks import will_not_open
@@ -91,21 +91,13 @@ class Screening:
             write_whole(folder / OPENED, json.dumps(self.opened, indent=0, ensure_ascii=False))
 
     def _open(self, samples: dict[str, Sample]) -> None:
-        with ThreadPoolExecutor(THREADS) as pool:
-            looked = pool.map(decode, samples.values())
-            bar = tqdm(
-                zip(samples, looked, strict=True),
-                total=len(samples),
-                disable=not (self.progress and samples),
-                desc="opening pictures",
-                unit="picture",
-                dynamic_ncols=True,
-                leave=False,
-            )
-            for name, (problem, noted) in bar:
-                self.opened[name] = problem
-                for what in noted:
-                    self.findings.note(what, name)
+        bar = {"desc": "opening pictures", "unit": "picture", "dynamic_ncols": True, "leave": False}
+        hidden = not (self.progress and samples)
+        looked = thread_map(decode, samples.values(), max_workers=THREADS, tqdm_class=tqdm, disable=hidden, **bar)
+        for name, (problem, noted) in zip(samples, looked, strict=True):
+            self.opened[name] = problem
+            for what in noted:
+                self.findings.note(what, name)
 
 
 @dataclass(frozen=True)

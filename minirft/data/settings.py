@@ -32,6 +32,9 @@ TASKS_OF: dict[str, tuple[str, ...]] = {
     "virft": ("detection", *LABELS, "grounding"),
 }
 
+# What the folders, files and splits of a part are called.
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+FAMILY = {"flowers": "flower", "pets": "pet", "aircraft": "aircraft", "cars": "car"}  # of the published sets
 FIELD = {"detection": "{category}", "presence": "{category}", "grounding": "{instruction}", "classification": ""}
 WITH_VAL = ("reasonseg", "folder", "yolo", "voc", "hf")
 
@@ -104,16 +107,9 @@ def evaluation_data(data: DataConfig) -> DataConfig:
     >>> evaluation_data(DataConfig(categories=("cat",), eval_categories=("dog",))).categories
     ('dog',)
     """
-    return replace(
-        data,
-        kind=data.eval_kind or data.kind,
-        annotations=data.eval_annotations or data.annotations,
-        images=data.eval_images or data.images,
-        folder=data.eval_folder or data.folder,
-        categories=data.eval_categories or data.categories,
-        split=None,
-        shots=0,
-    )
+    names = ("kind", "annotations", "images", "folder", "categories")
+    own = {name: getattr(data, f"eval_{name}") or getattr(data, name) for name in names}
+    return replace(data, **own, split=None, shots=0)
 
 
 def check(config: Any, rules: Iterator[Rule], prefix: str = "") -> None:

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data.findings import Findings
 from minirft.data.identity import picture_keys
-from minirft.data.settings import DataConfig
 from minirft.rewards import Detections, parse_solution
 from minirft.samples import Sample
 
@@ -94,39 +93,31 @@ def write_split(path: str | Path, samples: list[Sample], overwrite: bool = False
     text = json.dumps({**origin, "samples": [sample.id for sample in samples]}, indent=1, ensure_ascii=False) + "\n"
     if path.exists() and not overwrite and path.read_bytes() != text.encode():
         raise UserError(f"{path} is there already and differs: name another --out, or give --overwrite")
-    try:
+    with as_user_error(f"cannot write {path} ({{why}}); name another --out", OSError):
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); name another --out") from error
 
 
-def split_ids(path: str | Path) -> list[str]:
-    """The ids in a split file, each once.  Raises `UserError` for a file that is no split."""
-    try:
-        names = json.loads(Path(path).read_text(encoding="utf-8"))["samples"]
+def read_split(path: Path, shots: int = 0) -> list[str]:
+    """The ids in a split file are read, each once.
+
+    Raises `UserError` for a file that is no split, or that was drawn with another number of shots, where these are set.
+    """
+    with as_user_error(f"{path} is not a split ({{why}}); make one with minirft data split", OSError, ValueError):
+        split = json.loads(path.read_text(encoding="utf-8"))
+        names = split.get("samples") if isinstance(split, dict) else None
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
             raise ValueError("'samples' is no list of ids")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is not a split ({problem}); make one with minirft data split") from None
+    if shots and shots != split.get("k"):
+        raise UserError(f"data.shots = {shots}: {path} was drawn with {split.get('k')}; set it to that, or to 0")
     return list(dict.fromkeys(names))
 
 
-def split_of(data: DataConfig) -> list[str]:
-    """The ids in the split of the settings.  Raises `UserError` where it was drawn with another number of shots."""
-    names = split_ids(data.split or "")
-    k = json.loads(Path(data.split or "").read_text(encoding="utf-8")).get("k")
-    if data.shots and data.shots != k:
-        raise UserError(f"data.shots = {data.shots}: {data.split} was drawn with {k}; set it to that, or to 0")
-    return names
+def of_split(names: Sequence[str], samples: list[Sample], path: Path, findings: Findings) -> list[Sample]:
+    """The samples that the split read from `path` names, in its order, without those that `findings` has lost.
 
-
-def read_split(path: str | Path, samples: list[Sample], findings: Findings | None = None) -> list[Sample]:
-    """Those of `samples` that the split in the file names, in its order, without those that `findings` has lost.
-
-    Raises `UserError` for a wrong file or id.
+    Raises `UserError` for an id that no sample has.
     """
-    names = [name for name in split_ids(path) if findings is None or not findings.is_lost(name)]
+    names = [name for name in names if not findings.is_lost(name)]
     by_id = {sample.id: sample for sample in samples}
     missing = [name for name in names if name not in by_id]
     if missing:

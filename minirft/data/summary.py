@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,10 +101,9 @@ def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
 
 def _picture(sample: Sample) -> Any:
     """What tells pictures apart: the file, the row of a table, or a picture that is only in memory."""
-    return sample.image.resolve() if hasattr(sample.image, "resolve") else _memory(sample.image)
-
-
-def _memory(image: Any) -> Any:
+    image: Any = sample.image
+    if isinstance(image, Path):
+        return image.resolve()
     return ("in memory", id(image)) if image.__hash__ is None else image
 
 

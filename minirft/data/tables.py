@@ -4,8 +4,9 @@
     categories     {"id", "name"}: spaces at the ends of a name do not count
     annotations    {"image_id", "category_id", "bbox": [x, y, width, height]}
 
-Other readers make these tables too.  Their rows hold under "at" where they come from, as (file, row); those of pictures
-may hold the "picture" itself, and "upright" where boxes are of it as turned; those of boxes a "problem" that was found.
+Other readers make these tables too.  Their rows hold under "at" where they come from, as (file, row).  Those of
+pictures may hold the "picture" itself, and "turn", whether it is to be turned, where the size is that of it upright;
+those of boxes a "problem" that was found.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minirft import UserError
+import numpy as np
+
+from minirft import UserError, as_user_error
 from minirft.data.checks import locate, read_header, read_text
 from minirft.data.findings import Findings
+from minirft.data.settings import DataConfig
 
 TOLERANCE = 1.0  # pixels a box may reach over the edge, as rounding does
 KEPT = 0.5  # share of a box that must lie in its picture for clipping it to be no guess
@@ -35,14 +39,23 @@ Key = tuple[Any, str]  # a picture's id and a category
 Pairs = dict[Key, list[Box]]
 
 
+def coco_tables(data: DataConfig, source: Path, part: str, findings: Findings) -> Tables:
+    """The tables of a COCO-format file are read; a row that lacks a field goes to `findings`.
+
+    >>> coco_tables(DataConfig("coco"), Path("nowhere.json"), "train", Findings())
+    Traceback (most recent call last):
+    minirft.UserError: no annotations at nowhere.json; check data.annotations
+    """
+    return read_tables(source, FIELDS, findings)
+
+
 def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Findings) -> Tables:
     """The tables of the file, without the rows that lack a field that is `needed`."""
     if not source.exists():
         raise UserError(f"no annotations at {source}; check data.annotations")
-    try:
-        data = json.loads(read_text(source, "give a COCO-format file in data.annotations"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{source} cannot be read as JSON ({error}); give a COCO-format file") from None
+    text = read_text(source, "give a COCO-format file in data.annotations")
+    with as_user_error(f"{source} cannot be read as JSON ({{why}}); give a COCO-format file", ValueError):
+        data = json.loads(text)
     tables = {}
     for table, fields in needed.items():
         rows = data.get(table) if isinstance(data, dict) else None
@@ -55,8 +68,15 @@ def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Find
                 what = f"has no {' and no '.join(lacking)}; repair or remove the row"
                 findings.lose(source, f"{table}[{number}]", what, _ids_of(table, row))
             else:
-                tables[table].append(row if "at" in row else row | {"at": (source, f"{table}[{number}]")})
+                tables[table].append(row | {"at": (source, f"{table}[{number}]")})
     return tables
+
+
+def make_tables(images: list[Row], annotations: list[Row], source: Path, names: dict[Any, str] | None = None) -> Tables:
+    """The three tables are put together; without `names` the categories are those that the annotations name."""
+    names = names or {name: name for row in annotations if isinstance(name := row["category_id"], str) and name}
+    categories = [{"id": number, "name": name, "at": (source, "")} for number, name in names.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _ids_of(table: str, row: Any) -> list[str]:
@@ -140,7 +160,7 @@ def read_pairs(
         if picture not in pictures and findings.is_lost(f"{picture}:"):
             continue  # reported with its picture
         problem = row.get("problem") or _misplaced(row, pictures, by_text, name)
-        box = None if problem else _box(row, pictures[picture], f"a {name} in {_called(pictures[picture])}", findings)
+        box = None if problem else _box(row, pictures[picture], name, findings)
         if key[0] is not None and name is not None:
             pairs.setdefault(key, [])
         if problem or isinstance(box, str):
@@ -163,13 +183,13 @@ def _misplaced(row: Row, pictures: dict[Any, Row], by_text: dict[str, Any], name
     return f"is of image {image!r}, which 'images' does not list{other}; repair or remove the row"
 
 
-def _box(row: Row, picture: Row, what: str, findings: Findings) -> Box | str | None:
+def _box(row: Row, picture: Row, name: str | None, findings: Findings) -> Box | str | None:
     """The box of a row, put right where that is no guess; None for one that is nothing, a text for one that is lost."""
     bbox, found = row["bbox"], _corners(row["bbox"], picture)
     if not isinstance(found, str) or row.get("iscrowd"):
         return None if isinstance(found, str) else found
-    problem = f"is {what} with the box {bbox}, which {found}; repair the row"
-    if not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox) or min(bbox[2:]) < 0:
+    problem = f"is a {name} in {picture['file_name']} with the box {bbox}, which {found}; repair the row"
+    if not _is_box(bbox) or min(bbox[2:]) < 0:
         return problem
     x, y, width, height = bbox
     if not width or not height:
@@ -191,7 +211,7 @@ def _corners(bbox: Any, picture: Row) -> Box | str:
     >>> _corners([10, 20, -3, 40], {"width": 40, "height": 60})
     'is inverted or empty (COCO boxes are [x, y, width, height])'
     """
-    if not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox):
+    if not _is_box(bbox):
         return "is not four finite numbers"
     x, y, width, height = bbox
     right, bottom = picture["width"], picture["height"]
@@ -203,31 +223,26 @@ def _corners(bbox: Any, picture: Row) -> Box | str:
 
 def _refuse_corners(rows: Sequence[Row], pictures: dict[Any, Row], source: Path) -> None:
     """Raise `UserError` where many boxes reach outside, and every one fits as [x1, y1, x2, y2]."""
-    count, outside = 0, 0
-    for row in rows:
-        picture, bbox = pictures.get(_hashable(row["image_id"])), row["bbox"]
-        if picture is None or "problem" in row or not isinstance(bbox, list) or len(bbox) != 4 or not _numbers(bbox):
-            continue
-        x, y, width, height = bbox
-        over = max(x + width - picture["width"], y + height - picture["height"])
-        count, outside = count + 1, outside + (over > TOLERANCE)
-        right, bottom = picture["width"] + TOLERANCE, picture["height"] + TOLERANCE
-        if not (x <= width <= right and y <= height <= bottom):
-            return
-    if outside >= CORNERS[0] and outside >= CORNERS[1] * count:
+    shown = [(row["bbox"], pictures.get(_hashable(row["image_id"]))) for row in rows if "problem" not in row]
+    sound = [(bbox, (at["width"], at["height"])) for bbox, at in shown if at and _is_box(bbox)]
+    places, sizes = (np.array([pair[i] for pair in sound], float).reshape(-1, n) for i, n in ((0, 4), (1, 2)))
+    first, second = places[:, :2], places[:, 2:]
+    outside = int((first + second > sizes + TOLERANCE).any(1).sum())
+    count, fit = len(sound), ((first <= second) & (second <= sizes + TOLERANCE)).all()
+    if fit and outside >= CORNERS[0] and outside >= CORNERS[1] * count:
         raise UserError(
             f"{source}: {outside} of {count} boxes reach outside their pictures as [x, y, width, height], and all fit "
             f"as corners [x1, y1, x2, y2]: convert them (width = x2 - x1, height = y2 - y1)"
         )
 
 
-def _called(picture: Row) -> str:
-    return str(picture["file_name"])
-
-
 def _hashable(value: Any) -> Any:
     """A picture's or category's id; what cannot be one (a list) is no row's."""
     return value if isinstance(value, int | str | float) else repr(value)
+
+
+def _is_box(bbox: Any) -> bool:
+    return isinstance(bbox, list) and len(bbox) == 4 and _numbers(bbox)
 
 
 def _numbers(values: Sequence[Any]) -> bool:

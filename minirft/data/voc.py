@@ -22,8 +22,8 @@ from pathlib import Path
 from minirft import UserError
 from minirft.data.checks import is_junk, read_text
 from minirft.data.findings import Findings
-from minirft.data.folder import PARTS
-from minirft.data.tables import Row, Tables
+from minirft.data.settings import PARTS, DataConfig
+from minirft.data.tables import Row, Tables, make_tables
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -43,8 +43,8 @@ def parts_of_voc(root: Path) -> dict[str, list[Path]]:
     return found if found.get("train") else {}
 
 
-def voc_tables(root: Path, part: str, findings: Findings) -> Tables:
-    """The three tables of a part, or of the whole folder where it has no parts.
+def voc_tables(data: DataConfig, root: Path, part: str, findings: Findings) -> Tables:
+    """The three tables of a part are read, or of the whole folder where it has no parts.
 
     Raises `UserError` for a folder without annotations; a file that is wrong goes to `findings`.
     """
@@ -52,7 +52,8 @@ def voc_tables(root: Path, part: str, findings: Findings) -> Tables:
     files = parts.get(part, []) if parts else _annotations(root)
     if not files:
         raise UserError(f"{root} holds no .xml annotations for {part}; set data.folder to a folder in VOC's layout")
-    tables: Tables = {"images": [], "annotations": [], "categories": []}
+    images: list[Row] = []
+    annotations: list[Row] = []
     for path in files:
         name = path.relative_to(root).with_suffix("").as_posix()
         try:
@@ -64,11 +65,9 @@ def voc_tables(root: Path, part: str, findings: Findings) -> Tables:
         size = {side: _whole(tree.findtext(f"size/{side}")) for side in ("width", "height")}
         known = {side: value for side, value in size.items() if value}
         row = {"id": name, "file_name": picture.name, "at": (path, "")} | known
-        tables["images"].append(row | ({"picture": picture} if picture.is_file() else {}))
-        tables["annotations"] += _objects(path, name, tree)
-    found = dict.fromkeys(row["category_id"] for row in tables["annotations"])
-    tables["categories"] = [{"id": name, "name": name, "at": (root, "")} for name in found if isinstance(name, str)]
-    return tables
+        images.append(row | ({"picture": picture} if picture.is_file() else {}))
+        annotations += _objects(path, name, tree)
+    return make_tables(images, annotations, root)
 
 
 def _listed(root: Path, path: Path) -> Iterator[Path]:

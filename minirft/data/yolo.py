@@ -14,20 +14,20 @@ it: a turn that a camera noted is applied.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from minirft import UserError
-from minirft.data.checks import is_junk, read_text, usable
+from minirft import UserError, as_user_error
+from minirft.data.box_format import SLACK, BoxRow, tables_of_rows
+from minirft.data.checks import floats, is_junk, read_text
 from minirft.data.findings import Findings
-from minirft.data.tables import Row, Tables
+from minirft.data.settings import DataConfig
+from minirft.data.tables import Tables
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
-SLACK = 0.01  # above 1, as rounding leaves it
 
 
 def parts_of_yolo(folder: Path) -> list[str]:
@@ -36,31 +36,20 @@ def parts_of_yolo(folder: Path) -> list[str]:
     return [part for part in ("train", "val", "test") if data.get(part)]
 
 
-def yolo_tables(folder: Path, part: str, findings: Findings) -> Tables:
-    """The three tables of a part; `folder` is that of data.yaml, or the file itself.
+def yolo_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -> Tables:
+    """The three tables of a part are read; `folder` is that of data.yaml, or the file itself.
 
     Raises `UserError` for a data.yaml that cannot be read; a label file's line that is wrong goes to `findings`.
     """
     source = _yaml(folder)
-    data = _settings(source)
-    names = data["names"]
-    names = dict(enumerate(names)) if isinstance(names, list) else names
-    tables: Tables = {"images": [], "annotations": [], "categories": []}
-    tables["categories"] = [{"id": i, "name": str(name), "at": (source, f"names[{i}]")} for i, name in names.items()]
-    pictures = list(_pictures(source, data, part))
+    settings = _settings(source)
+    pictures = list(_pictures(source, settings, part))
     if not pictures:
-        raise UserError(f"{source}: {part}: {data.get(part)!r} holds no picture; check path and {part}")
-    for path in pictures:
-        name = _below(path, source.parent)
-        header = usable(findings, path, f"{source} names it", [f"{name}:"])
-        if header is None:
-            continue
-        width, height = header.upright_size
-        row = {"id": name, "file_name": name, "picture": path, "width": width, "height": height, "at": (path, "")}
-        row["upright"] = True
-        tables["images"].append(row)
-        tables["annotations"] += _labels(_label_file(path), row)
-    return tables
+        raise UserError(f"{source}: {part}: {settings.get(part)!r} holds no picture; check path and {part}")
+    names = settings["names"]
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    rows = (row for path in pictures for row in _rows(path, _below(path, source.parent), source))
+    return tables_of_rows(rows, source.parent, "unit", source, findings, names={i: str(n) for i, n in names.items()})
 
 
 def _yaml(folder: Path) -> Path:
@@ -74,10 +63,9 @@ def _yaml(folder: Path) -> Path:
 
 
 def _settings(source: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(read_text(source, "set data.folder to YOLO's data.yaml"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is no YAML ({' '.join(str(error).split())}); repair it") from None
+    text = read_text(source, "set data.folder to YOLO's data.yaml")
+    with as_user_error(f"{source} is no YAML ({{why}}); repair it", yaml.YAMLError):
+        data = yaml.safe_load(text)
     if not isinstance(data, dict) or not isinstance(data.get("names"), list | dict) or not data.get("train"):
         raise UserError(f"{source} needs the keys train and names (and val, test); is it YOLO's data.yaml?")
     return data
@@ -111,38 +99,29 @@ def _label_file(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _labels(path: Path, picture: Row) -> Iterator[Row]:
-    lines = read_text(path, "").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, 1):
+def _rows(picture: Path, name: str, source: Path) -> Iterator[BoxRow]:
+    """The picture itself, whose boxes may be none, and a row for each line of its label file."""
+    yield BoxRow((source, ""), name, picture=picture)
+    path = _label_file(picture)
+    for number, line in enumerate(read_text(path, "").splitlines() if path.is_file() else [], 1):
         if line.strip():
             first, *rest = line.split()
             category = int(first) if first.isdigit() else first
-            row = {"image_id": picture["id"], "category_id": category, "at": (path, f"line {number}")}
-            yield row | _box(rest, picture["width"], picture["height"])
+            yield BoxRow((path, f"line {number}"), name, [(category, _corners(rest))])
 
 
-def _box(words: list[str], width: int, height: int) -> Row:
-    """The box of a line in pixels, [x, y, width, height], or its problem."""
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        numbers = []
+def _corners(words: list[str]) -> list[float] | str:
+    """The box of a line in shares of the picture, [x1, y1, x2, y2], or its problem."""
+    numbers = floats(words)
     polygon = len(numbers) >= 6 and len(numbers) % 2 == 0
-    if not (len(numbers) == 4 or polygon) or not all(map(math.isfinite, numbers)):
-        problem = f"has {' '.join(words)[:60]!r} after its class, not four numbers or a polygon; repair the line"
-        return {"bbox": None, "problem": problem}
+    if len(numbers) != 4 and not polygon:
+        return f"has {' '.join(words)[:60]!r} after its class, not four numbers or a polygon; repair the line"
     if max(numbers) > 1 + SLACK:
-        return {
-            "bbox": None,
-            "problem": f"has the number {max(numbers):g}, but YOLO's are shares of the picture, 0 to 1",
-        }
+        return f"has the number {max(numbers):g}, but YOLO's are shares of the picture, 0 to 1"
     if polygon:
-        xs, ys = numbers[::2], numbers[1::2]
-        left, top, wide, high = min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
-    else:
-        x, y, wide, high = numbers
-        left, top = x - wide / 2, y - high / 2
-    return {"bbox": [left * width, top * height, wide * width, high * height]}
+        return [min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])]
+    x, y, wide, high = numbers
+    return [x - wide / 2, y - high / 2, x + wide / 2, y + high / 2]
 
 
 def _below(path: Path, root: Path) -> str:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, PreTrainedConfig, Qwen2VLForConditionalGeneration
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.engine.layers import SHARED_PREFIX, embed_patches_by_product, fuse_adapters
 from minirft.engine.versions import quiet_peft
 
@@ -26,6 +26,8 @@ HUB = {"qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-7b": "Qwen/Qwen2-VL
 LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VISION_LINEARS = ["attn.qkv", "attn.proj", "fc1", "fc2", "mlp.0", "mlp.2"]
 TARGETS = {"language": LANGUAGE_LINEARS, "vision": VISION_LINEARS, "all": LANGUAGE_LINEARS + VISION_LINEARS}
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+UNFIT = (OSError, SafetensorError, RuntimeError, ValueError)  # what libraries raise for weights that are not as asked
 
 
 @dataclass(frozen=True)
@@ -95,21 +97,17 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
         raise UserError(f"quantize is {quantize}; choose none or nf4")
     if quantize == "nf4" and device.type == "cpu":
         _give_freed_memory_back()
-    try:
+    message = f"{source}: the weights do not load ({{why}}); it needs the safetensors of a Qwen2-VL"
+    with as_user_error(message, *UNFIT):
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
             source,
             dtype=dtype,
-            quantization_config=_nf4(dtype) if quantize == "nf4" else None,
+            quantization_config=BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=dtype) if quantize == "nf4" else None,
             device_map={"": device},
             use_safetensors=True,
             attn_implementation={"text_config": SHARED_PREFIX, "vision_config": "sdpa"},
             output_loading_info=True,
         )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{source}: the weights do not load ({reason}); it needs the safetensors of a Qwen2-VL"
-        ) from None
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; copy the whole model again")
     if quantize == "nf4":
@@ -142,24 +140,13 @@ def _tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch
 
 
 def _check_is_qwen2_vl(source: str) -> None:
-    try:
+    message = f"{source}: no folder of that name, and the hub did not give it ({{why}})"
+    with as_user_error(message, OSError, ValueError):
         config, _ = PreTrainedConfig.get_config_dict(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source}: no folder of that name, and the hub did not give it ({reason})") from None
     if config.get("model_type") != "qwen2_vl":
         raise UserError(
             f"{source} is a {config.get('model_type', 'nameless')} model; minirft trains Qwen2-VL (qwen2_vl)"
         )
-
-
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
 
 
 def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_vision: bool) -> PeftModel:
@@ -180,7 +167,7 @@ def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_v
 
 def copy_trained(model: Qwen2VLForConditionalGeneration | PeftModel, folder: Path) -> None:
     """Copies the learned weights in `folder` into `model`, in place.  Raises `UserError` when they do not fit."""
-    try:
+    with as_user_error(f"{folder}: the saved weights do not fit this policy ({{why}}); check model and lora", *UNFIT):
         if isinstance(model, PeftModel):
             result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
             missing = [key for key in result.missing_keys if "lora_" in key]
@@ -189,8 +176,3 @@ def copy_trained(model: Qwen2VLForConditionalGeneration | PeftModel, folder: Pat
         else:
             saved = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
             model.load_state_dict(saved.state_dict())
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{folder}: the saved weights do not fit this policy ({reason}); check model and lora"
-        ) from None

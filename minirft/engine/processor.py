@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.engine.versions import Qwen2VLImageProcessorPil, smart_resize
 from minirft.samples import Prompt, Sample
 
@@ -114,12 +114,10 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
 
     `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels.
     """
-    try:
+    message = f"{source}: no usable tokenizer and picture processor ({{why}}); copy them there"
+    with as_user_error(message, OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source}: no usable tokenizer and picture processor ({reason}); copy them there") from None
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _legacy_chat_template(source)
     if PICTURE_TOKEN not in tokenizer.get_vocab():
@@ -134,11 +132,10 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
 
 def _legacy_chat_template(source: str) -> str:
     """Qwen2-VL's first releases kept the template in a file of the processor, which the tokenizer does not read."""
-    try:
+    message = f"{source}: no chat template; add the chat_template.json of Qwen2-VL"
+    with as_user_error(message, OSError, ValueError, KeyError, TypeError):
         found = cached_file(source, "chat_template.json")
         return json.loads(Path(found).read_text())["chat_template"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{source}: no chat template; add the chat_template.json of Qwen2-VL") from None
 
 
 class ByteCache(Generic[T]):

@@ -24,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 
 from minirft.data import DataConfig, category_names, evaluation_data
 from minirft.evaluation.coco import coco_results
-from minirft.evaluation.measures import AT_50, AT_75
+from minirft.evaluation.measures import AT_50, AT_75, as_coco
 from minirft.samples import Sample
 
 Row = dict[str, Any]
@@ -97,12 +97,4 @@ def _surest(results: Sequence[Row]) -> list[Row]:
 
 
 def _coco(rows: Sequence[Row], annotations: Row) -> COCO:
-    """Boxes as pycocotools holds them.  Ids start at 1: COCOeval takes 0 for "no match"."""
-    coco = COCO()
-    boxes = [
-        {"area": row["bbox"][2] * row["bbox"][3], **row, "iscrowd": 0, "id": number}
-        for number, row in enumerate(rows, 1)
-    ]
-    coco.dataset = {"images": annotations["images"], "categories": annotations["categories"], "annotations": boxes}
-    coco.createIndex()
-    return coco
+    return as_coco(({**row, "iscrowd": 0} for row in rows), annotations["images"], annotations["categories"])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.evaluation.resampling import Statistic, intervals, resampled
 from minirft.evaluation.scores import check_pairs
 from minirft.rewards import MODEL, Array, ParseFailure, convert, parse, pixels
@@ -38,15 +38,15 @@ def mask_metrics(
     segment: Segmenter,
     truth: Truth,
     *,
-    resamples: int = 200,
     level: float = 0.95,
-    progress: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Both metrics, ready for JSON: {"mask_giou": ..., "mask_ciou": ..., "ci": {name: [low, high]}}.
 
-    The intervals are those of `metrics`, from the same resamples.  Raises as `mask_scores` does.
+    The intervals are those of `metrics`, from the same resamples.  `options` go to `mask_scores`, which also says what
+    is raised.
     """
-    values, draws = mask_scores(completions, samples, segment, truth, resamples=resamples, progress=progress)
+    values, draws = mask_scores(completions, samples, segment, truth, **options)
     return values | {"ci": intervals(draws, level)}
 
 
@@ -131,14 +131,10 @@ class Sam:
     def __init__(self, source: str | Path, device: str | torch.device = "cpu") -> None:
         from transformers import SamModel, SamProcessor
 
-        try:
+        message = f"no SAM loads from {source} ({{why}}); name a folder of one, or facebook/sam-vit-huge"
+        with as_user_error(message, Exception):  # no folder, no network, another model's config, torn weights
             self.processor = SamProcessor.from_pretrained(source)
             model, report = SamModel.from_pretrained(source, use_safetensors=True, output_loading_info=True)
-        except Exception as error:  # of a dozen kinds: no folder, no network, another model's config, torn weights
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"no SAM loads from {source} ({reason}); name a folder of one, or facebook/sam-vit-huge"
-            ) from None
         if report["missing_keys"]:
             raise UserError(f"{source} lacks SAM's weight {min(report['missing_keys'])}; name the folder of a SAM")
         self.model = model.to(device).eval()

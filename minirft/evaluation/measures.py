@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,20 +68,26 @@ def rank_boxes(found: list[Detections], truth: list[Detections], crowds: list[Ar
 
 
 def _coco(sides: list[Detections], crowds: list[Array] | None = None) -> COCO:
-    """The true or the predicted boxes as pycocotools holds them.  Ids start at 1: COCOeval takes 0 for "no match"."""
-    coco = COCO()
-    coco.dataset = {"images": [{"id": q} for q in range(len(sides))], "categories": [{"id": 1}], "annotations": []}
+    """The true or the predicted boxes as pycocotools holds them."""
     rows = [
         (q, box, score, 0)
         for q, side in enumerate(sides)
         for box, score in zip(side.boxes, side.confidence, strict=True)
     ]
     rows += [(q, box, 1.0, 1) for q, group in enumerate(crowds or []) for box in group]
-    for number, (q, box, score, crowd) in enumerate(rows, 1):
+    boxes = []
+    for q, box, score, crowd in rows:
         x1, y1, x2, y2 = box.tolist()
-        place = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": crowd}
-        row = {"id": number, "image_id": q, "category_id": 1, "score": float(score), **place}
-        coco.dataset["annotations"].append(row)
+        place = {"image_id": q, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        boxes.append(place | {"score": float(score), "iscrowd": crowd})
+    return as_coco(boxes, [{"id": q} for q in range(len(sides))], [{"id": 1}])
+
+
+def as_coco(boxes: Iterable[Mapping[str, Any]], images: Sequence[Any], categories: Sequence[Any]) -> COCO:
+    """Rows of boxes become tables of pycocotools.  Ids start at 1: COCOeval takes 0 for "no match"."""
+    coco = COCO()
+    rows = [{"area": row["bbox"][2] * row["bbox"][3], **row, "id": number} for number, row in enumerate(boxes, 1)]
+    coco.dataset = {"images": images, "categories": categories, "annotations": rows}
     coco.createIndex()
     return coco
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from minirft import UserError
 from minirft.evaluation.measures import (
     AT_50,
     AT_75,
@@ -42,25 +41,6 @@ from minirft.rewards import (
 from minirft.rewards import giou as generalised_iou
 from minirft.rewards import iou as overlaps
 from minirft.samples import Sample, Task
-
-
-def evaluate(generate: Callable[[list[Sample]], list[str]], samples: list[Sample], **options: Any) -> dict[str, Any]:
-    """Metrics of whatever `generate` answers, greedily or sampled; `options` go to `metrics`.
-
-    Raises `UserError` when there are no samples, or samples of several tasks.
-
-    >>> from PIL import Image
-    >>> sample = Sample("s0", Image.new("RGB", (4, 3)), "presence", "Is there a cat?", "<answer>yes</answer>")
-    >>> evaluate(lambda samples: ["<think>fur</think> <answer>yes</answer>"], [sample])["accuracy"]
-    1.0
-    """
-    tasks = sorted({sample.task for sample in samples})
-    if len(tasks) != 1:
-        found = f"of {' and '.join(tasks)}" if tasks else "at all"
-        raise UserError(
-            f"{len(samples)} samples {found}: evaluation needs samples of one task; check the data settings"
-        )
-    return metrics(tasks[0], generate(samples), samples, **options)
 
 
 def metrics(

@@ -16,7 +16,8 @@ import torch
 
 from minirft.policy import Policy
 from minirft.rewards import Score, reading
-from minirft.samples import Rollout, Sample, pad_rows
+from minirft.runs import given_rollout
+from minirft.samples import Rollout, Sample
 from minirft.tiny import world
 
 FILE = Path(__file__).with_name("group.json")
@@ -61,19 +62,8 @@ def the_group() -> Lesson:
     ('blue square', [2.83, 2.55, 1.29, 0.0, 2.9, 1.84, 0.32, 3.0])
     """
     saved = json.loads(FILE.read_text(encoding="utf-8"))
-    policy, sample = Policy.load("tiny"), the_sample()
-    ids = [torch.tensor(row) for row in saved["token_ids"]]
-    mask = pad_rows([torch.ones(len(row), dtype=torch.bool) for row in ids])
-    rollout = Rollout(
-        prompts=[policy.encode(sample)],
-        completion_ids=pad_rows(ids),
-        completion_mask=mask,
-        logprobs=torch.zeros(mask.shape),
-        texts=[policy.decode(row) for row in ids],
-        finished=torch.ones(len(ids), dtype=torch.bool),
-        group_size=len(ids),
-        temperature=saved["temperature"],
-    )
+    policy, sample, ids = Policy.load("tiny"), the_sample(), saved["token_ids"]
+    rollout = given_rollout(policy, [sample], [policy.decode(row) for row in ids], ids, saved["temperature"])
     with torch.no_grad():
         rollout.logprobs.copy_(policy.logprobs(rollout))
     reward = reading("detection", "strict")

@@ -74,11 +74,9 @@ class Practice:
 
     def browse(self, *steps: int) -> list[Record]:
         """What was written at these steps, held against the base and the policy as it is now."""
+        kept = [(self.feed(step), self.written[step - 1], step) for step in steps]
         base = load_policy(self.config)
-        found = []
-        for step in steps:
-            found += records_written(base, self.policy, self.feed(step), self.written[step - 1], step)
-        return found
+        return [record for of_step in kept for record in records_written(base, self.policy, *of_step)]
 
     def behaviour(
         self, samples: Sequence[Sample], mode: str = "sampled", behaviours: Mapping[str, Behaviour] = LAB

@@ -12,8 +12,8 @@ from torch import Tensor
 from minirft.loss import kl_estimate, policy_loss, token_ratio
 from minirft.policy import Policy
 from minirft.rewards import Score
-from minirft.runs import GRPOConfig
-from minirft.samples import Rollout, Sample, pad_rows
+from minirft.runs import GRPOConfig, given_rollout
+from minirft.samples import Rollout, Sample
 from minirft.show import Record
 
 
@@ -76,19 +76,8 @@ def written_again(policy: Policy, samples: Sequence[Sample], rows: Sequence[Mapp
     if not samples or len(rows) % len(samples):
         raise ValueError(f"{len(rows)} rows are no groups of {len(samples)} samples")
     texts = [row["text"] for row in rows]
-    ends = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] + [policy.eos_ids[0]] for text in texts]
-    ids = [torch.tensor(row) for row in ends]
-    mask = pad_rows([torch.ones(len(row), dtype=torch.bool) for row in ids])
-    rollout = Rollout(
-        prompts=[policy.encode(sample) for sample in samples],
-        completion_ids=pad_rows(ids),
-        completion_mask=mask,
-        logprobs=torch.zeros(mask.shape),
-        texts=texts,
-        finished=torch.ones(len(ids), dtype=torch.bool),
-        group_size=len(rows) // len(samples),
-        temperature=1.0,
-    )
+    ids = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] + [policy.eos_ids[0]] for text in texts]
+    rollout = given_rollout(policy, samples, texts, ids)
     with torch.no_grad():
         return replace(rollout, logprobs=policy.logprobs(rollout))
 

@@ -10,6 +10,7 @@ animated                 its first frame
 from __future__ import annotations
 
 import importlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +140,12 @@ def kind_of_file(path: Path) -> str:
 
 
 def open_picture(source: Any) -> Image.Image:
-    """`Image.open`, which also reads HEIC where the extra `heic` is installed.
+    """A path, or what has `read_bytes` as a path has, is opened; HEIC too where the extra `heic` is installed.
 
     Raises as `Image.open` does, and `ValueError` for a HEIC picture that nothing here can read.
     """
     try:
-        return Image.open(source)
+        return Image.open(source if isinstance(source, str | Path) else io.BytesIO(source.read_bytes()))
     except Image.UnidentifiedImageError:
         if not isinstance(source, Path) or kind_of_file(source) != "a HEIC picture":
             raise

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         times,
         written,
     )
-    from minirft.runs.supervised import sft, sft_step
+    from minirft.runs.supervised import given_rollout, sft, sft_step
     from minirft.runs.toml import differences, from_table, read_toml
     from minirft.runs.tracking import tracked
     from minirft.runs.two_stages import NO, answers_in_two_stages, presence_question

@@ -8,7 +8,7 @@ from pathlib import Path
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.engine import quiet_peft
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
@@ -35,14 +35,12 @@ def adapted_policy(folder: Path, config: GRPOConfig) -> Policy:
         raise UserError(f"{folder} holds no PEFT adapter (there is no adapter_config.json in it); check --adapter")
     base = load_policy(replace(config, train="lora"))  # so that the model may be one of 4 bits
     core = base.model.unload()
-    try:
+    message = f"{folder}: the adapter does not fit {config.model} ({{why}}); name its base model"
+    with as_user_error(message, OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError):
         kind = PeftConfig.from_pretrained(str(folder))
         if kind.is_prompt_learning:
             raise UserError(f"{folder}: a {kind.peft_type.value} adapter puts tokens before the prompt; use LoRA")
         vars(core).pop("peft_config", None)  # of the adapters taken off; not every version of PEFT takes it along
         with quiet_peft():
             model = PeftModel.from_pretrained(core, str(folder), is_trainable=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{folder}: the adapter does not fit {config.model} ({reason}); name its base model") from None
     return Policy(model, base.processor, name=f"{config.model} + {folder}")

@@ -35,12 +35,6 @@ from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Sample, Task
 
 SENTENCE = (".", "?", "!", ":")  # a text that ends so is no name
-QUESTIONS = {
-    "detection": prompts.detection,
-    "classification": prompts.classification,
-    "presence": prompts.presence,
-    "grounding": prompts.grounding,
-}
 
 
 @dataclass(frozen=True)
@@ -102,9 +96,8 @@ def answer(policy: Policy, picture: Path | Image.Image, question: str, how: Aski
     (None, True)
     """
     how = how or Asking()
-    shown = picture.convert("RGB") if isinstance(picture, Image.Image) else upright(picture)
     name = "" if isinstance(picture, Image.Image) else str(picture)
-    sample = sample_of(shown, name, question, how.task)
+    sample = sample_of(upright(picture), name, question, how.task)
     return _answers(policy, [policy.encode(sample)], how, how.seed)[0].answer
 
 
@@ -142,8 +135,8 @@ def _answers(policy: Policy, asked: list[Prompt], how: Asking, seed: int) -> lis
     for p, prompt in enumerate(asked):
         picture, texts = prompt.sample.picture(), rollout.texts[rollout.rows(p)]
         place, agreement = standing(how.task, texts)
-        answered = Answered(picture, read_answer(prompt.sample, texts[place], picture.size))
-        found.append(Answered(picture, answered.answer, agreement, tuple(texts)) if how.samples else answered)
+        sampled = (agreement, tuple(texts)) if how.samples else ()
+        found.append(Answered(picture, read_answer(prompt.sample, texts[place], picture.size), *sampled))
     return found
 
 
@@ -218,7 +211,7 @@ def wording(text: str, task: Task) -> str:
     """
     text = text.strip()
     whole = "\n" in text or "<answer>" in text or (task != "grounding" and text.endswith(SENTENCE))
-    return text if whole else QUESTIONS[task](text)
+    return text if whole else getattr(prompts, task)(text)
 
 
 def sample_of(picture: Image.Image, name: str, question: str, task: Task) -> Sample:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data import DataConfig, Rule, check
 from minirft.policy import LoraSettings
 from minirft.rewards import Variant, is_own
@@ -211,10 +211,8 @@ def load_config(source: str | Path) -> GRPOConfig:
     8
     """
     path = find_config(source)
-    try:
+    with as_user_error(f"{path}: {{why}}", UserError):
         return from_table(GRPOConfig, read_toml(path))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def find_config(source: str | Path) -> Path:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Literal
 
 from peft.tuners.lora import LoraLayer
-from torch import nn
 
 from minirft import UserError
 from minirft.policy import Policy
@@ -91,16 +90,10 @@ def merge(policy: Policy) -> float:
     for layer in [layer for layer in policy.model.modules() if isinstance(layer, LoraLayer)]:
         before = layer.get_base_layer().weight.detach().double()
         before = before.clone() if before is layer.get_base_layer().weight else before
-        update = _update(layer)
+        (name,) = layer.active_adapters
+        update = layer.get_delta_weight(name).double()
         layer.merge()
         error += (layer.get_base_layer().weight.detach().double() - before - update).square().sum().item()
         size += update.square().sum().item()
     policy.model = policy.model.unload()
     return (error / size) ** 0.5 if size else 0.0
-
-
-def _update(layer: nn.Module):
-    (name,) = layer.active_adapters
-    return (
-        layer.scaling[name] * layer.lora_B[name].weight.detach().double() @ layer.lora_A[name].weight.detach().double()
-    )

@@ -17,7 +17,7 @@ from minirft import UserError
 from minirft.data import held_out, training_feed, validation
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import HELD_OUT, run_config
-from minirft.runs.log import parse_row, read_log
+from minirft.runs.log import read_log, read_rows
 from minirft.samples import Sample
 
 Row = dict[str, Any]
@@ -148,6 +148,4 @@ def _held_out(config: GRPOConfig) -> list[Sample]:
 
 
 def _rows(path: Path) -> list[Row]:
-    """The rows of a file of JSON lines, a torn last one left out; none where there is no file."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return [parse_row(line, path, number, ROW) for number, line in enumerate(lines, 1)]
+    return read_rows(path, ROW) if path.exists() else []

@@ -12,20 +12,21 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.runs.toml import read_toml
 
 METRICS: dict[str, str] = read_toml(Path(__file__).with_name("metrics.toml"))
 """Every key that a row may have, and what it means.  To log something new, define it in `metrics.toml`."""
 
+ROW = "a row of a run log; remove that line"
 LIBRARIES = ("minirft", "torch", "transformers", "peft", "bitsandbytes", "safetensors", "numpy")
 
 
@@ -104,7 +105,6 @@ class RunLog:
         if self.path.exists():
             self.truncate_after(math.inf)  # a torn last line
         if not self.path.exists() or self.path.stat().st_size == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._append(provenance(config, seed, device))
 
     def row(self, kind: str, **values: Any) -> None:
@@ -119,12 +119,19 @@ class RunLog:
         truncate_after(self.path, step)
 
     def _append(self, row: dict[str, Any]) -> None:
-        line = json.dumps(plain(row), allow_nan=False) + "\n"
-        try:
-            with self.path.open("ab") as file:
-                file.write(line.encode())
-        except OSError as error:
-            raise UserError(f"cannot write the run log {self.path} ({error.strerror}); free some space") from error
+        write_rows(self.path, [plain(row)], "the run log ")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], what: str = "", mode: Literal["ab", "wb"] = "ab") -> None:
+    """Rows are appended to a file of JSON lines in one write, or begin it anew.  Raises `UserError` when they cannot.
+
+    `what` the file is stands before its name in the error.
+    """
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    with as_user_error(f"cannot write {what}{path} ({{why}}); free some space, or choose another place", OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open(mode) as file:
+            file.write(text.encode())
 
 
 def truncate_after(path: Path, step: float) -> None:
@@ -147,20 +154,21 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     Raises `UserError` on a missing file, a missing header, or a line that is not a row.
     """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")[:-1]
-    except OSError as error:
-        raise UserError(f"cannot read the run log {path} ({error.strerror}); check the path") from None
-    rows = [parse_row(line, path, number) for number, line in enumerate(lines, start=1)]
+    with as_user_error(f"cannot read the run log {path} ({{why}}); check the path", OSError):
+        rows = read_rows(Path(path))
     if not rows or rows[0].get("kind") != "header":
         raise UserError(f"{path} does not start with a header, so it is not a run log of minirft; check the path")
     return rows[0], rows[1:]
 
 
-def parse_row(
-    line: bytes, path: Path, number: int, wanted: str = "a row of a run log; remove that line"
-) -> dict[str, Any]:
-    """A line of JSON as a row.  Raises `UserError` for anything but an object: the line is not `wanted`."""
+def read_rows(path: Path, wanted: str = ROW) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines are read, a torn last one left out.  Raises as `parse_row` and `open` do."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [parse_row(line, path, number, wanted) for number, line in enumerate(lines, 1)]
+
+
+def parse_row(line: bytes, path: Path, number: int, wanted: str = ROW) -> dict[str, Any]:
+    """A line of JSON is read as a row.  Raises `UserError` for anything but an object: the line is not `wanted`."""
     try:
         row = json.loads(line)
     except ValueError:

@@ -81,12 +81,10 @@ def question_of(data: DataConfig) -> str:
     >>> question_of(DataConfig(categories=("cat",))).splitlines()[0][:60]
     "Detect all objects belonging to the category 'cat' in the im"
     """
-    asked = (data.categories or ("CATEGORY",))[0]
-    if data.task == "classification":
-        return prompts.classification(asked if data.kind == "tiny" and data.categories else data.family or "flower")
-    if data.task == "grounding":
-        return prompts.grounding("INSTRUCTION")
-    return prompts.presence(asked) if data.task == "presence" else prompts.detection(asked)
+    asked = "INSTRUCTION" if data.task == "grounding" else (data.categories or ("CATEGORY",))[0]
+    if data.task == "classification" and not (data.kind == "tiny" and data.categories):
+        asked = data.family or "flower"
+    return getattr(prompts, data.task)(asked)
 
 
 def write_processor(processor: Processor, folder: Path) -> None:

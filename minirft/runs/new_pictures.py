@@ -15,15 +15,17 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")  
 DRAWN = ".answer.png"  # the end of a drawing's name, so that a folder of drawings is not asked about
 
 
-def upright(path: Path) -> Image.Image:
-    """The picture in a file is opened in RGB and turned as its EXIF tag says.  Raises `UserError` when it will not."""
+def upright(picture: Path | Image.Image) -> Image.Image:
+    """A picture or its file is opened in RGB and turned as its EXIF tag says.  Raises `UserError` when it will not."""
     try:
-        with open_picture(path) as opened:
+        if isinstance(picture, Image.Image):
+            return to_rgb(picture, upright=True)
+        with open_picture(picture) as opened:
             return to_rgb(opened, upright=True)
     except FileNotFoundError:
-        raise UserError(f"no picture at {path}; check the path") from None
+        raise UserError(f"no picture at {picture}; check the path") from None
     except UNREADABLE as error:
-        raise UserError(f"{path} will not open as a picture ({error}); repair or remove it") from None
+        raise UserError(f"{picture} will not open as a picture ({error}); repair or remove it") from None
 
 
 def find_pictures(names: Sequence[str]) -> list[Path]:

@@ -24,7 +24,7 @@ from minirft.engine import resolve
 from minirft.evaluation import coco_results
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.log import parse_row
+from minirft.runs.log import read_rows, write_rows
 from minirft.runs.loop import generate_batches
 from minirft.runs.two_stages import batches_in_two_stages
 from minirft.samples import Sample
@@ -74,7 +74,7 @@ def predict(
         for batch in answer(policy, config, samples, made_with["mode"], first=len(texts)):
             of = samples[len(texts) : len(texts) + len(batch)]
             rows = [{"id": s.id, "category": s.category, "text": text} for s, text in zip(of, batch, strict=True)]
-            _append(path, rows)
+            write_rows(path, rows)
             texts += batch
             bar.update(len(batch))
     return texts
@@ -82,11 +82,10 @@ def predict(
 
 def _resumed(path: Path, made_with: Row, samples: Sequence[Sample], batch: int) -> list[str]:
     """The answers in whole batches of a file, which is cut after them; of a file that is not there, a header's."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    if not lines:
-        _start(path, made_with)
+    rows = read_rows(path, ROW) if path.exists() else []
+    if not rows:
+        write_rows(path, [{"kind": "header", "settings": made_with}], mode="wb")
         return []
-    rows = [parse_row(line, path, number, ROW) for number, line in enumerate(lines, 1)]
     before = rows[0].get("settings")
     if not isinstance(before, dict):
         raise UserError(f"{path} line 1 is not the header of a file of predictions; name another file")
@@ -100,26 +99,8 @@ def _resumed(path: Path, made_with: Row, samples: Sequence[Sample], batch: int) 
             raise UserError(f"{path} line {number} is not the answer to sample {sample.id}; remove the file")
     whole = len(done) if len(done) == len(samples) else len(done) - len(done) % batch
     with path.open("r+b") as file:
-        file.truncate(sum(len(line) + 1 for line in lines[: 1 + whole]))
+        file.truncate(sum(len(file.readline()) for _ in range(1 + whole)))
     return [row["text"] for row in done[:whole]]
-
-
-def _start(path: Path, made_with: Row) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); choose another file") from error
-    _append(path, [{"kind": "header", "settings": made_with}])
-
-
-def _append(path: Path, rows: list[Row]) -> None:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    try:
-        with path.open("ab") as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); free some space and run it again") from error
 
 
 # ------------------------------------------------------------------ for COCO's tools

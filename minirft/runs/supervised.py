@@ -11,7 +11,7 @@ RFT at 16; here the two differ in nothing but the objective.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -49,9 +49,7 @@ def sft_step(
     rate = learning_rate(step, config.sft_steps, config.sft_learning_rate, config.lr_schedule, config.warmup_steps)
     norm = None
     while norm is None:  # as in `grpo_step`
-        losses = []
-        for part in passes(rollout, config.rows_per_pass or None):
-            losses.append(add_gradients(policy, rollout, part))
+        losses = [add_gradients(policy, rollout, part) for part in passes(rollout, config.rows_per_pass or None)]
         norm = optimiser_step(policy, optimiser, rate, config.max_grad_norm, rollout, rows, step)
     tokens, seconds = int(rollout.lengths.sum()), time.perf_counter() - start
     row = {"step": step, "loss": sum(losses), "grad_norm": norm, "lr": rate, "tokens": tokens, "seconds": seconds}
@@ -66,20 +64,30 @@ def add_gradients(policy: Policy, rollout: Rollout, rows: list[int]) -> float:
 
 
 def written_rollout(policy: Policy, samples: list[Sample], target: str) -> Rollout:
-    """The targets of P samples in the shape of a rollout with one completion each."""
+    """The targets of P samples take the shape of a rollout with one completion each."""
     texts = [target_text(sample, target) for sample in samples]
-    ids = [torch.tensor(policy.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
-    ids = [torch.cat([row, torch.tensor([policy.tokenizer.eos_token_id])]) for row in ids]
-    mask = pad_rows([torch.ones(len(row), dtype=torch.bool) for row in ids]).to(policy.device)
+    ids = [policy.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    return given_rollout(policy, samples, texts, [[*row, policy.tokenizer.eos_token_id] for row in ids])
+
+
+def given_rollout(
+    policy: Policy, samples: Sequence[Sample], texts: list[str], ids: Sequence[Sequence[int]], temperature: float = 1.0
+) -> Rollout:
+    """Completions that were not sampled here take the shape of a rollout: as many to each of P samples, log-probs 0.
+
+    `ids` are the tokens of the `texts`, with the one that ends each.
+    """
+    rows = [torch.tensor(row, device=policy.device) for row in ids]
+    mask = pad_rows([torch.ones_like(row, dtype=torch.bool) for row in rows])
     return Rollout(
         prompts=[policy.encode(sample) for sample in samples],
-        completion_ids=pad_rows(ids).to(policy.device),
+        completion_ids=pad_rows(rows),
         completion_mask=mask,
         logprobs=torch.zeros(mask.shape, device=policy.device),
         texts=texts,
-        finished=torch.ones(len(samples), dtype=torch.bool, device=policy.device),
-        group_size=1,
-        temperature=1.0,
+        finished=torch.ones(len(rows), dtype=torch.bool, device=policy.device),
+        group_size=len(rows) // len(samples),
+        temperature=temperature,
     )
 
 

@@ -14,26 +14,26 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 
 RENAMED = {"data.bad_boxes": 'data.on_bad ("skip" for "drop", "stop" for "refuse")'}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The table in a TOML file.  Raises `UserError` when it cannot be read, or with the line that is wrong."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"not valid TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {error}") from None
+    with as_user_error("cannot be read: {why}", OSError, UnicodeDecodeError):
+        text = path.read_text(encoding="utf-8")
+    with as_user_error("not valid TOML: {why}", tomllib.TOMLDecodeError):
+        return tomllib.loads(text)
 
 
-GONE = {"lora.dtype": "adapters are always float32; remove the line"}  # keys of earlier versions, and what to do
+# Keys of earlier versions: the one value that says what is so now, which their run folders hold, and what to do with
+# another.
+GONE = {"lora.dtype": ("float32", "adapters are always float32; remove the line")}
 
 
 def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
-    """A config dataclass from a TOML table, every key and type checked; raises `UserError`.
+    """A TOML table becomes a config dataclass, every key and type checked; raises `UserError`.
 
     >>> Example = dataclasses.make_dataclass("Example", [("steps", int, 60)])
     >>> from_table(Example, {"stpes": 3}, "data.")
@@ -41,16 +41,17 @@ def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
     minirft.UserError: unknown key 'data.stpes'; did you mean 'data.steps'?
     """
     hints = typing.get_type_hints(kind)
-    for key in table:
+    kept = {key: value for key, value in table.items() if prefix + key not in GONE or value != GONE[prefix + key][0]}
+    for key in kept:
         if prefix + key in GONE:
-            raise UserError(f"'{prefix}{key}' is gone: {GONE[prefix + key]}")
+            raise UserError(f"'{prefix}{key}' is gone: {GONE[prefix + key][1]}")
         if key not in hints:
             if prefix + key in RENAMED:
                 raise UserError(f"{prefix}{key} has become {RENAMED[prefix + key]}; set that")
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
             advice = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(hints)}"
             raise UserError(f"unknown key '{prefix}{key}'; {advice}")
-    return kind(**{key: _convert(value, hints[key], prefix + key) for key, value in table.items()})
+    return kind(**{key: _convert(value, hints[key], prefix + key) for key, value in kept.items()})
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from minirft import UserError
+from minirft import as_user_error
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import plain
 
@@ -53,12 +53,9 @@ def numbers(row: Row) -> dict[str, float]:
 
 def _client(tracker: Tracker) -> ModuleType:
     name = {"tensorboard": "torch.utils.tensorboard"}.get(tracker, tracker)
-    try:
+    advice = f"pip install 'minirft[{tracker}]', or leave --track out"
+    with as_user_error(f"--track {tracker} needs its package ({{why}}): {advice}", ImportError):
         return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"--track {tracker} needs its package ({error}): pip install 'minirft[{tracker}]', or leave --track out"
-        ) from None
 
 
 def _tensorboard(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:

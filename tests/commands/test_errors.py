@@ -141,4 +141,4 @@ def test_a_category_that_the_tiny_world_lacks(capsys: pytest.CaptureFixture[str]
     """A KeyError from the drawing of a scene."""
     args = ["train", "tiny_detection", "--data.task", task, "--data.shots", "1", "--data.categories", right + "s"]
     assert main(args) == 2
-    assert f"the tiny world has no {right}s; did you mean {right}?" in capsys.readouterr().err
+    assert f"the tiny world has no category '{right}s'; did you mean '{right}'?" in capsys.readouterr().err

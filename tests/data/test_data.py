@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from readings import read
 
 from minirft import UserError
-from minirft.data.coco import load_coco
 from minirft.data.findings import Findings
-from minirft.data.shots import is_present, k_shot, read_split, write_split
+from minirft.data.shots import is_present, k_shot, of_split, read_split, write_split
 from minirft.data.tables import TOLERANCE, _corners
 from minirft.rewards.answers import parse_detection
 from minirft.samples import Sample
@@ -46,7 +46,7 @@ def folder(tmp_path):
 def load(folder, data=GOOD, *categories, **options):
     path = folder / "annotations.json"
     path.write_text(json.dumps(data))
-    return load_coco(path, folder, categories or None, **options)
+    return read("coco", path, folder, categories, **options)
 
 
 def changed(table, row, **values):
@@ -124,7 +124,7 @@ def test_coco128_reads_back():
     if not COCO128.exists():
         pytest.skip("no ../shared/data/coco128")
     path = COCO128 / "annotations" / "instances_train2017.json"
-    samples = load_coco(path, COCO128 / "train2017", negatives=0.2)
+    samples = read("coco", path, COCO128 / "train2017", negatives=0.2)
     rows = [row for row in json.loads(path.read_text())["annotations"] if not row["iscrowd"]]
     assert sum(len(parse_detection(sample.solution)) for sample in samples) == len(rows) == 929
     assert [is_present(sample) for sample in samples].count(False) == round(0.25 * 362)
@@ -186,10 +186,10 @@ def test_unknown_category_gets_the_nearest(folder):
 def test_files_that_are_not_there_or_not_json(folder):
     """Catches a traceback where one line would do."""
     with pytest.raises(UserError, match="no annotations at"):
-        load_coco(folder / "gone.json", folder)
+        read("coco", folder / "gone.json", folder)
     (folder / "torn.json").write_text('{"images": [')
     with pytest.raises(UserError, match="cannot be read as JSON"):
-        load_coco(folder / "torn.json", folder)
+        read("coco", folder / "torn.json", folder)
     (folder / "wide.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"wide\.png will not open as a picture"):
         load(folder)
@@ -240,10 +240,11 @@ def test_a_split_is_read_back(tmp_path):
     samples, path = cats_and_dogs(), tmp_path / "split.json"
     split = k_shot(samples, 2, seed=3)
     write_split(path, split, k=2, seed=3)
-    assert read_split(path, samples[::-1]) == split
+    names = read_split(path)
+    assert of_split(names, samples[::-1], path, Findings()) == split
     assert json.loads(path.read_text())["seed"] == 3
     with pytest.raises(UserError, match="4 of 4 samples are not in this data set"):
-        read_split(path, [])
+        of_split(names, [], path, Findings())
     path.write_text("[]")
     with pytest.raises(UserError, match="not a split"):
-        read_split(path, samples)
+        read_split(path)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from readings import read
 from small_runs import small_config
 from test_data_lvis import GOOD as LVIS
 from test_data_sets import MAKERS, picture, write
@@ -19,7 +20,6 @@ from test_data_sets import MAKERS, picture, write
 from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data import settings as settings_module
-from minirft.data.coco import load_coco
 from minirft.data.feed import held_out, training_feed, training_set, validation
 from minirft.data.readers import candidates
 from minirft.data.settings import TASKS_OF, DataConfig
@@ -214,7 +214,16 @@ def test_any_split_reads_back(seed, k, negatives):
     data = DataConfig(kind="coco", annotations=annotations, images=images, categories=names, seed=seed, shots=k,
                       negatives=negatives)  # fmt: skip
     drawn = training_set(data)
-    assert load_coco(annotations, images, names, only={s.id for s in drawn}) == drawn
+    assert read("coco", annotations, images, names, only={s.id for s in drawn}) == drawn
+
+
+def test_a_split_file_is_read_once(coco, tmp_path, monkeypatch):
+    """Catches ids from one reading and shots from another, where the file is written anew between the two."""
+    path, read_text, reads = tmp_path / "split.json", Path.read_text, []
+    path.write_text(json.dumps({"samples": ["0:cat"], "k": 1}))
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: reads.append(self) or read_text(self, *a, **k))
+    assert [s.id for s in training_set(replace(coco, split=path, shots=1))] == ["0:cat"]
+    assert reads.count(path) == 1
 
 
 def test_a_split_of_other_data(coco, tmp_path):

@@ -384,6 +384,45 @@ def test_a_saved_set_with_boxes(tmp_path):
         training_set(replace(data, folder=tmp_path / "x.parquet"))
 
 
+def test_a_stored_set_in_other_units_is_refused(tmp_path):
+    """Catches a hub set whose boxes are shares, taken for pixels: every box was the picture's first one."""
+    datasets = pytest.importorskip("datasets")
+    rows = {
+        "image": [Image.new("RGB", SIZE)] * 4,
+        "objects": [{"bbox": [[0.1, 0.1, 0.5, 0.5]], "category": ["cat"]}] * 4,
+    }
+    inner = {
+        "bbox": datasets.List(datasets.List(datasets.Value("float64"))),
+        "category": datasets.List(datasets.Value("string")),
+    }
+    features = datasets.Features({"image": datasets.Image(), "objects": inner})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "set"))
+    data = DataConfig(kind="hf", folder=tmp_path / "set", negatives=0.0)
+    with pytest.raises(UserError, match=r'set data\.box_format = "unit"'):
+        training_set(data)
+    samples = training_set(replace(data, box_format="unit"))
+    assert [parse_detection(s.solution).boxes.tolist() for s in samples] == [CAT] * 4
+
+
+def test_a_stored_set_is_opened_once_until_it_changes(tmp_path, monkeypatch):
+    """Catches a set opened for its parts, for training and for evaluation; one that changed and is not read anew."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    opened, load = [], datasets.load_from_disk
+    monkeypatch.setattr(datasets, "load_from_disk", lambda place: opened.append(place) or load(place))
+
+    def write(count: int) -> None:
+        rows = {"image": [Image.new("RGB", SIZE, (i, 9, 9)) for i in range(count)], "label": ["cat"] * count}
+        made = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+        datasets.DatasetDict({"train": made, "test": made}).save_to_disk(str(tmp_path / "set"))
+
+    data = DataConfig(kind="hf", task="classification", folder=tmp_path / "set")
+    write(2)
+    assert len(training_set(data)) == len(held_out(GRPOConfig(data=data))) == 2 and len(opened) == 1
+    write(3)
+    assert len(training_set(data)) == 3 and len(opened) == 2
+
+
 # ------------------------------------------------------------------ a folder of folders, and questions
 
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 from PIL import Image
+from readings import read
 
 from minirft import UserError
-from minirft.data.lvis import load_lvis
 from minirft.data.shots import is_present
 from minirft.rewards.answers import parse_detection
 
@@ -39,7 +39,7 @@ def folder(tmp_path):
 def load(folder, data=GOOD, *categories, **options):
     path = folder / "lvis_v1_train.json"
     path.write_text(json.dumps(data))
-    return load_lvis(path, folder, categories or None, **options)
+    return read("lvis", path, folder, categories, **options)
 
 
 def changed(table, row, **values):

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from readings import read
 from scipy.io import savemat
 
 from minirft import UserError
-from minirft.data.fine_grained import FLOWERS, load_fine_grained
-from minirft.data.folder import load_folder
-from minirft.data.reasonseg import load_reasonseg, masks
+from minirft.data.fine_grained import FLOWERS
+from minirft.data.reasonseg import masks
 from minirft.rewards.answers import normalise, parse_grounding, parse_label
 from minirft.rewards.boxes import MODEL, convert, pixels
 from minirft.rewards.detection import iou
@@ -48,7 +48,7 @@ def pets_folder(tmp_path):
 
 def test_a_folder_of_folders(pets_folder):
     """Catches a label with underscores, an order that the file system decides, ids that clash between classes."""
-    samples = load_folder(pets_folder, family="pet")
+    samples = read("folder", pets_folder, family="pet")
     assert [s.id for s in samples] == [
         "golden_retriever/a.png",
         "tabby_cat/a.jpg",
@@ -58,23 +58,23 @@ def test_a_folder_of_folders(pets_folder):
     assert samples[1].category == parse_label(samples[1].solution) == "tabby cat"
     assert samples[0].problem.startswith("This is an image containing a pet. Please identify the species")
     assert samples[0].picture().size == (20, 10)
-    assert [s.category for s in load_folder(pets_folder, ["golden retriever"])] == ["golden retriever"]
-    assert "containing an object. Please identify the kind" in load_folder(pets_folder)[0].problem
+    assert [s.category for s in read("folder", pets_folder, categories=["golden retriever"])] == ["golden retriever"]
+    assert "containing an object. Please identify the kind" in read("folder", pets_folder)[0].problem
 
 
 def test_wrong_folders(pets_folder, tmp_path):
     """Catches a text file asked about as a picture, an empty class, two classes that an answer cannot tell apart."""
-    assert "did you mean 'tabby cat'" in refusal(load_folder, pets_folder, ["tabby cats"])
+    assert "did you mean 'tabby cat'" in refusal(read, "folder", pets_folder, categories=["tabby cats"])
     (pets_folder / "tabby_cat" / "notes.txt").write_text("no picture")
-    assert "notes.txt will not open as a picture" in refusal(load_folder, pets_folder)
-    assert load_folder(pets_folder, ["golden retriever"])  # only what is asked about is opened
+    assert "notes.txt will not open as a picture" in refusal(read, "folder", pets_folder)
+    assert read("folder", pets_folder, categories=["golden retriever"])  # only what is asked about is opened
     (pets_folder / "tabby_cat" / "notes.txt").unlink()
     (pets_folder / "empty").mkdir()
-    assert "empty holds no picture" in refusal(load_folder, pets_folder)
+    assert "empty holds no picture" in refusal(read, "folder", pets_folder)
     (pets_folder / "empty").rmdir()
     (pets_folder / "Tabby-Cat").mkdir()
-    assert "make the same label" in refusal(load_folder, pets_folder)
-    assert "no folder in it" in refusal(load_folder, picture(tmp_path / "flat" / "a.png").parent)
+    assert "make the same label" in refusal(read, "folder", pets_folder)
+    assert "no folder in it" in refusal(read, "folder", picture(tmp_path / "flat" / "a.png").parent)
 
 
 # ------------------------------------------------------------------ the four classification sets
@@ -145,7 +145,7 @@ def kind(request, tmp_path):
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_labels_and_pictures_of_the_four_sets(kind, part, tmp_path):
     """Catches a label one off (MATLAB counts from 1), the parts swapped, a picture of the other part."""
-    samples = load_fine_grained(kind, tmp_path, part)
+    samples = read(kind, tmp_path, part=part)
     assert {s.image.name: s.category for s in samples} == EXPECTED[kind, part]
     assert all(parse_label(s.solution) == s.category and s.image.is_file() for s in samples)
     assert len({s.id for s in samples}) == len(samples)
@@ -155,7 +155,7 @@ def test_labels_and_pictures_of_the_four_sets(kind, part, tmp_path):
 
 def test_ids_differ_between_the_parts(kind, tmp_path):
     """Catches a split of training pictures that also reads on the test part: cars number both from 00001."""
-    train, test = (load_fine_grained(kind, tmp_path, part) for part in ("train", "test"))
+    train, test = (read(kind, tmp_path, part=part) for part in ("train", "test"))
     assert not {s.id for s in train} & {s.id for s in test}
 
 
@@ -169,28 +169,28 @@ def test_a_missing_picture_names_its_row(kind, tmp_path):
     }
     file, row = where[kind]
     (tmp_path / file).unlink()
-    message = refusal(load_fine_grained, kind, tmp_path, "train")
+    message = refusal(read, kind, tmp_path, part="train")
     assert "no picture at" in message and row in message
 
 
 def test_a_picture_that_will_not_open(kind, tmp_path):
     """Catches a download that broke off, met hours later."""
-    sample = load_fine_grained(kind, tmp_path, "train")[0]
+    sample = read(kind, tmp_path, part="train")[0]
     sample.image.write_bytes(b"\xff\xd8\xff")
-    assert "will not open as a picture" in refusal(load_fine_grained, kind, tmp_path, "train")
+    assert "will not open as a picture" in refusal(read, kind, tmp_path, part="train")
 
 
 def test_categories_of_a_set(kind, tmp_path):
     """Catches a misspelt class that leaves nothing to train on, and a filter that is not applied."""
     name = next(iter(EXPECTED[kind, "train"].values()))
-    assert {s.category for s in load_fine_grained(kind, tmp_path, "train", [name])} == {name}
-    assert "did you mean" in refusal(load_fine_grained, kind, tmp_path, "train", [name[:-1]])
+    assert {s.category for s in read(kind, tmp_path, categories=[name], part="train")} == {name}
+    assert "did you mean" in refusal(read, kind, tmp_path, categories=[name[:-1]], part="train")
 
 
 def test_an_empty_folder_names_the_missing_file(tmp_path):
     """Catches a traceback for the folder above or below the right one."""
     for kind in MAKERS:
-        message = refusal(load_fine_grained, kind, tmp_path, "train")
+        message = refusal(read, kind, tmp_path, part="train")
         assert "no file" in message and "data.folder" in message
 
 
@@ -198,14 +198,14 @@ def test_wrong_rows_of_flowers(tmp_path):
     """Catches index errors for a file of another release, and a label 0 read as the last class."""
     flowers(tmp_path)
     savemat(tmp_path / "imagelabels.mat", {"labels": [[1, 103, 1, 0, 1]]})
-    assert "labels[1] is 103, not 1 to 102" in refusal(load_fine_grained, "flowers", tmp_path, "train")
+    assert "labels[1] is 103, not 1 to 102" in refusal(read, "flowers", tmp_path, part="train")
     savemat(tmp_path / "imagelabels.mat", {"labels": [[1, 1, 1, 0, 1]]})
-    assert "labels[3] is 0, not 1 to 102" in refusal(load_fine_grained, "flowers", tmp_path, "train")
+    assert "labels[3] is 0, not 1 to 102" in refusal(read, "flowers", tmp_path, part="train")
     savemat(tmp_path / "setid.mat", {"trnid": [[6]], "valid": [[1]]})
-    assert "trnid[0] is picture 6, imagelabels.mat has 5" in refusal(load_fine_grained, "flowers", tmp_path, "train")
-    assert "no variable 'tstid'" in refusal(load_fine_grained, "flowers", tmp_path, "test")
+    assert "trnid[0] is picture 6, imagelabels.mat has 5" in refusal(read, "flowers", tmp_path, part="train")
+    assert "no variable 'tstid'" in refusal(read, "flowers", tmp_path, part="test")
     (tmp_path / "setid.mat").write_bytes(b"<html>404</html>")
-    assert "cannot be read as a MATLAB file" in refusal(load_fine_grained, "flowers", tmp_path, "train")
+    assert "cannot be read as a MATLAB file" in refusal(read, "flowers", tmp_path, part="train")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_wrong_lines(kind, file, line, tmp_path):
     MAKERS[kind](tmp_path)
     good = (tmp_path / file).read_text()
     (tmp_path / file).write_text(good + line + "\n")
-    message = refusal(load_fine_grained, kind, tmp_path, "train")
+    message = refusal(read, kind, tmp_path, part="train")
     assert f"{file}:{len(good.splitlines()) + 1}: {line!r} is not" in message
 
 
@@ -231,16 +231,16 @@ def test_wrong_rows_of_cars(tmp_path):
     """Catches the test file without labels, and a class that the list of names does not reach."""
     cars(tmp_path)
     savemat(tmp_path / "devkit" / "cars_train_annos.mat", {"annotations": car_rows((1, "00001.jpg"), (3, "00002.jpg"))})
-    assert "annotations[1], 00002.jpg, is of class 3" in refusal(load_fine_grained, "cars", tmp_path, "train")
+    assert "annotations[1], 00002.jpg, is of class 3" in refusal(read, "cars", tmp_path, part="train")
     rows = np.array([[(1, "00001.jpg")]], dtype=[("bbox_x1", object), ("fname", object)])
     savemat(tmp_path / "cars_test_annos_withlabels.mat", {"annotations": rows})
-    assert "have no class; take cars_test_annos_withlabels.mat" in refusal(load_fine_grained, "cars", tmp_path, "test")
+    assert "have no class; take cars_test_annos_withlabels.mat" in refusal(read, "cars", tmp_path, part="test")
 
 
 def test_labels_of_the_cars_test_are_found_in_either_place(tmp_path):
     """Catches one of the two places where people unpack the file being refused."""
     cars(tmp_path, "devkit")
-    assert len(load_fine_grained("cars", tmp_path, "test")) == 1
+    assert len(read("cars", tmp_path, part="test")) == 1
 
 
 def test_the_flower_names():
@@ -272,7 +272,7 @@ def write(root, name="0001", shapes=None, text=WATER, part="train", **changes):
 def test_one_sample_for_each_instruction(tmp_path):
     """Catches width and height swapped, a box of the ignored region, instructions that are lost."""
     write(tmp_path, shapes=[shape(SQUARE), shape(FAR, "ignore"), shape(FAR, "flag")], text=("a cup ", "what holds tea"))
-    first, second = load_reasonseg(tmp_path, "train")
+    first, second = read("reasonseg", tmp_path, part="train")
     assert (first.id, first.category, second.id) == ("train/0001:0", "a cup", "train/0001:1")
     assert parse_grounding(first.solution).tolist() == [200, 200, 600, 600]
     assert "instruction: what holds tea Output the thinking" in second.problem
@@ -281,14 +281,14 @@ def test_one_sample_for_each_instruction(tmp_path):
 def test_the_box_covers_all_targets_within_the_picture(tmp_path):
     """Catches the first polygon standing for the whole target, and a box that leaves the frame."""
     write(tmp_path, shapes=[shape(SQUARE), shape(FAR)])
-    (sample,) = load_reasonseg(tmp_path, "train")
+    (sample,) = read("reasonseg", tmp_path, part="train")
     assert parse_grounding(sample.solution).tolist() == [200, 200, 1000, 900]
 
 
 def test_masks(tmp_path):
     """Catches a mask transposed, an ignored region counted as a hit, a small region hidden under a large one."""
     write(tmp_path, shapes=[shape(SMALL, "ignore"), shape(SQUARE)])
-    (sample,) = load_reasonseg(tmp_path, "train")
+    (sample,) = read("reasonseg", tmp_path, part="train")
     target, ignored = masks(sample)
     assert target.shape == ignored.shape == (50, 100) and target.dtype == bool
     expected = np.zeros((50, 100), dtype=bool)
@@ -307,7 +307,7 @@ def test_box_and_mask_agree(tmp_path, points):
     if max(xs) - min(xs) < 2 or max(ys) - min(ys) < 2:
         return
     write(tmp_path, shapes=[shape(points)])
-    (sample,) = load_reasonseg(tmp_path, "train")
+    (sample,) = read("reasonseg", tmp_path, part="train")
     rows, columns = np.nonzero(masks(sample)[0])
     bounds = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]
     box = convert(parse_grounding(sample.solution)[None], MODEL, pixels(100, 50))
@@ -319,7 +319,7 @@ def test_windows_files(tmp_path):
     path = write(tmp_path)
     path.write_bytes(path.read_text().replace("that holds", "that\\u2019s for").encode())
     path.write_bytes(path.read_bytes().replace(b"\\u2019", b"\x92"))
-    assert load_reasonseg(tmp_path, "train")[0].category == "the part that’s for water"
+    assert read("reasonseg", tmp_path, part="train")[0].category == "the part that’s for water"
 
 
 WRONG = {
@@ -345,23 +345,23 @@ def test_a_wrong_file_is_named(name, tmp_path):
     changes, expected = WRONG[name]
     write(tmp_path, "0001")
     write(tmp_path, "0002", **changes)
-    message = refusal(load_reasonseg, tmp_path, "train")
+    message = refusal(read, "reasonseg", tmp_path, part="train")
     assert expected in message and "0002.json" in message
 
 
 def test_files_that_are_missing(tmp_path):
     """Catches an archive unpacked by half, and an empty part that evaluates to nothing."""
-    assert "no folder" in refusal(load_reasonseg, tmp_path, "val")
+    assert "no folder" in refusal(read, "reasonseg", tmp_path, part="val")
     path = write(tmp_path)
     path.with_suffix(".jpg").unlink()
-    assert "no picture at" in refusal(load_reasonseg, tmp_path, "train")
+    assert "no picture at" in refusal(read, "reasonseg", tmp_path, part="train")
     shutil.copy(picture(tmp_path / "spare.jpg"), path.with_suffix(".jpg"))
     path.write_text("[1")
-    assert "cannot be read as JSON" in refusal(load_reasonseg, tmp_path, "train")
+    assert "cannot be read as JSON" in refusal(read, "reasonseg", tmp_path, part="train")
     path.write_text("[1]")
-    assert "no list 'shapes'" in refusal(load_reasonseg, tmp_path, "train")
+    assert "no list 'shapes'" in refusal(read, "reasonseg", tmp_path, part="train")
     path.unlink()
-    assert "has no 0001.json" in refusal(load_reasonseg, tmp_path, "train")
+    assert "has no 0001.json" in refusal(read, "reasonseg", tmp_path, part="train")
 
 
 def test_masks_of_another_set(tmp_path):

@@ -14,9 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.stats import mannwhitneyu
 
-from minirft import UserError
 from minirft.evaluation.measures import average_precision, calibration_error, rank_boxes, ranking_auc
-from minirft.evaluation.scores import evaluate, metrics
+from minirft.evaluation.scores import metrics
 from minirft.rewards import prompts
 from minirft.rewards.answers import Detections, parse_detection
 from minirft.samples import Sample
@@ -143,11 +142,10 @@ def test_presence_by_hand():
     assert (got["accuracy"], got["parse_rate"]) == (0.5, 0.5)
 
 
-def test_evaluate_refuses_mixed_and_empty_sets():
-    """Catches metrics of one task silently computed on samples of another."""
-    for samples in ([], [query([LEFT]), labelled("cat")]):
-        with pytest.raises(UserError, match="one task"):
-            evaluate(lambda samples: [""] * len(samples), samples)
+def test_metrics_refuse_empty_sets():
+    """Catches metrics of nothing, and of answers that belong to other samples."""
+    with pytest.raises(ValueError, match="0 for 0"):
+        score([], [])
     with pytest.raises(ValueError, match="1 for 2"):
         score([""], [query([]), query([])])
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from readings import read
 from safetensors.torch import load_file, save_file
 from transformers import SamConfig, SamModel
 
 from minirft import UserError
 from minirft.commands.cli import main
-from minirft.data.reasonseg import load_reasonseg, masks
+from minirft.data.reasonseg import masks
 from minirft.evaluation.masks import Sam, mask_metrics, mask_overlaps, mask_scores, mask_statistic
 from minirft.evaluation.scores import bootstrap
 from minirft.rewards import prompts
@@ -210,7 +211,7 @@ def test_eval_with_sam(sam_folder: Path, tiny_random: Path, tmp_path: Path, caps
     predictions.write_text("\n".join([head, *rows, ""]))
     assert main(command) == 0
     row = json.loads(capsys.readouterr().out)
-    expected = mask_metrics(texts, load_reasonseg(tmp_path, "test"), Sam(sam_folder), masks)
+    expected = mask_metrics(texts, read("reasonseg", tmp_path, part="test"), Sam(sam_folder), masks)
     assert 0 < expected["mask_giou"] == row["mask_giou"] and expected["mask_ciou"] == row["mask_ciou"]
     assert row["ci"]["mask_giou"] == expected["ci"]["mask_giou"] and "box_iou" in row["ci"]
     assert main(["eval", "tiny_detection", *common]) == 2

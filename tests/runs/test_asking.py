@@ -49,6 +49,23 @@ def test_boxes_are_in_pixels_of_the_picture_itself():
     assert read_answer(sample, "no idea", (640, 480)).failure == "no answer block"
 
 
+def test_a_transparent_picture_in_memory_is_laid_on_white(tmp_path: Path):
+    """A logo without a background asked about on black, though the same picture from a file lies on white."""
+    clear = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    seen = []
+
+    class Looking(Policy):
+        def encode(self, sample):
+            seen.append(sample.picture().getpixel((0, 0)))
+            return super().encode(sample)
+
+    policy = Looking.load("tiny")
+    for picture in (clear, tmp_path / "clear.png"):
+        answer(policy, picture, "cat", Asking(max_completion_length=1))
+    assert seen == [(255, 255, 255), (255, 255, 255)]
+
+
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_a_turned_picture_is_turned_upright(tmp_path: Path, orientation: int):
     """A phone's photo asked about on its side: the EXIF tag says how it was held."""

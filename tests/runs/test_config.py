@@ -15,6 +15,7 @@ from minirft import UserError
 from minirft.policy import LoraSettings
 from minirft.runs import config as config_module
 from minirft.runs.config import SHIPPED, DataConfig, GRPOConfig, load_config
+from minirft.runs.folder import run_config
 from minirft.runs.toml import differences, from_table, read_toml, to_toml, tomllib
 
 NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
@@ -112,8 +113,17 @@ def test_unknown_key_names_the_nearest(tmp_path: Path):
 
 def test_a_key_that_is_gone_says_so(tmp_path: Path):
     """A setting of an earlier version that is silently ignored, or called a misspelling."""
-    said = refusal(tmp_path, '[lora]\ndtype = "float32"')
-    assert "'lora.dtype' is gone: adapters are always float32; remove the line" in said
+    for value in ('"bfloat16"', "32"):
+        said = refusal(tmp_path, f"[lora]\ndtype = {value}")
+        assert "'lora.dtype' is gone: adapters are always float32; remove the line" in said
+
+
+def test_a_run_folder_of_an_earlier_version_opens(tmp_path: Path):
+    """A run that cannot be resumed, scored or exported, because its config spells out a key that is gone since."""
+    config = GRPOConfig(train="lora", lora=LoraSettings(r=4))
+    text = to_toml(config).replace("[lora]\n", '[lora]\ndtype = "float32"\n')
+    (tmp_path / "config.toml").write_text(text)
+    assert 'dtype = "float32"' in text and run_config(tmp_path) == config
 
 
 def test_a_key_that_was_renamed_says_its_new_name(tmp_path: Path):

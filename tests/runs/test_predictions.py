@@ -14,11 +14,11 @@ from conftest import SHARED_DATA
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from readings import read
 from small_runs import small_config
 
 from minirft import UserError
 from minirft.commands.cli import main
-from minirft.data.coco import load_coco
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.summary import true_boxes
@@ -165,7 +165,7 @@ def agrees(data: DataConfig, samples: list, texts: list[str], folder: Path) -> d
 def test_our_ap_is_that_of_the_written_file(tmp_path: Path, seed: int, crowds: bool):
     """Truth rounded to thousandths, a box on a crowd called false, corners for sizes, ids by place, a lost box."""
     data = drawn(tmp_path, seed, crowds)
-    samples = load_coco(data.annotations, data.images)
+    samples = read("coco", data.annotations, data.images)
     ours = agrees(data, samples, guesses(samples, seed), tmp_path)
     assert 0.05 < ours["ap"] < 0.95
 
@@ -176,7 +176,7 @@ def test_our_ap_is_that_of_the_written_file_on_coco128(tmp_path: Path, perfect: 
     """The same on photographs with crowds.  Perfect answers, written in thousandths, are not perfect in pixels."""
     source = COCO128 / "annotations" / "instances_train2017.json"
     data = DataConfig(kind="coco", annotations=source, images=COCO128 / "train2017")
-    samples = load_coco(source, data.images, findings=Findings("skip"))
+    samples = read("coco", source, data.images, findings=Findings("skip"))
     texts = [sample.solution for sample in samples] if perfect else guesses(samples, 3)
     ours = agrees(data, samples, texts, tmp_path)
     assert 0.95 < ours["ap"] < 1 if perfect else ours["ap"] < 0.95
@@ -199,7 +199,7 @@ def test_a_box_on_a_crowd_is_no_false_box():
 def test_evaluations_do_not_overwrite_each_other(tmp_path: Path):
     """One results file for all evaluations whose answers are in one folder: 293 rows became 1,400."""
     data = drawn(tmp_path, 0)
-    samples = load_coco(data.annotations, data.images)
+    samples = read("coco", data.annotations, data.images)
     config = GRPOConfig(data=data)
     first = predictions.write_coco_results(guesses(samples, 0), samples, config, tmp_path / "a.jsonl")
     before = first.read_bytes()
@@ -218,9 +218,9 @@ def test_two_categories_of_one_name(tmp_path: Path, both: bool):
     data.annotations.write_text(json.dumps(tables))
     if both:
         with pytest.raises(UserError, match="3 and 91 are both called 'cat'"):
-            load_coco(data.annotations, data.images)
+            read("coco", data.annotations, data.images)
     else:
-        samples = load_coco(data.annotations, data.images)
+        samples = read("coco", data.annotations, data.images)
         assert agrees(data, samples, [sample.solution for sample in samples], tmp_path)["ap50"] == 1
 
 

@@ -12,15 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import earnable, small_config, trace
+from small_runs import earnable, forked, small_config, trace
 
 import minirft.train as train_module
 from minirft import UserError
@@ -152,15 +150,7 @@ def test_a_full_disk_during_a_save_loses_nothing(config: GRPOConfig, monkeypatch
 
 def killed_after(action: Callable[[], None], seconds: float) -> bool:
     """Run `action` in a fork that gets SIGKILL after `seconds` at the latest; whether it died of one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
-        child = os.fork()
-    if child == 0:
-        try:
-            action()
-        except BaseException:
-            traceback.print_exc()
-        os._exit(0)
+    child = forked(action)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +54,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_commit() -> Iterator[None]:
+    """The commit, that every run writes down, asked for once: `git describe` reads the whole tree."""
+    from minirft.runs import log
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "_commit", cache(log._commit))
+        yield
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

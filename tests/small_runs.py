@@ -60,10 +60,10 @@ def forked(action: Callable[[], int | None]) -> int:
         child = os.fork()
     if child:
         return child
-    code = 0
+    code = 1
     try:
         code = action() or 0
     except BaseException:
         traceback.print_exc()
-        code = 1
-    os._exit(code)
+    finally:  # whatever happens: it must not go on as a second pytest
+        os._exit(code)

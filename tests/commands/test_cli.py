@@ -214,8 +214,8 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(tiny_random: Path, tmp_path: Pat
 
     def action() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with open(errors, "w") as sys.stderr:
-            return main(command)
+        sys.stderr = open(errors, "w", buffering=1)  # noqa: SIM115
+        return main(command)
 
     child = forked(action)
     deadline = time.monotonic() + 120

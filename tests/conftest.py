@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
-from transformers.utils import logging
 
-from minirft.cost.random_weights import raise_scores
-from minirft.engine.versions import Qwen2VLImageProcessorPil
-from minirft.policy import LoraSettings, Policy
-from minirft.samples import Sample
-from minirft.tiny.model import new_model
+if TYPE_CHECKING:  # imported where they are used: the process that only hands tests to others needs none of them
+    import torch
+    from PIL import Image
+    from transformers import PreTrainedTokenizerFast, Qwen2VLConfig
 
-logging.disable_progress_bar()
+    from minirft.policy import Policy
+    from minirft.samples import Sample
 
 CONTROL = [
     "<|endoftext|>",
@@ -41,6 +35,14 @@ CHAT_TEMPLATE = (
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_bars() -> None:
+    """Bars of transformers between pytest's lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--slow` runs the tests that take minutes."""
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
@@ -54,8 +56,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_commit() -> Iterator[None]:
+    """The commit, that every run writes down, asked for once: `git describe` reads the whole tree."""
+    from minirft.runs import log
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "_commit", cache(log._commit))
+        yield
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, then Qwen's control tokens: 263 in all."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -68,6 +83,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def miniature_config(tokenizer: PreTrainedTokenizerFast, vocab_size: int, **text: object) -> Qwen2VLConfig:
     """Hidden 64, 2 layers, 4 heads on 2; every width a multiple of 64, as 4-bit kernels want."""
+    from transformers import Qwen2VLConfig
+
     ids = {
         name: tokenizer.convert_tokens_to_ids(token)
         for name, token in zip(
@@ -97,6 +114,11 @@ def write_miniature(
     folder: Path, tokenizer: PreTrainedTokenizerFast, vocab_size: int, scale: float = 4.0, eos_scale: float = 6.0
 ) -> Path:
     """A random model with weights scaled up and an untied head: a tied random model repeats one token for ever."""
+    import torch
+    from transformers import Qwen2VLForConditionalGeneration
+
+    from minirft.engine.versions import Qwen2VLImageProcessorPil
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Qwen2VLForConditionalGeneration(miniature_config(tokenizer, vocab_size))
@@ -132,6 +154,11 @@ def write_published(folder: Path, miniature: Path) -> Path:
     smaller.  Other norm weights are lognormal, one is 20, and those of the last norm 16 times larger: logits spread by
     1, as without.
     """
+    import torch
+    from transformers import Qwen2VLForConditionalGeneration
+
+    from minirft.cost.random_weights import raise_scores
+
     model = Qwen2VLForConditionalGeneration.from_pretrained(miniature, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
@@ -165,6 +192,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Path
 @pytest.fixture(scope="session")
 def tiny_random(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded architecture with random weights."""
+    from minirft.tiny.model import new_model
+
     folder = tmp_path_factory.mktemp("tiny_random")
     new_model(0, folder)
     return folder
@@ -192,6 +221,9 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """Noise: no two pictures alike."""
+    import torch
+    from PIL import Image
+
     pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed))
     return Image.fromarray(pixels.to(torch.uint8).numpy())
 
@@ -199,6 +231,8 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
     """Three questions about pictures of different sizes and shapes."""
+    from minirft.samples import Sample
+
     sizes, problems = [(56, 56), (112, 60), (30, 90)], ["a cat?", "where is the red one?", "?"]
     return [
         Sample(f"s{i}", picture(*size, seed=i), "presence", problem, "<answer>yes</answer>")
@@ -209,12 +243,16 @@ def samples() -> list[Sample]:
 @pytest.fixture
 def policy(miniature: Path) -> Policy:
     """Every weight of the language model learns; the vision tower is frozen."""
+    from minirft.policy import Policy
+
     return Policy.load(miniature)
 
 
 @pytest.fixture
 def lora_policy(miniature: Path) -> Policy:
     """LoRA with B off zero, so that the adapters show."""
+    from minirft.policy import LoraSettings, Policy
+
     return shaken(Policy.load(miniature, lora=LoraSettings(r=4, alpha=8)))
 
 
@@ -232,6 +270,8 @@ def biased(policy: Policy, raw: float) -> Policy:
 
 def shaken(policy: Policy, scale: float = 0.1) -> Policy:
     """The policy with its LoRA B matrices drawn at random instead of zero."""
+    import torch
+
     generator = torch.Generator().manual_seed(5)
     for name, weight in policy.trainable().items():
         if "lora_B" in name:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import traceback
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,3 +51,19 @@ def trace(folder: Path, exported: str = "model.safetensors") -> dict[str, Any]:
         "completions": (folder / "completions.jsonl").read_text(),
         "policy": (folder / "policy" / exported).read_bytes(),
     }
+
+
+def forked(action: Callable[[], int | None]) -> int:
+    """The process id of a fork that runs `action`, and ends with the code that it returns: torch is there already."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
+        child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        code = action() or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:  # whatever happens: it must not go on as a second pytest
+        os._exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -24,14 +26,56 @@ def others(stderr: str) -> list[str]:
     return [line for line in re.split(r"[\r\n]+", stderr) if not OURS.fullmatch(line)]
 
 
-def said(folder: Path, line: str) -> str:
-    """What a new process leaves on stderr.  pytest's filters, or an import made before, would hide a warning."""
+MARK = "<<< "  # what stands before a command's name in the stderr of the process that runs all of them
+SCRIPT = f"""
+import json, os, sys
+import minirft
+import bitsandbytes, peft, transformers.models.qwen2_vl.modeling_qwen2_vl
+from minirft.commands import main
+work = json.loads(sys.argv[1])
+
+def cells():
+    exec(compile(work["cells"], "cells.py", "exec"), {{"__name__": "__main__"}})
+
+for name, line in (work["commands"] | {{"cells": None}}).items():
+    print("{MARK}" + name, file=sys.stderr, flush=True)
+    child = os.fork()
+    if not child:
+        sys.exit(main(line) if line else cells())
+    if os.waitpid(child, 0)[1]:
+        sys.exit(name)
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each command, and the notebooks' first cells, leaves on stderr; under "imports" what the libraries do.
+
+    pytest's filters, or what another command did, would hide a warning.  So a new process imports the libraries, which
+    takes seconds, and each command is a fork of it.
+    """
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    folder = tmp_path_factory.mktemp("quiet")
+    small = "prompts_per_step = 2\ngroup_size = 4\nmax_completion_length = 8\neval_samples = 4\nthreads = 1\n"
+    (folder / "demo.toml").write_text(f'model = "tiny"\n{small}')
+    commands = {
+        "demo": f"demo --config {folder}/demo.toml --steps 1 --out {folder}/d",
+        "train": f"train tiny_detection --steps 1 {SMALL} {ADAPTERS} --out {folder}/run",
+        "eval": f"eval {folder}/run",
+        "fit": "fit qwen2-vl-2b",
+    }
+    cells = [next(c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code") for path in NOTEBOOKS]
+    assert cells
+    work = {
+        "commands": {name: shlex.split(line) for name, line in commands.items()},
+        "cells": "\n".join(cell.source for cell in cells),
+    }
     env = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"} | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *shlex.split(line)], cwd=folder, env=env, capture_output=True, text=True, timeout=900
-    )
+    line = [sys.executable, "-c", SCRIPT, json.dumps(work)]
+    done = subprocess.run(line, cwd=NOTEBOOKS[0].parent, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    return done.stderr
+    return dict(part.split("\n", 1) for part in f"imports\n{done.stderr}".split(MARK))
 
 
 def test_other_lines_are_told_from_ours():
@@ -43,29 +87,28 @@ def test_other_lines_are_told_from_ours():
     assert others("`kernels` is not installed\n") == ["`kernels` is not installed"]
 
 
-def test_demo_is_quiet(tmp_path: Path):
+def test_imports_are_quiet(said: dict[str, str]):
+    """bitsandbytes' line about a package of another's, on a CPU that has the instructions for it."""
+    assert said["imports"] == ""
+
+
+def test_demo_is_quiet(said: dict[str, str]):
     """Three FutureWarnings of transformers 5.24 in the first command that a newcomer types."""
-    small = "prompts_per_step = 2\ngroup_size = 4\nmax_completion_length = 8\neval_samples = 4\nthreads = 1\n"
-    (tmp_path / "demo.toml").write_text(f'model = "tiny"\n{small}')
-    stderr = said(tmp_path, "-m minirft demo --config demo.toml --steps 1 --out d")
-    assert others(stderr) == []
-    assert "GRPO, 1 steps" in stderr and "100%|" in stderr
+    assert others(said["demo"]) == []
+    assert "GRPO, 1 steps" in said["demo"] and "100%|" in said["demo"]
 
 
-def test_train_and_eval_are_quiet(tmp_path: Path):
-    """bitsandbytes' line about a package of another's, PEFT's advice, or a loading bar of transformers."""
-    stderr = said(tmp_path, f"-m minirft train tiny_detection --steps 1 {SMALL} {ADAPTERS} --out run")
-    assert others(stderr) == [] and "100%|" in stderr
-    assert others(said(tmp_path, "-m minirft eval run")) == []
+def test_train_and_eval_are_quiet(said: dict[str, str]):
+    """PEFT's advice, or a loading bar of transformers."""
+    assert others(said["train"]) == [] and "100%|" in said["train"]
+    assert others(said["eval"]) == []
 
 
-def test_fit_is_quiet(tmp_path: Path):
+def test_fit_is_quiet(said: dict[str, str]):
     """A warning about a model that is only looked at."""
-    assert said(tmp_path, "-m minirft fit qwen2-vl-2b") == ""
+    assert said["fit"] == ""
 
 
-def test_first_cells_of_the_notebooks_are_quiet(tmp_path: Path):
+def test_first_cells_of_the_notebooks_are_quiet(said: dict[str, str]):
     """A warning of an import above the first lesson; the cells in their order, as one script."""
-    cells = [next(c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code") for path in NOTEBOOKS]
-    (tmp_path / "cells.py").write_text("\n".join(cell.source for cell in cells), encoding="utf-8")
-    assert cells and said(NOTEBOOKS[0].parent, shlex.quote(str(tmp_path / "cells.py"))) == ""
+    assert said["cells"] == ""

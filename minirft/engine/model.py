@@ -111,11 +111,14 @@ class Model:
         (Recomputation itself happens later, in any mode.)
         """
         inputs = {"inputs_embeds": embeds, "position_ids": positions.to(self.device), "attention_mask": mask}
-        self.language_model.train(self.checkpointing and cache is None and torch.is_grad_enabled())
+        # Setting the mode of every layer takes a tenth of a small pass.
+        if self.language_model.training != (learns := self.checkpointing and cache is None and torch.is_grad_enabled()):
+            self.language_model.train(learns)
         try:
             found = self.language_model(**inputs, **{CACHE: cache}, use_cache=cache is not None, **layout)
         finally:
-            self.language_model.eval()
+            if learns:
+                self.language_model.eval()
         return found.last_hidden_state
 
 

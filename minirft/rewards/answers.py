@@ -5,8 +5,8 @@ text's length: no exception, no NaN, no `eval`.  Texts are at most `MAX_CHARACTE
 a label `MAX_LABEL`: to normalise a run of combining marks takes time quadratic in its length.  One bad prediction in
 a list of good ones does not spoil the list, but it is counted (`Detections.invalid`), so a reward can charge for it.
 
-Deviations from the paper, which names tags and no parser.  Exactly one answer block is well formed; of several the
-last is read.  Coordinates must lie in the model's 0-1000 frame and confidences in [0, 1].
+Deviations from the paper, which names no parser: exactly one answer block is well formed, of several the last is read,
+coordinates must lie in the model's 0-1000 frame and confidences in [0, 1].
 """
 
 from __future__ import annotations
@@ -179,7 +179,9 @@ def parse_grounding(text: str) -> Array | ParseFailure:
     if corners is None:
         return ParseFailure("not a box", answer[:_DETAIL])
     box = [float(number) for number in corners.groups()]
-    return np.array(box) if _inside(*box) else ParseFailure("invalid box", answer[:_DETAIL])
+    x1, y1, x2, y2 = box
+    inside = 0 <= x1 < x2 <= MODEL.width and 0 <= y1 < y2 <= MODEL.height  # False for NaN too, as every comparison is
+    return np.array(box) if inside else ParseFailure("invalid box", answer[:_DETAIL])
 
 
 def parse_presence(text: str) -> bool | ParseFailure:
@@ -290,15 +292,11 @@ def _prediction(item: str) -> tuple[tuple[float, ...], str] | None:
         return None
     fields = dict(pairs)
     position, confidence, label = fields.get("Position"), fields.get("Confidence"), fields.get("Label", "")
-    keys = 2 + ("Label" in fields)
-    if len(pairs) != keys or not isinstance(position, list) or len(position) != 4 or not isinstance(label, str):
+    if len(pairs) != 2 + ("Label" in fields) or not isinstance(position, list) or len(position) != 4:
+        return None
+    if not isinstance(label, str) or len(label) > MAX_LABEL:
         return None
     if not all(type(number) in (int, float) for number in (*position, confidence)):
         return None
     framed = all(0 <= number <= side for number, side in zip(position, 2 * (MODEL.width, MODEL.height), strict=True))
     return ((*map(float, position), float(confidence)), label) if framed and 0 <= confidence <= 1 else None
-
-
-def _inside(x1: float, y1: float, x2: float, y2: float) -> bool:
-    """False for NaN as well, as every comparison with it is."""
-    return 0 <= x1 < x2 <= MODEL.width and 0 <= y1 < y2 <= MODEL.height

@@ -15,6 +15,7 @@ from typing import get_type_hints
 
 import pytest
 from safetensors.torch import load_file
+from small_runs import forked
 from transformers import Qwen2VLForConditionalGeneration
 
 from minirft.commands.cli import COMMANDS, main, usage
@@ -50,6 +51,12 @@ def test_help_lists_every_command_and_imports_no_torch():
     assert all(f"  {name} " in usage() for name in COMMANDS)
     code = "import sys; from minirft.commands.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_the_process_ends_with_the_code():
+    """`python -m minirft` that ends with 0 whatever `main` returns."""
+    done = subprocess.run([sys.executable, "-m", "minirft", "trian"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "did you mean train?" in done.stderr
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "version"])
@@ -198,18 +205,24 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
         main(["version"])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_ctrl_c_exits_130_and_says_how_to_go_on(tiny_random: Path, tmp_path: Path):
     """Ctrl-C that ends in a traceback and loses the run."""
-    run = tmp_path / "run"
-    command = ["-m", "minirft", "sft", "tiny_detection", "--model", str(tiny_random), "--out", str(run)]
+    run, errors = tmp_path / "run", tmp_path / "errors"
+    command = ["sft", "tiny_detection", "--model", str(tiny_random), "--out", str(run), "--threads", "1"]
     command += ["--sft-steps", "100000", "--eval-every", "0"]
-    child = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+
+    def action() -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stderr = open(errors, "w", buffering=1)  # noqa: SIM115
+        return main(command)
+
+    child = forked(action)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (run / "completions.jsonl").exists():
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    errors = child.communicate(timeout=60)[1]
-    assert child.returncode == 130, errors
-    assert f"go on with minirft sft --resume {run}" in errors.splitlines()[-1] and "Traceback" not in errors
+    os.kill(child, signal.SIGINT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130, errors.read_text()
+    said = errors.read_text()
+    assert f"go on with minirft sft --resume {run}" in said.splitlines()[-1] and "Traceback" not in said
     assert any((run / "checkpoints").glob("step-*"))

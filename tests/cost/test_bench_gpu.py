@@ -24,10 +24,10 @@ from minirft.runs.config import GRPOConfig
 SMALL = Sizes(
     shapes=((128, 6, 4),),
     steps=2,
-    decode=(128, 3, 6),
+    decode=(64, 3, 6),
     decode_prompts=(1, 2),
-    check=(128, 6, 2),
-    memory_divisors=(8, 64),
+    check=(64, 6, 2),
+    memory_divisors=(16, 128),
 )
 Results = dict[str, dict[str, Any]]
 

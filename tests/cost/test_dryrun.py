@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import test_data_sets
 from conftest import SHARED_DATA
 from test_data_feed import coco  # noqa: F401, a fixture
+from transformers import AutoTokenizer
 
 from minirft.commands.cli import main
 from minirft.cost import dryrun, fit
@@ -120,7 +122,17 @@ def layout(name: str, root: Path, coco) -> list[str]:  # noqa: F811
     return ["--data.folder", str(root / "set")]
 
 
+@pytest.fixture
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vocabulary of 152,000 tokens takes most of a second to read."""
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", tokenizer_of)
+
+
+tokenizer_of = cache(AutoTokenizer.from_pretrained)
+
+
 @real
+@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml") if "tiny" not in path.stem))
 def test_every_shipped_config_on_true_layout(name: str, tmp_path: Path, coco, capsys):  # noqa: F811
     """A shipped config that no data fits, or whose prompts Qwen2-VL's own tokenizer makes too long."""

@@ -8,6 +8,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,8 @@ from result_tables import effects, experiments
 from minirft import UserError
 from minirft.data.shots import is_present
 from minirft.evaluation.scores import metrics
-from minirft.experiments import cells, settings
-from minirft.experiments.bases import fresh_policy
+from minirft.experiments import bases, cells, settings
+from minirft.experiments.bases import RECIPES, fresh_policy
 from minirft.experiments.board import Board, choose, keys_to_test, keys_to_tune, run_cells
 from minirft.experiments.cells import TUNING_SEED, Key, run_cell, training
 from minirft.experiments.gate import FORCED, THINKS_CAREFULLY, answers
@@ -312,8 +314,16 @@ def test_effects_are_counted_by_their_sign(tmp_path: Path):
 # ------------------------------------------------------------------ other bases
 
 
-def test_bases_differ_in_habit_only():
-    """A base whose habit the recipe did not move, or whose ability it spoilt; the embedded base changed on the way."""
+@pytest.mark.parametrize("steps", [15, pytest.param(60, marks=pytest.mark.slow)])
+def test_bases_differ_in_habit_only(steps: int, monkeypatch: pytest.MonkeyPatch):
+    """A base whose habit the recipe did not move, or whose ability it spoilt; the embedded base changed on the way.
+
+    A quarter of the recipe's steps moves the habit most of the way.
+    """
+    assert RECIPES["quick"].steps == RECIPES["careful"].steps == 60
+    monkeypatch.setattr(bases, "_weights", cache(bases._weights.__wrapped__))
+    for base in ("quick", "careful"):
+        monkeypatch.setitem(RECIPES, base, replace(RECIPES[base], steps=steps))
     questions = find("bases").parts["quick"].test("same", 40)
     shares, able = {}, {}
     for base in ("embedded", "quick", "careful"):
@@ -322,5 +332,8 @@ def test_bases_differ_in_habit_only():
         forced = answers(policy, questions, greedy=True, forced=FORCED)
         shares[base] = sum(THINKS_CAREFULLY in text for text in sampled) / len(questions)
         able[base] = metrics("detection", forced, questions, resamples=0)["ap50_pooled"]
-    assert shares["quick"] <= 0.05 and 0.15 < shares["embedded"] < 0.6 and shares["careful"] > 0.9
+    assert 0.15 < shares["embedded"] < 0.6
+    if steps == 60:
+        assert shares["quick"] <= 0.05 and shares["careful"] > 0.9
+    assert shares["quick"] + 0.1 <= shares["embedded"] <= shares["careful"] - 0.3
     assert 0.4 < min(able.values()) > max(able.values()) - 0.15

@@ -35,7 +35,7 @@ def small_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's, with transformers 5.23
-@pytest.mark.parametrize("quantize", ["none", "nf4"])
+@pytest.mark.parametrize("quantize", ["nf4", pytest.param("none", marks=pytest.mark.slow)])  # as shipped, and without
 def test_coco_8cate_4shot_on_a_cpu(small_qwen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quantize: str):
     """The shipped real config failing on its first step, on somebody's rented GPU."""
     run = tmp_path / "run"

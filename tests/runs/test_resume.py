@@ -12,15 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import earnable, small_config, trace
+from small_runs import earnable, forked, small_config, trace
 
 import minirft.train as train_module
 from minirft import UserError
@@ -36,13 +34,28 @@ from minirft.train import run as train
 Trainer = Callable[..., Iterator[dict[str, Any]]]
 # Everything that has state of its own: Adam, a reference, several updates, an epoch over finite data.
 CHANGES: dict[str, Any] = {"kl_coef": 0.1, "updates_per_rollout": 2, "lr_schedule": "linear", "weight_decay": 0.01}
+CHANGES |= {"steps": 4, "sft_steps": 4}
 SHOTS = DataConfig(shots=3, categories=("red circle",), negatives=0.0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def paid_for_digits() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "reward_for", earnable)
+        yield
+
+
 @pytest.fixture
-def config(tiny_random: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GRPOConfig:
-    monkeypatch.setattr(train_module, "reward_for", earnable)
+def config(tiny_random: Path, tmp_path: Path) -> GRPOConfig:
     return small_config(tiny_random, tmp_path / "run", data=SHOTS, **CHANGES)
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny_random: Path, tmp_path_factory: pytest.TempPathFactory) -> GRPOConfig:
+    """A run of four steps that stopped after two, for tests that leave it as it is."""
+    config = small_config(tiny_random, tmp_path_factory.mktemp("stopped") / "run", data=SHOTS, **CHANGES)
+    stop_after(train(config), 2)
+    return config
 
 
 _traces: dict[str, dict[str, Any]] = {}
@@ -66,7 +79,7 @@ def stop_after(rows: Iterator[Any], count: int) -> None:
 
 
 @pytest.mark.parametrize("trainer", [train, sft], ids=["grpo", "sft"])
-@pytest.mark.parametrize("stopped_after", [1, 4])
+@pytest.mark.parametrize("stopped_after", [1, 3])
 def test_a_stopped_run_goes_on_as_if_it_had_not(config: GRPOConfig, trainer: Trainer, stopped_after: int):
     """Adam's moments, the reference, the place in the data or the schedule lost; rows logged twice."""
     stop_after(trainer(config), stopped_after)
@@ -87,7 +100,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(config: GRPOConfig, trainer: Tra
 )
 def test_a_lora_run_goes_on_as_if_it_had_not(config: GRPOConfig, monkeypatch: pytest.MonkeyPatch, changes: dict):
     """Adapters drawn anew on resuming; 8-bit moments, their scales, the noise of rounding or the loss scale lost."""
-    monkeypatch.setattr(LossScale, "GROWTH", 5)  # of 12 updates: the scale changes before and after the stop
+    monkeypatch.setattr(LossScale, "GROWTH", 3)  # of 8 updates: the scale changes before and after the stop
     config = replace(config, train="lora", learning_rate=1e-2, **changes)
     stop_after(train(config), 3)
     list(train(config, resume=config.out))
@@ -114,19 +127,20 @@ def test_resuming_a_finished_run_changes_nothing(config: GRPOConfig):
 def test_a_finished_run_can_be_given_more_steps(config: GRPOConfig):
     """A longer run that starts from nothing instead of going on."""
     config = replace(config, lr_schedule="constant")
-    list(train(replace(config, steps=4)))
+    list(train(replace(config, steps=2)))
     list(train(config, resume=config.out))
     assert trace(config.out) == straight_through(train, config)
-    assert run_config(config.out).steps == 6
+    assert run_config(config.out).steps == 4
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(config: GRPOConfig, capsys: pytest.CaptureFixture[str]):
     """A truncated file that stops the run for good, or is loaded as it is."""
-    stop_after(train(config), 5)
-    damaged = config.out / "checkpoints" / "step-000004" / "weights.safetensors"
+    config = replace(config, save_every=1)
+    stop_after(train(config), 3)
+    damaged = config.out / "checkpoints" / "step-000002" / "weights.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-7])
     list(train(config, resume=config.out))
-    assert "step-000004 is damaged" in capsys.readouterr().err
+    assert "step-000002 is damaged" in capsys.readouterr().err
     assert trace(config.out) == straight_through(train, config)
 
 
@@ -152,15 +166,7 @@ def test_a_full_disk_during_a_save_loses_nothing(config: GRPOConfig, monkeypatch
 
 def killed_after(action: Callable[[], None], seconds: float) -> bool:
     """Run `action` in a fork that gets SIGKILL after `seconds` at the latest; whether it died of one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
-        child = os.fork()
-    if child == 0:
-        try:
-            action()
-        except BaseException:
-            traceback.print_exc()
-        os._exit(0)
+    child = forked(action)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -250,18 +256,19 @@ def test_kill_9_of_the_command_at_20_random_moments(verb: str, tmp_path: Path):
 # ------------------------------------------------------------------ what is refused
 
 
-def test_a_fresh_run_never_overwrites(config: GRPOConfig):
+def test_a_fresh_run_never_overwrites(stopped: GRPOConfig):
     """Yesterday's run gone, because the command was repeated."""
-    stop_after(train(config), 2)
+    before = (stopped.out / "log.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"already holds a run: go on with --resume .*, or choose another --out"):
-        next(train(config))
+        next(train(stopped))
+    assert (stopped.out / "log.jsonl").read_bytes() == before
 
 
 def test_an_attempt_that_failed_before_its_first_step_is_in_nobodys_way(config: GRPOConfig):
     """A mistake put right, and the command refused because of the folder that the mistake left."""
     with pytest.raises(UserError, match="the limit is 10"):
         next(train(replace(config, max_prompt_length=10)))
-    assert len(list(train(config))) == 6
+    assert next(train(config))["step"] == 1
 
 
 def test_a_run_may_move_to_a_smaller_card(config: GRPOConfig):
@@ -284,17 +291,16 @@ def test_a_run_may_move_to_a_smaller_card(config: GRPOConfig):
         {"prompts_per_rollout": 1},  # the same completions but for the last bits
     ],
 )
-def test_resuming_with_other_settings_is_refused(config: GRPOConfig, changes: dict):
+def test_resuming_with_other_settings_is_refused(stopped: GRPOConfig, changes: dict):
     """Half a run with one learning rate and half with another, under one name."""
-    stop_after(train(config), 2)
     name = "data.shots" if "data" in changes else next(iter(changes))
     with pytest.raises(UserError, match=f"with another {name}, because"):
-        next(train(replace(config, **changes), resume=config.out))
+        next(train(replace(stopped, **changes), resume=stopped.out))
 
 
-def test_another_number_of_threads_is_said(config: GRPOConfig, capsys: pytest.CaptureFixture[str]):
+def test_another_number_of_threads_is_said(stopped: GRPOConfig, config: GRPOConfig, capsys: pytest.CaptureFixture[str]):
     """A run whose last bits change half-way, on a machine with other cores, and not a word about it."""
-    stop_after(train(config), 2)
+    shutil.copytree(stopped.out, config.out)
     stop_after(train(config, resume=config.out), 1)
     assert "CPU threads" not in capsys.readouterr().err
     log = config.out / "log.jsonl"
@@ -312,6 +318,6 @@ def test_resuming_nothing_is_refused(config: GRPOConfig):
 
 def test_resuming_a_run_of_another_kind_is_refused(config: GRPOConfig):
     """A supervised run finished by GRPO."""
-    stop_after(sft(config), 2)
+    stop_after(sft(config), 1)
     with pytest.raises(UserError, match="resume it with minirft sft --resume"):
         next(train(config, resume=config.out))

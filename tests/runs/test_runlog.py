@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirft import UserError
+from minirft.runs import log as log_module
 from minirft.runs.log import METRICS, RunLog, provenance, read_log
 
 
@@ -37,6 +38,7 @@ def test_header_says_where_the_numbers_come_from(tmp_path):
 
 def test_commit_is_ours_or_unknown(monkeypatch, tmp_path):
     """Bug: the commit of whatever repository the user's environment lies in; or no git, no run."""
+    monkeypatch.setattr(log_module, "_commit", log_module._commit.__wrapped__)  # not the one that is remembered
     assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", provenance({}, 0, "cpu")["commit"])
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance({}, 0, "cpu")["commit"] == "unknown"

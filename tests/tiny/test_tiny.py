@@ -214,7 +214,7 @@ def test_both_stages_learn():
     torch.manual_seed(0)
     model = new_model(0)
     heads = SideHeads(model.config.text_config.hidden_size)
-    batch = next(iter(Stream(PretrainConfig(batch=8), 2, 1)))
+    batch = next(iter(Stream(PretrainConfig(batch=4), 2, 1)))
     optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()], lr=3e-3)
     trace = []
     for _ in range(25):

@@ -28,11 +28,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
 from minirft.policy import Policy
 from minirft.tiny import (
+    CHECKPOINT,
     COLOURS,
     FAMILIES,
     GRID,
@@ -48,14 +49,12 @@ from minirft.tiny import (
     careful,
     new_image_processor,
     new_model,
-    new_tokenizer,
     save,
 )
 
 CELL = 2 * PATCH  # pixels a picture token covers
 CELLS = SIDE // CELL
 STEPS = SIDE // GRID + 1  # coordinates on the grid
-CLASSES = tuple(name for classes in FAMILIES.values() for name in classes)
 FEATURES = tuple(dict.fromkeys(word for classes in FAMILIES.values() for words in classes.values() for word in words))
 SLOTS = 3  # the most features a class has
 IGNORE = -100
@@ -100,7 +99,7 @@ class Stream(IterableDataset):
         self.config, self.stage, self.steps = config, stage, steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        tokenizer, processor = new_tokenizer(), new_image_processor()
+        tokenizer, processor = AutoTokenizer.from_pretrained(CHECKPOINT), new_image_processor()
         names, shares = zip(*self.config.shares, strict=True)
         for step in range(self.steps):
             rng = np.random.default_rng([self.config.seed, self.stage, step])

@@ -171,12 +171,12 @@ class _Held:
 class Work:
     """What one step did; tokens and FLOPs by phase."""
 
-    flops: dict[str, int] = field(default_factory=dict)
+    flops_by_phase: dict[str, int] = field(default_factory=dict)
     vision_passes: int = 0  # pictures through the vision tower
     vision_patches: int = 0
     preprocessings: int = 0  # pictures cut into patches on the CPU
-    prompt_tokens: Counter[str] = field(default_factory=Counter)  # through the language model
-    completion_tokens: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))  # of the language model
+    completion_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
     saved_bytes: int = 0
 
 
@@ -215,7 +215,7 @@ def counting(core: nn.Module, image_processor: Any, marks: Sequence[Mark], promp
         for context in (saved.hooks(), marked(phases, marks), flops, phases.running()):
             stack.enter_context(context)
         yield work
-    work.flops = {phase: int(sum(phases.spent.get(phase, [0]))) for phase in PHASES}
+    work.flops_by_phase = {phase: int(sum(phases.spent.get(phase, [0]))) for phase in PHASES}
     work.saved_bytes = saved.peak
 
 

@@ -42,14 +42,11 @@ from minirft.tiny import (
     SIDE,
     Question,
     annotate,
-    ask_classification,
-    ask_detection,
-    ask_grounding,
-    ask_presence,
     careful,
     new_image_processor,
     new_model,
     save,
+    world,
 )
 
 CELL = 2 * PATCH  # pixels a picture token covers
@@ -59,12 +56,6 @@ FEATURES = tuple(dict.fromkeys(word for classes in FAMILIES.values() for words i
 SLOTS = 3  # the most features a class has
 IGNORE = -100
 VISION, SKILL, HABITS = 1, 2, 3  # the stages
-ASKS = {
-    "detection": ask_detection,
-    "grounding": ask_grounding,
-    "classification": ask_classification,
-    "presence": ask_presence,
-}
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,7 @@ class Stream(IterableDataset):
         for step in range(self.steps):
             rng = np.random.default_rng([self.config.seed, self.stage, step])
             kinds = rng.choice(names, size=self.config.batch, p=np.array(shares) / sum(shares))
-            questions = [ASKS[kind](rng) for kind in kinds]
+            questions = [world.ASKS[kind](rng) for kind in kinds]
             annotator = annotate if self.stage == HABITS else careful
             yield collate(questions, [annotator(question, rng) for question in questions], tokenizer, processor)
 

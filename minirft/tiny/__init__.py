@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from minirft.tiny.questions import Question
     from minirft.tiny.scenes import BASE, CATEGORIES, COLOURS, FEWSHOT, GRID, NOVEL, RARE, RARE_WEIGHT, SHAPES, SIDE
     from minirft.tiny.silhouettes import segment, true_mask
-    from minirft.tiny.world import (
-        EXTREMES,
-        ask_classification,
-        ask_detection,
-        ask_grounding,
-        ask_presence,
-        classification,
-        detection,
-        grounding,
-        held_out,
-        presence,
-    )
+    from minirft.tiny.world import EXTREMES, classification, detection, grounding, held_out, presence
 
 __getattr__, __all__ = lazily(__name__)

@@ -19,7 +19,7 @@ from minirft import UserError
 from minirft.cost.lower_bound import floor
 from minirft.cost.request import Request
 from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, model_source, questions
-from minirft.cost.steps import Ours, check_equal, difference, loss_and_gradients, naive_of, settings, tolerance
+from minirft.cost.steps import Ours, check_equal, difference, loss_and_gradients, settings, tolerance
 from minirft.cost.trl_step import Trl, our_loss_over_all_tokens, plain_model
 from minirft.cost.work import PHASES, Work, counting, timing
 from minirft.engine import LoraSettings
@@ -63,7 +63,7 @@ def measure(request: Request) -> dict[str, Any]:
 def _measure(request: Request, source: str) -> dict[str, Any]:
     lora = None if request.model == "tiny" else LoraSettings(r=RANK)
     ours = new_ours(request, source, lora)
-    naive = naive_of(ours)
+    naive = replace(ours, config=replace(ours.config, shared_prefix=False), cached=False)
     trl, why_not = new_trl(request, source, ours, lora)
     equal = agreement(ours, trl)
     trainers = {"ours": ours, "naive": naive if request.naive else None, "trl": trl}

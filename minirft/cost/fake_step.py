@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
-from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 from minirft.cost.sizes import Shape
-from minirft.engine import DECODERS, add_lora, layers, prefill, recompute_layers
+from minirft.engine import DECODERS, add_lora, layers, nf4_settings, prefill, recompute_layers
 from minirft.policy import Policy
 from minirft.reference import make_reference
 from minirft.runs import GRPOConfig, make_optimiser
@@ -173,10 +173,7 @@ class _NoTokens:
 
 
 def _put_4_bit_layers(core: nn.Module, dtype: torch.dtype) -> None:
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-    replace_with_bnb_linear(core, modules_to_not_convert=["lm_head"], quantization_config=settings)
+    replace_with_bnb_linear(core, modules_to_not_convert=["lm_head"], quantization_config=nf4_settings(dtype))
     core.is_loaded_in_4bit = True  # what PEFT asks
     for module in core.modules():
         if isinstance(module, bnb.nn.Linear4bit):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -107,20 +107,10 @@ def flop_counter() -> FlopCounterMode:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    counter.mod_tracker = _NoModules()
+    # torch's record of who calls whom fails where a checkpoint runs a module again in backward.
+    counter.mod_tracker = nullcontext()
+    counter.mod_tracker.parents = ("Global",)
     return counter
-
-
-class _NoModules:
-    """In place of torch's record of who calls whom, which fails where a checkpoint runs a module again in backward."""
-
-    parents = ("Global",)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 # ------------------------------------------------------------------ memory

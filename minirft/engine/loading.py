@@ -99,7 +99,7 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
             source,
             dtype=dtype,
-            quantization_config=_nf4(dtype) if quantize == "nf4" else None,
+            quantization_config=nf4_settings(dtype) if quantize == "nf4" else None,
             device_map={"": device},
             use_safetensors=True,
             attn_implementation={"text_config": SHARED_PREFIX, "vision_config": "sdpa"},
@@ -113,7 +113,7 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; copy the whole model again")
     if quantize == "nf4":
-        _tidy_after_quantising(model, device)
+        tidy_after_quantising(model, device)
     embed_patches_by_product(model)
     return model
 
@@ -128,7 +128,8 @@ def _give_freed_memory_back() -> None:
         ctypes.CDLL(None).mallopt(-3, 2**18)  # M_MMAP_THRESHOLD
 
 
-def _tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.device) -> None:
+def tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.device) -> None:
+    """Let 4-bit layers learn after a rollout, and on a CPU let go of the file that the weights were read from."""
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # On CPUs with AVX512-BF16, bitsandbytes repacks a layer in place in eval mode, and the packed layer gives
@@ -153,7 +154,8 @@ def _check_is_qwen2_vl(source: str) -> None:
         )
 
 
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+def nf4_settings(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Make transformers' settings for weights in NF4 with quantised scales; arithmetic is in `dtype`."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -36,6 +36,7 @@ COUNTERPART = {
     ("open-vocabulary", "65 base", "rare"): ("8", "rare"),
 }
 """(experiment, part, test) -> the table of the paper and its column."""
+PAIRS = (("rft", "base"), ("rft", "sft"))
 COLUMN = {(name, test): at for (name, _, test), at in COUNTERPART.items() if name != "classification"}
 COLUMN |= {("grounding", "test"): ("6", "mIoU test"), ("grounding", "val"): ("6", "mIoU val")}
 
@@ -90,7 +91,7 @@ def real_lines(study: Study, board: Board) -> Iterator[Line]:
     for part, spec in study.parts.items():
         metric = METRIC[study.settings(part).data.task]
         for test in spec.tests:
-            yield from lines_of(board, part, test, "greedy", metric, spec.shots, METHODS)
+            yield from lines_of(board, part, test, "greedy", metric, spec.shots, METHODS, PAIRS)
 
 
 def real_table(study: Study, board: Board, paper: Path = PAPER) -> str:

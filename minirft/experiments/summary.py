@@ -45,7 +45,14 @@ def lines(board: Board, name: str) -> Iterator[Line]:
 
 
 def lines_of(
-    board: Board, part: str, test: str, mode: str, metric: str, shots: Iterable[int], methods: Iterable[str]
+    board: Board,
+    part: str,
+    test: str,
+    mode: str,
+    metric: str,
+    shots: Iterable[int],
+    methods: Iterable[str],
+    pairs: Iterable[tuple[str, str]] = PAIRS,
 ) -> Iterator[Line]:
     """Yield the numbers of one test: the base, each method at each number of shots, and differences on common seeds."""
     look = partial(_by_seed, board, part, test=test, mode=mode, metric=metric)
@@ -59,7 +66,7 @@ def lines_of(
                 yield Line(part, test, k, mode, method, estimate(*_columns(seen)))
         # The base has no seed; it is compared with each.
         found["base"] = {seed: cell for cell in base.values() for seen in found.values() for seed in seen}
-        for one, other in PAIRS:
+        for one, other in pairs:
             a, b = found.get(one, {}), found.get(other, {})
             if both := sorted(a.keys() & b.keys()):
                 pair = (_columns({seed: x[seed] for seed in both}) for x in (a, b))

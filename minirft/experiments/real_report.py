@@ -104,7 +104,8 @@ def real_table(study: Study, board: Board, paper: Path = PAPER) -> str:
         shots = "" if line.what == "base" else str(line.shots or "all")
         sure = "*" if " - " in line.what and line.found.excludes_zero else " "
         beside = "" if published is None else f"{published:.3f}"
-        where = f"{line.part:<24}{line.test:<8}{shots:<7}{metric:<10}{name_of(line.what):<13}"
+        what = name_of(line.what).replace("−", "-")
+        where = f"{line.part:<24}{line.test:<8}{shots:<7}{metric:<10}{what:<13}"
         rows.append(f"{where}{line.found!s:<26}{line.found.seeds:>5} {sure} {beside}".rstrip())
     return "\n".join(rows)
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from minirft.experiments.board import Board
-from minirft.experiments.real_report import COUNTERPART, LABELS
+from minirft.experiments.real_report import COUNTERPART
 from minirft.experiments.settings import CONTROLS, EXPERIMENTS, HEADLINE, METHODS, find
 from minirft.experiments.statistics import Estimate
 from minirft.experiments.summary import MODES, lines
+from minirft.show import METHODS as LOOKS
 
+LABELS = {method: label for method, (label, *_) in LOOKS.items()}
 MAIN = ("rft - base", "rft - sft", "rft - sft-reasoning")
 AGAINST_CONTROLS = ("rft - sft-quick", "rft-official - rft")
 Tables = dict[str, Any]

@@ -40,25 +40,19 @@ def fit(args: list[str]) -> None:
     config, flags = parse_config(args, FitFlags(), "minirft fit")
     if flags.prompt is not None:
         config = replace(config, max_prompt_length=flags.prompt)
-    from minirft.cost import fit as room
+    from minirft.cost import architecture, counted
+    from minirft.cost import fit as memory
 
-    cards = [room.card_size(flags.gpu)] if flags.gpu else list(room.CARDS)
-    found = room.account(config)
+    cards = [memory.card_size(flags.gpu)] if flags.gpu else list(memory.CARDS)
+    found = memory.account(config)
     base, _ = parse_config([source], FitFlags(), "minirft fit")
-    verdicts = [room.judge(config, card, source, base) for card in cards]
-    counts = None
-    if flags.check:
-        from minirft.cost import architecture, counted
-
-        config = replace(config, offload_vision=False, offload_embedding=False)
-        counts = counted(architecture(config.model), config)
+    verdicts = [memory.judge(config, card, source, base) for card in cards]
+    counts = counted(architecture(config.model), config) if flags.check else {}
     if flags.json:
-        extra = {} if counts is None else {"tracker": {phase: count / room.GIB for phase, count in counts.items()}}
-        print(json.dumps(room.as_json(config, found, verdicts, one=bool(flags.gpu)) | extra))
-        return
-    answer = room.sentence(found, verdicts[0]) if flags.gpu else room.overview(found, verdicts)
-    checked = [] if counts is None else [room.comparison(room.account(config), counts)]
-    print("\n\n".join([room.heading(config), room.table(found), *checked, answer]))
+        extra = {"tracker": {phase: count / memory.GIB for phase, count in counts.items()}} if flags.check else {}
+        print(json.dumps(memory.as_json(config, found, verdicts, one=bool(flags.gpu)) | extra))
+    else:
+        print(memory.report(config, found, verdicts, bool(flags.gpu), counts))
 
 
 def config_and_flags(args: list[str]) -> tuple[str, list[str]]:

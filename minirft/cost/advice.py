@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from minirft.cost.architectures import architecture
 from minirft.cost.sizes import Shape, adapted
@@ -66,56 +67,23 @@ def _halves(value: int, least: int) -> Iterator[int]:
         yield value
 
 
-def _checkpointing(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    if not c.checkpointing:
-        yield replace(c, checkpointing=True)
+def _set(where: Callable[[GRPOConfig], bool], **fields: Any) -> Change:
+    """Give `fields` these values in a configuration that `where` holds for."""
+    return lambda config: iter([replace(config, **fields)] if where(config) else [])
 
 
-def _prompts_per_rollout(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    for n in _halves(min(c.prompts_per_rollout or c.prompts_per_step, c.prompts_per_step), 1):
-        yield replace(c, prompts_per_rollout=n)
+def _halve(name: str, value: Callable[[GRPOConfig], int], least: int = 1) -> Change:
+    """Halve the field again and again, from its present `value` down to `least`."""
+    return lambda config: (replace(config, **{name: smaller}) for smaller in _halves(value(config), least))
 
 
-def _eval_batch(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    for n in _halves(c.eval_batch if c.eval_every else 1, 1):
-        yield replace(c, eval_batch=n)
-
-
-def _offload_vision(c: GRPOConfig) -> Iterator[GRPOConfig]:
+def _tower_is_idle(c: GRPOConfig) -> bool:
     learns = c.train_vision or (c.train == "lora" and "vision" in adapted(c))
-    if not (c.offload_vision or learns):
-        yield replace(c, offload_vision=True)
+    return not (c.offload_vision or learns)
 
 
-def _rows_per_pass(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    rows = c.prompts_per_step * c.group_size
-    for n in _halves(min(c.rows_per_pass or rows, rows), 1):
-        yield replace(c, rows_per_pass=n)
-
-
-def _offload_embedding(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    if c.train == "lora" and not c.offload_embedding and not _model(c.model).tie_word_embeddings:
-        yield replace(c, offload_embedding=True)
-
-
-def _optimiser(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    if c.optimiser != "adamw8bit":
-        yield replace(c, optimiser="adamw8bit")
-
-
-def _adapters(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    if c.train == "full":
-        yield replace(c, train="lora", dtype="auto")
-
-
-def _dtype(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    if c.dtype == "float32" and c.train == "lora":
-        yield replace(c, dtype="auto")
-
-
-def _nf4(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    if c.quantize == "none" and c.train == "lora":
-        yield replace(c, quantize="nf4")
+def _table_is_idle(c: GRPOConfig) -> bool:
+    return c.train == "lora" and not c.offload_embedding and not _model(c.model).tie_word_embeddings
 
 
 def _max_pixels(c: GRPOConfig) -> Iterator[GRPOConfig]:
@@ -123,14 +91,9 @@ def _max_pixels(c: GRPOConfig) -> Iterator[GRPOConfig]:
     shape = Shape.of(_model(c.model), c)
     merge = shape.model.vision_config.spatial_merge_size**2
     before, text = shape.patches // merge, c.max_prompt_length - shape.patches // merge
-    for tokens in _halves(before, min(before, 64)):
+    for tokens in _halves(before, 64):
         pixels = tokens * merge * shape.model.vision_config.patch_size**2
         yield replace(c, max_pixels=pixels, max_prompt_length=max(tokens + text, 1))
-
-
-def _completion(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    for n in _halves(c.max_completion_length, min(c.max_completion_length, 64)):
-        yield replace(c, max_completion_length=n)
 
 
 def _group(c: GRPOConfig) -> Iterator[GRPOConfig]:
@@ -138,15 +101,27 @@ def _group(c: GRPOConfig) -> Iterator[GRPOConfig]:
         yield replace(c, group_size=n, rows_per_pass=min(c.rows_per_pass, n))
 
 
-def _smaller_model(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    if _model(c.model).text_config.hidden_size > 1536:
-        yield replace(c, model="qwen2-vl-2b", offload_embedding=False)
+def _rows(c: GRPOConfig) -> int:
+    every = c.prompts_per_step * c.group_size
+    return min(c.rows_per_pass or every, every)
 
 
 TIERS: list[list[Change]] = [
-    [_checkpointing, _offload_vision, _prompts_per_rollout, _eval_batch, _rows_per_pass, _offload_embedding],
-    [_optimiser, _adapters, _dtype, _nf4],
-    [_max_pixels, _completion],
+    [
+        _set(lambda c: not c.checkpointing, checkpointing=True),
+        _set(_tower_is_idle, offload_vision=True),
+        _halve("prompts_per_rollout", lambda c: min(c.prompts_per_rollout or c.prompts_per_step, c.prompts_per_step)),
+        _halve("eval_batch", lambda c: c.eval_batch if c.eval_every else 1),
+        _halve("rows_per_pass", _rows),
+        _set(_table_is_idle, offload_embedding=True),
+    ],
+    [
+        _set(lambda c: c.optimiser != "adamw8bit", optimiser="adamw8bit"),
+        _set(lambda c: c.train == "full", train="lora", dtype="auto"),
+        _set(lambda c: c.dtype == "float32" and c.train == "lora", dtype="auto"),
+        _set(lambda c: c.quantize == "none" and c.train == "lora", quantize="nf4"),
+    ],
+    [_max_pixels, _halve("max_completion_length", lambda c: c.max_completion_length, 64)],
     [_group],
-    [_smaller_model],
+    [_set(lambda c: _model(c.model).text_config.hidden_size > 1536, model="qwen2-vl-2b", offload_embedding=False)],
 ]

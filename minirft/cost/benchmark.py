@@ -19,7 +19,7 @@ from minirft import UserError
 from minirft.cost.lower_bound import floor
 from minirft.cost.request import Request
 from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, model_source, questions
-from minirft.cost.steps import Ours, check_equal, difference, loss_and_gradients, naive_of, settings, tolerance
+from minirft.cost.steps import Ours, check_equal, difference, loss_and_gradients, settings, tolerance
 from minirft.cost.trl_step import Trl, our_loss_over_all_tokens, plain_model
 from minirft.cost.work import PHASES, Work, counting, timing
 from minirft.engine import LoraSettings
@@ -63,7 +63,7 @@ def measure(request: Request) -> dict[str, Any]:
 def _measure(request: Request, source: str) -> dict[str, Any]:
     lora = None if request.model == "tiny" else LoraSettings(r=RANK)
     ours = new_ours(request, source, lora)
-    naive = naive_of(ours)
+    naive = replace(ours, config=replace(ours.config, shared_prefix=False), cached=False)
     trl, why_not = new_trl(request, source, ours, lora)
     equal = agreement(ours, trl)
     trainers = {"ours": ours, "naive": naive if request.naive else None, "trl": trl}
@@ -86,13 +86,8 @@ def new_ours(request: Request, source: str, lora: LoraSettings | None) -> Ours:
     policy = load_policy(source, lora, request.checkpointing)
     policy.name = request.model
     usual = OWN.get(request.model, USUAL)
-    shape = Shape(
-        request.prompt or usual.prompt,
-        request.completion or usual.completion,
-        request.group or usual.group,
-        request.prompts or usual.prompts,
-        usual.picture,
-    )
+    lengths = ("prompt", "completion", "group", "prompts")
+    shape = replace(usual, **{name: getattr(request, name) or getattr(usual, name) for name in lengths})
     if shape.prompt != usual.prompt or request.model not in OWN:
         shape = fit_shape(policy, shape)
     config = settings(shape, request.checkpointing, request.kl_coef)
@@ -178,59 +173,37 @@ def summary(record: Record, threads: int) -> dict[str, Any]:
 
     `seconds` are processor time on one thread, which a busy neighbour disturbs least, and wall time on several.
     """
-    work = record.work
-    wall = [sum(step[phase][0] for phase in PHASES) for step in record.seconds]
     clock = 1 if threads == 1 else 0
-    seconds = [sum(step[phase][clock] for phase in PHASES) for step in record.seconds]
+    by_phase = {phase: [step[phase][clock] for step in record.seconds] for phase in PHASES}
+    seconds = [sum(step) for step in zip(*by_phase.values(), strict=True)]
     return {
-        "flops": sum(work.flops.values()),
-        "flops_by_phase": work.flops,
-        "vision_passes": work.vision_passes,
-        "vision_patches": work.vision_patches,
-        "preprocessings": work.preprocessings,
-        "prompt_tokens": {phase: work.prompt_tokens[phase] for phase in PHASES},
-        "completion_tokens": {phase: work.completion_tokens[phase] for phase in PHASES},
-        "saved_bytes": work.saved_bytes,
+        "flops": sum(record.work.flops_by_phase.values()),
+        **asdict(record.work),
         "seconds": statistics.median(seconds),
         "seconds_spread": [min(seconds), max(seconds)],
-        "seconds_by_phase": {
-            phase: statistics.median(step[phase][clock] for step in record.seconds) for phase in PHASES
-        },
-        "wall_seconds": statistics.median(wall),
-        "steps": len(record.seconds),
+        "seconds_by_phase": {phase: statistics.median(spent) for phase, spent in by_phase.items()},
+        "wall_seconds": statistics.median(sum(step[phase][0] for phase in PHASES) for step in record.seconds),
+        "steps": len(seconds),
     }
 
 
 def ratios(rows: dict[str, dict[str, Any] | None], least: int) -> dict[str, float | None]:
-    """How many times ours the others take; None for what was not measured."""
+    """Return how many times ours the others take; None for what was not measured."""
     ours = rows["ours"]
-
-    def times(name: str, key: str, phase: str | None = None) -> float | None:
-        if rows[name] is None:
-            return None
-        mine, other = ((row[key] if phase is None else row[key][phase]) for row in (ours, rows[name]))
-        return other / mine
-
     found: dict[str, float | None] = {"flops_to_floor": ours["flops"] / least}
     for name in ("naive", "trl"):
-        found |= {
-            f"{name}_to_ours_seconds": times(name, "seconds"),
-            f"{name}_to_ours_flops": times(name, "flops"),
-            f"{name}_to_ours_update_seconds": times(name, "seconds_by_phase", "update"),
-            f"{name}_to_ours_saved_bytes": times(name, "saved_bytes"),
-        }
+        row = rows[name]
+        for key in ("seconds", "flops", "saved_bytes"):
+            found[f"{name}_to_ours_{key}"] = row and row[key] / ours[key]
+        update = row and row["seconds_by_phase"]["update"] / ours["seconds_by_phase"]["update"]
+        found[f"{name}_to_ours_update_seconds"] = update
     return found
 
 
 def _shape_row(shape: Shape) -> dict[str, Any]:
-    high, wide = shape.picture
-    return {
-        "prompt": shape.prompt,
-        "completion": shape.completion,
-        "group": shape.group,
-        "prompts": shape.prompts,
-        "picture_tokens": high * wide,
-    }
+    row = asdict(shape)
+    high, wide = row.pop("picture")
+    return row | {"picture_tokens": high * wide}
 
 
 def _setting_row(request: Request, ours: Ours, why_not: str) -> dict[str, Any]:
@@ -238,13 +211,9 @@ def _setting_row(request: Request, ours: Ours, why_not: str) -> dict[str, Any]:
 
     packages = ("torch", "transformers", "peft", *(() if why_not else ("trl",)))
     return {
-        "model": request.model,
+        **{name: getattr(request, name) for name in ("model", "checkpointing", "kl_coef", "cached", "threads")},
         "policy": ours.policy.describe(),
         "train": "lora" if ours.policy.has_lora else "full",
-        "checkpointing": request.checkpointing,
-        "kl_coef": request.kl_coef,
-        "cached": request.cached,
-        "threads": request.threads,
         "clock": "processor" if request.threads == 1 else "wall",
         "trl": why_not or "measured",
         "versions": {name: metadata.version(name) for name in packages},

@@ -24,6 +24,7 @@ from minirft import UserError
 from minirft.cost import fit
 from minirft.cost.architectures import architecture
 from minirft.cost.lower_bound import floor
+from minirft.cost.report import render
 from minirft.cost.shapes import Shape
 from minirft.cost.sizes import NF4, count_weights
 from minirft.data import held_out, training_feed, training_set
@@ -182,32 +183,9 @@ def _shown(sample: Sample, length: tuple[int, int]) -> dict[str, Any]:
 
 
 def report(told: dict[str, Any]) -> str:
-    """What `dry_run` found, in lines."""
-    lines = []
-    for shown in told["prompts"]:
-        size = f"picture {shown['width']} x {shown['height']}"
-        tokens = f"{shown['tokens']} tokens = {shown['text_tokens']} text + {shown['picture_tokens']} picture"
-        lines += [f"── {shown['id']}: {size}, {tokens}", shown["problem"], f"→ {shown['solution']}", ""]
-    lengths, time = told["prompt_tokens"], told["time"]
-    pool = "an endless world; the first step's" if told["endless"] else "all"
-    lines += [
-        f"samples   {told['samples']} ({pool})",
-        f"prompts   {lengths['shortest']} to {lengths['longest']} tokens, mean {lengths['mean']:.0f}; "
-        f"limit {lengths['limit']}",
-        "plan      " + ", ".join(f"{value:g} {name}" for name, value in told["plan"].items()),
-    ]
-    if told["memory"]:
-        card = told["memory"]["card_gb"]
-        on = f"fits a {card:g} GB card" if card else "fits no card up to 24 GB; ask minirft fit"
-        lines.append(f"memory    {told['memory']['peak_gib']:.2f} GiB of tensors, in {told['memory']['phase']}; {on}")
-    parts = ", ".join(f"{name} {spell(seconds)}" for name, seconds in time["parts"].items() if seconds)
-    lines += [
-        f"time      about {spell(time['seconds'])} ({parts}), not measured: assumed {time['assumed_tflops']:g} TFLOP/s "
-        f"and {time['assumed_gb_per_second']:g} GB/s",
-        "          (--tflops, --bandwidth), completions at full length; launches, optimiser and evaluation come on top",
-        f"machine   {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no CUDA card here'}",
-    ]
-    return "\n".join(lines)
+    """Write what `dry_run` found as text."""
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA card here"
+    return render("dryrun", **told, spell=spell, machine=machine)
 
 
 def spell(seconds: float) -> str:

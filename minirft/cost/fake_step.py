@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
-from transformers import BitsAndBytesConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 from minirft.cost.sizes import Shape
-from minirft.engine import DECODERS, add_lora, layers, prefill, recompute_layers
+from minirft.engine import DECODERS, add_lora, layers, nf4_settings, prefill, recompute_layers
 from minirft.policy import Policy
 from minirft.reference import make_reference
 from minirft.runs import GRPOConfig, make_optimiser
@@ -44,16 +44,11 @@ def counted(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
         # torch's own doing, where it makes a real tensor with a gradient fake, or copies a fake one.
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-        return _phases(_Step(shape, fake_policy(shape)), _tracked)
+        return phases(_Step(shape, policy_of_shape(shape)), _tracked)
 
 
-def measured(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
-    """The same on a CUDA card with random weights, not quantised: what torch's allocator gave out at most."""
-    shape = Shape.of(model, replace(config, offload_vision=False, offload_embedding=False, quantize="none"))
-    return _phases(_Step(shape, policy_of_shape(shape, torch.device("cuda"))), _allocated)
-
-
-def _phases(step: _Step, peak_of: Callable[[_Step, Callable[[], None]], int]) -> dict[str, int]:
+def phases(step: _Step, peak_of: Callable[[_Step, Callable[[], None]], int]) -> dict[str, int]:
+    """The peak of each phase of a step by name, as `peak_of` measures it."""
     config, found = step.shape.config, {}
     step.fill_gradients()
     step.optimise()  # the moments exist from the second step on
@@ -73,12 +68,6 @@ def _tracked(step: _Step, phase: Callable[[], None]) -> int:
     with tracker:
         phase()
     return sum(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
-
-
-def _allocated(step: _Step, phase: Callable[[], None]) -> int:
-    torch.cuda.reset_peak_memory_stats()
-    phase()
-    return torch.cuda.max_memory_allocated()
 
 
 class _Unhooked:
@@ -148,15 +137,13 @@ class _Step:
         return whole, list(range(n - self.shape.rows, n))
 
 
-def fake_policy(shape: Shape) -> Policy:
-    """The policy that `runs.load_policy` would load, without storage."""
-    return policy_of_shape(shape, torch.device("meta"))
+def policy_of_shape(shape: Shape, device: str = "meta") -> Policy:
+    """Make the policy that `runs.load_policy` would load: with fake weights on "meta", else with random ones.
 
-
-def policy_of_shape(shape: Shape, device: torch.device) -> Policy:
-    """A policy with random weights, or, on "meta", with fake ones.  Its tokenizer knows no tokens."""
+    Its tokenizer knows no tokens.
+    """
     config, dtype = shape.config, {2: torch.bfloat16, 4: torch.float32}[shape.b]
-    with device:
+    with torch.device(device):
         core = Qwen2VLForConditionalGeneration._from_config(
             shape.model, dtype=dtype, attn_implementation={"text_config": layers.SHARED_PREFIX, "vision_config": "sdpa"}
         )
@@ -167,7 +154,7 @@ def policy_of_shape(shape: Shape, device: torch.device) -> Policy:
     else:
         model = core
         core.model.visual.requires_grad_(config.train_vision)
-    if device.type == "meta":
+    if device == "meta":
         _make_fake(model, dtype)
         core.tie_weights()
     policy = Policy(model, SimpleNamespace(tokenizer=_NoTokens()), checkpointing=config.checkpointing)
@@ -186,10 +173,7 @@ class _NoTokens:
 
 
 def _put_4_bit_layers(core: nn.Module, dtype: torch.dtype) -> None:
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-    replace_with_bnb_linear(core, modules_to_not_convert=["lm_head"], quantization_config=settings)
+    replace_with_bnb_linear(core, modules_to_not_convert=["lm_head"], quantization_config=nf4_settings(dtype))
     core.is_loaded_in_4bit = True  # what PEFT asks
     for module in core.modules():
         if isinstance(module, bnb.nn.Linear4bit):

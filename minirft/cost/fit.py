@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -16,6 +16,7 @@ from minirft import UserError
 from minirft.cost.advice import alternatives
 from minirft.cost.architectures import architecture
 from minirft.cost.memory import GIB, Ledger, ledger
+from minirft.cost.report import render
 from minirft.cost.sizes import Shape
 from minirft.runs import GRPOConfig, differences
 
@@ -61,16 +62,16 @@ def account(config: GRPOConfig) -> Ledger:
 
 
 def judge(config: GRPOConfig, gpu: float, source: str, base: GRPOConfig) -> Verdict:
-    """Whether `config` fits; advice is in terms of `source`, the name of the configuration `base`."""
-    room = usable(gpu)
+    """Judge whether `config` fits; advice is in terms of `source`, the name of the configuration `base`."""
+    capacity = usable(gpu)
 
     def fits(candidate: GRPOConfig) -> bool:
-        return account(candidate).peak <= room * GIB
+        return account(candidate).peak <= capacity * GIB
 
     if fits(config):
-        return Verdict(gpu, room, True, [])
+        return Verdict(gpu, capacity, True, [])
     advice = [f"{command(source, base, found)}  # {changes(config, found)}" for found in alternatives(config, fits)]
-    return Verdict(gpu, room, False, advice)
+    return Verdict(gpu, capacity, False, advice)
 
 
 def changes(old: GRPOConfig, new: GRPOConfig) -> str:
@@ -104,67 +105,32 @@ def command(source: str, base: GRPOConfig, config: GRPOConfig) -> str:
 # ------------------------------------------------------------------ printing
 
 
-def heading(config: GRPOConfig) -> str:
-    """The model and the settings that the ledger is about, in two lines."""
+def report(config: GRPOConfig, found: Ledger, verdicts: list[Verdict], one: bool, counts: dict[str, int]) -> str:
+    """Write the settings, GiB by part (down) and phase (across), what MemTracker counted, and the verdicts as text.
+
+    `one` says that a card was asked for; `counts` is empty unless they were asked for.
+    """
     shape = Shape.of(architecture(config.model), config)
-    merge = shape.model.vision_config.spatial_merge_size**2
-    weights = {"nf4": "4-bit weights", "none": f"{8 * shape.b}-bit weights"}[config.quantize]
-    lora = f"LoRA r = {config.lora.r} in float32" if config.train == "lora" else "all weights learn"
-    recompute = "checkpointing" if config.checkpointing else "no checkpointing"
-    everything, length = config.prompts_per_step * config.group_size, config.max_completion_length
-    return (
-        f"{config.model}: {weights}, {lora}, {config.optimiser}, {recompute}\n"
-        f"prompt {shape.prompt} tokens ({shape.patches // merge} of them picture), completion {length}, "
-        f"group {config.group_size}; {shape.rows} of {everything} completions a pass, "
-        f"{shape.together} of {config.prompts_per_step} prompts decoded together"
-    )
-
-
-def table(found: Ledger) -> str:
-    """GiB by part (down) and phase (across); the peak has a star."""
     by_phase = [found.phases["optimise"], *found.phases.values()]  # what is always there comes first
     names = list(dict.fromkeys(part for parts in by_phase for part in parts))
-    width = max(map(len, names))
-    lines = ["GiB".ljust(width) + "".join(f"{phase:>11}" for phase in found.phases)]
-    for name in names:
-        cells = [parts.get(name, 0) / GIB for parts in found.phases.values()]
-        lines.append(name.ljust(width) + "".join(f"{cell:11.3f}" if cell else " " * 10 + "·" for cell in cells))
-    totals = [found.total(phase) / GIB for phase in found.phases]
-    stars = ["*" if phase == found.peak_phase else " " for phase in found.phases]
-    rule = "─" * len(lines[0])
-    total = "total".ljust(width) + "".join(f"{star:>5}{cell:6.3f}" for star, cell in zip(stars, totals, strict=True))
-    return "\n".join([*lines, rule, total])
-
-
-def sentence(found: Ledger, verdict: Verdict) -> str:
-    """The verdict on one card, with the advice under it."""
-    gpu, room, peak = verdict.gpu, verdict.usable, found.peak / GIB
-    card = f"{gpu:g} GB card: {gpu:.2f} - {CONTEXT} CUDA context - {gpu * SLACK:.2f} allocator = {room:.2f} GiB"
-    if verdict.fits:
-        return f"{card}\nfits: the peak is {peak:.2f} GiB, in {found.peak_phase}; {room - peak:.2f} GiB to spare"
-    lines = [card, f"does not fit: the peak is {peak:.2f} GiB, in {found.peak_phase}; {peak - room:.2f} GiB too much"]
-    if not verdict.advice:
-        return "\n".join([*lines, "nothing that fit knows of makes it fit: it needs a larger card"])
-    return "\n".join([*lines, "any one of these fits:" if len(verdict.advice) > 1 else "this fits:", *verdict.advice])
-
-
-def overview(found: Ledger, verdicts: list[Verdict]) -> str:
-    """One line a card, with the first advice."""
-    lines = [f"{'card':>6} {'usable':>7} {'peak':>7}"]
-    for verdict in verdicts:
-        says = "fits" if verdict.fits else next(iter(verdict.advice), "needs a larger card")
-        lines.append(f"{verdict.gpu:>3g} GB {verdict.usable:7.2f} {found.peak / GIB:7.2f}  {says}")
-    allowed = f"usable = card - {CONTEXT} GiB CUDA context - {SLACK:.0%} allocator; both are allowances"
-    return "\n".join([*lines, allowed])
-
-
-def comparison(found: Ledger, counts: dict[str, int]) -> str:
-    """The ledger beside what MemTracker counted, phase by phase."""
-    lines = [f"{'GiB':<10}{'ledger':>9}{'tracker':>9}{'differs':>9}"]
-    for phase, count in {**counts, "peak": max(counts.values())}.items():
-        said = found.peak if phase == "peak" else found.total(phase)
-        lines.append(f"{phase:<10}{said / GIB:9.3f}{count / GIB:9.3f}{said / count - 1:+9.1%}")
-    return "\n".join(lines)
+    checked = account(replace(config, offload_vision=False, offload_embedding=False)) if counts else found
+    compared = {phase: (checked.total(phase), count) for phase, count in counts.items()}
+    return render(
+        "fit",
+        config=config,
+        shape=shape,
+        pictured=shape.patches // shape.model.vision_config.spatial_merge_size**2,
+        found=found,
+        names=names,
+        width=max(map(len, names)),
+        peak=found.peak / GIB,
+        compared=compared | ({"peak": (checked.peak, max(counts.values()))} if counts else {}),
+        one=verdicts[0] if one else None,
+        verdicts=verdicts,
+        GIB=GIB,
+        CONTEXT=CONTEXT,
+        SLACK=SLACK,
+    )
 
 
 def as_json(config: GRPOConfig, found: Ledger, verdicts: list[Verdict], one: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ only a card can fill are then null.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shlex
 import subprocess
@@ -45,14 +46,14 @@ PARTS: dict[str, Callable[[str, str, Sizes], Cases]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One part of the benchmark on one model; it travels to its own process as JSON."""
+    """One part of the benchmark on one model."""
 
     part: str
     model: str
     source: str
     """Folder of the random weights."""
     device: str
-    file: str
+    file: Path
     """Where the rows go."""
     command: str
     """What the user typed."""
@@ -85,14 +86,13 @@ def run_gpu_bench(
             source = str(write_random(Path(folder), model))
             for part in parts:
                 file = out / f"{Path(model).name}-{part}.json"
-                job = Job(part, model, source, device, str(file), command, sizes or Sizes())
+                job = Job(part, model, source, device, file, command, sizes or Sizes())
                 run_job(job, end - time.monotonic(), apart=on_card)
 
 
 def run_job(job: Job, seconds: float, apart: bool) -> None:
-    """A part within `seconds`, if `apart` in a process of its own; its file says how it ended."""
-    file = Path(job.file)
-    _write(file, {"part": job.part, "model": job.model, "command": job.command, "rows": []})
+    """Run a part within `seconds`, if `apart` in a process of its own; its file says how it ended."""
+    _write(job.file, {"part": job.part, "model": job.model, "command": job.command, "rows": []})
     error = None
     if seconds <= 0:
         error = "not started: the time for all parts was spent"
@@ -101,26 +101,28 @@ def run_job(job: Job, seconds: float, apart: bool) -> None:
     else:
         run_part(job)
     if error:
-        _write(file, json.loads(file.read_text()) | {"error": error})
+        _write(job.file, json.loads(job.file.read_text()) | {"error": error})
 
 
 def _in_own_process(job: Job, seconds: float) -> str | None:
-    """Runs the part; how it failed, if it did."""
-    environment = dict(os.environ)
+    """Run the part; return how it failed, if it did."""
     if job.device.startswith("cuda"):  # one card, also for TRL, which would spread over all it sees
-        environment.setdefault("CUDA_VISIBLE_DEVICES", job.device.partition(":")[2] or "0")
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", job.device.partition(":")[2] or "0")
         job = replace(job, device="cuda:0")
-    command = [sys.executable, "-m", "minirft.cost.gpu", json.dumps(asdict(job))]
-    try:
-        code = subprocess.run(command, timeout=seconds, check=False, env=environment).returncode
-    except subprocess.TimeoutExpired:
+    process = multiprocessing.get_context("spawn").Process(target=run_part, args=(job,))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
         return f"stopped after {seconds:.0f} s: the time for all parts was spent"
-    return f"its process ended with code {code}" if code else None
+    return f"its process ended with code {process.exitcode}" if process.exitcode else None
 
 
 def run_part(job: Job) -> None:
     """Run the cases of a part; the file holds all rows so far at any moment."""
-    file, start = Path(job.file), time.perf_counter()
+    quieten_libraries()
+    start = time.perf_counter()
     record: dict[str, Any] = {"part": job.part, "model": job.model, "header": header(job), "rows": []}
     for name, case in PARTS[job.part](job.source, job.device, job.sizes):
         _say(f"{job.model}: {job.part}: {name}")
@@ -131,8 +133,8 @@ def run_part(job: Job) -> None:
             row = {"error": one_line(error)}
         free()
         record["rows"].append({"case": name, **row, "wall_seconds": time.perf_counter() - begun})
-        _write(file, record)
-    _write(file, record | {"wall_seconds": time.perf_counter() - start})
+        _write(job.file, record)
+    _write(job.file, record | {"wall_seconds": time.perf_counter() - start})
 
 
 def header(job: Job) -> dict[str, Any]:
@@ -159,9 +161,3 @@ def _write(file: Path, record: dict[str, Any]) -> None:
 
 def _say(line: str) -> None:
     print(f"minirft bench: {line}", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    quieten_libraries()
-    fields = json.loads(sys.argv[1])
-    run_part(Job(**fields | {"sizes": Sizes(**fields["sizes"])}))

@@ -20,15 +20,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
-from transformers import BitsAndBytesConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration
 
 from minirft.cost.architectures import architecture
 from minirft.cost.shapes import PICTURE_SHARE, Shape, endless, filler, fit_shape, questions
 from minirft.cost.steps import Ours, reward, settings
 from minirft.cost.trl_step import Trl
 from minirft.cost.work import PHASES, timing
-from minirft.engine import DECODERS, FeatureCache, LoraSettings
+from minirft.engine import DECODERS, FeatureCache, LoraSettings, nf4_settings, tidy_after_quantising
 from minirft.policy import Policy
 from minirft.reference import make_reference
 from minirft.runs import GRPOConfig, load_policy, make_optimiser
@@ -259,16 +258,9 @@ def _four_bit(source: str, device: str) -> Qwen2VLForConditionalGeneration:
         source,
         dtype=torch.bfloat16,
         device_map={"": device},
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        ),
+        quantization_config=nf4_settings(torch.bfloat16),
     )
-    for module in model.modules():
-        if isinstance(module, Linear4bit):  # on some CPUs it would not learn after a rollout, see `loading`
-            module.support_avx512bf16_for_cpu = False
+    tidy_after_quantising(model, torch.device(device))
     return model
 
 

@@ -47,6 +47,7 @@ from dataclasses import dataclass
 from transformers import Qwen2VLConfig
 
 from minirft.cost.shapes import Shape
+from minirft.cost.sizes import adapter_widths, count_weights, key_width
 
 
 @dataclass(frozen=True)
@@ -95,27 +96,9 @@ def parts(
     return {name: round(shape.prompts * count) for name, count in counts.items()}
 
 
-def linear_sizes(config: Qwen2VLConfig) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of the linear layers of one language-model layer."""
-    text = config.text_config
-    hidden, inner = text.hidden_size, text.intermediate_size
-    head = hidden // text.num_attention_heads
-    keys = text.num_key_value_heads * head
-    return {
-        "q_proj": (hidden, hidden),
-        "k_proj": (hidden, keys),
-        "v_proj": (hidden, keys),
-        "o_proj": (hidden, hidden),
-        "gate_proj": (hidden, inner),
-        "up_proj": (hidden, inner),
-        "down_proj": (inner, hidden),
-    }
-
-
 def per_token(config: Qwen2VLConfig, rank: int) -> tuple[int, int]:
     """W and A: multiplications of one token with the linear layers, and with adapters of this rank on them."""
-    sizes, layers = linear_sizes(config).values(), config.text_config.num_hidden_layers
-    return layers * sum(i * o for i, o in sizes), layers * rank * sum(i + o for i, o in sizes)
+    return count_weights(config)["language linears"]["linear"], rank * adapter_widths(config)["language"]
 
 
 def forward_flops(config: Qwen2VLConfig, rank: int, tokens: list[tuple[float, float]], places: int) -> float:
@@ -136,8 +119,8 @@ def backward_flops(
     activations = 2 * count * (weights + adapters) + head + _attention(config, tokens, products)
     if not rank:
         return activations + 2 * count * weights + head
-    sizes = linear_sizes(config)
-    below = sum(i * o + rank * i for i, o in (sizes[name] for name in ("q_proj", "k_proj", "v_proj")))
+    hidden, keys = text.hidden_size, key_width(config)
+    below = hidden * (hidden + 2 * keys) + 3 * rank * hidden
     return activations + 2 * count * adapters - 2 * count * below
 
 

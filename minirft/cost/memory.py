@@ -56,11 +56,13 @@ class Ledger:
 def ledger(model: Qwen2VLConfig, config: GRPOConfig) -> Ledger:
     """The whole account of one run of `config` on `model`."""
     shape = Shape.of(model, config)
-    kept = resident(shape)
-    tower = {"vision tower": _stored(count_weights(model)["vision tower"], shape)}
+    kept, weights, text = resident(shape), count_weights(model), model.text_config
+    tower = {"vision tower": _stored(weights["vision tower"], shape)}
+    table = {"embedding": _stored(weights["embedding"], shape)}  # on the card while loading, also if it leaves then
+    widest = text.hidden_size * text.intermediate_size * shape.b * (config.quantize == "nf4")
     gradients = {"gradients": shape.learning * shape.weight_bytes}
     phases = {
-        "load": {**kept, **tower, **_first_table(shape), "one layer before quantisation": _largest_linear(shape)},
+        "load": {**kept, **tower, **table, "one layer before quantisation": widest},
         "see": {**kept, **tower, "picture": activations.picture(shape)},
         "prefill": {**kept, **activations.prefill(shape)},
         "decode": {**kept, **activations.decode(shape, config.group_size)},
@@ -98,16 +100,6 @@ def resident(shape: Shape) -> Parts:
     # Two moments a weight: in 8 bits with a float32 scale per 256, or in float32.
     parts["optimiser state"] = shape.learning * 2 * (1 + 4 / 256 if config.optimiser == "adamw8bit" else 4)
     return parts
-
-
-def _first_table(shape: Shape) -> Parts:
-    """While loading, an embedding that will go to host memory is still on the card."""
-    return {"embedding": _stored(count_weights(shape.model)["embedding"], shape)}
-
-
-def _largest_linear(shape: Shape) -> float:
-    text = shape.model.text_config
-    return text.hidden_size * text.intermediate_size * shape.b if shape.config.quantize == "nf4" else 0
 
 
 def _optimiser_scratch(shape: Shape) -> float:

@@ -24,7 +24,13 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 from minirft.cost.architectures import architecture
 from minirft.engine import Qwen2VLImageProcessorPil
@@ -44,18 +50,25 @@ RAW_SCORE = 1e4
 PIXELS = (56 * 56, 28 * 28 * 16384)  # smallest and largest picture of Qwen2-VL's own preprocessor_config.json
 
 
-def write_random(folder: Path, name: str, seed: int = 0, shard_bytes: int = 10**9) -> Path:
-    """Writes a random bfloat16 model of the architecture `name` into `folder`, as `Policy.load` takes it.
+def write_random(
+    folder: Path,
+    name: str,
+    seed: int = 0,
+    shard_bytes: int = 10**9,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Path:
+    """Write a random bfloat16 model of the architecture `name` into `folder`, as `Policy.load` takes it.
 
     `name` is what `architecture` takes ("qwen2-vl-2b": 4.4 GB on disk, "qwen2-vl-7b": 16.6 GB).  A shard has at most
-    `shard_bytes` bytes, unless one tensor alone has more.  Raises `UserError` for an unknown architecture.
+    `shard_bytes` bytes, unless one tensor alone has more.  The tokenizer is `placeholder_tokenizer` if none is given.
+    Raises `UserError` for an unknown architecture.
     """
     config = architecture(name)
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, config, seed, shard_bytes)
     config.architectures, config.dtype = ["Qwen2VLForConditionalGeneration"], torch.bfloat16
     config.save_pretrained(folder)
-    tokenizer = placeholder_tokenizer(config)
+    tokenizer = tokenizer or placeholder_tokenizer(config)
     tokenizer.save_pretrained(folder)
     _image_processor(config).save_pretrained(folder)
     ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]

@@ -17,23 +17,18 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoTokenizer
 
 from minirft import UserError
-from minirft.cost.random_weights import raise_scores
-from minirft.engine import LoraSettings, Qwen2VLImageProcessorPil
+from minirft.cost.architectures import RANDOM
+from minirft.cost.random_weights import write_random
+from minirft.engine import LoraSettings
 from minirft.policy import Policy
 from minirft.samples import Sample
-from minirft.tiny import SPECIAL, new_tokenizer
+from minirft.tiny import CHECKPOINT
 
 PICTURE_SHARE = 400 / 512
 """Share of the prompt that is picture, as in a detection prompt."""
-
-RANDOM = {
-    "small": {"hidden_size": 512, "num_hidden_layers": 4, "intermediate_size": 1536, "vocab_size": 512},
-    "mid": {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1536, "vocab_size": 8192},
-}
-"""Random models: 8 heads on 2, vision tower of 4 layers 320 wide, 2.6 prefills dear as that of Qwen2-VL-2B."""
 
 
 @dataclass(frozen=True)
@@ -57,62 +52,15 @@ class Shape:
 
 @contextmanager
 def model_source(name: str) -> Iterator[str]:
-    """The model's name for `Policy.load`: "small" and "mid" as a temporary folder of random weights, others as is."""
+    """Yield the model's name for `Policy.load`: a temporary folder of random weights for "small" and "mid".
+
+    Their head is not tied to the embedding: a tied random model repeats one token for ever.
+    """
     if name not in RANDOM:
         yield name
         return
     with tempfile.TemporaryDirectory(prefix=f"minirft-{name}-") as folder:
-        write_random_model(Path(folder), RANDOM[name])
-        yield folder
-
-
-def write_random_model(folder: Path, language: dict[str, int], vision: dict[str, int] | None = None) -> None:
-    """Writes a random Qwen2-VL with an untied head: a tied random model repeats one token for ever.
-
-    Linear weights have standard deviation 1 / √inputs, so that activations keep their size, and the head 2 / √hidden,
-    so that logits have standard deviation 2.  Biases raise the scores as in `random_weights`.
-    """
-    config = random_config(language, vision or {})
-    width = config.text_config.hidden_size // config.text_config.num_attention_heads
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Qwen2VLForConditionalGeneration(config)
-        for name, weight in model.named_parameters():
-            if weight.dim() > 1:
-                scale = 2.0 if name.startswith("lm_head") else 1.0
-                weight.data.normal_(std=scale * (weight.numel() / len(weight)) ** -0.5)
-            raise_scores(name, weight.data, width)
-    tokenizer = new_tokenizer()
-    model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    Qwen2VLImageProcessorPil().save_pretrained(folder)
-
-
-def random_config(language: dict[str, int], vision: dict[str, int]) -> Qwen2VLConfig:
-    """The architecture of a random model; the tokenizer is the embedded model's, of 477 tokens."""
-    ids = dict(zip(SPECIAL, new_tokenizer().convert_tokens_to_ids(list(SPECIAL.values())), strict=True))
-    hidden, heads = language["hidden_size"], language.get("num_attention_heads", 8)
-    half = hidden // heads // 2
-    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]  # Qwen2-VL's 16, 24, 24 in proportion
-    return Qwen2VLConfig(
-        text_config={
-            "num_attention_heads": heads,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 32768,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
-            "bos_token_id": ids["pad"],
-            "eos_token_id": ids["end"],
-            "pad_token_id": ids["pad"],
-        }
-        | language,
-        vision_config={"depth": 4, "embed_dim": 320, "num_heads": 5, "mlp_ratio": 4, "hidden_size": hidden} | vision,
-        image_token_id=ids["image"],
-        video_token_id=ids["video"],
-        vision_start_token_id=ids["vision_start"],
-        vision_end_token_id=ids["vision_end"],
-        tie_word_embeddings=False,
-    )
+        yield str(write_random(Path(folder), name, tokenizer=AutoTokenizer.from_pretrained(CHECKPOINT)))
 
 
 def load_policy(source: str, lora: LoraSettings | None, checkpointing: bool = False, **options: Any) -> Policy:

@@ -42,11 +42,9 @@ class Shape:
         pixels = config.max_pixels or DEFAULT_MAX_PIXELS
         merge = model.vision_config.spatial_merge_size**2
         pictured = min(pixels // (model.vision_config.patch_size**2 * merge), config.max_prompt_length)
-        everything = config.prompts_per_step * config.group_size
+        g, everything = config.group_size, config.prompts_per_step * config.group_size
         rows = min(config.rows_per_pass or everything, everything)
-        starts = range(0, everything, rows)
-        last = [min(start + rows, everything) - 1 for start in starts]
-        g = config.group_size
+        passes = [(start, min(start + rows, everything) - 1) for start in range(0, everything, rows)]
         return cls(
             model=model,
             config=config,
@@ -54,7 +52,7 @@ class Shape:
             prompt=config.max_prompt_length,
             patches=pictured * merge,
             rows=rows,
-            prompts=max(end // g - start // g + 1 for start, end in zip(starts, last, strict=True)),
+            prompts=max(last // g - first // g + 1 for first, last in passes),
             together=min(config.prompts_per_rollout or config.prompts_per_step, config.prompts_per_step),
             learning=sum(adapter_weights(model, config).values()) if lora else _full_weights(model, config),
             weight_bytes=4 if lora else b,
@@ -78,18 +76,23 @@ class Shape:
     @property
     def keys(self) -> int:
         """K, the width of the keys of one token."""
-        text = self.model.text_config
-        return text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+        return key_width(self.model)
 
 
 # ------------------------------------------------------------------ weights
+
+
+def key_width(model: Qwen2VLConfig) -> int:
+    """K, the width of the keys of one token in one layer."""
+    text = model.text_config
+    return text.hidden_size // text.num_attention_heads * text.num_key_value_heads
 
 
 def count_weights(model: Qwen2VLConfig) -> dict[str, dict[str, int]]:
     """Weights by part, those of linear layers (which 4 bits can hold) apart from the others."""
     text, vision = model.text_config, model.vision_config
     d, i, e = text.hidden_size, text.intermediate_size, vision.embed_dim
-    k = d // text.num_attention_heads * text.num_key_value_heads
+    k = key_width(model)
     m, merged = int(e * vision.mlp_ratio), e * vision.spatial_merge_size**2
     patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     layer, block = 2 * d * (d + k) + 3 * d * i, 4 * e * e + 2 * e * m
@@ -107,14 +110,18 @@ def count_weights(model: Qwen2VLConfig) -> dict[str, dict[str, int]]:
 
 def adapter_weights(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
     """Weights of the adapters by part: r (inputs + outputs) for every linear layer they sit on."""
-    text, vision, r = model.text_config, model.vision_config, config.lora.r
-    d, i, e = text.hidden_size, text.intermediate_size, vision.embed_dim
-    k = d // text.num_attention_heads * text.num_key_value_heads
+    return {part: config.lora.r * width * (part in adapted(config)) for part, width in adapter_widths(model).items()}
+
+
+def adapter_widths(model: Qwen2VLConfig) -> dict[str, int]:
+    """Inputs + outputs of the linear layers of each part, summed over its layers."""
+    text, vision = model.text_config, model.vision_config
+    d, i, e, k = text.hidden_size, text.intermediate_size, vision.embed_dim, key_width(model)
     m, merged = int(e * vision.mlp_ratio), e * vision.spatial_merge_size**2
-    language = text.num_hidden_layers * (2 * (d + d) + 2 * (d + k) + 3 * (d + i))
-    tower = vision.depth * (4 * e + 2 * e + 2 * (e + m)) + 2 * merged + merged + d
-    on = adapted(config)
-    return {"language": r * language * ("language" in on), "vision": r * tower * ("vision" in on)}
+    return {
+        "language": text.num_hidden_layers * (2 * (d + d) + 2 * (d + k) + 3 * (d + i)),
+        "vision": vision.depth * (4 * e + 2 * e + 2 * (e + m)) + 2 * merged + merged + d,
+    }
 
 
 def adapted(config: GRPOConfig) -> tuple[str, ...]:

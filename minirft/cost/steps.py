@@ -178,8 +178,3 @@ def check_equal(found: dict[str, float], allowed: float, what: str) -> dict[str,
             f"allowed {allowed:.1e}): nothing was timed"
         )
     return found
-
-
-def naive_of(ours: Ours) -> Ours:
-    """The same policy the plain way."""
-    return replace(ours, config=replace(ours.config, shared_prefix=False), cached=False)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
+from unittest import mock
 
 import torch
 from peft import LoraConfig
@@ -220,9 +221,5 @@ def trl_inputs(rollout: Rollout) -> dict[str, Any]:
 
 def our_loss_over_all_tokens(ours: Ours, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
     """Our loss as TRL defines log-probs: normalised over the whole vocabulary, tokens never sampled included."""
-    banned = ours.policy.banned
-    ours.policy.banned = banned[:0]
-    try:
+    with mock.patch.object(ours.policy, "banned", ours.policy.banned[:0]):
         return loss_and_gradients(ours.policy, rollout, ours.config, shared=True)
-    finally:
-        ours.policy.banned = banned

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
@@ -107,20 +107,10 @@ def flop_counter() -> FlopCounterMode:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    counter.mod_tracker = _NoModules()
+    # torch's record of who calls whom fails where a checkpoint runs a module again in backward.
+    counter.mod_tracker = nullcontext()
+    counter.mod_tracker.parents = ("Global",)
     return counter
-
-
-class _NoModules:
-    """In place of torch's record of who calls whom, which fails where a checkpoint runs a module again in backward."""
-
-    parents = ("Global",)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 # ------------------------------------------------------------------ memory
@@ -171,12 +161,12 @@ class _Held:
 class Work:
     """What one step did; tokens and FLOPs by phase."""
 
-    flops: dict[str, int] = field(default_factory=dict)
+    flops_by_phase: dict[str, int] = field(default_factory=dict)
     vision_passes: int = 0  # pictures through the vision tower
     vision_patches: int = 0
     preprocessings: int = 0  # pictures cut into patches on the CPU
-    prompt_tokens: Counter[str] = field(default_factory=Counter)  # through the language model
-    completion_tokens: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))  # of the language model
+    completion_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
     saved_bytes: int = 0
 
 
@@ -215,7 +205,7 @@ def counting(core: nn.Module, image_processor: Any, marks: Sequence[Mark], promp
         for context in (saved.hooks(), marked(phases, marks), flops, phases.running()):
             stack.enter_context(context)
         yield work
-    work.flops = {phase: int(sum(phases.spent.get(phase, [0]))) for phase in PHASES}
+    work.flops_by_phase = {phase: int(sum(phases.spent.get(phase, [0]))) for phase in PHASES}
     work.saved_bytes = saved.peak
 
 

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
         add_lora,
         copy_trained,
         load_model,
+        nf4_settings,
         pick_device,
         pick_dtype,
         resolve,
+        tidy_after_quantising,
     )
     from minirft.engine.logprobs import Rows, gather_logprobs, naive_logits, passes, rollout_logprobs, token_logprobs
     from minirft.engine.model import LossScale, Model

@@ -26,7 +26,6 @@ HUB = {"qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-7b": "Qwen/Qwen2-VL
 LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VISION_LINEARS = ["attn.qkv", "attn.proj", "fc1", "fc2", "mlp.0", "mlp.2"]
 TARGETS = {"language": LANGUAGE_LINEARS, "vision": VISION_LINEARS, "all": LANGUAGE_LINEARS + VISION_LINEARS}
-NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 UNFIT = (OSError, SafetensorError, RuntimeError, ValueError)  # what libraries raise for weights that are not as asked
 
 
@@ -102,7 +101,7 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
             source,
             dtype=dtype,
-            quantization_config=BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=dtype) if quantize == "nf4" else None,
+            quantization_config=nf4_settings(dtype) if quantize == "nf4" else None,
             device_map={"": device},
             use_safetensors=True,
             attn_implementation={"text_config": SHARED_PREFIX, "vision_config": "sdpa"},
@@ -111,7 +110,7 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{source}: {len(missing)} weights are missing, first {missing[0]}; copy the whole model again")
     if quantize == "nf4":
-        _tidy_after_quantising(model, device)
+        tidy_after_quantising(model, device)
     embed_patches_by_product(model)
     return model
 
@@ -126,7 +125,8 @@ def _give_freed_memory_back() -> None:
         ctypes.CDLL(None).mallopt(-3, 2**18)  # M_MMAP_THRESHOLD
 
 
-def _tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.device) -> None:
+def tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.device) -> None:
+    """Let 4-bit layers learn after a rollout, and on a CPU let go of the file that the weights were read from."""
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # On CPUs with AVX512-BF16, bitsandbytes repacks a layer in place in eval mode, and the packed layer gives
@@ -147,6 +147,16 @@ def _check_is_qwen2_vl(source: str) -> None:
         raise UserError(
             f"{source} is a {config.get('model_type', 'nameless')} model; minirft trains Qwen2-VL (qwen2_vl)"
         )
+
+
+def nf4_settings(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Make transformers' settings for weights in NF4 with quantised scales; arithmetic is in `dtype`."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_vision: bool) -> PeftModel:

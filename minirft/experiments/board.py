@@ -141,13 +141,9 @@ def keys_to_test(board: Board, name: str, seeds: int) -> list[Key]:
 def choose(board: Board, name: str, part: str, method: str, shots: int) -> tuple[float, int]:
     """The rate and length with the best validation; of equals the shorter, then the lower rate."""
     scores = {
-        (steps, rate): value
+        (int(steps), rate): value
         for rate in RATES[method]
-        for steps, value in _validation(board, Key(name, part, method, shots, TUNING_SEED, rate)).items()
+        for steps, value in board.cells[Key(name, part, method, shots, TUNING_SEED, rate)]["validation"].items()
     }
     steps, rate = max(sorted(scores), key=scores.__getitem__)
     return rate, steps
-
-
-def _validation(board: Board, key: Key) -> dict[int, float]:
-    return {int(steps): value for steps, value in board.cells[key]["validation"].items()}

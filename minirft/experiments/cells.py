@@ -83,7 +83,7 @@ def test(part: Part, key: Key) -> dict[str, Any]:
         tests[name] = {mode: judge(part, texts, questions) for mode, texts in answers.items()}
         for mode in answers if name in part.masked else ():
             values, draws = mask_scores(answers[mode], questions, segment, true_mask, resamples=DRAWS)
-            tests[name][mode] |= _rounded(values) | {f"{metric}_draws": _drawn(draws[metric]) for metric in values}
+            tests[name][mode] |= rounded(values) | {f"{metric}_draws": drawn(draws[metric]) for metric in values}
         if key.seed == 1:
             tests[name]["answers"] = answers["greedy"][:KEPT]
     return {"seconds_training": seconds, **cost(key), "tests": tests}
@@ -97,18 +97,20 @@ def judge(part: Part, answers: list[str], questions: list[Sample]) -> dict[str, 
     """
     values, draws = bootstrap(part.task, answers, questions, resamples=DRAWS)
     return {
-        **_rounded(values),
+        **rounded(values),
         "careful": round(sum(CAREFUL_START in text for text in answers) / len(answers), 4),
-        "draws": _drawn(draws[HEADLINE[part.task]]),
+        "draws": drawn(draws[HEADLINE[part.task]]),
         **({"levels": confidence_levels(answers, questions)} if part.task == "detection" else {}),
     }
 
 
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """Metrics with five decimals, which a file needs no more of."""
     return {name: None if value is None else round(value, 5) for name, value in values.items()}
 
 
-def _drawn(values: np.ndarray) -> list[float]:
+def drawn(values: np.ndarray) -> list[float]:
+    """Resamples with four decimals, as a list."""
     return [round(float(value), 4) for value in values]
 
 

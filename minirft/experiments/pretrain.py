@@ -28,11 +28,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
 from minirft.policy import Policy
 from minirft.tiny import (
+    CHECKPOINT,
     COLOURS,
     FAMILIES,
     GRID,
@@ -41,31 +42,20 @@ from minirft.tiny import (
     SIDE,
     Question,
     annotate,
-    ask_classification,
-    ask_detection,
-    ask_grounding,
-    ask_presence,
     careful,
     new_image_processor,
     new_model,
-    new_tokenizer,
     save,
+    world,
 )
 
 CELL = 2 * PATCH  # pixels a picture token covers
 CELLS = SIDE // CELL
 STEPS = SIDE // GRID + 1  # coordinates on the grid
-CLASSES = tuple(name for classes in FAMILIES.values() for name in classes)
 FEATURES = tuple(dict.fromkeys(word for classes in FAMILIES.values() for words in classes.values() for word in words))
 SLOTS = 3  # the most features a class has
 IGNORE = -100
 VISION, SKILL, HABITS = 1, 2, 3  # the stages
-ASKS = {
-    "detection": ask_detection,
-    "grounding": ask_grounding,
-    "classification": ask_classification,
-    "presence": ask_presence,
-}
 
 
 @dataclass(frozen=True)
@@ -100,12 +90,12 @@ class Stream(IterableDataset):
         self.config, self.stage, self.steps = config, stage, steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        tokenizer, processor = new_tokenizer(), new_image_processor()
+        tokenizer, processor = AutoTokenizer.from_pretrained(CHECKPOINT), new_image_processor()
         names, shares = zip(*self.config.shares, strict=True)
         for step in range(self.steps):
             rng = np.random.default_rng([self.config.seed, self.stage, step])
             kinds = rng.choice(names, size=self.config.batch, p=np.array(shares) / sum(shares))
-            questions = [ASKS[kind](rng) for kind in kinds]
+            questions = [world.ASKS[kind](rng) for kind in kinds]
             annotator = annotate if self.stage == HABITS else careful
             yield collate(questions, [annotator(question, rng) for question in questions], tokenizer, processor)
 

@@ -29,7 +29,7 @@ from minirft.cost import plan
 from minirft.data import held_out
 from minirft.evaluation import bootstrap, lvis_metrics
 from minirft.experiments.board import Board, run_cells
-from minirft.experiments.cells import DRAWS, Key
+from minirft.experiments.cells import DRAWS, Key, drawn, rounded
 from minirft.experiments.real import RealPart, Size, located, parts_of
 from minirft.experiments.settings import HEADLINE
 from minirft.policy import Policy
@@ -162,9 +162,9 @@ def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) 
     values |= lvis_metrics(texts, samples, config.data)
     warning = frame_warning(policy, texts, samples)
     return {
-        **{name: None if value is None else round(value, 5) for name, value in values.items()},
+        **rounded(values),
         "n": len(samples),
-        "draws": [round(float(value), 4) for value in draws[METRIC[config.data.task]]],
+        "draws": drawn(draws[METRIC[config.data.task]]),
         "predictions": str(path),
         **({"frame_warning": warning} if warning else {}),
     }

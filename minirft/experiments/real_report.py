@@ -18,19 +18,11 @@ from minirft.data import FAMILY
 from minirft.experiments.board import Board
 from minirft.experiments.cells import Key
 from minirft.experiments.real_cells import METHODS, METRIC, Study
-from minirft.experiments.statistics import difference, estimate
-from minirft.experiments.summary import Line
+from minirft.experiments.summary import Line, lines_of
+from minirft.show import name_of
 
 PAPER = Path(__file__).parents[2] / "results" / "paper.json"
 """The paper's tables, where the package lies in its repository."""
-LABELS = {
-    "base": "base",
-    "sft": "SFT",
-    "sft-reasoning": "SFT, reasoning",
-    "rft": "RFT",
-    "sft-quick": "SFT, quick thought",
-    "rft-official": "RFT, released reward",
-}
 FAMILY_COLUMN = {"flower": "Flower102", "pet": "Pets37", "aircraft": "FGVC-Aircraft", "car": "Cars196"}
 COUNTERPART = {
     **{("classification", family, "same"): ("2", column) for family, column in FAMILY_COLUMN.items()},
@@ -44,9 +36,9 @@ COUNTERPART = {
     ("open-vocabulary", "65 base", "rare"): ("8", "rare"),
 }
 """(experiment, part, test) -> the table of the paper and its column."""
+PAIRS = (("rft", "base"), ("rft", "sft"))
 COLUMN = {(name, test): at for (name, _, test), at in COUNTERPART.items() if name != "classification"}
 COLUMN |= {("grounding", "test"): ("6", "mIoU test"), ("grounding", "val"): ("6", "mIoU val")}
-Measured = dict[int, tuple[float, list[float]]]  # seed -> the headline metric, and its resamples
 
 # ------------------------------------------------------------------ before
 
@@ -95,22 +87,11 @@ def outlook_table(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 def real_lines(study: Study, board: Board) -> Iterator[Line]:
-    """Every number that the cells so far give: each method at each number of shots, and what RFT gains."""
+    """Yield every number that the cells so far give: each method at each number of shots, and what RFT gains."""
     for part, spec in study.parts.items():
         metric = METRIC[study.settings(part).data.task]
         for test in spec.tests:
-            base = _measured(board, part, "base", 0, test, metric)
-            yield from _line(part, test, 0, "base", base)
-            for shots in spec.shots:
-                found = {method: _measured(board, part, method, shots, test, metric) for method in METHODS}
-                for method, seen in found.items():
-                    yield from _line(part, test, shots, method, seen)
-                rft = found["rft"]
-                for rival, seen in ("base", dict.fromkeys(rft, base.get(0))), ("sft", found["sft"]):
-                    seeds = [seed for seed in rft if seen.get(seed)]
-                    if seeds:
-                        pair = (_columns([values[seed] for seed in seeds]) for values in (rft, seen))
-                        yield Line(part, test, shots, "greedy", f"rft - {rival}", difference(*pair))
+            yield from lines_of(board, part, test, "greedy", metric, spec.shots, METHODS, PAIRS)
 
 
 def real_table(study: Study, board: Board, paper: Path = PAPER) -> str:
@@ -123,7 +104,7 @@ def real_table(study: Study, board: Board, paper: Path = PAPER) -> str:
         shots = "" if line.what == "base" else str(line.shots or "all")
         sure = "*" if " - " in line.what and line.found.excludes_zero else " "
         beside = "" if published is None else f"{published:.3f}"
-        what = LABELS.get(line.what) or " - ".join(LABELS[one] for one in line.what.split(" - "))
+        what = name_of(line.what).replace("−", "-")
         where = f"{line.part:<24}{line.test:<8}{shots:<7}{metric:<10}{what:<13}"
         rows.append(f"{where}{line.found!s:<26}{line.found.seeds:>5} {sure} {beside}".rstrip())
     return "\n".join(rows)
@@ -141,22 +122,3 @@ def paper_number(study: Study, line: Line, paper: Path = PAPER) -> float | None:
         if asked and (row["model"], row["method"]) == (study.size.upper(), line.what) and column[1] in row:
             return row[column[1]] / 100
     return None
-
-
-def _measured(board: Board, part: str, method: str, shots: int, test: str, metric: str) -> Measured:
-    found = {}
-    for key, cell in sorted(board.cells.items(), key=lambda item: item[0].seed):
-        if (key.part, key.method, key.shots) == (part, method, shots):
-            answers = cell["tests"][test]["greedy"]
-            found[key.seed] = answers[metric], answers["draws"]
-    return found
-
-
-def _columns(found: Iterable[tuple[float, list[float]]]) -> tuple[list[float], list[list[float]]]:
-    values, draws = zip(*found, strict=True)
-    return list(values), list(draws)
-
-
-def _line(part: str, test: str, shots: int, what: str, found: Measured) -> Iterator[Line]:
-    if found:
-        yield Line(part, test, shots, "greedy", what, estimate(*_columns(found.values())))

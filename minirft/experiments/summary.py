@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 from minirft.experiments.board import Board
@@ -11,6 +12,7 @@ from minirft.experiments.settings import HEADLINE, find
 from minirft.experiments.statistics import Estimate, difference, estimate
 
 Measured = tuple[list[float], list[list[float]]]  # values by seed, and their resamples
+BySeed = dict[int, tuple[float, list[float]]]  # seed -> the headline metric, and its resamples
 MODES = ("greedy", "sampled")
 PAIRS = (
     ("sft", "base"),
@@ -35,47 +37,65 @@ class Line:
 
 
 def lines(board: Board, name: str) -> Iterator[Line]:
-    """Every number that the cells so far give, of greedy and of sampled answers."""
+    """Yield every number that the cells so far give, of greedy and of sampled answers."""
+    methods = find(name).methods
     for part, spec in find(name).parts.items():
         for test, mode in product(spec.tests, MODES):
-            base = measured(board, name, part, "base", 0, test, mode)
-            if base:
-                yield Line(part, test, 0, mode, "base", estimate(*base))
-            for shots in spec.shots:
-                methods = find(name).methods
-                found = {method: measured(board, name, part, method, shots, test, mode) for method in methods}
-                for method, seen in found.items():
-                    if seen:
-                        yield Line(part, test, shots, mode, method, estimate(*seen))
-                for one, other in PAIRS:
-                    if pair := _paired(found.get(one), base if other == "base" else found.get(other), other == "base"):
-                        yield Line(part, test, shots, mode, f"{one} - {other}", difference(*pair))
+            yield from lines_of(board, part, test, mode, HEADLINE[spec.task], spec.shots, methods)
+
+
+def lines_of(
+    board: Board,
+    part: str,
+    test: str,
+    mode: str,
+    metric: str,
+    shots: Iterable[int],
+    methods: Iterable[str],
+    pairs: Iterable[tuple[str, str]] = PAIRS,
+) -> Iterator[Line]:
+    """Yield the numbers of one test: the base, each method at each number of shots, and differences on common seeds."""
+    look = partial(_by_seed, board, part, test=test, mode=mode, metric=metric)
+    base = look("base", 0)
+    if base:
+        yield Line(part, test, 0, mode, "base", estimate(*_columns(base)))
+    for k in shots:
+        found = {method: look(method, k) for method in methods}
+        for method, seen in found.items():
+            if seen:
+                yield Line(part, test, k, mode, method, estimate(*_columns(seen)))
+        # The base has no seed; it is compared with each.
+        found["base"] = {seed: cell for cell in base.values() for seen in found.values() for seed in seen}
+        for one, other in pairs:
+            a, b = found.get(one, {}), found.get(other, {})
+            if both := sorted(a.keys() & b.keys()):
+                pair = (_columns({seed: x[seed] for seed in both}) for x in (a, b))
+                yield Line(part, test, k, mode, f"{one} - {other}", difference(*pair))
 
 
 def measured(
     board: Board, name: str, part: str, method: str, shots: int, test: str, mode: str = "greedy"
 ) -> Measured | None:
-    """The headline metric of the test cells, in the order of their seeds; None where there are none."""
-    metric = HEADLINE[find(name).parts[part].task]
-    keys = sorted(
-        (key for key in board.cells if (key.part, key.method, key.shots) == (part, method, shots) and not key.tunes),
-        key=lambda key: key.seed,
-    )
-    found = [board.cells[key]["tests"][test][mode] for key in keys]
-    return ([x[metric] for x in found], [x["draws"] for x in found]) if found else None
+    """Return the headline metric of the test cells, in the order of their seeds; None where there are none."""
+    found = _by_seed(board, part, method, shots, test, mode, HEADLINE[find(name).parts[part].task])
+    return _columns(found) if found else None
 
 
-def _paired(one: Measured | None, other: Measured | None, repeat: bool) -> tuple[Measured, Measured] | None:
-    """Both for the same seeds; the base, which has no seed, is repeated for each."""
-    if not one or not other:
-        return None
-    if repeat:
-        other = (other[0] * len(one[0]), other[1] * len(one[1]))
-    return (one, other) if len(one[0]) == len(other[0]) else None
+def _by_seed(board: Board, part: str, method: str, shots: int, test: str, mode: str, metric: str) -> BySeed:
+    cells = {
+        key.seed: cell["tests"][test][mode]
+        for key, cell in board.cells.items()
+        if (key.part, key.method, key.shots) == (part, method, shots) and not key.tunes
+    }
+    return {seed: (cell[metric], cell["draws"]) for seed, cell in sorted(cells.items())}
+
+
+def _columns(found: BySeed) -> Measured:
+    return [value for value, _ in found.values()], [draws for _, draws in found.values()]
 
 
 def table(board: Board, name: str) -> str:
-    """The lines as text."""
+    """Write the lines as text; * marks a difference whose intervals exclude zero."""
     rows = [f"{'part':<14}{'test':<20}{'shots':>5}  {'mode':<9}{'':<20}{'mean [95% interval]':<26}seeds"]
     for line in lines(board, name):
         sure = " *" if " - " in line.what and line.found.excludes_zero else ""

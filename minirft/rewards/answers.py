@@ -267,9 +267,8 @@ def _answer(text: str) -> str | ParseFailure:
 
 def _short_answer(text: str) -> str | ParseFailure:
     answer = _answer(text)
-    if isinstance(answer, str) and len(answer) > MAX_LABEL:
-        return ParseFailure("label too long", f"{len(answer)} characters, the limit is {MAX_LABEL}")
-    return answer
+    long = isinstance(answer, str) and len(answer) > MAX_LABEL
+    return ParseFailure("label too long", f"{len(answer)} characters, the limit is {MAX_LABEL}") if long else answer
 
 
 def _items(answer: str) -> list[str] | ParseFailure:
@@ -294,9 +293,8 @@ def _prediction(item: str) -> tuple[tuple[float, ...], str] | None:
     position, confidence, label = fields.get("Position"), fields.get("Confidence"), fields.get("Label", "")
     if len(pairs) != 2 + ("Label" in fields) or not isinstance(position, list) or len(position) != 4:
         return None
-    if not isinstance(label, str) or len(label) > MAX_LABEL:
-        return None
-    if not all(type(number) in (int, float) for number in (*position, confidence)):
+    numbers = all(type(number) in (int, float) for number in (*position, confidence))
+    if not numbers or not isinstance(label, str) or len(label) > MAX_LABEL:
         return None
     framed = all(0 <= number <= side for number, side in zip(position, 2 * (MODEL.width, MODEL.height), strict=True))
     return ((*map(float, position), float(confidence)), label) if framed and 0 <= confidence <= 1 else None

@@ -32,6 +32,7 @@ Row = dict[str, Any]
 SHOWN = 4  # pictures of a probe
 MORE = 20  # steps that the button adds
 CURVES, ANSWERS = 2.1, 2.25  # inches
+MARGINS = {"left": 0.07, "right": 0.99, "top": 0.86, "bottom": 0.2}  # of a row
 
 
 @dataclass(frozen=True)
@@ -197,15 +198,18 @@ class Dashboard(Playground):
 
     def figure(self) -> Figure:
         """Curves above, the first answers to the probe and the last ones below."""
-        panels = [*self.keys, *(self.probes[0][1].numbers if self.probes else [])]
-        height = CURVES + (2 * ANSWERS if self.probes else 0)
-        figure = Figure(figsize=(WIDTH, height), facecolor=PAPER)
-        self._curves([_place(figure, i, len(panels), 0.3, CURVES - 0.75) for i in range(len(panels))])
-        for row, (done, probe) in enumerate([self.probes[0], self.probes[-1]] if self.probes else []):
-            shown = min(SHOWN, len(probe.samples))
-            for i in range(shown):
-                axes = _place(figure, i, shown, CURVES + 0.15 + row * ANSWERS, ANSWERS - 0.42, margin=0.1)
-                _draw(axes, probe.samples[i], probe.texts[i], f"step {done}: ")
+        probes = [self.probes[0], self.probes[-1]] if self.probes else []
+        heights = [CURVES, *[ANSWERS] * len(probes)]
+        figure = Figure(figsize=(WIDTH, sum(heights)), facecolor=PAPER)
+        curves, *answers = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        count = len(self.keys) + (len(self.probes[0][1].numbers) if self.probes else 0)
+        self._curves(curves.subplots(1, count, squeeze=False, gridspec_kw=MARGINS)[0])
+        for row, (done, probe) in zip(answers, probes, strict=True):
+            grid = row.subplots(1, min(SHOWN, len(probe.samples)), squeeze=False, gridspec_kw=MARGINS)[0]
+            for axes, sample, text in zip(grid, probe.samples, probe.texts, strict=False):
+                draw_answer(axes, sample, text)
+                axes.xaxis.labelpad = 1
+                axes.set_title(f"step {done}: {sample.category}", loc="left", fontsize=8.5, color=INK, parse_math=False)
         return figure
 
     def _curves(self, grid: Sequence[Axes]) -> None:
@@ -227,17 +231,3 @@ class Dashboard(Playground):
 
     def _ipython_display_(self) -> None:
         live(self.widget, f"<i>{self.words()}</i>: the curves stand where the run has ended")
-
-
-def _place(figure: Figure, i: int, count: int, top: float, height: float, margin: float = 0.55) -> Axes:
-    """Axes i of `count` side by side, `top` inches below the figure's top, with a margin at the left of each."""
-    width, total = figure.get_size_inches()
-    each = (width - 0.05) / count
-    return figure.add_axes(((i * each + margin) / width, 1 - (top + height) / total, (each - margin - 0.03) / width,
-                            height / total))  # fmt: skip
-
-
-def _draw(axes: Axes, sample: Sample, text: str, title: str) -> None:
-    draw_answer(axes, sample, text)
-    axes.xaxis.labelpad = 1
-    axes.set_title(title + sample.category, loc="left", fontsize=8.5, color=INK, parse_math=False)

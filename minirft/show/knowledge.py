@@ -1,7 +1,7 @@
 """When does RFT beat SFT?  Shots across, what the base already knows downwards, the difference in colour and number.
 
 Reinforcement can only favour what is sampled: rows are sorted by the caller from a base that never looks by itself to
-one that always does.  A hatched cell has an interval that holds zero.
+one that always does.  A hatched cell may be zero: one of its intervals holds zero.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _of_one_test(lines: Iterable[Line], test: str, mode: str) -> list[Line]:
 def _cell(axes: Axes, x: int, y: int, found: Any) -> None:
     red, green, blue, _ = colour = _colour(found.mean)
     ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else INK
-    hatch = None if found.low > 0 or found.high < 0 else "////"
+    hatch = None if found.excludes_zero else "////"
     edge = "#b4bcc4" if hatch else "white"
     axes.add_patch(
         Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=colour, edgecolor=edge, hatch=hatch, linewidth=0)

@@ -56,16 +56,7 @@ def replay_json(replays: Sequence[Replay]) -> str:
     >>> replay_json([Replay("</script>", [], {"iou": 1.0}, "std", 1e-4)])[:30]
     '[{"name": "\\u003c/script>", "m'
     """
-    rows = [
-        {
-            "name": replay.name,
-            "moments": [_moment(moment) for moment in replay.moments],
-            "weights": dict(replay.weights),
-            "scale": replay.scale,
-            "eps": replay.eps,
-        }
-        for replay in replays
-    ]
+    rows = [vars(replay) | {"moments": [_moment(moment) for moment in replay.moments]} for replay in replays]
     return json.dumps(rows).replace("<", "\\u003c")
 
 

@@ -3,7 +3,7 @@
 What is drawn are the lines of an experiment (`minirft.experiments.summary.lines`) and columns of the paper's tables;
 this room reads no file and trains nothing.  Our numbers are shares in [0, 1], the paper's percent, so the two never
 share an axis: what can be compared is which method is above, and how the gap goes with shots.  A method has one colour
-and one mark everywhere; a difference whose interval holds zero is drawn hollow.
+and one mark everywhere; a difference that may be zero (not `excludes_zero`) is drawn hollow.
 """
 
 from __future__ import annotations
@@ -35,14 +35,6 @@ ALL = "all"  # how a number of shots of 0 is called: the whole training set
 Column = Mapping[str, Mapping[int, float]]  # method -> shots -> percent, as the paper has it
 
 
-class Found(Protocol):
-    """A mean with its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
 class Line(Protocol):
     """One number of an experiment: a method or a difference ("rft - sft") of a part's test at a number of shots."""
 
@@ -51,7 +43,7 @@ class Line(Protocol):
     shots: int
     mode: str
     what: str
-    found: Any  # a `Found`
+    found: Any  # mean, low, high and excludes_zero, as `experiments.statistics.Estimate` has them
 
 
 def of_paper(table: Mapping[str, Any], column: str, model: str = "2B") -> dict[str, dict[int, float]]:
@@ -145,9 +137,7 @@ def method_dots(
     for i, axes in enumerate(grid):
         _rows(axes, [METHODS[what][0] for what in shown] if i % columns == 0 else [""] * len(shown))
         axes.set_xlim(0, 1.03 * axes.get_xlim()[1])  # room for the mark of the largest
-    filled = Line2D([], [], color=INK, marker="o", linestyle="none", label="greedy answers")
-    hollow = Line2D([], [], color=INK, marker="o", linestyle="none", markerfacecolor="none", label="sampled answers")
-    legend_below(figure, [filled, hollow])
+    _legend_of_dots(figure, "greedy answers", "sampled answers")
     return settled(figure)
 
 
@@ -156,9 +146,9 @@ def differences(
 ) -> Figure:
     """What held: every difference of two methods with its 95% interval, a panel for each pair, sorted by table.
 
-    `experiments` is title -> lines.  Filled: the interval leaves zero out.
+    `experiments` is title -> lines.  Filled: `excludes_zero`, the bootstrap's interval and the one over the seeds do.
     """
-    rows: list[tuple[str, dict[str, Found] | None]] = []
+    rows: list[tuple[str, dict[str, Any] | None]] = []
     for title, lines in experiments.items():
         chosen = [line for line in lines if line.mode == mode and line.what in pairs]
         if chosen:
@@ -174,7 +164,7 @@ def differences(
         for y, (_, here) in enumerate(rows):
             if here and pair in here:
                 found = here[pair]
-                _dot(axes, found, y, pair.split(" - ")[1], filled=found.low > 0 or found.high < 0)
+                _dot(axes, found, y, pair.split(" - ")[1], filled=found.excludes_zero)
         _rows(axes, [label if i == 0 else "" for label, _ in rows])
         for label, (_, here) in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_fontweight("normal" if here else "bold")
@@ -182,9 +172,7 @@ def differences(
     reach = max((abs(x) for axes in grid for x in axes.get_xlim()), default=1)
     for axes in grid:
         axes.set_xlim(-reach, reach)
-    handle = {"color": INK, "marker": "o", "linestyle": "none"}
-    sure, unsure = Line2D([], [], label="95% interval without zero", **handle), "interval holds zero"
-    legend_below(figure, [sure, Line2D([], [], label=unsure, markerfacecolor="none", **handle)])
+    _legend_of_dots(figure, "95% interval without zero", "interval holds zero")
     return settled(figure)
 
 
@@ -245,11 +233,17 @@ def _same_height(grid: Sequence[Axes]) -> None:
         axes.set_ylim(0, top)
 
 
-def _dot(axes: Axes, found: Found, y: float, what: str, *, filled: bool) -> None:
+def _dot(axes: Axes, found: Any, y: float, what: str, *, filled: bool) -> None:
     _, colour, mark = METHODS[what]
     axes.plot([found.low, found.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
     face = colour if filled else "white"
     axes.plot([found.mean], [y], mark, color=colour, markerfacecolor=face, markersize=5.5)
+
+
+def _legend_of_dots(figure: Figure, filled: str, hollow: str) -> None:
+    handle = {"color": INK, "marker": "o", "linestyle": "none"}
+    names = {filled: INK, hollow: "none"}
+    legend_below(figure, [Line2D([], [], label=name, markerfacecolor=face, **handle) for name, face in names.items()])
 
 
 def _rows(axes: Axes, labels: Sequence[str]) -> None:

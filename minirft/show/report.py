@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from minirft import UserError
 from minirft.runs import METRICS
@@ -113,12 +112,11 @@ def verdict(before: Row, after: Row, key: str) -> str:
     >>> verdict({"ap50": 0.2, "ci": {"ap50": [0.1, 0.3]}}, {"ap50": 0.5, "ci": {"ap50": [0.4, 0.6]}}, "ap50")
     'The 95% intervals do not overlap.'
     """
-    apart = intervals_apart(before, after, key)
-    if apart is None:
-        return "There are no intervals, so nothing says how much of this is chance."
-    if apart:
-        return "The 95% intervals do not overlap."
-    return "The 95% intervals overlap, so this one run cannot say that it moved."
+    return {
+        None: "There are no intervals, so nothing says how much of this is chance.",
+        True: "The 95% intervals do not overlap.",
+        False: "The 95% intervals overlap, so this one run cannot say that it moved.",
+    }[intervals_apart(before, after, key)]
 
 
 def intervals_apart(before: Row, after: Row, key: str) -> bool | None:
@@ -163,22 +161,18 @@ def _figures(
     count: int,
 ) -> dict[str, str]:
     """The figures there is something for, as data addresses."""
-    figures: dict[str, Figure] = {}
-    if tiles:
-        figures["bars"] = bars(blocks, tiles[:5])
-    if training:
-        figures["training"] = curves(data.runs, training)
-    if held_out:
-        figures["held_out"] = curves(data.runs, held_out, kind="eval")
-    if count:
-        figures["pictures"] = before_after(data.samples[:count], data.before_texts[:count], data.after_texts[:count])
-    if data.levels:
-        figures["calibration"] = calibration(data.levels)
-    if data.misses:
-        figures["misses"] = misses(data.misses)
-    if data.group:
-        figures["group"] = group_panel(data.group)
-    return {name: "data:image/png;base64," + base64.b64encode(png(figure)).decode() for name, figure in figures.items()}
+    texts = data.before_texts[:count], data.after_texts[:count]
+    figures = {
+        "bars": tiles and bars(blocks, tiles[:5]),
+        "training": training and curves(data.runs, training),
+        "held_out": held_out and curves(data.runs, held_out, kind="eval"),
+        "pictures": count and before_after(data.samples[:count], *texts),
+        "calibration": data.levels and calibration(data.levels),
+        "misses": data.misses and misses(data.misses),
+        "group": data.group and group_panel(data.group),
+    }
+    pictures = {name: base64.b64encode(png(figure)).decode() for name, figure in figures.items() if figure}
+    return {name: f"data:image/png;base64,{picture}" for name, picture in pictures.items()}
 
 
 def _present(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str) -> list[str]:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from minirft.advantages import degenerate_groups
 from minirft.samples import Sample  # noqa: F401  a field of Group: pdoc reads the types of Record here
 from minirft.show.display import live
-from minirft.show.pictures import Group, boxes_of, draw_boxes
+from minirft.show.pictures import Group, draw_answer
 from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.style import INK, QUIET, RUNS, signed
 from minirft.show.tokens import LINE, draw_tokens, layout, name_of, reach, shade
@@ -214,13 +214,8 @@ class RolloutBrowser(Playground):
             right.set_axis_off()
             return
         if record.sample is not None:
-            true = boxes_of(record.sample.task, record.sample.solution)[0]
             left.set_axis_on()
-            found = boxes_of(record.sample.task, record.texts[g])
-            draw_boxes(record.sample.picture(), true, *found, axes=left)
-            failure = record.failures[g] if record.failures else None
-            note = f"unreadable: {failure}" if failure else "" if len(found[0]) else "answers with no box"
-            left.set_xlabel(note, fontsize=9, color=INK, parse_math=False)
+            draw_answer(left, record.sample, record.texts[g])
             title = f"{name_of(g)}: {record.sample.category}"[:34]
             left.set_title(title, fontsize=10, loc="left", color=INK, fontweight="bold", parse_math=False)
         _draw_earned(right, record, g)

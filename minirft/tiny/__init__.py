@@ -13,21 +13,10 @@ if TYPE_CHECKING:
     from minirft.tiny import world
     from minirft.tiny.annotators import BROKEN_TAGS, CAREFUL_SHARE, CAREFUL_START, QUICK_THOUGHT, annotate, careful
     from minirft.tiny.lookalikes import FAMILIES
-    from minirft.tiny.model import CHAT_TEMPLATE, PATCH, SPECIAL, new_image_processor, new_model, new_tokenizer, save
+    from minirft.tiny.model import CHAT_TEMPLATE, PATCH, new_image_processor, new_model, save
     from minirft.tiny.questions import Question
     from minirft.tiny.scenes import BASE, CATEGORIES, COLOURS, FEWSHOT, GRID, NOVEL, RARE, RARE_WEIGHT, SHAPES, SIDE
     from minirft.tiny.silhouettes import segment, true_mask
-    from minirft.tiny.world import (
-        EXTREMES,
-        ask_classification,
-        ask_detection,
-        ask_grounding,
-        ask_presence,
-        classification,
-        detection,
-        grounding,
-        held_out,
-        presence,
-    )
+    from minirft.tiny.world import EXTREMES, classification, detection, grounding, held_out, presence
 
 __getattr__, __all__ = lazily(__name__)

@@ -9,6 +9,8 @@ be fooled here too.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,7 @@ def render_lookalike(family: str, name: str, seed: int) -> Image.Image:
     paint = PAINTS[int(rng.integers(len(PAINTS)))]
     radius = side * rng.uniform(0.30, 0.42)
     draw = {"flower": _flower, "pet": _pet, "aircraft": _aircraft, "car": _car}[family]
-    draw(ImageDraw.Draw(layer), FAMILIES[family][name], side / 2, radius, paint)
+    draw(Pen(ImageDraw.Draw(layer), side / 2, radius), FAMILIES[family][name], paint)
     layer = layer.rotate(rng.uniform(-12, 12), translate=tuple((rng.uniform(-0.08, 0.08, 2) * side).astype(int)))
     picture = background(rng, "plain").convert("RGBA")
     picture.alpha_composite(layer.resize((SIDE, SIDE), Image.Resampling.BOX))
@@ -51,77 +53,80 @@ Paint = tuple[int, int, int]
 DARK: Paint = (35, 35, 40)
 
 
-def _flower(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, radius: float, paint: Paint) -> None:
+@dataclass(frozen=True)
+class Pen:
+    """Fills shapes given in units of a radius from the centre of the picture: x to the right, y downwards."""
+
+    canvas: ImageDraw.ImageDraw
+    centre: float
+    radius: float
+
+    def place(self, *numbers: float) -> tuple[float, ...]:
+        """Return coordinates in pixels."""
+        return tuple(self.centre + number * self.radius for number in numbers)
+
+    def oval(self, x: float, y: float, wide: float, high: float, fill: Paint) -> None:
+        """Fill an ellipse around (x, y) with these half axes."""
+        self.canvas.ellipse(self.place(x - wide, y - high, x + wide, y + high), fill=fill)
+
+    def box(self, x1: float, y1: float, x2: float, y2: float, fill: Paint) -> None:
+        """Fill a rectangle."""
+        self.canvas.rectangle(self.place(x1, y1, x2, y2), fill=fill)
+
+    def polygon(self, points: Sequence[Sequence[float]], fill: Paint) -> None:
+        """Fill a polygon."""
+        self.canvas.polygon([self.place(*point) for point in points], fill=fill)
+
+
+def _flower(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
     count, form = features
     for angle in 2 * np.pi * np.arange(NUMBERS[count]) / NUMBERS[count] - np.pi / 2:
         tip = np.array([np.cos(angle), np.sin(angle)])
         side = np.array([-tip[1], tip[0]])
         if form == "round petals":
-            middle, size = centre + tip * radius * 0.66, radius * 0.34
-            canvas.ellipse((*(middle - size), *(middle + size)), fill=paint)
+            pen.oval(*(tip * 0.66), 0.34, 0.34, paint)
         else:
-            points = [centre + tip * radius, centre + tip * radius * 0.45 + side * radius * 0.24]
-            points += [centre + tip * 0, centre + tip * radius * 0.45 - side * radius * 0.24]
-            canvas.polygon([tuple(point) for point in points], fill=paint)
-    canvas.ellipse((*(2 * [centre - radius * 0.24]), *(2 * [centre + radius * 0.24])), fill=(250, 215, 60))
+            pen.polygon([tip, tip * 0.45 + side * 0.24, tip * 0, tip * 0.45 - side * 0.24], paint)
+    pen.oval(0, 0, 0.24, 0.24, (250, 215, 60))
 
 
-def _pet(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, radius: float, paint: Paint) -> None:
+def _pet(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
     ears, coat = features
-    face = radius * 0.78
+    face = replace(pen, radius=pen.radius * 0.78)
     for side in (-1, 1):
-        x = centre + side * face * 0.72
+        x = side * 0.72
         if ears == "pointed ears":
-            tip = (centre + side * face * 0.95, centre - radius * 1.15)
-            canvas.polygon(
-                [tip, (x - face * 0.42, centre - face * 0.5), (x + face * 0.3, centre - face * 0.3)], fill=paint
-            )
+            face.polygon([(side * 0.95, -1.15 / 0.78), (x - 0.42, -0.5), (x + 0.3, -0.3)], paint)
         else:
-            middle = x + side * face * 0.28
-            canvas.ellipse(
-                (middle - face * 0.3, centre - face * 0.7, middle + face * 0.3, centre + face * 0.8), fill=DARK
-            )
-    canvas.ellipse((centre - face, centre - face, centre + face, centre + face), fill=paint)
+            face.oval(x + side * 0.28, 0.05, 0.3, 0.75, DARK)
+    face.oval(0, 0, 1, 1, paint)
     if coat == "spots":
         for x, y in [(-0.55, -0.1), (0.5, -0.3), (0.05, -0.65), (-0.35, 0.55), (0.45, 0.5)]:
-            spot = face * 0.17
-            middle_x, middle_y = centre + x * face, centre + y * face
-            canvas.ellipse((middle_x - spot, middle_y - spot, middle_x + spot, middle_y + spot), fill=DARK)
+            face.oval(x, y, 0.17, 0.17, DARK)
     elif coat == "stripes":
         for y in (-0.7, -0.45, 0.4, 0.65):
-            half = face * np.sqrt(1 - y * y)
-            canvas.rectangle(
-                (centre - half, centre + (y - 0.07) * face, centre + half, centre + (y + 0.07) * face), fill=DARK
-            )
+            half = np.sqrt(1 - y * y)
+            face.box(-half, y - 0.07, half, y + 0.07, DARK)
     elif coat == "mask":
-        canvas.ellipse((centre - face * 0.6, centre - face * 0.2, centre + face * 0.6, centre + face * 0.9), fill=DARK)
+        face.oval(0, 0.35, 0.6, 0.55, DARK)
     for side in (-1, 1):
-        eye = face * 0.13
-        x, y = centre + side * face * 0.36, centre - face * 0.2
-        canvas.ellipse((x - eye, y - eye, x + eye, y + eye), fill=(250, 250, 120))
+        face.oval(side * 0.36, -0.2, 0.13, 0.13, (250, 250, 120))
 
 
-def _aircraft(
-    canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, radius: float, paint: Paint
-) -> None:
+def _aircraft(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
     wings, engines, tail = features
-    body, sweep = radius * 0.13, radius * (0.5 if wings == "swept wings" else 0.0)
-    canvas.ellipse((centre - body, centre - radius, centre + body, centre + radius), fill=paint)
+    sweep = 0.5 if wings == "swept wings" else 0.0
+    pen.oval(0, 0, 0.13, 1, paint)
     for side in (-1, 1):
-        root, tip = centre + side * body * 0.7, centre + side * radius
-        canvas.polygon([(root, centre - radius * 0.22), (tip, centre - radius * 0.16 + sweep),
-                        (tip, centre + radius * 0.02 + sweep), (root, centre + radius * 0.16)], fill=paint)  # fmt: skip
+        root = side * 0.13 * 0.7
+        pen.polygon([(root, -0.22), (side, sweep - 0.16), (side, sweep + 0.02), (root, 0.16)], paint)
         for place in (0.42, 0.75)[: 2 if engines == "four engines" else 1]:
-            x, y = centre + side * radius * place, centre - radius * 0.2 + sweep * place
-            canvas.ellipse((x - radius * 0.08, y - radius * 0.13, x + radius * 0.08, y + radius * 0.13), fill=DARK)
-    end = centre + radius * (0.98 if tail == "high tail" else 0.74)
-    colour = DARK if tail == "high tail" else paint
-    canvas.polygon(
-        [(centre - radius * 0.42, end), (centre, end - radius * 0.2), (centre + radius * 0.42, end)], fill=colour
-    )
+            pen.oval(side * place, sweep * place - 0.2, 0.08, 0.13, DARK)
+    end, colour = (0.98, DARK) if tail == "high tail" else (0.74, paint)
+    pen.polygon([(-0.42, end), (0, end - 0.2), (0.42, end)], colour)
 
 
-def _car(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, radius: float, paint: Paint) -> None:
+def _car(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
     body, trim = features
     roofs = {
         "notched": [(-0.5, 0), (-0.3, -0.5), (0.3, -0.5), (0.5, 0)],
@@ -129,11 +134,9 @@ def _car(canvas: ImageDraw.ImageDraw, features: tuple[str, ...], centre: float, 
         "sloping": [(-0.98, 0), (0.05, -0.5), (0.25, -0.5), (0.5, 0)],
         "tall": [(-1.0, 0), (-1.0, -0.95), (0.6, -0.95), (0.95, 0)],
     }
-    canvas.polygon([(centre + x * radius, centre + y * radius) for x, y in roofs[body]], fill=paint)
-    canvas.rectangle((centre - radius, centre - radius * 0.05, centre + radius, centre + radius * 0.4), fill=paint)
+    pen.polygon(roofs[body], paint)
+    pen.box(-1, -0.05, 1, 0.4, paint)
     if trim == "stripe":
-        canvas.rectangle((centre - radius, centre + radius * 0.1, centre + radius, centre + radius * 0.22), fill=DARK)
+        pen.box(-1, 0.1, 1, 0.22, DARK)
     for x in (-0.58, 0.58):
-        wheel = radius * 0.2
-        middle_x, middle_y = centre + x * radius, centre + radius * 0.42
-        canvas.ellipse((middle_x - wheel, middle_y - wheel, middle_x + wheel, middle_y + wheel), fill=(15, 15, 15))
+        pen.oval(x, 0.42, 0.2, 0.2, (15, 15, 15))

@@ -1,4 +1,4 @@
-"""A new tiny Qwen2-VL with random weights: config, tokenizer, chat template, picture processor.
+"""A new tiny Qwen2-VL with random weights; config, tokenizer, chat template and picture processor are the checkpoint's.
 
 The tokenizer is byte-level, as Qwen2's is, so any text can be encoded.  In place of learned merges it
 has one token for each word, number and sentence of the tiny world; a prompt of the paper's, 550
@@ -7,77 +7,15 @@ characters long, becomes 35 tokens, 16 of them the picture's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from minirft.engine import TINY, Qwen2VLImageProcessorPil
-from minirft.rewards import prompts
-from minirft.tiny.annotators import CAREFUL_START, CONFIDENCES, QUICK_THOUGHT, THEREFORE, VERDICTS
-from minirft.tiny.lookalikes import FAMILIES
-from minirft.tiny.scenes import COLOURS, GRID, SHAPES, SIDE
-from minirft.tiny.world import EXTREMES
 
 PATCH = 14  # pixels; 2 x 2 patches merge into one picture token of 28 x 28 pixels
-SPECIAL = {
-    "pad": "<|endoftext|>",
-    "start": "<|im_start|>",
-    "end": "<|im_end|>",
-    "vision_start": "<|vision_start|>",
-    "vision_end": "<|vision_end|>",
-    "image": "<|image_pad|>",
-    "video": "<|video_pad|>",
-}
-SYSTEM = "You are a helpful assistant."
 CHAT_TEMPLATE = (TINY / "chat_template.jinja").read_text(encoding="utf-8")
-
-
-def phrases() -> Iterator[str]:
-    """Every string of the tiny world that is one token."""
-    blank = "\0"
-    for template in (prompts.detection, prompts.grounding, prompts.presence):
-        yield from template(blank).split(blank)
-    yield from (prompts.classification(family) for family in FAMILIES)
-    yield from (f"system\n{SYSTEM}", "user\n", "assistant\n", "\n")
-    yield from ("<think>", "</think>", " <answer>", "<answer>", "</answer>", "No Objects", "yes", "no")
-    yield from ("[{'Position': [", "], 'Confidence': ", "}, {'Position': [", "}]", "[]", "(", ",", "),(", ")", ", ")
-    numbers = [str(round(k * 1000 / (SIDE // GRID))) for k in range(SIDE // GRID + 1)]
-    yield from numbers
-    yield from (f", {number}" for number in numbers)
-    yield from CONFIDENCES
-    yield from (QUICK_THOUGHT, CAREFUL_START, THEREFORE, *VERDICTS, "; ", "the ", " something")
-    yield from COLOURS
-    yield from (f" {shape}" for shape in SHAPES)
-    yield from (f", {size} " for size in ("small", "medium", "big", "shattered"))
-    yield from ("top left", "top right", "bottom left", "bottom right", "top", "bottom", "left", "right", "middle")
-    yield from EXTREMES
-    for family, classes in FAMILIES.items():
-        yield from (family, *classes)
-        for first, *others in classes.values():
-            yield from (first, *(f", {other}" for other in others))
-
-
-def new_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, special tokens and `phrases()`; 477 tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL.values()])
-    words = [phrase for phrase in dict.fromkeys(phrases()) if phrase and phrase not in alphabet]
-    core.add_tokens([AddedToken(word, normalized=False) for word in words])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token=SPECIAL["end"],
-        pad_token=SPECIAL["pad"],
-        padding_side="left",
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-        model_max_length=1024,
-    )
 
 
 def new_image_processor() -> Qwen2VLImageProcessorPil:
@@ -103,5 +41,5 @@ def save(model: Qwen2VLForConditionalGeneration, folder: Path) -> None:
     """Write model (safetensors), tokenizer, chat template and picture processor into one folder."""
     model.generation_config.update(do_sample=False, eos_token_id=model.config.text_config.eos_token_id)
     model.save_pretrained(folder)
-    new_tokenizer().save_pretrained(folder)
-    new_image_processor().save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json"):
+        (folder / name).write_bytes((TINY / name).read_bytes())

@@ -12,14 +12,16 @@ import torch
 from result_tables import benches
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import AutoTokenizer, Qwen2VLConfig
 
 from minirft import UserError
 from minirft.commands.bench import bench
 from minirft.cost import benchmark as measuring
 from minirft.cost import steps
+from minirft.cost.architectures import architecture
 from minirft.cost.benchmark import Request, agreement, measure
 from minirft.cost.lower_bound import backward_flops, floor, forward_flops, vision_flops
-from minirft.cost.random_weights import RAW_SCORE
+from minirft.cost.random_weights import RAW_SCORE, write_random
 from minirft.cost.report import table
 from minirft.cost.shapes import (
     Shape,
@@ -29,13 +31,12 @@ from minirft.cost.shapes import (
     noise,
     question,
     questions,
-    random_config,
-    write_random_model,
 )
 from minirft.cost.work import SavedActivations, flop_counter
 from minirft.engine import logprobs
 from minirft.engine.loading import LoraSettings
 from minirft.policy import Policy
+from minirft.tiny import CHECKPOINT
 
 LANGUAGE = {
     "hidden_size": 64,
@@ -43,18 +44,31 @@ LANGUAGE = {
     "intermediate_size": 192,
     "vocab_size": 512,
     "num_attention_heads": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
 }
-VISION = {"depth": 2, "embed_dim": 64, "num_heads": 2}
+VISION = {"depth": 2, "embed_dim": 64, "num_heads": 2, "hidden_size": 64}
 P, C, G = 60, 24, 4
 RANK = 16
+
+
+def random_config(**language: int) -> Qwen2VLConfig:
+    """The architecture of "small" at a size that takes a step in a blink."""
+    config = architecture("small").to_dict()
+    config["text_config"] |= LANGUAGE | language
+    del config["text_config"]["layer_types"]
+    return Qwen2VLConfig(**config | {"vision_config": config["vision_config"] | VISION})
+
+
+def write_random_model(folder: Path, **language: int) -> str:
+    """A folder of random weights of that architecture."""
+    random_config(**language).save_pretrained(folder / "shape")
+    return str(write_random(folder, str(folder / "shape"), tokenizer=AutoTokenizer.from_pretrained(CHECKPOINT)))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A random model small enough for a step in a blink; the benchmark trains LoRA on it."""
-    folder = tmp_path_factory.mktemp("bench")
-    write_random_model(folder, LANGUAGE, VISION)
-    return str(folder)
+    return write_random_model(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +129,7 @@ def test_saved_bytes_are_those_of_storages_kept_for_backward():
 @pytest.mark.parametrize("layers", [1, 2])
 def test_floor_of_the_language_model_is_what_torch_counts(tmp_path: Path, rank: int, layers: int):
     """A factor, a linear layer or a gradient too many or too few in the formula."""
-    write_random_model(tmp_path, LANGUAGE | {"num_hidden_layers": layers}, VISION)
+    write_random_model(tmp_path, num_hidden_layers=layers)
     policy = load_policy(str(tmp_path), LoraSettings(r=rank) if rank else None, checkpointing=False)
     config, n, places = policy.core.config, 20, 7
     embeds = torch.randn(1, n, LANGUAGE["hidden_size"], requires_grad=not rank)  # embeddings learn where all does
@@ -144,7 +158,7 @@ def test_floor_of_the_vision_tower_is_what_torch_counts(model: str):
 def test_floor_of_a_step_by_hand():
     """Tokens counted G times, the last completion token counted, or a reference that is free."""
     shape = Shape(prompt=10, completion=3, group=2, prompts=5, picture=(1, 2))
-    config = random_config(LANGUAGE, VISION)
+    config = random_config()
     least = floor(config, shape, RANK, reference=True)
     d, v, layers, hidden = 64, 512, 2, 64
     linears = d * (hidden + 2 * 32) + hidden * d + 3 * d * 192

@@ -50,7 +50,7 @@ def results(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Result
 
 
 def job(miniature: Path, folder: Path, part: str = "correct", device: str = "cpu") -> Job:
-    return Job(part, "m", str(miniature), device, str(folder / "m.json"), "minirft bench --gpu", SMALL)
+    return Job(part, "m", str(miniature), device, folder / "m.json", "minirft bench --gpu", SMALL)
 
 
 def test_every_part_leaves_a_file_that_says_where_it_comes_from(results: Results) -> None:

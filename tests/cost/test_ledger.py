@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from minirft.cost.architectures import architecture
-from minirft.cost.fake_step import counted, fake_policy, measured
+from minirft.cost.fake_step import _Step, counted, phases, policy_of_shape
 from minirft.cost.memory import GIB, ledger, resident
 from minirft.cost.sizes import NF4, Shape, adapter_weights, count_weights
 from minirft.engine.decoding import prefill
@@ -98,7 +99,7 @@ def test_moments(optimiser: str) -> None:
     """Catches 4 bytes for 8, and scales left out."""
     config = replace(COCO, optimiser=optimiser, device="cpu")
     shape = Shape.of(cut("qwen2-vl-2b"), config)
-    policy = fake_policy(shape)
+    policy = policy_of_shape(shape)
     made = make_optimiser(policy, config)
     for weight in policy.trainable().values():
         weight.grad = torch.empty_like(weight)
@@ -188,14 +189,22 @@ def test_whole_2b(rows: int) -> None:
     assert max(found.peak, *counts.values()) <= 3.0 * GIB
 
 
+def allocated(_: _Step, phase: Callable[[], None]) -> int:
+    """What torch's allocator gave out at most."""
+    torch.cuda.reset_peak_memory_stats()
+    phase()
+    return torch.cuda.max_memory_allocated()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["checkpointing", "no checkpointing", "long answers"])
 def test_ledger_on_a_card(name: str) -> None:
     """What CUDA's allocator gave out at most in a packed pass, within 10%: catches memory that kernels take inside."""
     config, model = replace(COCO, **SETTINGS[name], quantize="none", dtype="bfloat16"), middle_size(8)
-    found = ledger(model, config).total("update")
-    assert found == pytest.approx(measured(model, config)["update"], rel=0.1)
+    shape = Shape.of(model, config)
+    counts = phases(_Step(shape, policy_of_shape(shape, "cuda")), allocated)
+    assert ledger(model, config).total("update") == pytest.approx(counts["update"], rel=0.1)
 
 
 # ------------------------------------------------------------------ invariants

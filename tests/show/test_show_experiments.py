@@ -118,6 +118,16 @@ def test_the_map_hatches_what_may_be_chance():
     assert blue > red  # RFT ahead is purple
 
 
+def test_one_rule_says_what_may_be_zero():
+    """A mark filled because the bootstrap alone excludes zero, where the t interval over the seeds holds it."""
+    found = Estimate(0.2, 0.1, 0.3, seeds=5, over_seeds=(-0.05, 0.45))
+    unsure = [Line("flower", "same", 4, "greedy", "rft - sft", found)]
+    (dot,) = [line for line in differences({"One": unsure}).axes[0].lines if len(line.get_xdata()) == 1]
+    assert dot.get_markerfacecolor() == "white"
+    (patch,) = knowledge_map({"quick": unsure}).axes[0].patches
+    assert patch.get_hatch() == "////"
+
+
 def test_a_row_of_the_map_is_one_part():
     """The cells of one part drawn over those of another, as if they were its own."""
     with pytest.raises(ValueError, match="a row is one part: got"):

@@ -4,23 +4,49 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from minirft.experiments import gate
 from minirft.experiments.pretrain import IGNORE, PretrainConfig, SideHeads, Stream, prompt_ids, side_targets, text_loss
 from minirft.policy import Policy
-from minirft.rewards import answers, iou
+from minirft.rewards import answers, iou, prompts
 from minirft.rewards.readings import reading
 from minirft.tiny import CHECKPOINT, world
-from minirft.tiny.annotators import BROKEN_TAGS, CAREFUL_START, annotate, careful, loose_box, quick
+from minirft.tiny.annotators import (
+    BROKEN_TAGS,
+    CAREFUL_START,
+    CONFIDENCES,
+    QUICK_THOUGHT,
+    THEREFORE,
+    VERDICTS,
+    annotate,
+    careful,
+    loose_box,
+    quick,
+)
 from minirft.tiny.lookalikes import FAMILIES, render_lookalike
-from minirft.tiny.model import new_model, new_tokenizer
-from minirft.tiny.scenes import BASE, CATEGORIES, COLOURS, FEWSHOT, NOVEL, RARE, SHAPES, SIDE, Scene, draw_scene, render
+from minirft.tiny.model import new_model
+from minirft.tiny.scenes import (
+    BASE,
+    CATEGORIES,
+    COLOURS,
+    FEWSHOT,
+    GRID,
+    NOVEL,
+    RARE,
+    SHAPES,
+    SIDE,
+    Scene,
+    draw_scene,
+    render,
+)
 
 ASKS = [world.ask_detection, world.ask_grounding, world.ask_classification, world.ask_presence]
 
@@ -172,7 +198,7 @@ def test_loose_boxes_stay_on_the_picture_and_on_the_grid():
 @pytest.mark.parametrize("ask", ASKS)
 def test_text_survives_the_tokenizer_in_few_tokens(ask):
     """A word without a token would be spelt in bytes and be learnt five times slower."""
-    tokenizer, rng = new_tokenizer(), np.random.default_rng(3)
+    tokenizer, rng = AutoTokenizer.from_pretrained(CHECKPOINT), np.random.default_rng(3)
     for question in questions(ask, 60):
         text = annotate(question, rng)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -180,9 +206,40 @@ def test_text_survives_the_tokenizer_in_few_tokens(ask):
         assert len(ids) <= 64 and len(prompt_ids(tokenizer, question.problem())) <= 40
 
 
+def phrases() -> Iterator[str]:
+    """Every string of the tiny world that is one token."""
+    blank = "\0"
+    for template in (prompts.detection, prompts.grounding, prompts.presence):
+        yield from template(blank).split(blank)
+    yield from (prompts.classification(family) for family in FAMILIES)
+    yield from ("system\nYou are a helpful assistant.", "user\n", "assistant\n", "\n")
+    yield from ("<think>", "</think>", " <answer>", "<answer>", "</answer>", "No Objects", "yes", "no")
+    yield from ("[{'Position': [", "], 'Confidence': ", "}, {'Position': [", "}]", "[]", "(", ",", "),(", ")", ", ")
+    for k in range(SIDE // GRID + 1):
+        yield from (number := str(round(k * 1000 / (SIDE // GRID))), f", {number}")
+    yield from (*CONFIDENCES, QUICK_THOUGHT, CAREFUL_START, THEREFORE, *VERDICTS, "; ", "the ", " something")
+    yield from (*COLOURS, *(f" {shape}" for shape in SHAPES), *world.EXTREMES)
+    yield from (f", {size} " for size in ("small", "medium", "big", "shattered"))
+    yield from ("top left", "top right", "bottom left", "bottom right", "top", "bottom", "left", "right", "middle")
+    for family, classes in FAMILIES.items():
+        yield from (family, *classes)
+        for first, *others in classes.values():
+            yield from (first, *(f", {other}" for other in others))
+
+
+def test_the_tokenizer_has_a_token_for_each_phrase_of_the_world_and_no_other():
+    """A colour or a class added to the world, which the shipped tokenizer would spell in bytes; a token left over."""
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    bytes_ = pre_tokenizers.ByteLevel.alphabet()
+    words = {token for token in tokenizer.get_vocab() if token not in bytes_} - set(tokenizer.all_special_tokens)
+    control = {token for token in words if token.startswith("<|")}
+    assert words - control == {phrase for phrase in phrases() if phrase and phrase not in bytes_}
+    assert len(tokenizer) == 477
+
+
 def test_any_text_survives_the_tokenizer():
     """A tokenizer that cannot encode a user's text would fail on the first own prompt."""
-    tokenizer = new_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     for text in ("Où est le château ? 🏰", "<answer>[{'Position': [1, 2, 3, 4]}]</answer>", "tab\tand\nnewline"):
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
@@ -190,7 +247,7 @@ def test_any_text_survives_the_tokenizer():
 def test_labels_are_the_completion_and_nothing_else():
     """A label shifted by one, or on the prompt, would teach another text than the annotators'."""
     batch = next(iter(Stream(PretrainConfig(batch=8), 2, 1)))
-    tokenizer, said = new_tokenizer(), batch["labels"] != IGNORE
+    tokenizer, said = AutoTokenizer.from_pretrained(CHECKPOINT), batch["labels"] != IGNORE
     assert torch.equal(batch["labels"][said], batch["input_ids"][said])
     for row, mask in zip(batch["input_ids"], said, strict=True):
         text = tokenizer.decode(row[mask])
@@ -243,8 +300,6 @@ def test_shipped_folder_loads_in_plain_transformers():
     """A folder that only our own code can read is not a real Qwen2-VL."""
     model, info = Qwen2VLForConditionalGeneration.from_pretrained(CHECKPOINT, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-    assert tokenizer.get_vocab() == new_tokenizer().get_vocab(), "the shipped tokenizer is not what model.py builds"
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in new_model(0).parameters())
 
 

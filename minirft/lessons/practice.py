@@ -20,14 +20,13 @@ from minirft.data import held_out, training_feed
 from minirft.evaluation import metrics
 from minirft.lessons.record import records_written
 from minirft.policy import Policy
-from minirft.rewards import Answer, Detections, OwnFunction, Reward, RewardFn, reading, reward_for
+from minirft.rewards import Answer, Detections, Reward, Scorer, reading, reward_for
 from minirft.runs import GRPOConfig, Row, generate, load_config, load_policy, make_optimiser
 from minirft.samples import Sample
 from minirft.show import BEHAVIOURS, Behaviour, Probe, Record, average
 from minirft.tiny import CAREFUL_START
 from minirft.train import grpo_step
 
-Scorer = RewardFn | OwnFunction
 HELD_OUT = ("ap50_pooled", "recall", "precision", "mean_iou", "auc", "abstention")
 LAB = dict(BEHAVIOURS) | {"careful": lambda text, solution: float(CAREFUL_START.strip() in text)}
 

@@ -37,6 +37,7 @@ from minirft.rewards.readings import Reward, RewardFn, Score, Variant, reading
 from minirft.samples import Sample, Task
 
 OwnFunction = Callable[[str, Sample], float | Mapping[str, float] | Score]
+Scorer = RewardFn | OwnFunction
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class OwnReward:
 
 
 def reward_for(
-    task: Task, source: str | RewardFn | OwnFunction, weights: Mapping[str, float] | None = None, timeout: float = 10.0
+    task: Task, source: str | Scorer, weights: Mapping[str, float] | None = None, timeout: float = 10.0
 ) -> RewardFn:
     """The reward of a task: the name of a reading, FILE.py:NAME, or a function.  Raises `UserError` as they do.
 
@@ -128,7 +129,7 @@ def load_function(source: str) -> OwnFunction:
     return function
 
 
-def fingerprint(reward: RewardFn | OwnFunction) -> str | None:
+def fingerprint(reward: Scorer) -> str | None:
     """SHA-256 of the file that holds a reward's function; None for the package's own, which the version names.
 
     A resumed run must score as it did before.  For a function made in a notebook it is that of its source.

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from minirft.show.rescoring import (
         BEHAVIOURS,
         Behaviour,
-        Scorer,
-        as_reward,
         average,
         pushes,
         red_team,

@@ -15,19 +15,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from minirft.rewards import Scorer, reward_for
 from minirft.show.pictures import Group
 from minirft.show.play import Playground, canvas, plot_axes, table
 from minirft.show.rescoring import (
     BEHAVIOURS,
     Behaviour,
     Rescored,
-    Scorer,
-    as_reward,
     pushes,
     red_team,
     reversed_pairs,
     scores_of,
     weigh,
+    weights_of,
 )
 from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, signed
 
@@ -75,14 +75,18 @@ class RewardLab(Playground):
     """Two rewards on the same saved completions: choose them, slide the weights of the second, see what changes.
 
     `groups` are saved groups (their own rewards are not used), `rewards` named rewards or functions of (completion,
-    solution); `try_reward` adds one while the lab is open.
+    sample); `try_reward` adds one while the lab is open.
     """
 
     def __init__(
-        self, groups: Sequence[Group], rewards: Mapping[str, Scorer], behaviours: Mapping[str, Behaviour] = BEHAVIOURS
+        self,
+        groups: Sequence[Group],
+        rewards: Mapping[str, Scorer],
+        behaviours: Mapping[str, Behaviour] = BEHAVIOURS,
     ) -> None:
         self.groups, self.behaviours = list(groups), dict(behaviours)
-        self.rewards = {name: as_reward(scorer) for name, scorer in rewards.items()}
+        self.task = self.groups[0].sample.task
+        self.rewards = {name: reward_for(self.task, reward) for name, reward in rewards.items()}
         self.scores = {name: scores_of(self.groups, reward) for name, reward in self.rewards.items()}
         names = list(self.rewards)
         self.base = ipywidgets.Dropdown(options=names, description="reward", layout={"width": "250px"})
@@ -106,9 +110,9 @@ class RewardLab(Playground):
             widget.add_class(f"lab-{name}")
         self.widget.add_class("reward-lab")
 
-    def try_reward(self, name: str, scorer: Scorer) -> RewardLab:
+    def try_reward(self, name: str, reward: Scorer) -> RewardLab:
         """Put a reward on trial, a new one or an old name with another function; returns the lab, to be shown."""
-        self.rewards[name] = as_reward(scorer)
+        self.rewards[name] = reward_for(self.task, reward)
         self.scores[name] = scores_of(self.groups, self.rewards[name])
         with self.at_once():
             for dropdown in (self.base, self.trial):
@@ -122,7 +126,7 @@ class RewardLab(Playground):
     def send_red_team(self) -> list[dict[str, Any]]:
         """What cheats earn under the reward on trial, with the weights as they stand; shown below the picture."""
         reward = self.rewards[self.trial.value]
-        rows = red_team(replace(reward, weights=self._trial_weights()))
+        rows = red_team(replace(reward, weights=self._trial_weights()), self.task)
         best = [row for row in rows if row["kind"] != "honest"][:WORST]
         lines = [[html.escape(r["answer"]), r["kind"], f"{r['total']:.2f}",
                   "-" if r["share"] is None else f"{r['share']:.0%}"] for r in best]  # fmt: skip
@@ -132,7 +136,7 @@ class RewardLab(Playground):
     def compare(self) -> tuple[Rescored, Rescored]:
         """The groups under the two rewards, the one on trial with the weights of the sliders."""
         base, trial = self.base.value, self.trial.value
-        return weigh(self.scores[base], self.rewards[base].weights), weigh(self.scores[trial], self._trial_weights())
+        return weigh(self.scores[base], self._weights(base)), weigh(self.scores[trial], self._trial_weights())
 
     def figure(self) -> Figure:
         """One group in the order of both rewards, and the pushes of both."""
@@ -163,8 +167,11 @@ class RewardLab(Playground):
 
     def _names(self) -> tuple[str, str]:
         base, trial = self.base.value, self.trial.value
-        changed = self._trial_weights() != self.rewards[trial].weights
+        changed = self._trial_weights() != self._weights(trial)
         return base, f"{trial}{', own weights' if changed else ' ' if trial == base else ''}"
+
+    def _weights(self, name: str) -> dict[str, float]:
+        return weights_of(self.scores[name], self.rewards[name])
 
     def _trial_weights(self) -> dict[str, float]:
         return {name: slider.value for name, slider in self.weights.items()}
@@ -175,13 +182,12 @@ class RewardLab(Playground):
 
     def _slide(self) -> None:
         """One slider for each part of the reward on trial, at its weight."""
-        weights = self.rewards[self.trial.value].weights
         self.weights = {
             name: ipywidgets.FloatSlider(
                 weight, min=min(-HEAVIEST, weight), max=max(HEAVIEST, weight), step=0.1, description=name,
                 layout={"width": "270px"},
             )
-            for name, weight in weights.items()
+            for name, weight in self._weights(self.trial.value).items()
         }  # fmt: skip
         self.sliders.children = list(self.weights.values())
         for slider in self.weights.values():

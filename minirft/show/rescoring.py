@@ -10,44 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minirft import UserError
 from minirft.advantages import degenerate_groups, group_advantages
 from minirft.rewards import (
-    SOLUTIONS,
-    THOUGHT,
-    Answer,
     ParseFailure,
-    Reward,
+    RewardFn,
     Score,
-    blind,
-    edits,
+    Scorer,
+    audit,
     matched_iou,
     parse_detection,
     parse_solution,
+    reward_for,
 )
 from minirft.samples import Task
 from minirft.show.pictures import Group
 
-Scorer = Reward | Callable[[str, str], float]
 Behaviour = Callable[[str, str], float]  # (completion, solution) -> a number, NaN where it has none
-
-
-def as_reward(scorer: Scorer, task: Task = "detection") -> Reward:
-    """A reward of its own parts, or a plain function of (completion, solution) as a reward of one part, "own".
-
-    >>> as_reward(lambda completion, solution: len(completion) / 100)("<answer>No Objects</answer>", "").total
-    0.27
-    """
-    if isinstance(scorer, Reward):
-        return scorer
-    parts = {"own": lambda answer, solution: scorer(answer.text, solution)}
-    return Reward(parts, {"own": 1.0}, partial(Answer.of, task))
 
 
 # ------------------------------------------------------------------ behaviours
@@ -111,15 +96,29 @@ class Rescored:
         return self.rewards.argmax(-1).tolist()
 
 
-def rescore(groups: Sequence[Group], scorer: Scorer) -> Rescored:
-    """Score the completions of saved groups again, and take their advantages (`std` scaling)."""
-    reward = as_reward(scorer)
-    return weigh(scores_of(groups, reward), reward.weights)
+def rescore(groups: Sequence[Group], reward: Scorer) -> Rescored:
+    """Score the completions of saved groups again, and take their advantages (`std` scaling).
+
+    `reward` is a reward or a function of one's own, (completion, sample) -> number or parts.
+    """
+    scorer = reward_for(groups[0].sample.task, reward)
+    scores = scores_of(groups, scorer)
+    return weigh(scores, weights_of(scores, scorer))
 
 
-def scores_of(groups: Sequence[Group], reward: Reward) -> list[list[Score]]:
-    """The scores of saved groups, P lists of G."""
-    return [[reward(text, group.sample.solution) for text in group.texts] for group in groups]
+def scores_of(groups: Sequence[Group], reward: RewardFn) -> list[list[Score]]:
+    """The scores of saved groups, P lists of G.  Raises `UserError` where the reward fails on one."""
+    scores = [[reward(text, group.sample) for text in group.texts] for group in groups]
+    for score in (score for row in scores for score in row):
+        if not math.isfinite(score.total):
+            raise UserError(f"{score.failure or 'a score is not finite'}; mend the reward first")
+    return scores
+
+
+def weights_of(scores: list[list[Score]], reward: RewardFn) -> dict[str, float]:
+    """The weight of each part that the scores have; 1 where the reward names none."""
+    names = dict.fromkeys(name for row in scores for score in row for name in score.parts)
+    return {name: getattr(reward, "weights", {}).get(name, 1.0) for name in names}
 
 
 def weigh(scores: list[list[Score]], weights: Mapping[str, float]) -> Rescored:
@@ -158,21 +157,7 @@ def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Mapping[str,
     return found
 
 
-def red_team(scorer: Scorer, task: Task = "detection", solutions: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """What the answers of `minirft.rewards.redteam` earn under any reward, the best paid first.
-
-    Rows {"answer", "kind", "total", "share"}; `share` is of the honest answer's total, None where that is not positive.
-    The honest answer is among them.
-    """
-    reward, solutions = as_reward(scorer, task), list(solutions or SOLUTIONS[task])
-    answers = [("honest", "honest", lambda solution: THOUGHT + solution)]
-    answers += [(name, "blind", lambda solution, text=text: text) for name, text in blind(task, solutions)]
-    answers += [(name, "edit", edit) for name, edit in edits(task)]
-    rows = [
-        {"answer": name, "kind": kind, "total": float(np.mean([reward(edit(s), s).total for s in solutions]))}
-        for name, kind, edit in answers
-    ]
-    honest = rows[0]["total"]
-    for row in rows:
-        row["share"] = row["total"] / honest if honest > 0 else None
-    return sorted(rows, key=lambda row: -row["total"])
+def red_team(reward: Scorer, task: Task = "detection", solutions: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of `rewards.audit` for any reward, the best paid first; the honest answer is among them."""
+    rows = audit(task, reward_for(task, reward), solutions)
+    return sorted(rows, key=lambda row: -math.inf if row["total"] is None else row["total"], reverse=True)

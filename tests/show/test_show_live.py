@@ -15,6 +15,7 @@ import small_runs
 import torch
 from PIL import Image
 
+from minirft import UserError
 from minirft import train as train_module
 from minirft.advantages import group_advantages
 from minirft.lessons import the_group
@@ -31,7 +32,7 @@ from minirft.show import play
 from minirft.show.dashboard import Dashboard, Probe
 from minirft.show.lab import RewardLab, red_team_bars
 from minirft.show.pictures import Group
-from minirft.show.rescoring import BEHAVIOURS, as_reward, average, pushes, red_team, rescore, reversed_pairs
+from minirft.show.rescoring import BEHAVIOURS, average, pushes, red_team, rescore, reversed_pairs
 from minirft.show.rollouts import ALL, DEGENERATE, FAILURE, TEACH, Record, RolloutBrowser, kinds, select
 from minirft.show.tokens import COLUMNS, MARGIN, layout, shade
 
@@ -275,12 +276,10 @@ def test_red_team_pays_what_the_audit_pays():
     assert len(red_team_bars({"paper": list(found.values())}, worst=4).axes[0].patches) == 5
 
 
-def test_a_function_is_a_reward():
-    """Catches a reader's own function that loses the reason of a failure."""
-    score = as_reward(lambda completion, solution: 0.5)("nothing", SAMPLE.solution)
-    assert score.total == 0.5 and score.parts == {"own": 0.5} and score.failure == "no answer block"
-    strict = reading("detection")
-    assert as_reward(strict) is strict
+def test_a_reward_of_ones_own_that_fails_says_why():
+    """A reader's own function whose mistake becomes a NaN in every figure of the lab."""
+    with pytest.raises(UserError, match=r"the reward failed: .*ZeroDivisionError"):
+        rescore(GROUPS, lambda completion, sample: 1 / 0)
 
 
 # ------------------------------------------------------------------ the lab's widget

@@ -69,7 +69,7 @@ class Reward:
 
     def __call__(self, completion: str, sample: Sample | str) -> Score:
         """The score of a completion; `sample` may be the text of the solution alone."""
-        answer, truth = self.read(completion), self.read_truth(getattr(sample, "solution", sample))
+        answer, truth = self.read(completion), self.read_truth(sample if isinstance(sample, str) else sample.solution)
         parts = {name: float(part(answer, truth)) for name, part in self.parts.items()}
         failure = answer.failure if isinstance(answer, Answer) else None
         return Score(sum(self.weights[name] * value for name, value in parts.items()), parts, failure)

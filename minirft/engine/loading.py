@@ -88,9 +88,13 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
 
     "nf4" stores every linear layer but `lm_head` in 4 bits, scales quantised twice (https://arxiv.org/abs/2305.14314);
     it does so on a CPU too.  A layer is quantised as soon as it is read: beside what stays there is never more than
-    one tensor.  Raises `UserError` when `source` is not a whole Qwen2-VL in safetensors.
+    one tensor.  Raises `UserError` when `source` is not a whole Qwen2-VL in safetensors, before anything is loaded.
     """
+    from minirft.engine.model_folder import check_processor, check_weights  # here: a step loads nothing
+
     _check_is_qwen2_vl(source)
+    check_processor(source)
+    check_weights(source)
     if quantize not in ("none", "nf4"):
         raise UserError(f"quantize is {quantize}; choose none or nf4")
     if quantize == "nf4" and device.type == "cpu":

@@ -114,6 +114,9 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
 
     `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels.
     """
+    from minirft.engine.model_folder import check_processor  # here: a step loads nothing
+
+    check_processor(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(source)

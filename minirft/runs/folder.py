@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
 from minirft import UserError
@@ -41,6 +42,7 @@ Method = Literal["grpo", "sft"]
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 MAY_CHANGE |= {"offload_vision", "offload_embedding"}
 HELD_OUT = "held_out.jsonl"  # the answers of the evaluations
+LOCK = ".lock"  # held while a process trains in the folder
 EXPORTED = "minirft.toml"  # in an export: the settings of its run, with what the export changed
 
 
@@ -55,6 +57,7 @@ class Run:
     optimiser: torch.optim.Optimizer
     log: RunLog
     reference: Reference | None
+    lock: BaseFileLock
     step: int = 0
 
     def save(self) -> None:
@@ -99,23 +102,36 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> 
     """A fresh run in `config.out`, or the one in `resume` where its newest intact checkpoint left it.
 
     Raises `UserError` when the folder already holds a run, when `resume` does not, or when the configuration
-    differs in more than what may change.
+    differs in more than what may change, or another process is at work in it.
     """
     folder = Path(resume or config.out)
+    lock = FileLock(folder / LOCK)
     if resume:
         _check_same_run(method, config, folder)
+        _take(lock, folder)
     elif _has_steps(folder):
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --out")
-    policy = load_policy(config)  # before anything is written: a wrong model leaves no folder behind
+    try:
+        policy = load_policy(config)  # before anything is written: a wrong model leaves no folder behind
+        _take(lock, folder)
+        return _open_locked(method, config, folder, policy, lock, resume is not None)
+    except BaseException:
+        lock.release(force=True)
+        raise
+
+
+def _open_locked(
+    method: Method, config: GRPOConfig, folder: Path, policy: Policy, lock: BaseFileLock, resume: bool
+) -> Run:
     _write_config(config, folder)
     if not resume:  # of an attempt that failed before its first step
         (folder / "log.jsonl").unlink(missing_ok=True)
     header = {"method": method, **asdict(config)}
     device = str(policy.device)
-    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume is not None)
+    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume)
     # The reference is the policy before any step: it is taken before a checkpoint is put back.
     reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
-    run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference)
+    run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference, lock)
     if resume:
         _go_back_to_checkpoint(run)
         _notice_other_threads(folder)
@@ -168,9 +184,21 @@ def _notice_other_threads(folder: Path) -> None:
         )
 
 
-def _write_config(config: GRPOConfig, folder: Path) -> None:
+def _take(lock: BaseFileLock, folder: Path) -> None:
+    """Lock the folder until the run ends; the system takes the lock back from a process that was killed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another process is training in {folder}: wait for it or stop it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --out") from error
+
+
+def _write_config(config: GRPOConfig, folder: Path) -> None:
+    try:
         (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
         os.replace(folder / ".config.toml", folder / "config.toml")
     except OSError as error:

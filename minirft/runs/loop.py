@@ -43,7 +43,8 @@ def run_steps(
         screening.save(run.folder)
     watch = FrameWatch(run)
     bar = tqdm(total=steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
-    with bar, _interrupts() as interrupted:
+    with contextlib.ExitStack() as last, bar, _interrupts() as interrupted:
+        last.callback(run.lock.release, force=True)
         if run.step == 0 and screening and screening.row():
             run.log.row("data", step=0, **screening.row())
             yield {"kind": "data", "step": 0, **screening.row()}

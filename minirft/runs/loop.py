@@ -22,6 +22,8 @@ from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import HELD_OUT, Row, Run, export
 from minirft.runs.frame_watch import FrameWatch, frame_warning
+from minirft.runs.idle_watch import IdleWatch
+from minirft.runs.log import read_log
 from minirft.sampler import sample_groups
 from minirft.samples import Sample
 
@@ -42,7 +44,9 @@ def run_steps(
     if screening:
         screening.save(run.folder)
     watch = FrameWatch(run)
-    bar = tqdm(total=steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
+    idle = IdleWatch(config, (row for row in read_log(run.log.path)[1] if row["kind"] == "train"))
+    shape = "{n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
+    bar = tqdm(total=steps, initial=run.step, disable=not progress, dynamic_ncols=True, bar_format=shape)
     with contextlib.ExitStack() as last, bar, _interrupts() as interrupted:
         last.callback(run.lock.release, force=True)
         if run.step == 0 and screening and screening.row():
@@ -55,7 +59,7 @@ def run_steps(
             row, completions = _guarded(do_step, samples, run)
             run.step += 1
             run.record(completions)
-            row |= watch.training(row, completions, samples)
+            row |= watch.training(row, completions, samples) | idle.training(row)
             run.log.row("train", **row)
             bar.set_postfix_str(bar_text(row))
             bar.update()
@@ -104,23 +108,29 @@ def _interrupts() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def bar_text(row: Row) -> str:
-    """What the progress bar says about a step.
+def bar_text(row: Row, width: int = 50) -> str:
+    """What the progress bar says about a step: what matters first, and no more than fits a terminal of 80 columns.
 
-    >>> bar_text({"reward": 1.5, "kl": None, "tokens_per_second": 812.4})
-    'reward 1.50, tokens/s 812'
+    >>> row = {"reward": 1.5, "reward_iou": 0.2, "parse_rate": 1.0, "degenerate_groups": 0.25, "kl": 0.01, "loss": 0.1}
+    >>> bar_text(row), bar_text({"loss": 0.1})
+    ('reward 1.50, parse 100%, degenerate 25%, IoU 0.20', 'loss 0.100')
     """
     shown = {
         "reward": "reward {:.2f}",
-        "reward_iou": "IoU {:.2f}",
-        "reward_accuracy": "accuracy {:.2f}",
-        "loss": "loss {:.3f}",
         "parse_rate": "parse {:.0%}",
         "degenerate_groups": "degenerate {:.0%}",
+        "reward_iou": "IoU {:.2f}",
+        "reward_accuracy": "accuracy {:.2f}",
         "kl": "KL {:.3f}",
+        "loss": "loss {:.3f}",
         "tokens_per_second": "tokens/s {:.0f}",
     }
-    return ", ".join(text.format(row[key]) for key, text in shown.items() if row.get(key) is not None)
+    said = ""
+    for text in (text.format(row[key]) for key, text in shown.items() if row.get(key) is not None):
+        if len(said) + len(text) + 2 > width:
+            break
+        said += f", {text}" if said else text
+    return said
 
 
 # ------------------------------------------------------------------ evaluating

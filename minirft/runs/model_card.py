@@ -14,9 +14,8 @@ from typing import Any
 from jinja2 import Template
 
 from minirft import UserError
-from minirft.data import DataConfig
+from minirft.data import question_of
 from minirft.engine import HUB, Processor
-from minirft.rewards import prompts
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import METRICS, read_log
 
@@ -73,20 +72,6 @@ def text_of(card: Card, name: str) -> str:
         glossary=METRICS,
         question=question_of(card.config.data),
     )
-
-
-def question_of(data: DataConfig) -> str:
-    """The question of the run, with its first category, or a word in its place.
-
-    >>> question_of(DataConfig(categories=("cat",))).splitlines()[0][:60]
-    "Detect all objects belonging to the category 'cat' in the im"
-    """
-    asked = (data.categories or ("CATEGORY",))[0]
-    if data.task == "classification":
-        return prompts.classification(asked if data.kind == "tiny" and data.categories else data.family or "flower")
-    if data.task == "grounding":
-        return prompts.grounding("INSTRUCTION")
-    return prompts.presence(asked) if data.task == "presence" else prompts.detection(asked)
 
 
 def write_processor(processor: Processor, folder: Path) -> None:

@@ -39,8 +39,9 @@ def run(config: GRPOConfig, resume: Path | None = None, progress: bool = False) 
     Raises `UserError` for what the user can put right, and `KeyboardInterrupt` after Ctrl-C and a save.
     """
     from minirft.data import Screening, training_feed  # here, because a step alone needs neither data nor a folder
-    from minirft.runs import open_run, run_steps
+    from minirft.runs import anchored, open_run, run_steps
 
+    config = anchored(config)
     screening = Screening.of(config.data, resume, progress)
     feed = training_feed(config, screening)  # before the model: a mistake in the data shows at once
     reward = reading(config.data.task, config.reward, config.reward_weights or None)

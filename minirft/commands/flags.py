@@ -102,14 +102,16 @@ def one_line(box: str) -> str:
     return f"{problem}; did you mean {near}?" if near else problem
 
 
-def show(result: Any, as_json: bool, indent: str = "") -> None:
-    """A result as one JSON object, or as indented lines."""
+def show(result: Any, as_json: bool, indent: str = "", beside: Any = None) -> None:
+    """A result as one JSON object, or as indented lines, each with the number of the base `beside` it."""
     if as_json:
         print(json.dumps(result))
         return
     for name, value in result.items():
+        other = (beside or {}).get(name)
         if isinstance(value, dict):
             print(f"{indent}{name}")
-            show(value, False, indent + "  ")
+            show(value, False, indent + "  ", other)
         else:
-            print(f"{indent}{name:<20} {f'{value:.3f}' if isinstance(value, float) else value}")
+            base = f"  (base {other:.3f})" if isinstance(other, float) else ""
+            print(f"{indent}{name:<20} {f'{value:.3f}' if isinstance(value, float) else value}{base}")

@@ -26,7 +26,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
 from minirft import UserError
-from minirft.engine import LossScale
+from minirft.engine import HUB, LossScale
 from minirft.policy import Policy
 from minirft.reference import Reference, make_reference
 from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
@@ -77,6 +77,17 @@ class Run:
             raise UserError(f"cannot write {path} ({error.strerror}); free some space and resume") from error
 
 
+def anchored(config: GRPOConfig) -> GRPOConfig:
+    """The settings with whole paths in place of relative ones, so that a run goes on from any working folder.
+
+    A path at which there is nothing stays as it is: it may be a name on the hub.
+    """
+    paths = {name: path for name, path in vars(config.data).items() if isinstance(path, Path) and path.exists()}
+    data = replace(config.data, **{name: path.absolute() for name, path in paths.items()})
+    named = config.model == "tiny" or config.model in HUB or not Path(config.model).is_dir()
+    return replace(config, data=data, model=config.model if named else str(Path(config.model).absolute()))
+
+
 def load_policy(config: GRPOConfig) -> Policy:
     """The policy a configuration starts from."""
     if config.threads:
@@ -104,7 +115,7 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None) -> 
     Raises `UserError` when the folder already holds a run, when `resume` does not, or when the configuration
     differs in more than what may change, or another process is at work in it.
     """
-    folder = Path(resume or config.out)
+    folder, config = Path(resume or config.out), anchored(config)
     lock = FileLock(folder / LOCK)
     if resume:
         _check_same_run(method, config, folder)
@@ -160,7 +171,7 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _check_same_run(method: Method, config: GRPOConfig, folder: Path) -> None:
-    changed = [name for name in differences(run_config(folder), config) if name not in MAY_CHANGE]
+    changed = [name for name in differences(anchored(run_config(folder)), config) if name not in MAY_CHANGE]
     if changed:
         raise UserError(
             f"cannot resume {folder} with another {', '.join(changed)}, because a resumed run goes on as it was: "

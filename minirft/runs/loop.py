@@ -177,7 +177,8 @@ def generate_batches(
 
 def _log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
     found, texts = evaluate_policy(run.policy, run.config, samples)
-    run.record([{"sample": s.id, "text": text} for s, text in zip(samples, texts, strict=True)], HELD_OUT)
+    rows = [{"sample": s.id, "solution": s.solution, "text": text} for s, text in zip(samples, texts, strict=True)]
+    run.record(rows, HELD_OUT)
     row = {"step": run.step, **found}
     watch.tell(row.get("frame_warning"))
     run.log.row("eval", **row)

@@ -168,6 +168,7 @@ def written(rollout: Rollout, scores: list[Score], advantages: Tensor) -> list[R
     """The completions of the step with what they earned, for `completions.jsonl`."""
     rows = []
     for b, (score, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
-        row = {"sample": rollout.sample_of(b).id, "text": rollout.texts[b], "parts": score.parts, "reward": score.total}
-        rows.append(row | {"failure": score.failure, "advantage": advantage})
+        asked = {"sample": rollout.sample_of(b).id, "solution": rollout.sample_of(b).solution, "text": rollout.texts[b]}
+        earned = {"parts": score.parts, "reward": score.total, "failure": score.failure, "advantage": advantage}
+        rows.append(asked | earned)
     return rows

@@ -241,15 +241,26 @@ def export(args: list[str]) -> None:
     print(exported.folder)
 
 
+def kept(folder: Path) -> str:
+    """What is left of a run that was stopped at once: while it was loading, or in the middle of a step."""
+    saved = sorted((folder / "checkpoints").glob("step-*"))
+    if not saved:
+        return "stopped before anything was saved: type the command again"
+    return f"stopped; {folder} keeps {saved[-1].name}: go on with --resume {folder}"
+
+
 def follow(rows: Iterable[dict[str, Any]], config: GRPOConfig, flags: TrainFlags) -> None:
     """Let a run run: its rows as JSON lines, or at the end where to find it; then what moved, and what to type next."""
     from minirft.commands.ending import ending
     from minirft.runs import plain, tracked
 
     folder = flags.resume or config.out
-    for row in tracked(rows, flags.track, config, folder):
-        if flags.json:
-            print(json.dumps(plain(row)), flush=True)
+    try:
+        for row in tracked(rows, flags.track, config, folder):
+            if flags.json:
+                print(json.dumps(plain(row)), flush=True)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or kept(folder)) from None
     if not flags.json:
         print(f"done: {folder}")
     print(ending(folder, config), file=sys.stderr)

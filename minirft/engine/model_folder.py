@@ -77,6 +77,19 @@ def check_weights(source: str) -> None:
         _compare(folder, {_plain(name): shape for name, shape in found.items()}, named)
 
 
+def how_to_fetch(source: str) -> str:
+    """What to type, on a machine with a network, to fill a folder with a model of the hub.
+
+    >>> how_to_fetch("Qwen/Qwen2-VL-2B-Instruct")[:75]
+    'without a network: `hf download Qwen/Qwen2-VL-2B-Instruct --local-dir Qwen2'
+    """
+    folder = source.rpartition("/")[2]
+    return (
+        f"without a network: `hf download {source} --local-dir {folder}` on a machine that has one, bring the folder "
+        f"{folder} here, and give --model {folder}"
+    )
+
+
 def _compare(folder: Path, found: Shapes, named: dict[str, str]) -> None:
     config = Qwen2VLConfig.from_pretrained(folder)
     with torch.device("meta"):

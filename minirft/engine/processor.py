@@ -114,7 +114,7 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
 
     `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels.
     """
-    from minirft.engine.model_folder import check_processor  # here: a step loads nothing
+    from minirft.engine.model_folder import check_processor, how_to_fetch  # here: a step loads nothing
 
     check_processor(source)
     try:
@@ -122,7 +122,8 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(source)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source}: no usable tokenizer and picture processor ({reason}); copy them there") from None
+        advice = "copy them there" if Path(source).is_dir() else how_to_fetch(source)
+        raise UserError(f"{source}: no usable tokenizer and picture processor ({reason}); {advice}") from None
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _legacy_chat_template(source)
     if PICTURE_TOKEN not in tokenizer.get_vocab():

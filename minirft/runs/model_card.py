@@ -33,9 +33,10 @@ class Card:
     header: Mapping[str, Any]
     scores: Sequence[Mapping[str, Any]]  # the first and the last evaluation, as the log has them
     notes: Sequence[str] = ()
+    max_pixels: int = 0  # the largest picture, as the exported processor has it
 
 
-def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str]) -> Card:
+def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str], max_pixels: int) -> Card:
     """The card of a run's export is filled from its settings and its log; a run without a log has no scores."""
     try:
         header, rows = read_log(run / "log.jsonl")
@@ -43,7 +44,7 @@ def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequenc
         header, rows = {}, []
     evaluations = [row for row in rows if row.get("kind") == "eval"]
     first_and_last = [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations
-    return Card(config, kind, dtype, header, first_and_last, notes)
+    return Card(config, kind, dtype, header, first_and_last, notes, max_pixels)
 
 
 def write_card(folder: Path, card: Card) -> None:

@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from bitsandbytes.optim import AdamW8bit
 from torch import Tensor
 
 from minirft import UserError
 from minirft.advantages import degenerate_groups
+from minirft.engine import need_bitsandbytes
 from minirft.policy import Policy
 from minirft.rewards import Score
 from minirft.runs.config import GRPOConfig
@@ -31,18 +31,19 @@ def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
             f"{len(half)} weights that learn have 16 bits, first {half[0]}: steps of {config.learning_rate:g} would "
             f'round to nothing; set dtype = "float32", or train = "lora", whose adapters have 32 bits'
         )
+    kind: Any = torch.optim.AdamW
     if config.optimiser == "adamw8bit":
-        _check_8_bit_runs(policy.device)
-    kind = AdamW8bit if config.optimiser == "adamw8bit" else torch.optim.AdamW
+        kind = need_bitsandbytes("optimiser = adamw").optim.AdamW8bit
+        _check_8_bit_runs(kind, policy.device)
     return kind(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
 
 
-def _check_8_bit_runs(device: torch.device) -> None:
+def _check_8_bit_runs(kind: Any, device: torch.device) -> None:
     """Not every bitsandbytes has 8-bit optimisers for every device: one step on zeros tells, before a rollout does."""
     weight = torch.nn.Parameter(torch.zeros(4096, device=device))
     weight.grad = torch.zeros_like(weight)
     try:
-        AdamW8bit([weight]).step()
+        kind([weight]).step()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -168,7 +169,8 @@ def written(rollout: Rollout, scores: list[Score], advantages: Tensor) -> list[R
     """The completions of the step with what they earned, for `completions.jsonl`."""
     rows = []
     for b, (score, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
-        asked = {"sample": rollout.sample_of(b).id, "solution": rollout.sample_of(b).solution, "text": rollout.texts[b]}
-        earned = {"parts": score.parts, "reward": score.total, "failure": score.failure, "advantage": advantage}
-        rows.append(asked | earned)
+        row = {"sample": rollout.sample_of(b).id, "solution": rollout.sample_of(b).solution, "text": rollout.texts[b]}
+        rows.append(
+            row | {"parts": score.parts, "reward": score.total, "failure": score.failure, "advantage": advantage}
+        )
     return rows

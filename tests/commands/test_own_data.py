@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minirft import experiments
 from minirft.commands import demo as demo_module
 from minirft.commands.cli import main
+from minirft.runs import folder as folder_module
 from minirft.runs import read_log
 
 SETTINGS = """
@@ -68,6 +70,24 @@ def test_a_run_goes_on_from_any_folder(home: Path, tmp_path: Path, monkeypatch: 
     assert (home / "run" / "pictures.json").read_text() == before and str(home) in before
     monkeypatch.chdir(home)  # with the config that made it, whose paths are relative
     assert main(["train", "mine.toml", "--resume", "run", "--steps", "3"]) == 0
+
+
+def test_ctrl_c_while_loading_says_what_is_kept(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """ "stopped", and nobody knows whether an hour is lost; cells of an experiment thought to be gone."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder_module, "load_policy", stop)
+    monkeypatch.setattr(experiments, "run_experiment", stop, raising=False)
+    assert main(["train", "tiny_detection", "--out", str(tmp_path / "new")]) == 130
+    assert main(["train", "--resume", str(home / "run"), "--steps", "9"]) == 130
+    assert main(["experiment", "grounding", "--out", str(tmp_path / "cells")]) == 130
+    new, old, cells = [line for line in capsys.readouterr().err.splitlines() if "stopped" in line]
+    assert new == "minirft: stopped before anything was saved: type the command again"
+    assert f"{home / 'run'} keeps step-00000" in old and old.endswith(f"go on with --resume {home / 'run'}")
+    assert f"{tmp_path / 'cells'} keeps the finished cells: the same command does the rest" in cells
+    assert not (tmp_path / "new").exists()
 
 
 def test_eval_shows_the_base_and_each_category(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

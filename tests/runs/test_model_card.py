@@ -82,6 +82,7 @@ def test_the_card_says_what_the_run_was(tmp_path: Path, to: str):
         f"library_name: {'peft' if to == 'adapter' else 'transformers'}",
         "| seed | 7 |",
         f"| max_pixels | {PIXELS} |",
+        'pip install "minirft[torchvision]"',
         "| dtype | float32 |",
         "strict, weights: confidence 0.5",
         "| ap50 | 0.120 [0.02, 0.22] | 0.750 [0.65, 0.85] |",

@@ -35,7 +35,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"minirft: no command {args[0]}; {hint}", file=sys.stderr)
         return 2
     if sys.stderr.isatty() and args[0] != "version":
-        print(f"minirft {args[0]}: loading", end="\r", file=sys.stderr, flush=True)  # torch alone takes seconds
+        print(f"minirft {args[0]}: loading", file=sys.stderr, flush=True)  # torch alone takes seconds
     return run(COMMANDS[args[0]], args[1:])
 
 

@@ -202,7 +202,8 @@ def _take(lock: BaseFileLock, folder: Path) -> None:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"another process is training in {folder}: wait for it or stop it, or choose another --out"
+            f"{folder} is in use by another process, or by an unfinished run of this one: wait for it or stop it, or "
+            f"choose another --out"
         ) from None
     except OSError as error:
         raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --out") from error

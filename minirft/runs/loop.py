@@ -39,6 +39,15 @@ def run_steps(
     `screening` found in the data is logged first.  Ctrl-C lets the step finish, saves, and raises `KeyboardInterrupt`
     with the way to go on; a second one stops at once.
     """
+    try:
+        yield from _steps(run, steps, feed, do_step, progress, screening)
+    finally:
+        run.lock.release(force=True)
+
+
+def _steps(
+    run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening | None
+) -> Iterator[Row]:
     config = run.config
     asked = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute
     if screening:
@@ -47,8 +56,7 @@ def run_steps(
     idle = IdleWatch(config, (row for row in read_log(run.log.path)[1] if row["kind"] == "train"))
     shape = "{n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
     bar = tqdm(total=steps, initial=run.step, disable=not progress, dynamic_ncols=True, bar_format=shape)
-    with contextlib.ExitStack() as last, bar, _interrupts() as interrupted:
-        last.callback(run.lock.release, force=True)
+    with bar, _interrupts() as interrupted:
         if run.step == 0 and screening and screening.row():
             run.log.row("data", step=0, **screening.row())
             yield {"kind": "data", "step": 0, **screening.row()}

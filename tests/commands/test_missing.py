@@ -72,4 +72,4 @@ def test_the_first_word_comes_before_anything_heavy(monkeypatch: pytest.MonkeyPa
     said = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setitem(COMMANDS, "fit", lambda args: said.append(capsys.readouterr().err))
-    assert main(["fit"]) == 0 and said == ["minirft fit: loading\r"]
+    assert main(["fit"]) == 0 and said == ["minirft fit: loading\n"]

@@ -262,7 +262,9 @@ def test_a_second_process_is_refused(config: GRPOConfig):
     rows = train(config)
     next(rows)
     before = (config.out / "log.jsonl").read_bytes()
-    with pytest.raises(UserError, match=r"another process is training in .*run: wait for it or stop it, or choose"):
+    with pytest.raises(
+        UserError, match=r"run is in use by another process.*: wait for it or stop it, or choose another --out"
+    ):
         next(train(config, resume=config.out))
     with pytest.raises(UserError, match="already holds a run"):
         next(train(config))

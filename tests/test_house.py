@@ -146,7 +146,7 @@ def test_the_face_is_small_and_so_is_the_package():
     face = [path for path in PACKAGE.glob("*.py") if not path.name.startswith("__")]
     assert len(face) == 7
     assert sum(map(code_lines, face)) <= 650
-    assert sum(map(code_lines, MODULES)) < 14_900
+    assert sum(map(code_lines, MODULES)) < 15_200
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -168,9 +168,7 @@ def times(clock: list[float], rollout: Rollout) -> Row:
 def written(rollout: Rollout, scores: list[Score], advantages: Tensor) -> list[Row]:
     """The completions of the step with what they earned, for `completions.jsonl`."""
     rows = []
-    for b, (score, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
+    for b, (won, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
         row = {"sample": rollout.sample_of(b).id, "solution": rollout.sample_of(b).solution, "text": rollout.texts[b]}
-        rows.append(
-            row | {"parts": score.parts, "reward": score.total, "failure": score.failure, "advantage": advantage}
-        )
+        rows.append(row | {"parts": won.parts, "reward": won.total, "failure": won.failure, "advantage": advantage})
     return rows

@@ -42,8 +42,9 @@ def run(
     Raises `UserError` for what the user can put right, and `KeyboardInterrupt` after Ctrl-C and a save.
     """
     from minirft.data import Screening, training_feed  # here, because a step alone needs neither data nor a folder
-    from minirft.runs import open_run, run_steps
+    from minirft.runs import anchored, open_run, run_steps
 
+    config = anchored(config)
     screening = Screening.of(config.data, resume, progress)
     feed = training_feed(config, screening)  # before the model: a mistake in the data shows at once
     scored = reward_for(config.data.task, reward or config.reward, config.reward_weights, config.reward_timeout)

@@ -56,7 +56,7 @@ OTHERS = "another program's, on hardware that we lack: not run, and the page say
 RULES = [
     Rule("minirft demo", "the embedded model, one step, four questions", also="--config demo.toml --steps 1"),
     Rule(
-        "minirft train coco_8cate_4shot",
+        "minirft train own_coco_4shot",
         "a step on twelve fabricated pictures; random weights of 2 layers for Qwen2-VL-2B, NF4 and LoRA as they stand",
         also=f"--model {{miniature}} {SHORT} {PHOTOS} --out run",
     ),
@@ -203,7 +203,7 @@ def places(
     trained: Path,
 ) -> dict[str, Path]:
     """The folder in which a reader types: boxes of cats and mugs, pictures, runs, and the files that the pages name."""
-    for name in ("runs/mine", "runs/train"):
+    for name in ("runs/mine", "runs/own_coco_4shot"):
         shutil.copytree(trained / "run", tmp_path / name)
     (tmp_path / "their_adapter").symlink_to(trained / "their_adapter")
     (tmp_path / "photos").symlink_to(coco.images)

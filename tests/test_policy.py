@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
+from minirft.engine import loading
 from minirft.engine.logprobs import naive_logits
 from minirft.engine.processor import FeatureCache
 from minirft.engine.versions import Qwen2VLImageProcessorPil
@@ -314,6 +315,16 @@ def broken(miniature: Path, folder: Path, how: str) -> Path:
         weights.write_bytes(weights.read_bytes()[:-5000])
     elif how == "half the weights":
         save_file(dict(list(load_file(weights).items())[::2]), weights, metadata={"format": "pt"})
+    elif how in ("wider", "vocabulary", "other tokenizer"):
+        edit = {"wider": ("intermediate_size", 192), "vocabulary": ("vocab_size", 200)}
+        key, value = edit.get(how, ("image_token_id", 77))
+        stored = json.loads(config.read_text())
+        (stored if key in stored else stored["text_config"])[key] = value
+        config.write_text(json.dumps(stored))
+    elif how == "index":
+        names = dict.fromkeys(load_file(weights), "model-00001-of-00002.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+        weights.unlink()
     elif how == "no tokenizer":
         (folder / "tokenizer.json").unlink()
     elif how == "no picture processor":
@@ -332,16 +343,23 @@ def broken(miniature: Path, folder: Path, how: str) -> Path:
         ("no config", "no config.json"),
         ("no safetensors", "safetensors"),
         ("pickle only", "safetensors"),
-        ("damaged", "do not load"),
+        ("damaged", "model.safetensors is not a whole safetensors file"),
         ("half the weights", "weights are missing"),
-        ("no tokenizer", "tokenizer"),
+        ("wider", r"mlp.*proj.weight is \[.*128.*\], and config.json makes it \[.*192.*\]"),
+        ("index", r"no model-00001-of-00002.safetensors, which model.safetensors.index.json names"),
+        ("no tokenizer", "no tokenizer.json"),
+        ("vocabulary", "has the id 262, and config.json a vocab_size of 200"),
+        ("other tokenizer", r"image_pad.> as 2\d\d, and config.json has image_token_id 77"),
         ("no picture processor", "picture processor"),
         ("no chat template", "no chat template"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_broken_model_folder(how: str, message: str, miniature: Path, tmp_path: Path) -> None:
-    """Catches a traceback, or worse: missing weights that transformers fills with random numbers and goes on."""
+def test_broken_model_folder(
+    how: str, message: str, miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a traceback, or worse: what is missing filled in by transformers, and a run that learns on nothing."""
+    monkeypatch.setattr(loading.Qwen2VLForConditionalGeneration, "from_pretrained", None)  # before anything is loaded
     with pytest.raises(UserError, match=message) as caught:
         Policy.load(broken(miniature, tmp_path / "model", how))
     assert "\n" not in str(caught.value)
@@ -353,7 +371,10 @@ def test_no_such_model(lora_policy: Policy, tmp_path: Path, monkeypatch: pytest.
     for name in (tmp_path / "nowhere", "nonsense", "./a/b"):
         with pytest.raises(UserError, match="no model folder"):
             Policy.load(name)
-    with pytest.raises(UserError, match="no folder of that name, and the hub did not give it"):
+    with pytest.raises(
+        UserError,
+        match=r"the hub did not give it .*`hf download nobody/nothing-at-all --local-dir nothing-at-all` on a machine",
+    ):
         Policy.load("nobody/nothing-at-all")
     lora_policy.save(tmp_path / "adapter")
     with pytest.raises(UserError, match="holds an adapter"):

@@ -5,10 +5,11 @@ Imports are inside the command: torch and transformers take seconds, and `minirf
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +18,7 @@ import tyro
 from minirft.commands.flags import Json, parse_config
 
 if TYPE_CHECKING:
-    from minirft.runs import Answered
+    from minirft.runs import Answered, GRPOConfig
 
 TaskName = Literal["detection", "classification", "grounding", "presence"]
 
@@ -29,7 +30,8 @@ class PredictFlags:
     pictures: tyro.conf.Positional[tuple[str, ...]]
     """Pictures, folders of pictures, or patterns such as "photos/*.jpg"."""
     ask: str = ""
-    """What to ask: a category, a family, an instruction, or a whole question."""
+    """What to ask: a category, a family, an instruction, or a whole question; of a run of classification its own
+    question if left out."""
     task: TaskName | None = None
     """Kind of question; that of the run if left out."""
     samples: int = 0
@@ -48,13 +50,16 @@ def predict(args: list[str]) -> None:
 
     if not flags.pictures:
         raise UserError("minirft predict: name a picture, as in `minirft predict RUN photo.jpg --ask cat`")
-    if not flags.ask.strip():
+    task = flags.task or config.data.task
+    asked = in_the_runs_words(flags.ask, task, config)
+    if not asked.strip():
         raise UserError("minirft predict: what is to be found? give --ask TEXT, such as --ask cat")
     if flags.samples < 0:
         raise UserError(f"--samples {flags.samples}: use 0 for a greedy answer, or a number of answers such as 8")
     pictures = find_pictures(flags.pictures)
     how = Asking(
-        task=flags.task or config.data.task,
+        task=task,
+        question=config.data.question if task == config.data.task != "classification" else "",
         samples=flags.samples,
         temperature=config.temperature,
         max_completion_length=config.max_completion_length,
@@ -62,9 +67,26 @@ def predict(args: list[str]) -> None:
         seed=config.seed,
     )
     policy = source_policy(args[0], config, flags.adapter)
-    failed = tell(ask(policy, pictures, flags.ask, how), config.out, flags.json)
+    failed = tell(ask(policy, pictures, asked, how), config.out, flags.json)
     if failed == len(pictures):
         raise UserError(f"none of the {failed} pictures could be asked about; the lines above say why")
+
+
+def in_the_runs_words(asked: str, task: TaskName, config: GRPOConfig) -> str:
+    """What is asked, as the run asked it: labels with their list; a category near one of the run's is told."""
+    from minirft.data import question_of
+
+    known = config.data.categories
+    if near := asked not in known and difflib.get_close_matches(asked.casefold(), known, 1, 0.7):
+        print(f"minirft: the run was trained on {near[0]!r}; {asked!r} is another question", file=sys.stderr)
+    if task != "classification" or config.data.task != task or config.data.kind not in ("folder", "csv", "hf"):
+        return asked
+    name = " ".join(asked.split())
+    return (
+        asked
+        if "?" in name or "<answer>" in name
+        else question_of(replace(config.data, family=name or config.data.family))
+    )
 
 
 def tell(answers: Iterable[Answered], out: Path, as_json: bool) -> int:

@@ -34,6 +34,8 @@ def main(args: list[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else "see minirft --help"
         print(f"minirft: no command {args[0]}; {hint}", file=sys.stderr)
         return 2
+    if sys.stderr.isatty() and args[0] != "version":
+        print(f"minirft {args[0]}: loading", file=sys.stderr, flush=True)  # torch alone takes seconds
     return run(COMMANDS[args[0]], args[1:])
 
 
@@ -47,6 +49,11 @@ def run(command: Callable[[list[str]], None], args: list[str]) -> int:
         if os.environ.get("MINIRFT_DEBUG"):
             raise
         print("minirft: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if os.environ.get("MINIRFT_DEBUG") or (error.name or "minirft").startswith("minirft"):
+            raise
+        print(f"minirft: the package {error.name} is missing: pip install {error.name}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"minirft: {stop or 'stopped'}", file=sys.stderr)

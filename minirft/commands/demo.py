@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def run_demo(config: GRPOConfig, out: Path) -> dict[str, Any]:
     say(f"the base answers {len(samples)} held-out questions")
     before, before_texts = assess(load_policy(config), config, samples)
     say(f"GRPO, {config.steps} steps of {config.prompts_per_step} pictures x {config.group_size} completions")
-    first_step, rft_seconds = follow(run_grpo(replace(config, out=out / "rft"), progress=True))
+    done, first_step, rft_seconds = follow(run_grpo(replace(config, out=out / "rft"), progress=True))
+    config = replace(config, steps=done, sft_steps=done)
     after, after_texts = assess(load_run_policy(out / "rft", config), config, samples)
     say(f"SFT on the {config.sft_target}, as many pictures")
     follow(sft(replace(config, out=out / "sft"), progress=True))
@@ -59,14 +61,22 @@ def assess(policy: Policy, config: GRPOConfig, samples: list[Sample]) -> tuple[R
     return {**metrics(task, greedy, samples), "sampled": metrics(task, sampled, samples)}, greedy
 
 
-def follow(rows: Any) -> tuple[float, float]:
-    """Let a run run; returns the age of the process after its first step and the seconds spent in its steps."""
-    first_step, seconds = 0.0, 0.0
-    for row in rows:
-        if row["kind"] == "train":
-            first_step = first_step or process_seconds()
-            seconds += row["seconds"]
-    return first_step, seconds
+def follow(rows: Iterable[Row]) -> tuple[int, float, float]:
+    """Let a run run; returns its steps, the age of the process after the first of them and the seconds in all.
+
+    A run that Ctrl-C stopped and saved is taken as it is; a second Ctrl-C stops the demo too.
+    """
+    done, first_step, seconds = 0, 0.0, 0.0
+    try:
+        for row in rows:
+            if row["kind"] == "train":
+                done, first_step = row["step"], first_step or process_seconds()
+                seconds += row["seconds"]
+    except KeyboardInterrupt as stop:
+        if not stop.args:  # nothing was saved
+            raise
+        say(f"stopped after step {done}, goes on to the report; Ctrl-C again stops the demo")
+    return done, first_step, seconds
 
 
 def process_seconds() -> float:

@@ -41,7 +41,9 @@ def moved(rows: Sequence[Row]) -> list[str]:
 
 def next_lines(folder: Path, config: GRPOConfig) -> list[str]:
     """One line each for report, eval, predict and export, as they are typed."""
-    asked = (config.data.categories or ("red square" if config.data.kind == "tiny" else "cat",))[0]
+    labels = config.data.task == "classification" and config.data.kind != "tiny"
+    usual = config.data.family if labels else "red square" if config.data.kind == "tiny" else "cat"
+    asked = usual if labels else (config.data.categories or (usual,))[0]
     kind = "adapter" if config.train == "lora" else "merged"
     lines = {
         f"minirft report {folder}": "curves, misses, and the run step by step",

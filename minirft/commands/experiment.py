@@ -58,12 +58,12 @@ def experiment(args: list[str]) -> None:
     flags = parse(ExperimentFlags, args, "minirft experiment")
     _refuse_flags_of_the_other_profile(flags)
     quieten_libraries()
-    if flags.profile == "tiny":
-        _tiny(flags)
-    elif flags.dry_run:
-        _outlook(flags)
-    else:
-        _real(flags)
+    do = _tiny if flags.profile == "tiny" else _outlook if flags.dry_run else _real
+    try:
+        do(flags)
+    except KeyboardInterrupt:
+        where = flags.out or f"results/{flags.profile}"
+        raise KeyboardInterrupt(f"stopped; {where} keeps the finished cells: the same command does the rest") from None
 
 
 def _refuse_flags_of_the_other_profile(flags: ExperimentFlags) -> None:

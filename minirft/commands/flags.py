@@ -35,7 +35,7 @@ def parse_config(args: list[str], flags: T, prog: str, **defaults: Any) -> tuple
     """
     quieten_libraries()
     from minirft import UserError
-    from minirft.runs import GRPOConfig, load_config, run_config
+    from minirft.runs import SHIPPED, GRPOConfig, load_config, run_config
 
     source, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else (value_of("--resume", args), args)
     if source is None and not {"-h", "--help"} & set(args):
@@ -53,7 +53,9 @@ def parse_config(args: list[str], flags: T, prog: str, **defaults: Any) -> tuple
     flat = tyro.conf.arg(name="")
     both.__annotations__ = {"config": Annotated[GRPOConfig, flat], "flags": Annotated[type(flags), flat]}
     both.__defaults__ = (default, flags)
-    return parse(both, rest, prog)
+    known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
+    about = f"CONFIG is a TOML file, the folder of a run, or a shipped name: {known}."
+    return parse(both, rest, prog, about)
 
 
 def value_of(flag: str, args: list[str]) -> str | None:
@@ -70,14 +72,17 @@ def value_of(flag: str, args: list[str]) -> str | None:
     return None
 
 
-def parse(kind: Callable[..., T], args: list[str], prog: str) -> T:
-    """`kind` filled in from the command line.  tyro's box of an error becomes a `UserError` of one line."""
+def parse(kind: Callable[..., T], args: list[str], prog: str, about: str = "") -> T:
+    """`kind` filled in from the command line, after the CONFIG that `about` explains.
+
+    tyro's box of an error becomes a `UserError` of one line.
+    """
     from minirft import UserError
 
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, args=args, prog=prog, description="")
+            return tyro.cli(kind, args=args, prog=f"{prog} CONFIG" if about else prog, description=about)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
@@ -102,14 +107,16 @@ def one_line(box: str) -> str:
     return f"{problem}; did you mean {near}?" if near else problem
 
 
-def show(result: Any, as_json: bool, indent: str = "") -> None:
-    """A result as one JSON object, or as indented lines."""
+def show(result: Any, as_json: bool, indent: str = "", beside: Any = None) -> None:
+    """A result as one JSON object, or as indented lines, each with the number of the base `beside` it."""
     if as_json:
         print(json.dumps(result))
         return
     for name, value in result.items():
+        other = (beside or {}).get(name)
         if isinstance(value, dict):
             print(f"{indent}{name}")
-            show(value, False, indent + "  ")
+            show(value, False, indent + "  ", other)
         else:
-            print(f"{indent}{name:<20} {f'{value:.3f}' if isinstance(value, float) else value}")
+            base = f"  (base {other:.3f})" if isinstance(other, float) else ""
+            print(f"{indent}{name:<20} {f'{value:.3f}' if isinstance(value, float) else value}{base}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from minirft.evaluation import Sam
     from minirft.runs import GRPOConfig
+    from minirft.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ class EvalFlags(DryFlags):
     """Folder of a PEFT adapter, whoever trained it, to put on the config's model."""
     sam: str | None = None
     """For reasonseg: folder or name of a SAM, as facebook/sam-vit-huge, to score masks: mask_giou and mask_ciou."""
+    alone: Switch = False
+    """Leave out the base model, whose numbers are otherwise shown beside those of a run or an adapter."""
     json: Json = False
     """Print the metrics as one JSON object."""
 
@@ -138,7 +141,7 @@ def evaluate(args: list[str]) -> None:
     import time
 
     from minirft.data import Screening, held_out, masks
-    from minirft.evaluation import lvis_metrics, mask_metrics
+    from minirft.evaluation import by_category, lvis_metrics, mask_metrics
     from minirft.runs import default_file, is_merged, judged, predict, settings, source_policy, write_coco_results
 
     run = Path(args[0])
@@ -157,6 +160,7 @@ def evaluate(args: list[str]) -> None:
     start = time.perf_counter()
     texts = predict(policy, config, samples, path, made_with, progress=sys.stderr.isatty())
     row = {"mode": flags.mode, **judged(policy, texts, samples), **lvis_metrics(texts, samples, config.data)}
+    row |= by_category(samples[0].task, texts, samples)
     if sam:
         found = mask_metrics(texts, samples, sam, masks, progress=sys.stderr.isatty())
         row |= found | {"ci": row["ci"] | found["ci"]}
@@ -164,7 +168,25 @@ def evaluate(args: list[str]) -> None:
     if warning := row.get("frame_warning"):
         print(f"minirft: {warning}", file=sys.stderr)
     boxes = write_coco_results(texts, samples, config, path)
-    show(row | {"predictions": str(path)} | ({"coco_results": str(boxes)} if boxes else {}), flags.json)
+    del policy  # two models may not fit into one card
+    base = _base_row(config, samples, folder, flags) if trained and not flags.alone else {}
+    row |= {"predictions": str(path)} | ({"coco_results": str(boxes)} if boxes else {})
+    show(row | ({"base": base} if base and flags.json else {}), flags.json, beside=base)
+
+
+def _base_row(config: GRPOConfig, samples: list[Sample], folder: Path, flags: EvalFlags) -> dict[str, Any]:
+    """Metrics of the model that the run began with, of answers to the same questions."""
+    from minirft.evaluation import by_category
+    from minirft.runs import default_file, judged, load_policy, predict, settings
+
+    policy = load_policy(replace(config, train="lora") if flags.adapter else config)
+    made_with = settings(policy, config, samples, flags.mode, trained=False)
+    made_with |= {"two_stages": True} if flags.two_stages else {}
+    path = default_file(folder, made_with | {"mode": f"base-{flags.mode}"})  # a report reads greedy-* as the run's
+    if flags.fresh:
+        path.unlink(missing_ok=True)
+    texts = predict(policy, config, samples, path, made_with, progress=sys.stderr.isatty())
+    return judged(policy, texts, samples) | by_category(samples[0].task, texts, samples)
 
 
 def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | None:
@@ -219,15 +241,26 @@ def export(args: list[str]) -> None:
     print(exported.folder)
 
 
+def kept(folder: Path) -> str:
+    """What is left of a run that was stopped at once: while it was loading, or in the middle of a step."""
+    saved = sorted((folder / "checkpoints").glob("step-*"))
+    if not saved:
+        return "stopped before anything was saved: type the command again"
+    return f"stopped; {folder} keeps {saved[-1].name}: go on with --resume {folder}"
+
+
 def follow(rows: Iterable[dict[str, Any]], config: GRPOConfig, flags: TrainFlags) -> None:
     """Let a run run: its rows as JSON lines, or at the end where to find it; then what moved, and what to type next."""
     from minirft.commands.ending import ending
     from minirft.runs import plain, tracked
 
     folder = flags.resume or config.out
-    for row in tracked(rows, flags.track, config, folder):
-        if flags.json:
-            print(json.dumps(plain(row)), flush=True)
+    try:
+        for row in tracked(rows, flags.track, config, folder):
+            if flags.json:
+                print(json.dumps(plain(row)), flush=True)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or kept(folder)) from None
     if not flags.json:
         print(f"done: {folder}")
     print(ending(folder, config), file=sys.stderr)

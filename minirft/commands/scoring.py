@@ -24,7 +24,8 @@ class ScoreFlags:
     """What `score` takes."""
 
     file: tyro.conf.Positional[Path]
-    """JSON lines, each {"completion": text, "solution": text}."""
+    """JSON lines, each {"completion": text, "solution": text}; or the completions.jsonl, held_out.jsonl or
+    predictions.jsonl of a run."""
     task: TaskName
     """What was asked."""
     variant: Variant = "strict"
@@ -97,7 +98,11 @@ def read_rows(file: Path) -> Iterator[Any]:
             row = json.loads(line or "null")
         except ValueError as error:
             raise UserError(f"{file} line {number} is not JSON ({error}); repair or remove it") from None
-        if isinstance(row, dict):
-            yield row
-        elif row is not None:
+        if isinstance(row, dict) and row.get("kind") != "header":
+            if "text" in row and "solution" not in row:
+                raise UserError(
+                    f"{file} line {number} has no solution: it is of an older run; `minirft eval` scores it"
+                )
+            yield {"completion": row["text"], **row} if "text" in row else row
+        elif row is not None and not isinstance(row, dict):
             raise UserError(f"{file} line {number} is not a JSON object; expected completion and solution")

@@ -13,6 +13,7 @@ Launches, Python, the optimiser, data and evaluation are not in it, and short co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -66,7 +67,7 @@ def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | N
     reader = load_processor(processor or resolve(config.model), config.max_pixels, None)
     lengths = [reader.count(sample, displayed_size(sample)) for sample in samples]
     _refuse_long(config, samples, lengths)
-    pool = None if endless else len(samples)
+    pool, here = None if endless else len(samples), Rates((os.cpu_count() or 1) * CPU[0], CPU[1])
     totals = np.array([text + pictured for text, pictured in lengths])
     return {
         "method": method,
@@ -83,6 +84,7 @@ def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | N
         "plan": plan(config, method, pool),
         "memory": memory(config) if method == "grpo" else None,
         "time": estimate(config, method, np.array(lengths), pool, rates),
+        "time_cpu": None if torch.cuda.is_available() else estimate(config, method, np.array(lengths), pool, here),
     }
 
 
@@ -184,7 +186,10 @@ def _shown(sample: Sample, length: tuple[int, int]) -> dict[str, Any]:
 
 def report(told: dict[str, Any]) -> str:
     """Write what `dry_run` found as text."""
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA card here"
+    if told["time_cpu"]:
+        machine = f"no CUDA card here; on its {os.cpu_count()} CPU cores about {spell(told['time_cpu']['seconds'])}"
+    else:
+        machine = torch.cuda.get_device_name()
     return render("dryrun", **told, spell=spell, machine=machine)
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
         validation,
     )
     from minirft.data.findings import Bad, refusal, too_many, write_bad_samples
+    from minirft.data.questions import question
+    from minirft.data.readers import question_of
     from minirft.data.reasonseg import masks
     from minirft.data.screening import Screening, check_all
     from minirft.data.settings import FAMILY, DataConfig, Rule, check, evaluation_data

@@ -83,6 +83,8 @@ def label_question(
     'The answer is one of: dogs, cats.'
     """
     listed = ", ".join(labels)
+    if own and (pair := one_class_twice(labels)):
+        tell(f"the labels {pair[0]!r} and {pair[1]!r} look like one class: rename one, or answers to it are wrong")
     asked = question("classification", family, template.replace("{labels}", listed))
     if "{labels}" in template:
         return asked
@@ -95,6 +97,21 @@ def label_question(
             f'are to be answered, or set data.list_labels = "yes"'
         )
     return asked
+
+
+def one_class_twice(labels: Sequence[str]) -> tuple[str, str] | None:
+    """The first two labels that differ in case or in a plural's s alone.
+
+    >>> one_class_twice(["cat", "dogs", "Dog"])
+    ('dogs', 'Dog')
+    """
+    first: dict[str, str] = {}
+    for label in labels:
+        stem = label.casefold()
+        other = first.setdefault(stem[:-1] if is_plural(stem) else stem, label)
+        if other is not label:
+            return other, label
+    return None
 
 
 def is_plural(label: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from minirft.data.fine_grained import load_fine_grained
 from minirft.data.folder import load_folder, parts_of_folder
 from minirft.data.hub import hub_samples, hub_tables, parts_of_set
 from minirft.data.lvis import lvis_tables
+from minirft.data.questions import question
 from minirft.data.reasonseg import load_reasonseg
 from minirft.data.settings import BOXES, FAMILY, DataConfig
 from minirft.data.table_file import csv_samples, csv_tables
@@ -66,6 +68,24 @@ def candidates(
     else:  # whoever gathers says it
         findings.add(found)
     return samples
+
+
+def question_of(data: DataConfig) -> str:
+    """The question that a run of these settings asks, about its first category or a word in its place.
+
+    The labels of an own set are read off its files; where these have gone it is asked without them.
+
+    >>> question_of(DataConfig(categories=("cat",), question="Where is {category}?")).splitlines()[0]
+    'Where is cat?'
+    """
+    asked = (data.categories or ("INSTRUCTION" if data.task == "grounding" else "CATEGORY",))[0]
+    if data.task != "classification":
+        return question(data.task, asked, data.question)
+    if data.kind in ("folder", "csv", "hf"):
+        with contextlib.suppress(UserError, OSError):
+            return candidates(data)[0].problem
+    family = asked if data.kind == "tiny" and data.categories else FAMILY.get(data.kind, data.family)
+    return question("classification", "flower" if family == "object" else family, data.question)
 
 
 def read_part(

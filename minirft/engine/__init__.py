@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         add_lora,
         copy_trained,
         load_model,
+        need_bitsandbytes,
         nf4_settings,
         pick_device,
         pick_dtype,

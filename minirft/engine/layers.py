@@ -194,8 +194,8 @@ class Adapted(lora.Linear):
         return torch.addmm(y.flatten(0, -2), low, b.T, alpha=self.scaling[name]).view_as(y)
 
 
-class Adapted4bit(lora.Linear4bit):
-    """The same over a W in 4 bits: to PEFT a class of its own."""
+class Adapted4bit(getattr(lora, "Linear4bit", lora.Linear)):
+    """The same over a W in 4 bits: to PEFT a class of its own, which it has where bitsandbytes is installed."""
 
     forward = Adapted.forward
 
@@ -214,7 +214,7 @@ def fuse_adapters(model: PeftModel) -> None:
     for layer in model.modules():
         if isinstance(layer, lora.LoraLayer):
             # Nothing but `forward` differs; a new module in its place would lose what PEFT knows about this one.
-            bits = isinstance(layer, lora.Linear4bit)
+            bits = isinstance(layer, getattr(lora, "Linear4bit", ()))
             layer.__class__ = Adapted4bit if bits else Adapted
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -64,8 +65,17 @@ def resolve(name: str) -> str:
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; by default the first CUDA card, else the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device asked for; by default the first CUDA card, else the CPU.  Raises `UserError` for one not here."""
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(f"device is {device}; choose auto, cpu, cuda or cuda:1") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device is {found}, and torch {torch.__version__} finds {torch.cuda.device_count()} CUDA cards here: set "
+            f"device = cpu, or install a driver and a torch with CUDA"
+        )
+    return found
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -89,11 +99,17 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
 
     "nf4" stores every linear layer but `lm_head` in 4 bits, scales quantised twice (https://arxiv.org/abs/2305.14314);
     it does so on a CPU too.  A layer is quantised as soon as it is read: beside what stays there is never more than
-    one tensor.  Raises `UserError` when `source` is not a whole Qwen2-VL in safetensors.
+    one tensor.  Raises `UserError` when `source` is not a whole Qwen2-VL in safetensors, before anything is loaded.
     """
+    from minirft.engine.model_folder import check_processor, check_weights  # here: a step loads nothing
+
     _check_is_qwen2_vl(source)
+    check_processor(source)
+    check_weights(source)
     if quantize not in ("none", "nf4"):
         raise UserError(f"quantize is {quantize}; choose none or nf4")
+    if quantize == "nf4":
+        need_bitsandbytes('quantize = "none"')
     if quantize == "nf4" and device.type == "cpu":
         _give_freed_memory_back()
     message = f"{source}: the weights do not load ({{why}}); it needs the safetensors of a Qwen2-VL"
@@ -115,6 +131,15 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
     return model
 
 
+def need_bitsandbytes(instead: str) -> ModuleType:
+    """The package bitsandbytes, imported where 4 or 8 bits are asked for.  Raises `UserError` if it does not load."""
+    try:
+        return importlib.import_module("bitsandbytes")
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"bitsandbytes does not load ({reason}): pip install bitsandbytes, or set {instead}") from None
+
+
 def _give_freed_memory_back() -> None:
     """From now on glibc asks the system for every block over 256 KB, and gives it back when it is freed.
 
@@ -127,8 +152,9 @@ def _give_freed_memory_back() -> None:
 
 def tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.device) -> None:
     """Let 4-bit layers learn after a rollout, and on a CPU let go of the file that the weights were read from."""
+    bitsandbytes = need_bitsandbytes('quantize = "none"')
     for module in model.modules():
-        if isinstance(module, Linear4bit):
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
             # On CPUs with AVX512-BF16, bitsandbytes repacks a layer in place in eval mode, and the packed layer gives
             # no gradient to its input: rollout-then-train would learn nothing below the last layer.
             module.support_avx512bf16_for_cpu = False
@@ -140,7 +166,9 @@ def tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.
 
 
 def _check_is_qwen2_vl(source: str) -> None:
-    message = f"{source}: no folder of that name, and the hub did not give it ({{why}})"
+    from minirft.engine.model_folder import how_to_fetch
+
+    message = f"{source}: no folder of that name, and the hub did not give it ({{why}}); {how_to_fetch(source)}"
     with as_user_error(message, OSError, ValueError):
         config, _ = PreTrainedConfig.get_config_dict(source)
     if config.get("model_type") != "qwen2_vl":

@@ -114,8 +114,11 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
 
     `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels.
     """
-    message = f"{source}: no usable tokenizer and picture processor ({{why}}); copy them there"
-    with as_user_error(message, OSError, ValueError):
+    from minirft.engine.model_folder import check_processor, how_to_fetch  # here: a step loads nothing
+
+    check_processor(source)
+    advice = "copy them there" if Path(source).is_dir() else how_to_fetch(source)
+    with as_user_error(f"{source}: no usable tokenizer and picture processor ({{why}}); {advice}", OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(source)
     if tokenizer.chat_template is None:

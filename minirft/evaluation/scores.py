@@ -64,6 +64,16 @@ def metrics(
     return values | {"n": len(samples), "ci": intervals(draws, level)}
 
 
+def by_category(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
+    """The main metric of each category alone: {"ap50_by_category": {name: value}}; {} for grounding, which has none."""
+    key = {"detection": "ap50", "classification": "accuracy", "presence": "accuracy"}.get(task)
+    pairs: dict[str, list[tuple[str, Sample]]] = {}
+    for text, sample in zip(completions, samples, strict=True):
+        pairs.setdefault(sample.category, []).append((text, sample))
+    found = {name: metrics(task, *zip(*pairs[name], strict=True), resamples=0) for name in sorted(pairs)}
+    return {f"{key}_by_category": {name: row[key] for name, row in found.items()}} if key else {}
+
+
 def bootstrap(
     task: Task,
     completions: Sequence[str],

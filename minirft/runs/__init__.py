@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from minirft.runs.asking import Answered, Asking, ask
     from minirft.runs.config import SHIPPED, GRPOConfig, find_config, load_config
     from minirft.runs.exports import export_run
-    from minirft.runs.folder import is_merged, load_policy, load_run_policy, load_weights, open_run, run_config
+    from minirft.runs.folder import (
+        anchored,
+        is_merged,
+        load_policy,
+        load_run_policy,
+        load_weights,
+        open_run,
+        run_config,
+    )
     from minirft.runs.history import History, groups_of, read_history
     from minirft.runs.log import METRICS, library_version, plain, provenance, read_log
     from minirft.runs.loop import frame_warning, generate, judged, run_steps

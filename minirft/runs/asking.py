@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from minirft import UserError
+from minirft.data import question as own_question
 from minirft.policy import Policy
 from minirft.rewards import (
     MODEL,
@@ -28,7 +29,6 @@ from minirft.rewards import (
     normalise,
     parse,
     pixels,
-    prompts,
 )
 from minirft.runs.new_pictures import upright
 from minirft.sampler import sample_groups
@@ -77,6 +77,7 @@ class Asking:
     """How to ask: the kind of question, and how completions are drawn; `samples` = 0 is one greedy answer."""
 
     task: Task = "detection"
+    question: str = ""  # a template of the run's own, as `data.question`
     samples: int = 0
     temperature: float = 1.0
     max_completion_length: int = 256
@@ -97,7 +98,7 @@ def answer(policy: Policy, picture: Path | Image.Image, question: str, how: Aski
     """
     how = how or Asking()
     name = "" if isinstance(picture, Image.Image) else str(picture)
-    sample = sample_of(upright(picture), name, question, how.task)
+    sample = sample_of(upright(picture), name, question, how)
     return _answers(policy, [policy.encode(sample)], how, how.seed)[0].answer
 
 
@@ -111,9 +112,9 @@ def ask(policy: Policy, pictures: Sequence[Path], question: str, how: Asking) ->
         good: list[Prompt] = []
         for path in pictures[start : start + how.batch]:
             try:
-                good.append(policy.encode(sample_of(upright(path), str(path), question, how.task)))
+                good.append(policy.encode(sample_of(upright(path), str(path), question, how)))
             except UserError as error:
-                refused[path] = Answered(None, Answer(str(path), wording(question, how.task), failure=str(error)))
+                refused[path] = Answered(None, Answer(str(path), wording(question, how), failure=str(error)))
         found = iter(_answers(policy, good, how, how.seed + start))
         yield from (refused.get(path) or next(found) for path in pictures[start : start + how.batch])
 
@@ -198,22 +199,22 @@ def alike(a: Any, b: Any) -> bool:
 # ------------------------------------------------------------------ questions
 
 
-def wording(text: str, task: Task) -> str:
-    """A name or an instruction is put into the words of `prompts`; any other text is asked as it is.
+def wording(text: str, how: Asking) -> str:
+    """A name or an instruction is put into the words of `prompts` or of `how.question`; any other text is kept.
 
     A name is one line without a mark of a sentence at its end; what has an <answer> tag is a whole question.  An
     instruction, for grounding, may be a sentence.
 
-    >>> wording("cat", "presence").splitlines()[0]
+    >>> wording("cat", Asking("presence")).splitlines()[0]
     "Look at the image: is there at least one object of the category 'cat' in it?"
-    >>> wording("How many cats are there?", "detection")
+    >>> wording("How many cats are there?", Asking("detection"))
     'How many cats are there?'
     """
     text = text.strip()
-    whole = "\n" in text or "<answer>" in text or (task != "grounding" and text.endswith(SENTENCE))
-    return text if whole else getattr(prompts, task)(text)
+    whole = "\n" in text or "<answer>" in text or (how.task != "grounding" and text.endswith(SENTENCE))
+    return text if whole else own_question(how.task, text, how.question)
 
 
-def sample_of(picture: Image.Image, name: str, question: str, task: Task) -> Sample:
+def sample_of(picture: Image.Image, name: str, question: str, how: Asking) -> Sample:
     """A question about a picture becomes a sample without a solution."""
-    return Sample(name, picture, task, wording(question, task), "", question)
+    return Sample(name, picture, how.task, wording(question, how), "", question)

@@ -57,7 +57,8 @@ def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype:
         config = replace(given, train="full", model=str(folder), dtype=dtype_of(policy))
     export(policy, folder)
     write_processor(policy.processor, folder)
-    write_card(folder, card_of(run, trained, to, dtype_of(policy), notes))
+    largest = policy.image_processor.size["longest_edge"]
+    write_card(folder, card_of(run, trained, to, dtype_of(policy), notes, largest))
     (folder / EXPORTED).write_text(to_toml(config), encoding="utf-8")
     return Exported(folder, notes)
 

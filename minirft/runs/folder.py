@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
 from minirft import UserError
-from minirft.engine import LossScale
+from minirft.engine import HUB, LossScale
 from minirft.policy import Policy
 from minirft.reference import Reference, make_reference
-from minirft.rewards import RewardFn, fingerprint
+from minirft.rewards import RewardFn, fingerprint, is_own
 from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
 from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.log import RunLog, read_log, truncate_after
@@ -42,6 +43,7 @@ Method = Literal["grpo", "sft"]
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 MAY_CHANGE |= {"offload_vision", "offload_embedding"}
 HELD_OUT = "held_out.jsonl"  # the answers of the evaluations
+LOCK = ".lock"  # held while a process trains in the folder
 EXPORTED = "minirft.toml"  # in an export: the settings of its run, with what the export changed
 
 
@@ -56,6 +58,7 @@ class Run:
     optimiser: torch.optim.Optimizer
     log: RunLog
     reference: Reference | None
+    lock: BaseFileLock
     step: int = 0
 
     def save(self) -> None:
@@ -73,6 +76,20 @@ class Run:
                 file.write(text.encode("utf-8", "replace"))  # half of a surrogate pair has no UTF-8
         except OSError as error:
             raise UserError(f"cannot write {path} ({error.strerror}); free some space and resume") from error
+
+
+def anchored(config: GRPOConfig) -> GRPOConfig:
+    """The settings with whole paths in place of relative ones, so that a run goes on from any working folder.
+
+    A path at which there is nothing stays as it is: it may be a name on the hub.
+    """
+    paths = {name: path for name, path in vars(config.data).items() if isinstance(path, Path) and path.exists()}
+    data = replace(config.data, **{name: path.absolute() for name, path in paths.items()})
+    named = config.model == "tiny" or config.model in HUB or not Path(config.model).is_dir()
+    file, _, name = config.reward.rpartition(":")
+    reward = f"{Path(file).absolute()}:{name}" if is_own(config.reward) and Path(file).exists() else config.reward
+    model = config.model if named else str(Path(config.model).absolute())
+    return replace(config, data=data, model=model, reward=reward)
 
 
 def load_policy(config: GRPOConfig) -> Policy:
@@ -100,24 +117,37 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None, rew
     """A fresh run in `config.out`, or the one in `resume` where its newest intact checkpoint left it.
 
     The log's header keeps the hash of a reward of one's own.  Raises `UserError` when the folder already holds a run,
-    when `resume` does not, or when the configuration or that reward differs in more than what may change.
+    when `resume` does not, when the configuration or that reward differs in more than what may change, or another
+    process is at work in it.
     """
-    folder = Path(resume or config.out)
-    own = fingerprint(reward) if reward else None
+    folder, config = Path(resume or config.out), anchored(config)
+    lock, own = FileLock(folder / LOCK), fingerprint(reward) if reward else None
     if resume:
         _check_same_run(method, config, folder, own)
+        _take(lock, folder)
     elif _has_steps(folder):
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --out")
-    policy = load_policy(config)  # before anything is written: a wrong model leaves no folder behind
+    try:
+        policy = load_policy(config)  # before anything is written: a wrong model leaves no folder behind
+        _take(lock, folder)
+        return _open_locked(method, config, folder, policy, lock, own, resume is not None)
+    except BaseException:
+        lock.release(force=True)
+        raise
+
+
+def _open_locked(
+    method: Method, config: GRPOConfig, folder: Path, policy: Policy, lock: BaseFileLock, own: str | None, resume: bool
+) -> Run:
     _write_config(config, folder)
     if not resume:  # of an attempt that failed before its first step
         (folder / "log.jsonl").unlink(missing_ok=True)
     header = {"method": method, **asdict(config)} | ({"reward_sha256": own} if own else {})
     device = str(policy.device)
-    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume is not None)
+    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume)
     # The reference is the policy before any step: it is taken before a checkpoint is put back.
     reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
-    run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference)
+    run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference, lock)
     if resume:
         _go_back_to_checkpoint(run)
         _notice_other_threads(folder)
@@ -146,7 +176,7 @@ def _has_steps(folder: Path) -> bool:
 
 
 def _check_same_run(method: Method, config: GRPOConfig, folder: Path, reward: str | None) -> None:
-    changed = [name for name in differences(run_config(folder), config) if name not in MAY_CHANGE]
+    changed = [name for name in differences(anchored(run_config(folder)), config) if name not in MAY_CHANGE]
     if changed:
         raise UserError(
             f"cannot resume {folder} with another {', '.join(changed)}, because a resumed run goes on as it was: "
@@ -177,9 +207,22 @@ def _notice_other_threads(folder: Path) -> None:
         )
 
 
-def _write_config(config: GRPOConfig, folder: Path) -> None:
+def _take(lock: BaseFileLock, folder: Path) -> None:
+    """Lock the folder until the run ends; the system takes the lock back from a process that was killed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder} is in use by another process, or by an unfinished run of this one: wait for it or stop it, or "
+            f"choose another --out"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --out") from error
+
+
+def _write_config(config: GRPOConfig, folder: Path) -> None:
+    try:
         (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
         os.replace(folder / ".config.toml", folder / "config.toml")
     except OSError as error:

@@ -23,6 +23,8 @@ from minirft.runs.config import GRPOConfig
 from minirft.runs.failed_rewards import FailedRewards
 from minirft.runs.folder import HELD_OUT, Row, Run, export
 from minirft.runs.frame_watch import FrameWatch, frame_warning
+from minirft.runs.idle_watch import IdleWatch
+from minirft.runs.log import read_log
 from minirft.sampler import sample_groups
 from minirft.samples import Sample
 
@@ -38,12 +40,23 @@ def run_steps(
     `screening` found in the data is logged first.  Ctrl-C lets the step finish, saves, and raises `KeyboardInterrupt`
     with the way to go on; a second one stops at once.
     """
+    try:
+        yield from _steps(run, steps, feed, do_step, progress, screening)
+    finally:
+        run.lock.release(force=True)
+
+
+def _steps(
+    run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening | None
+) -> Iterator[Row]:
     config = run.config
     asked = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute
     if screening:
         screening.save(run.folder)
     watch, failures = FrameWatch(run), FailedRewards(run)
-    bar = tqdm(total=steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
+    idle = IdleWatch(config, (row for row in read_log(run.log.path)[1] if row["kind"] == "train"))
+    shape = "{n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
+    bar = tqdm(total=steps, initial=run.step, disable=not progress, dynamic_ncols=True, bar_format=shape)
     with bar, _interrupts() as interrupted:
         if run.step == 0 and screening and screening.row():
             run.log.row("data", step=0, **screening.row())
@@ -55,7 +68,8 @@ def run_steps(
             row, completions = _guarded(do_step, samples, run)
             run.step += 1
             run.record(completions)
-            row |= watch.training(row, completions, samples) | failures.look(run.step, completions)
+            row |= watch.training(row, completions, samples) | idle.training(row)
+            row |= failures.look(run.step, completions)
             run.log.row("train", **row)
             bar.set_postfix_str(bar_text(row))
             bar.update()
@@ -104,23 +118,29 @@ def _interrupts() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def bar_text(row: Row) -> str:
-    """What the progress bar says about a step.
+def bar_text(row: Row, width: int = 50) -> str:
+    """What the progress bar says about a step: what matters first, and no more than fits a terminal of 80 columns.
 
-    >>> bar_text({"reward": 1.5, "kl": None, "tokens_per_second": 812.4})
-    'reward 1.50, tokens/s 812'
+    >>> row = {"reward": 1.5, "reward_iou": 0.2, "parse_rate": 1.0, "degenerate_groups": 0.25, "kl": 0.01, "loss": 0.1}
+    >>> bar_text(row), bar_text({"loss": 0.1})
+    ('reward 1.50, parse 100%, degenerate 25%, IoU 0.20', 'loss 0.100')
     """
     shown = {
         "reward": "reward {:.2f}",
-        "reward_iou": "IoU {:.2f}",
-        "reward_accuracy": "accuracy {:.2f}",
-        "loss": "loss {:.3f}",
         "parse_rate": "parse {:.0%}",
         "degenerate_groups": "degenerate {:.0%}",
+        "reward_iou": "IoU {:.2f}",
+        "reward_accuracy": "accuracy {:.2f}",
         "kl": "KL {:.3f}",
+        "loss": "loss {:.3f}",
         "tokens_per_second": "tokens/s {:.0f}",
     }
-    return ", ".join(text.format(row[key]) for key, text in shown.items() if row.get(key) is not None)
+    said = ""
+    for text in (text.format(row[key]) for key, text in shown.items() if row.get(key) is not None):
+        if len(said) + len(text) + 2 > width:
+            break
+        said += f", {text}" if said else text
+    return said
 
 
 # ------------------------------------------------------------------ evaluating
@@ -167,7 +187,8 @@ def generate_batches(
 
 def _log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
     found, texts = evaluate_policy(run.policy, run.config, samples)
-    run.record([{"sample": s.id, "text": text} for s, text in zip(samples, texts, strict=True)], HELD_OUT)
+    rows = [{"sample": s.id, "solution": s.solution, "text": text} for s, text in zip(samples, texts, strict=True)]
+    run.record(rows, HELD_OUT)
     row = {"step": run.step, **found}
     watch.tell(row.get("frame_warning"))
     run.log.row("eval", **row)

@@ -14,9 +14,8 @@ from typing import Any
 from jinja2 import Template
 
 from minirft import UserError
-from minirft.data import DataConfig
+from minirft.data import question_of
 from minirft.engine import HUB, Processor
-from minirft.rewards import prompts
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import METRICS, read_log
 
@@ -34,9 +33,10 @@ class Card:
     header: Mapping[str, Any]
     scores: Sequence[Mapping[str, Any]]  # the first and the last evaluation, as the log has them
     notes: Sequence[str] = ()
+    max_pixels: int = 0  # the largest picture, as the exported processor has it
 
 
-def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str]) -> Card:
+def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str], max_pixels: int) -> Card:
     """The card of a run's export is filled from its settings and its log; a run without a log has no scores."""
     try:
         header, rows = read_log(run / "log.jsonl")
@@ -44,7 +44,7 @@ def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequenc
         header, rows = {}, []
     evaluations = [row for row in rows if row.get("kind") == "eval"]
     first_and_last = [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations
-    return Card(config, kind, dtype, header, first_and_last, notes)
+    return Card(config, kind, dtype, header, first_and_last, notes, max_pixels)
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -73,18 +73,6 @@ def text_of(card: Card, name: str) -> str:
         glossary=METRICS,
         question=question_of(card.config.data),
     )
-
-
-def question_of(data: DataConfig) -> str:
-    """The question of the run, with its first category, or a word in its place.
-
-    >>> question_of(DataConfig(categories=("cat",))).splitlines()[0][:60]
-    "Detect all objects belonging to the category 'cat' in the im"
-    """
-    asked = "INSTRUCTION" if data.task == "grounding" else (data.categories or ("CATEGORY",))[0]
-    if data.task == "classification" and not (data.kind == "tiny" and data.categories):
-        asked = data.family or "flower"
-    return getattr(prompts, data.task)(asked)
 
 
 def write_processor(processor: Processor, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Answers to a large evaluation on disk: written batch by batch, gone on with after a stop, shown to COCO's tools.
 
-    predictions.jsonl               {"kind": "header", "settings": {...}}, then {"id", "category", "text"} per sample
+    predictions.jsonl               {"kind": "header", "settings": {...}}, then {"id", "category", "solution", "text"}
     predictions.coco_results.json   [{"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "score"}, ...]
 
 A batch is one write, and a rerun goes on after the last whole batch: the same batches give the same answers, bit for
@@ -73,8 +73,8 @@ def predict(
     with bar:
         for batch in answer(policy, config, samples, made_with["mode"], first=len(texts)):
             of = samples[len(texts) : len(texts) + len(batch)]
-            rows = [{"id": s.id, "category": s.category, "text": text} for s, text in zip(of, batch, strict=True)]
-            write_rows(path, rows)
+            asked = [{"id": s.id, "category": s.category, "solution": s.solution} for s in of]
+            write_rows(path, [row | {"text": text} for row, text in zip(asked, batch, strict=True)])
             texts += batch
             bar.update(len(batch))
     return texts

@@ -9,11 +9,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from bitsandbytes.optim import AdamW8bit
 from torch import Tensor
 
 from minirft import UserError
 from minirft.advantages import degenerate_groups
+from minirft.engine import need_bitsandbytes
 from minirft.policy import Policy
 from minirft.rewards import Score
 from minirft.runs.config import GRPOConfig
@@ -33,18 +33,19 @@ def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
             f"{len(half)} weights that learn have 16 bits, first {half[0]}: steps of {config.learning_rate:g} would "
             f'round to nothing; set dtype = "float32", or train = "lora", whose adapters have 32 bits'
         )
+    kind: Any = torch.optim.AdamW
     if config.optimiser == "adamw8bit":
-        _check_8_bit_runs(policy.device)
-    kind = AdamW8bit if config.optimiser == "adamw8bit" else torch.optim.AdamW
+        kind = need_bitsandbytes("optimiser = adamw").optim.AdamW8bit
+        _check_8_bit_runs(kind, policy.device)
     return kind(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
 
 
-def _check_8_bit_runs(device: torch.device) -> None:
+def _check_8_bit_runs(kind: Any, device: torch.device) -> None:
     """Not every bitsandbytes has 8-bit optimisers for every device: one step on zeros tells, before a rollout does."""
     weight = torch.nn.Parameter(torch.zeros(4096, device=device))
     weight.grad = torch.zeros_like(weight)
     try:
-        AdamW8bit([weight]).step()
+        kind([weight]).step()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -170,8 +171,8 @@ def times(clock: list[float], rollout: Rollout) -> Row:
 def written(rollout: Rollout, scores: list[Score], advantages: Tensor) -> list[Row]:
     """The completions of the step with what they earned, for `completions.jsonl`."""
     rows = []
-    for b, (score, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
-        row = {"sample": rollout.sample_of(b).id, "text": rollout.texts[b], "parts": score.parts}
-        row["reward"] = score.total if math.isfinite(score.total) else None  # JSON has no NaN
-        rows.append(row | {"failure": score.failure, "advantage": advantage})
+    for b, (won, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
+        row = {"sample": rollout.sample_of(b).id, "solution": rollout.sample_of(b).solution, "text": rollout.texts[b]}
+        reward = won.total if math.isfinite(won.total) else None  # JSON has no NaN
+        rows.append(row | {"parts": won.parts, "reward": reward, "failure": won.failure, "advantage": advantage})
     return rows

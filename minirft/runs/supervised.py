@@ -21,7 +21,7 @@ from minirft.data import Screening, training_feed
 from minirft.engine import passes
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import Row, open_run
+from minirft.runs.folder import Row, anchored, open_run
 from minirft.runs.loop import run_steps
 from minirft.runs.step import learning_rate, optimiser_step
 from minirft.samples import Rollout, Sample, pad_rows
@@ -29,6 +29,7 @@ from minirft.samples import Rollout, Sample, pad_rows
 
 def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
     """Run or go on with a supervised run; yields every logged row as it happens.  Raises as `train` does."""
+    config = anchored(config)
     screening = Screening.of(config.data, resume, progress)
     feed = training_feed(config, screening)
     run = open_run("sft", config, resume)

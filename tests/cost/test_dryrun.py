@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_data_sets
+import torch
 from conftest import SHARED_DATA
 from test_data_feed import coco  # noqa: F401, a fixture
 from transformers import AutoTokenizer
@@ -51,6 +52,7 @@ def test_of_the_tiny_world(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert told(capsys, "eval", "tiny_detection", "--eval-samples", 50)["plan"]["completions"] == 50
     assert main(["train", "tiny_detection", "--dry-run"]) == 0
     printed = capsys.readouterr().out
+    assert (found["time_cpu"] is None) == torch.cuda.is_available() == ("CPU cores about" not in printed)
     assert all(word in printed for word in ("samples", "prompts", "plan", "memory", "not measured", "→ <answer>"))
 
 

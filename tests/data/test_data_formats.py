@@ -466,6 +466,19 @@ def test_a_closed_set_is_listed_in_its_question(tmp_path, caplog):
     assert training_set(replace(data, question=whole, list_labels="no"))[0].problem == whole
 
 
+def test_near_misses_of_a_label_are_told_before_training(tmp_path, caplog):
+    """Catches "dog" asked for of the folder "dogs", and "train/dogs" beside "test/dog", whose answers are all wrong."""
+    classes(tmp_path / "train", "cats", "dogs")
+    classes(tmp_path / "test", "cats", "Dog")
+    data = DataConfig(kind="folder", task="classification", folder=tmp_path, categories=("cat",))
+    with pytest.raises(UserError, match="has no category 'cat'; did you mean 'cats'"):
+        training_set(data)
+    with caplog.at_level(logging.WARNING):
+        training_set(replace(data, categories=("CATS", "dogs", "Dog")))
+    assert "has no category 'CATS' but 'cats', which is taken" in caplog.text
+    assert "the labels 'dogs' and 'Dog' look like one class" in caplog.text
+
+
 def test_a_phones_pictures_are_upright_for_classification(tmp_path):
     """Catches animals that lie on their sides."""
     exif = Image.Exif()

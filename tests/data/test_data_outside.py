@@ -280,6 +280,56 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path, name):
         training_set(replace(data_of(path, tables), annotations=table))
 
 
+def _crowd(tables: dict) -> None:
+    tables["annotations"][0]["iscrowd"] = 1
+
+
+def _twice_the_size(tables: dict) -> None:
+    tables["images"][0] |= {"width": 120, "height": 80}
+    tables["annotations"][0]["bbox"] = [12, 8, 60, 40]
+
+
+def _id_0(tables: dict) -> None:
+    for row in [*tables["annotations"], tables["categories"][0]]:
+        row["category_id" if "bbox" in row else "id"] = 0
+
+
+# The last row of the list: what was right, and is to stay so; with how many of four pictures are asked about.
+KEPT = {
+    "duplicate image rows": (lambda tables: tables["images"].append(dict(tables["images"][0])), 4),
+    "duplicate category names": (lambda tables: tables["categories"].append({"id": 2, "name": "mug"}), 4),
+    "category id 0": (_id_0, 4),
+    "missing area": (lambda tables: tables["annotations"][1].update(area=9), 4),
+    "a crowd": (_crowd, 3),
+    "a size twice the picture's": (_twice_the_size, 3),
+    "a grey picture": (lambda tables: None, 4),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_was_right_stays_right(tmp_path, name):
+    """Catches a sample asked about twice, a crowd taken for one mug, and boxes twice as large as their picture."""
+    change, asked = KEPT[name]
+    path, tables = dataset(tmp_path, count=4)
+    change(tables)
+    if name == "a grey picture":
+        photograph().convert("L").save(tmp_path / "0.png")
+    samples, screening = screened(data_of(path, tables))
+    assert [s.id for s in samples] == [f"{i}:mug" for i in range(4 - asked, 4)]
+    assert all(parse_detection(s.solution).boxes.tolist() == [[100, 100, 600, 600]] for s in samples)
+    reasons = [bad.reason for bad in screening.findings.bad]
+    assert (["every box would be off" in reason for reason in reasons] == [True]) == (name[:6] == "a size")
+
+
+def test_two_categories_of_one_name_that_both_have_boxes_are_refused(tmp_path):
+    """Catches boxes of two things in one truth: an answer has a name alone."""
+    path, tables = dataset(tmp_path, count=4)
+    tables["categories"].append({"id": 2, "name": "mug"})
+    tables["annotations"][1]["category_id"] = 2
+    with pytest.raises(UserError, match="the categories 1 and 2 are both called 'mug' and both have boxes: rename one"):
+        training_set(data_of(path, tables))
+
+
 # ------------------------------------------------------------------ the run
 
 

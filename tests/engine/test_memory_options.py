@@ -16,6 +16,7 @@ import conftest
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Params4bit
+from bitsandbytes.optim import AdamW8bit
 from conftest import byte_tokenizer, miniature_config, shaken, write_miniature
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -23,7 +24,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen2VLForConditionalGeneration
 
-import minirft.runs.step as runs_module
 from minirft import UserError
 from minirft.engine.logprobs import naive_logprobs
 from minirft.engine.model import LossScale
@@ -228,7 +228,7 @@ def test_8_bit_adamw_that_does_not_run_is_said_at_once(policy: Policy, monkeypat
     def step(self: Any, closure: Any = None) -> None:
         raise NotImplementedError("no kernel for cpu\nlong explanation")
 
-    monkeypatch.setattr(runs_module.AdamW8bit, "step", step)
+    monkeypatch.setattr(AdamW8bit, "step", step)
     with pytest.raises(UserError, match=r"no 8-bit AdamW on cpu \(no kernel for cpu\): upgrade it, or set optimiser"):
         make_optimiser(policy, GRPOConfig(optimiser="adamw8bit"))
 

@@ -10,10 +10,13 @@ import torch
 from PIL import Image
 
 from minirft import UserError
+from minirft.commands.asking import in_the_runs_words
 from minirft.commands.cli import main
+from minirft.data import DataConfig, question_of, training_set
 from minirft.policy import Policy
 from minirft.rewards import prompts
 from minirft.runs.asking import Asking, answer, ask, read_answer, sample_of, standing, wording
+from minirft.runs.config import GRPOConfig
 from minirft.runs.new_pictures import find_pictures, upright
 from minirft.samples import Sample
 from minirft.show.answered import drawn_answer
@@ -93,11 +96,29 @@ def test_agreement_is_the_share_of_answers_like_the_one_that_stands():
 
 def test_a_name_becomes_the_papers_question_and_any_other_text_is_kept():
     """A category asked in words that the policy was not trained on; a whole question wrapped into another."""
-    assert wording(" cat ", "detection") == prompts.detection("cat")
-    assert wording("flower", "classification") == prompts.classification("flower")
-    assert wording("Which cup is taller?", "grounding") == prompts.grounding("Which cup is taller?")
+    assert wording(" cat ", Asking("detection")) == prompts.detection("cat")
+    assert wording("flower", Asking("classification")) == prompts.classification("flower")
+    assert wording("Which cup is taller?", Asking("grounding")) == prompts.grounding("Which cup is taller?")
     for whole in ("Is there a cat?", prompts.detection("cat"), "Count.\nThen answer."):
-        assert wording(whole, "detection") == whole
+        assert wording(whole, Asking("detection")) == whole
+
+
+def test_a_run_is_asked_in_its_own_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A policy trained with the labels in its question, asked without them; "mugs" where "mug" was learnt."""
+    for label in ("dogs", "tabby_cat"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (30, 30)).save(tmp_path / label / "0.png")
+    data = DataConfig("folder", "classification", folder=tmp_path, family="pet")
+    config = GRPOConfig(data=data)
+    trained = training_set(data)[0].problem
+    assert "The answer is one of: dogs, tabby cat." in trained
+    assert in_the_runs_words("", "classification", config) == trained
+    assert in_the_runs_words("pet", "classification", config) == trained == question_of(data)
+    assert in_the_runs_words("dogs", "detection", config) == "dogs"
+    boxed = GRPOConfig(data=DataConfig("coco", categories=("mug",), question="Where is a {category}?"))
+    assert in_the_runs_words("mugs", "detection", boxed) == "mugs"
+    assert "the run was trained on 'mug'; 'mugs' is another question" in capsys.readouterr().err
+    assert wording("mug", Asking("detection", boxed.data.question)) == question_of(boxed.data)
 
 
 def test_sampled_and_greedy_answers_are_the_policys(tiny_random: Path):
@@ -184,4 +205,4 @@ def test_a_drawing_has_the_box_where_it_is():
 
 def test_a_sample_of_a_question_has_no_truth():
     """A new picture scored as if its truth were known."""
-    assert sample_of(Image.new("RGB", (4, 4)), "a", "cat", "presence").solution == ""
+    assert sample_of(Image.new("RGB", (4, 4)), "a", "cat", Asking("presence")).solution == ""

@@ -17,13 +17,13 @@ from transformers import AutoImageProcessor, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
 from minirft.commands.cli import main
+from minirft.data import question_of
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.adapters import adapted_policy
 from minirft.runs.asking import Asking, answer
 from minirft.runs.config import GRPOConfig
 from minirft.runs.exports import export_run
 from minirft.runs.folder import load_run_policy, open_run, run_config
-from minirft.runs.model_card import question_of
 from minirft.tiny import CHECKPOINT, world
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -82,6 +82,7 @@ def test_the_card_says_what_the_run_was(tmp_path: Path, to: str):
         f"library_name: {'peft' if to == 'adapter' else 'transformers'}",
         "| seed | 7 |",
         f"| max_pixels | {PIXELS} |",
+        'pip install "minirft[torchvision]"',
         "| dtype | float32 |",
         "strict, weights: confidence 0.5",
         "| ap50 | 0.120 [0.02, 0.22] | 0.750 [0.65, 0.85] |",

@@ -264,6 +264,26 @@ def test_a_fresh_run_never_overwrites(stopped: GRPOConfig):
     assert (stopped.out / "log.jsonl").read_bytes() == before
 
 
+def test_a_second_process_is_refused(config: GRPOConfig):
+    """Two processes that both go on with a run and log every step twice.  (A lock that outlives kill -9: see above.)"""
+    rows = train(config)
+    next(rows)
+    before = (config.out / "log.jsonl").read_bytes()
+    with pytest.raises(
+        UserError, match=r"run is in use by another process.*: wait for it or stop it, or choose another --out"
+    ):
+        next(train(config, resume=config.out))
+    with pytest.raises(UserError, match="already holds a run"):
+        next(train(config))
+    assert (config.out / "log.jsonl").read_bytes() == before
+    next(rows)  # the first is not disturbed
+    rows.close()
+    stop_after(train(config, resume=config.out), 1)
+    with pytest.raises(UserError, match="with another seed"):
+        next(train(replace(config, seed=1), resume=config.out))
+    stop_after(train(config, resume=config.out), 1)  # one that was refused holds nothing
+
+
 def test_an_attempt_that_failed_before_its_first_step_is_in_nobodys_way(config: GRPOConfig):
     """A mistake put right, and the command refused because of the folder that the mistake left."""
     with pytest.raises(UserError, match="the limit is 10"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minirft.experiments import HEADLINE, Board, Key, choose, find, measured, prediction_interval, run_cell
 
-FOLDER = Path("../results/tiny")  # from where notebooks run
+RESULTS = Path("../results")  # from where notebooks run
 FRESH_SEED = 6
 
 
@@ -35,7 +36,20 @@ class LiveCell:
 
 def committed(name: str) -> Board:
     """The table of an experiment as it lies in the repository's `results/tiny`."""
-    return Board.open(FOLDER / f"{name}.json", name)
+    return Board.open(RESULTS / "tiny" / f"{name}.json", name)
+
+
+def paper_table(number: str) -> dict[str, Any]:
+    """One of the paper's tables as it is printed: its rows, and notes on how they were measured."""
+    return json.loads((RESULTS / "paper.json").read_text(encoding="utf-8"))["tables"][number]
+
+
+def by_seed(
+    board: Board, method: str, key: str, *, part: str = "", test: str = "same", mode: str = "greedy", shots: int = 0
+) -> list[float]:
+    """Metric `key` of the answers of each committed seed; all parts without a `part`, all numbers of shots without."""
+    chosen = (k for k in board.cells if k.method == method and not k.tunes and part in ("", k.part))
+    return [board.cells[k]["tests"][test][mode][key] for k in chosen if not (shots and k.shots) or k.shots == shots]
 
 
 def live_cell(

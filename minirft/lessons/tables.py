@@ -39,9 +39,14 @@ def committed(name: str) -> Board:
     return Board.open(RESULTS / "tiny" / f"{name}.json", name)
 
 
+def results(name: str) -> dict[str, Any]:
+    """A JSON file of the repository's `results`."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
 def paper_table(number: str) -> dict[str, Any]:
     """One of the paper's tables as it is printed: its rows, and notes on how they were measured."""
-    return json.loads((RESULTS / "paper.json").read_text(encoding="utf-8"))["tables"][number]
+    return results("paper.json")["tables"][number]
 
 
 def by_seed(

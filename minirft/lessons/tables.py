@@ -40,19 +40,26 @@ def committed(name: str) -> Board:
 
 
 def results(name: str) -> dict[str, Any]:
-    """A JSON file of the repository's `results`."""
+    """The repository keeps its measurements in `results`; `name` is a JSON file there."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 def paper_table(number: str) -> dict[str, Any]:
-    """One of the paper's tables as it is printed: its rows, and notes on how they were measured."""
+    """The paper prints this table: its rows, and notes on how they were measured."""
     return results("paper.json")["tables"][number]
 
 
 def by_seed(
     board: Board, method: str, key: str, *, part: str = "", test: str = "same", mode: str = "greedy", shots: int = 0
 ) -> list[float]:
-    """Metric `key` of the answers of each committed seed; all parts without a `part`, all numbers of shots without."""
+    """The committed seeds of a method gave these values of metric `key`.
+
+    Without a `part`, those of all parts; without `shots`, those of all numbers of shots.  The base has no shots.
+
+    >>> cell = {"tests": {"same": {"greedy": {"recall": 0.5}}}}
+    >>> by_seed(Board(Path(), cells={Key("", "6 rare", "rft", 10, 1): cell}), "rft", "recall", shots=10)
+    [0.5]
+    """
     chosen = (k for k in board.cells if k.method == method and not k.tunes and part in ("", k.part))
     return [board.cells[k]["tests"][test][mode][key] for k in chosen if not (shots and k.shots) or k.shots == shots]
 

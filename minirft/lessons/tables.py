@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minirft.experiments import HEADLINE, Board, Key, choose, find, measured, prediction_interval, run_cell
 
-FOLDER = Path("../results/tiny")  # from where notebooks run
+RESULTS = Path("../results")  # from where notebooks run
 FRESH_SEED = 6
 
 
@@ -35,7 +36,32 @@ class LiveCell:
 
 def committed(name: str) -> Board:
     """The table of an experiment as it lies in the repository's `results/tiny`."""
-    return Board.open(FOLDER / f"{name}.json", name)
+    return Board.open(RESULTS / "tiny" / f"{name}.json", name)
+
+
+def results(name: str) -> dict[str, Any]:
+    """The repository keeps its measurements in `results`; `name` is a JSON file there."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def paper_table(number: str) -> dict[str, Any]:
+    """The paper prints this table: its rows, and notes on how they were measured."""
+    return results("paper.json")["tables"][number]
+
+
+def by_seed(
+    board: Board, method: str, key: str, *, part: str = "", test: str = "same", mode: str = "greedy", shots: int = 0
+) -> list[float]:
+    """The committed seeds of a method gave these values of metric `key`.
+
+    Without a `part`, those of all parts; without `shots`, those of all numbers of shots.  The base has no shots.
+
+    >>> cell = {"tests": {"same": {"greedy": {"recall": 0.5}}}}
+    >>> by_seed(Board(Path(), cells={Key("", "6 rare", "rft", 10, 1): cell}), "rft", "recall", shots=10)
+    [0.5]
+    """
+    chosen = (k for k in board.cells if k.method == method and not k.tunes and part in ("", k.part))
+    return [board.cells[k]["tests"][test][mode][key] for k in chosen if not (shots and k.shots) or k.shots == shots]
 
 
 def live_cell(

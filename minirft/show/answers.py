@@ -35,16 +35,18 @@ def answers_of(
     return {method: found[method] for method in methods if method in found}
 
 
-def answers_by_method(samples: Sequence[Sample], answers: Mapping[str, Sequence[str]], questions: int = 4) -> Figure:
-    """The first `questions` of `samples`, a row each, with the answer of each method, {"base": [texts], "rft": ...}.
+def answers_by_method(
+    samples: Sequence[Sample], answers: Mapping[str, Sequence[str]], rows: Sequence[int] = range(3)
+) -> Figure:
+    """A row for each of these `samples`, with the answer of each method, {"base": [texts], "rft": ...}.
 
     Boxes are drawn as in every gallery; a label or a yes says whether it is right; below is the thought, shortened.
     """
-    questions = min(questions, len(samples), *(len(texts) for texts in answers.values())) if answers else 0
+    rows = [row for row in rows if row < min([len(samples), *map(len, answers.values())])]
     columns = max(1, len(answers))
-    figure, grid = panels(questions * len(answers), columns, 9.0 / max(3, columns), 9.0 / max(3, columns) + 0.7)
+    figure, grid = panels(len(rows) * len(answers), columns, 9.0 / max(3, columns), 9.0 / max(3, columns) + 0.7)
     for number, axes in enumerate(grid):
-        row, column = divmod(number, columns)
+        row, column = rows[number // columns], number % columns
         method, sample = [*answers][column], samples[row]
         text = answers[method][row]
         draw_answer(axes, sample, text)

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from minirft import UserError
 from minirft.runs import METRICS
 from minirft.samples import Sample
-from minirft.show.charts import bars, curves
+from minirft.show.charts import curves, metric_bars
 from minirft.show.confidence import Levels, calibration
 from minirft.show.misses import Miss, misses
 from minirft.show.pictures import Group, before_after, group_panel
@@ -163,7 +163,7 @@ def _figures(
     """The figures there is something for, as data addresses."""
     texts = data.before_texts[:count], data.after_texts[:count]
     figures = {
-        "bars": tiles and bars(blocks, tiles[:5]),
+        "bars": tiles and metric_bars(blocks, tiles[:5]),
         "training": training and curves(data.runs, training),
         "held_out": held_out and curves(data.runs, held_out, kind="eval"),
         "pictures": count and before_after(data.samples[:count], *texts),

@@ -184,7 +184,7 @@ def test_the_gallery_has_a_row_for_a_question_and_a_column_for_a_method():
     cells = [done(method, answers=texts) for method, texts in kept.items()] + [done("rft", 2)]
     answers = answers_of(cells, "p", 4)
     assert list(answers) == ["base", "rft"] and answers["rft"] == kept["rft"]
-    figure = answers_by_method(samples, answers, questions=2)
+    figure = answers_by_method(samples, answers, rows=range(2))
     nothing_leaves(figure)
     assert [axes.get_title("left") for axes in figure.axes] == ["base", "RFT"] * 2
     assert figure.axes[2].get_ylabel().replace("\n", " ") == samples[1].category

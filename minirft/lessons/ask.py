@@ -36,7 +36,7 @@ class Prediction:
     def reveal(self) -> None:
         """Say what holds and why, beside what the reader said."""
         said = self.buttons.value
-        verdict = "" if said is None else f"You said: {html.escape(said)} {'✓' if said == self.answer else '✗'}. "
+        verdict = "" if said is None else f"You said: {html.escape(said)}. {'✓' if said == self.answer else '✗'} "
         display(HTML(f'<div style="{BOX}">{verdict}{self._truth()}</div>'))
 
     def _truth(self) -> str:

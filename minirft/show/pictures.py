@@ -105,7 +105,7 @@ def picture_row(
     'after'
     """
     size = size or 8.4 / min(wide, len(images))
-    figure, grid = panels(len(images), wide, size, size + 0.25)
+    figure, grid = panels(len(images), wide, size, size + (0.6 if notes else 0.35))
     for i, (axes, image) in enumerate(zip(grid, images, strict=True)):
         opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
         draw_boxes(opened, *([boxes[i] if len(boxes) else NONE for boxes in (true, predicted)]), axes=axes)

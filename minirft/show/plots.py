@@ -2,7 +2,7 @@
 
 Every call takes {title of a panel: what it shows}, `wide`, the number of panels side by side (3), and `size`, the
 inches of one.  What else is asked for, `xlabel`, `ylim`, `xscale`, `xticks` and so on, goes to matplotlib's `Axes.set`
-of every panel.  A name has one colour in all panels and one place in the legend; an empty name has no place there.
+of every panel, a mapping by title.  A name has one colour in all panels and one place in the legend; an empty name has no place there.
 """
 
 from __future__ import annotations
@@ -212,7 +212,9 @@ def _finished(figure: Figure, grid: Sequence[Axes], look: dict[str, Any]) -> Fig
     ordered = sorted(look.items(), key=lambda item: not item[0].endswith("scale"))  # a new scale forgets ticks
     found: dict[str, object] = {}
     for place, axes in enumerate(grid):
-        axes.set(**{name: value for name, value in ordered if name != "ylabel" or place % wide == 0})
+        title = axes.get_title(loc="left")
+        own = {name: value.get(title) if isinstance(value, Mapping) else value for name, value in ordered}
+        axes.set(**{name: value for name, value in own.items() if name != "ylabel" or place % wide == 0})
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set(fontsize=9, color=INK)
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

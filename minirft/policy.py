@@ -147,7 +147,7 @@ class Policy(Model):
         return rollout_logprobs(self, rollout, rows, shared=shared, entropy=entropy)
 
     @contextmanager
-    def base(self) -> Iterator[None]:
+    def without_adapters(self) -> Iterator[None]:
         """Inside, the adapters are off and the policy is the untouched base model.  LoRA only."""
         if not self.has_lora:
             raise ValueError(f"policy {self.name!r} has no adapters to switch off: its own weights learn")

@@ -36,7 +36,7 @@ class Reference:
         rows_per_pass: int | None = None,
     ) -> Tensor:
         """log π_ref of the sampled tokens, (rows, T) float32, 0 on padding, no gradient; `rows_per_pass` at a time."""
-        with self.policy.base() if self.adapters_off else nullcontext():
+        with self.policy.without_adapters() if self.adapters_off else nullcontext():
             parts = passes(rollout, rows_per_pass, rows)
             return torch.cat([self.policy.logprobs(rollout, part, shared=shared) for part in parts])
 

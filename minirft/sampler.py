@@ -33,14 +33,14 @@ def sample_groups(
     shared: bool | None = None,
     greedy: bool = False,
     decoder: str | None = None,
-    prompts_per_pass: int | None = None,
+    prompts_per_decode: int | None = None,
 ) -> Rollout:
     """G completions of each of P samples or prompts, token ~ softmax(logits / temperature) over the tokens not banned.
 
     `uniforms` (B, T) in [0, 1) decide the tokens; without them they are drawn from `seed`, or from `generator`.
     `greedy` takes the likeliest token instead (log-probs stay those of `temperature`).  `shared` and `decoder` are the
     policy's unless they are given; `shared=False` is the naive path, in which G copies of prompt and picture pass the
-    model, `decoder` a name of `decoding.DECODERS`.  `prompts_per_pass` bounds how many prompts are decoded together,
+    model, `decoder` a name of `decoding.DECODERS`.  `prompts_per_decode` bounds how many prompts are decoded together,
     for memory: the tokens do not depend on it.  The result lies on the policy's device.
     Raises `ValueError` for no prompt, G < 1, temperature <= 0, no token to sample, or uniforms of another shape,
     `UserError` for logits that are not finite.
@@ -55,7 +55,7 @@ def sample_groups(
     shape = (len(prompts) * group_size, max_completion_length)
     uniforms = None if greedy else _checked_or_drawn(uniforms, shape, generator).to(policy.device)
     shared, decoder = policy.shared_prefix if shared is None else shared, decoder or policy.decoder
-    parts, together = [], prompts_per_pass or len(prompts)
+    parts, together = [], prompts_per_decode or len(prompts)
     for first in range(0, len(prompts), together):
         part = prompts[first : first + together]
         numbers = None if uniforms is None else uniforms[first * group_size :]
@@ -125,7 +125,7 @@ def decode(
     rows = torch.arange(len(hidden), device=policy.device)  # those that the decoder holds, ended ones among them
     ids, logprobs = rows.new_zeros(len(rows), limit), torch.zeros(len(rows), limit, device=policy.device)
     lengths, ended = torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool)
-    going = DECODERS[decoder](policy, start, group_size, limit - 1)
+    decoding = DECODERS[decoder](policy, start, group_size, limit - 1)
     del start  # the prompts' own keys and values are in the decoder's now
     for t in range(limit):
         numbers = None if uniforms is None else uniforms[rows, t]
@@ -139,11 +139,11 @@ def decode(
             raise UserError(_not_finite(policy, broken, t))
         if t + 1 == limit or not left:
             break
-        if isinstance(going, Growing) and left < len(rows):
+        if isinstance(decoding, Growing) and left < len(rows):
             keep = (~ended[rows]).nonzero()[:, 0]
-            going.keep(keep)
+            decoding.keep(keep)
             rows, tokens = rows[keep], tokens[keep]
-        hidden = going.step(tokens)
+        hidden = decoding.step(tokens)
     return ids, logprobs, lengths
 
 

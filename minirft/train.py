@@ -73,7 +73,7 @@ def grpo_step(
     rollout = sample_groups(
         policy, prompts, config.group_size, seed=step_seed(config.seed, step),
         temperature=config.temperature, max_completion_length=config.max_completion_length,
-        prompts_per_pass=config.prompts_per_rollout or None,
+        prompts_per_decode=config.prompts_per_decode or None,
     )  # fmt: skip
     clock.append(time.perf_counter())
 

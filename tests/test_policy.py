@@ -154,7 +154,7 @@ def test_base_is_the_untouched_model(miniature: Path, lora_policy: Policy, sampl
     prompt = lora_policy.encode(samples[0])
     untouched = plain_logits(Qwen2VLForConditionalGeneration.from_pretrained(miniature), prompt)
     adapted = logits(lora_policy, prompt)
-    with lora_policy.base():
+    with lora_policy.without_adapters():
         assert apart(logits(lora_policy, prompt), untouched) < rounding(FORWARD)
     assert torch.equal(logits(lora_policy, prompt), adapted)
     assert not torch.allclose(adapted, untouched, atol=1e-2)
@@ -162,7 +162,7 @@ def test_base_is_the_untouched_model(miniature: Path, lora_policy: Policy, sampl
 
 def test_base_without_adapters_is_a_mistake(policy: Policy) -> None:
     """Catches a reference that is silently the policy itself."""
-    with pytest.raises(ValueError, match="no adapters"), policy.base():
+    with pytest.raises(ValueError, match="no adapters"), policy.without_adapters():
         pass
 
 

@@ -110,7 +110,7 @@ TIERS: list[list[Change]] = [
     [
         _set(lambda c: not c.checkpointing, checkpointing=True),
         _set(_tower_is_idle, offload_vision=True),
-        _halve("prompts_per_rollout", lambda c: min(c.prompts_per_rollout or c.prompts_per_step, c.prompts_per_step)),
+        _halve("prompts_per_decode", lambda c: min(c.prompts_per_decode or c.prompts_per_step, c.prompts_per_step)),
         _halve("eval_batch", lambda c: c.eval_batch if c.eval_every else 1),
         _halve("rows_per_pass", _rows),
         _set(_table_is_idle, offload_embedding=True),

@@ -122,7 +122,7 @@ def estimate(
     shape = Shape(text + pictured, config.max_completion_length, group, batch, (1, max(pictured, 1)))
     rank = config.lora.r if config.train == "lora" else 0
     least = floor(architecture(config.model), shape, rank, method == "grpo" and config.kl_coef > 0)
-    together = batch if method == "eval" else min(config.prompts_per_rollout or batch, batch)
+    together = batch if method == "eval" else min(config.prompts_per_decode or batch, batch)
     read = -(-batch // together) * config.max_completion_length * weight_bytes(config)
     rollout = 0.0 if method == "sft" else max(least.rollout / rate, read / (rates.bandwidth * 1e9))
     again = 1 + config.checkpointing  # recomputing is one more forward pass

@@ -128,7 +128,7 @@ def _peaks(config: GRPOConfig, limit_gib: float | None) -> Row:
         config.group_size,
         max_completion_length=config.max_completion_length,
         generator=torch.Generator().manual_seed(0),
-        prompts_per_pass=config.prompts_per_rollout or None,
+        prompts_per_decode=config.prompts_per_decode or None,
     )
     found["rollout_gib"] = in_gib(device)["peak"]
 

@@ -53,7 +53,7 @@ class Shape:
             patches=pictured * merge,
             rows=rows,
             prompts=max(last // g - first // g + 1 for first, last in passes),
-            together=min(config.prompts_per_rollout or config.prompts_per_step, config.prompts_per_step),
+            together=min(config.prompts_per_decode or config.prompts_per_step, config.prompts_per_step),
             learning=sum(adapter_weights(model, config).values()) if lora else _full_weights(model, config),
             weight_bytes=4 if lora else b,
         )

@@ -41,7 +41,7 @@ def prefill(model: Model, prompts: Sequence[Prompt], remembered: bool = True) ->
     """Runs P prompts, left-padded to the longest, through the model once; with `remembered`, a known picture is not
     looked at again.
     """
-    embeds = [model.embed_prompt(prompt, None if remembered else model.see(prompt)) for prompt in prompts]
+    embeds = [model.embed_prompt(prompt, None if remembered else model.run_vision_tower(prompt)) for prompt in prompts]
     positions = _left_padded([prompt.position_ids.T for prompt in prompts]).permute(2, 0, 1)
     mask = _left_padded([torch.ones(len(prompt), dtype=torch.bool) for prompt in prompts]).to(model.device)
     cache = DynamicCache(config=model.language_model.config)
@@ -55,17 +55,17 @@ def _left_padded(rows: list[Tensor]) -> Tensor:
 
 
 class Buffer(CacheLayerMixin):
-    """Keys, float32, and values of the completions in one layer, (B, heads, room, d), as transformers calls it.
+    """Keys, float32, and values of the completions in one layer, (B, heads, capacity, d), as transformers calls it.
 
     With `at`, a tensor that holds the place to write, it hands out all of itself, else the part that is written.
     """
 
     is_sliding = False
 
-    def __init__(self, like: Tensor, rows: int, room: int, at: Tensor | None = None) -> None:
+    def __init__(self, like: Tensor, rows: int, capacity: int, at: Tensor | None = None) -> None:
         super().__init__()
         self.length, self.at = 0, at
-        shape = rows, like.shape[1], room, like.shape[3]
+        shape = rows, like.shape[1], capacity, like.shape[3]
         self.keys, self.values = like.new_zeros(shape, dtype=torch.float32), like.new_zeros(shape)
         self.is_initialized = True
 
@@ -102,11 +102,11 @@ class Buffer(CacheLayerMixin):
 class Growing:
     """Reads what is written, no more; rows that ended are dropped."""
 
-    def __init__(self, model: Model, start: Prefilled, group_size: int, room: int) -> None:
+    def __init__(self, model: Model, start: Prefilled, group_size: int, capacity: int) -> None:
         self.model = model
         self.position = start.position.repeat_interleave(group_size)
         self.prompts = on_prompts(start, group_size)
-        self.layers = [Buffer(layer.keys, len(self.position), room) for layer in start.cache.layers]
+        self.layers = [Buffer(layer.keys, len(self.position), capacity) for layer in start.cache.layers]
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row, (B,); returns the hidden states after it, (B, D)."""
@@ -125,14 +125,14 @@ class Growing:
 class Graph:
     """Reads whole buffers under a mask, so that a step has one shape; a recorded CUDA graph where there is CUDA."""
 
-    def __init__(self, model: Model, start: Prefilled, group_size: int, room: int) -> None:
+    def __init__(self, model: Model, start: Prefilled, group_size: int, capacity: int) -> None:
         self.model = model
         self.position = start.position.repeat_interleave(group_size)
         self.tokens = torch.zeros_like(self.position)
         self.at = torch.zeros(1, dtype=torch.long, device=model.device)
-        self.unwritten = torch.full((room,), -torch.inf, device=model.device)
+        self.unwritten = torch.full((capacity,), -torch.inf, device=model.device)
         self.prompts = on_prompts(start, group_size, self.unwritten)
-        self.layers = [Buffer(layer.keys, len(self.position), room, self.at) for layer in start.cache.layers]
+        self.layers = [Buffer(layer.keys, len(self.position), capacity, self.at) for layer in start.cache.layers]
         self.replay: Callable[[], None] | None = None
         self.hidden: Tensor | None = None
 

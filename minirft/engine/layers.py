@@ -42,8 +42,8 @@ class Spans:
     prompts: Tensor  # (P, S) packed positions
     completions: Tensor  # (R, T) packed positions
     counts: list[int]
-    lowered: Tensor  # (R, 1, T, S + T) added to the scores: 0 where a completion token sees a key, else -inf
-    slots: Tensor  # (L,) where each packed position lies in the two flattened batches
+    bias: Tensor  # (R, 1, T, S + T) added to the scores: 0 where a completion token sees a key, else -inf
+    places: Tensor  # (L,) where each packed position lies in the two flattened batches
 
     @classmethod
     def of(cls, prompt_lengths: list[int], completion_lengths: list[list[int]], like: Tensor) -> Spans:
@@ -56,9 +56,9 @@ class Spans:
         causal = torch.ones(rows, longest, longest, dtype=torch.bool).tril()
         # Numbers, not booleans: from booleans every layer would make, and keep for backward, numbers of its own.
         unseen = ~torch.cat([own_prompt, causal], dim=-1)[:, None].to(like.device)
-        lowered = like.new_zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
-        slots = torch.cat([in_prompt.flatten(), in_completion.flatten()]).nonzero()[:, 0]
-        return cls(prompts.to(like.device), completions.to(like.device), counts, lowered, slots.to(like.device))
+        bias = like.new_zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
+        places = torch.cat([in_prompt.flatten(), in_completion.flatten()]).nonzero()[:, 0]
+        return cls(prompts.to(like.device), completions.to(like.device), counts, bias, places.to(like.device))
 
 
 def _grid(lengths: list[int], start: int) -> tuple[Tensor, Tensor]:
@@ -89,19 +89,19 @@ def shared_prefix_attention(
     q, k, v = (_gather(x, spans.prompts) for x in (query, key, value))
     of_prompts = _attend(q, k, v, None, module.scaling)
     k, v = (_behind_its_prompt(x, own, spans) for x, own in ((k, key), (v, value)))
-    of_completions = _attend(_gather(query, spans.completions), k, v, spans.lowered, module.scaling)
+    of_completions = _attend(_gather(query, spans.completions), k, v, spans.bias, module.scaling)
     both = torch.cat([of_prompts.flatten(0, 1), of_completions.flatten(0, 1)])
-    return both.index_select(0, spans.slots)[None], None
+    return both.index_select(0, spans.places)[None], None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, lowered: Tensor | None, scaling: float) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
     """Attention of (n, heads, t, d) on (n, kv heads, s, d), causal where no mask is given: (n, t, heads, d)."""
     # A key head serves several query heads.  CUDA's fast kernels do that without a mask only; else it is copied.
-    grouped = lowered is None or q.device.type == "cpu"
+    grouped = bias is None or q.device.type == "cpu"
     if not grouped:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     return nn.functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=lowered, is_causal=lowered is None, scale=scaling, enable_gqa=grouped
+        q, k, v, attn_mask=bias, is_causal=bias is None, scale=scaling, enable_gqa=grouped
     ).transpose(1, 2)
 
 
@@ -121,7 +121,7 @@ def _gather(x: Tensor, positions: Tensor) -> Tensor:
 class OnPrompts:
     """While decoding: the prompts' keys and values, once for all rows of a group, and which rows read which.
 
-    The score of a key that may not be seen is lowered by `padding`, (P, 1, 1, S), or by `unwritten`, (room,).
+    The score of a key that may not be seen is lowered by `padding`, (P, 1, 1, S), or by `unwritten`, (capacity,).
     """
 
     keys: list[Tensor]  # a layer each, (P, kv heads, S, d) float32
@@ -129,16 +129,16 @@ class OnPrompts:
     padding: Tensor | None
     unwritten: Tensor | None
     rows: Tensor  # (P, G') the rows of each prompt; where a prompt has fewer than G', some row in their place
-    slots: Tensor  # (B,) where each row stands in `rows`, flattened
-    full: bool = True  # is every prompt's place taken by a row of its own?  Then nothing need be gathered.
+    places: Tensor  # (B,) where each row stands in `rows`, flattened
+    dense: bool = True  # is every prompt's place taken by a row of its own?  Then nothing need be gathered.
 
     def select(self, keep: Tensor) -> OnPrompts:
         """Only the rows at these indices, in rising order, go on; they are numbered anew."""
         prompts, width = self.rows.shape
-        counts = torch.bincount(self.slots[keep] // width, minlength=prompts)
+        counts = torch.bincount(self.places[keep] // width, minlength=prompts)
         real = torch.arange(int(counts.max()), device=keep.device) < counts[:, None]
         rows = torch.where(real, real.flatten().cumsum(0).view_as(real) - 1, 0)
-        return replace(self, rows=rows, slots=real.flatten().nonzero()[:, 0], full=len(keep) == rows.numel())
+        return replace(self, rows=rows, places=real.flatten().nonzero()[:, 0], dense=len(keep) == rows.numel())
 
 
 def one_token_attention(
@@ -163,15 +163,15 @@ def one_token_attention(
 
 def _by_prompt(x: Tensor, on_prompts: OnPrompts) -> Tensor:
     """Rows (B, kv heads, r, n) side by side under their prompt: (P, kv heads, G' * r, n)."""
-    by_prompt = x.unflatten(0, on_prompts.rows.shape) if on_prompts.full else x[on_prompts.rows]
+    by_prompt = x.unflatten(0, on_prompts.rows.shape) if on_prompts.dense else x[on_prompts.rows]
     return by_prompt.transpose(1, 2).flatten(2, 3)
 
 
-def _by_row(x: Tensor, on_prompts: OnPrompts, lowered: Tensor | None = None) -> Tensor:
-    """The way back, after adding `lowered`: (P, kv heads, G' * r, n) -> (B, kv heads, r, n)."""
-    x = x if lowered is None else x + lowered
+def _by_row(x: Tensor, on_prompts: OnPrompts, bias: Tensor | None = None) -> Tensor:
+    """The way back, after adding `bias`: (P, kv heads, G' * r, n) -> (B, kv heads, r, n)."""
+    x = x if bias is None else x + bias
     by_row = x.unflatten(2, (on_prompts.rows.shape[1], -1)).transpose(1, 2).flatten(0, 1)
-    return by_row if on_prompts.full else by_row[on_prompts.slots]
+    return by_row if on_prompts.dense else by_row[on_prompts.places]
 
 
 # A registered name is how transformers finds an attention function; without the second line it would drop the

@@ -81,11 +81,11 @@ class Model:
         A frozen tower runs under `no_grad` and once per picture; a learning one runs afresh, in the graph.
         """
         if self.trains_vision:
-            return self.see(prompt)
+            return self.run_vision_tower(prompt)
         with torch.no_grad():
-            return self.cache.get(prompt, lambda: self.see(prompt)).to(self.device)
+            return self.cache.get(prompt, lambda: self.run_vision_tower(prompt)).to(self.device)
 
-    def see(self, prompt: Prompt) -> Tensor:
+    def run_vision_tower(self, prompt: Prompt) -> Tensor:
         """The vision tower's features of the prompt's picture, (picture tokens, hidden), computed whatever is known."""
         pixels, grid = prompt.pixel_values.to(self.device, self.dtype), prompt.image_grid_thw.to(self.device)
         return self.core.model.visual(pixels, grid_thw=grid).pooler_output.to(self.dtype)

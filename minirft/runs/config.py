@@ -84,7 +84,7 @@ class GRPOConfig:
 
     decoder: Literal["growing", "graph"] = "growing"
     """How a token is decoded: `growing` drops rows that ended; `graph` replays a CUDA graph (not measured yet)."""
-    prompts_per_rollout: int = 0
+    prompts_per_decode: int = 0
     """Prompts whose groups are decoded together; 0 = all of the step.  Fewer, less memory, the same completions."""
 
     # --- reward and advantage
@@ -175,7 +175,7 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
         "threads",
         "warmup_steps",
         "rows_per_pass",
-        "prompts_per_rollout",
+        "prompts_per_decode",
         "eval_every",
         "eval_samples",
     ):

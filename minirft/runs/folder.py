@@ -39,7 +39,7 @@ from minirft.runs.toml import differences, to_toml
 Method = Literal["grpo", "sft"]
 # What a resumed run may set anew: none of these changes what a step computes, but for `steps` under a linear
 # schedule, which moves the learning rates still to come.  Settings that only reorder sums, such as `rows_per_pass`
-# or `prompts_per_rollout`, are not here: they change the last bits.
+# or `prompts_per_decode`, are not here: they change the last bits.
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 MAY_CHANGE |= {"offload_vision", "offload_embedding"}
 HELD_OUT = "held_out.jsonl"  # the answers of the evaluations

@@ -30,6 +30,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 # Keys of earlier versions: the one value that says what is so now, which their run folders hold, and what to do with
 # another.
 GONE = {"lora.dtype": ("float32", "adapters are always float32; remove the line")}
+NEW_NAMES = {"prompts_per_rollout": "prompts_per_decode"}  # keys of earlier versions that mean the same
 
 
 def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
@@ -41,6 +42,7 @@ def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
     minirft.UserError: unknown key 'data.stpes'; did you mean 'data.steps'?
     """
     hints = typing.get_type_hints(kind)
+    table = {NEW_NAMES.get(prefix + key, key): value for key, value in table.items()}
     kept = {key: value for key, value in table.items() if prefix + key not in GONE or value != GONE[prefix + key][0]}
     for key in kept:
         if prefix + key in GONE:

@@ -2,7 +2,8 @@
 
 Every call takes {title of a panel: what it shows}, `wide`, the number of panels side by side (3), and `size`, the
 inches of one.  What else is asked for, `xlabel`, `ylim`, `xscale`, `xticks` and so on, goes to matplotlib's `Axes.set`
-of every panel, a mapping by title.  A name has one colour in all panels and one place in the legend; an empty name has no place there.
+of every panel, a mapping by title.  A name has one colour in all panels and one place in the legend; an empty name has
+no place there.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.toml import differences
 
 COCO = load_config("coco_8cate_4shot")
-SMALLEST = ["--max-completion-length", "32", "--max-prompt-length", "200", "--prompts-per-rollout", "1"]
+SMALLEST = ["--max-completion-length", "32", "--max-prompt-length", "200", "--prompts-per-decode", "1"]
 
 
 def said(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -65,7 +65,7 @@ def test_without_a_card_every_size_is_judged(capsys: pytest.CaptureFixture[str])
 
 def test_text_has_the_table_then_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a total that is not the sum of its column as printed, and a star on another phase than the peak."""
-    text = said(capsys, "coco_8cate_4shot", "--gpu", "4GB", "--prompts-per-rollout", "1")
+    text = said(capsys, "coco_8cate_4shot", "--gpu", "4GB", "--prompts-per-decode", "1")
     rows = {row[:30].strip(): row[30:] for row in text.splitlines()}
     assert re.search(r"\*\s+2\.\d+", rows["total"])
     assert text.index("total") < text.index("4 GB card") < text.index("fits: the peak is 2.")
@@ -171,7 +171,7 @@ def test_no_advice_where_nothing_helps() -> None:
 def test_a_picture_is_cut_with_its_prompt() -> None:
     """Catches max_pixels lowered alone, which leaves the longest prompt as long as it was."""
     room = 1.85 * fit.GIB
-    config = replace(COCO, prompts_per_rollout=1, offload_vision=True, rows_per_pass=1, optimiser="adamw8bit")
+    config = replace(COCO, prompts_per_decode=1, offload_vision=True, rows_per_pass=1, optimiser="adamw8bit")
     for found in alternatives(config, lambda candidate: fit.account(candidate).peak <= room):
         if found.max_pixels != config.max_pixels:
             tokens = (config.max_pixels - found.max_pixels) // 784

@@ -26,7 +26,7 @@ from minirft.runs.config import GRPOConfig, load_config
 from minirft.runs.step import make_optimiser
 from minirft.samples import Sample
 
-COCO = replace(load_config("coco_8cate_4shot"), prompts_per_rollout=1)
+COCO = replace(load_config("coco_8cate_4shot"), prompts_per_decode=1)
 SHORT = replace(COCO, max_prompt_length=600, max_completion_length=64)  # few chunks of logits: soon counted
 MIDDLE = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8, "num_key_value_heads": 2}
 
@@ -143,7 +143,7 @@ SETTINGS = {
     "checkpointing": {},
     "no checkpointing": {"checkpointing": False, "rows_per_pass": 2},
     "two rows": {"rows_per_pass": 2},
-    "several prompts": {"rows_per_pass": 12, "prompts_per_rollout": 3},
+    "several prompts": {"rows_per_pass": 12, "prompts_per_decode": 3},
     "long answers": {"max_completion_length": 256, "max_prompt_length": 100},
     "unquantised": {"quantize": "none"},
     "8-bit moments": {"optimiser": "adamw8bit"},
@@ -214,7 +214,7 @@ SMALL = {
     "max_completion_length": st.integers(1, 2000),
     "group_size": st.integers(2, 16),
     "prompts_per_step": st.integers(1, 16),
-    "prompts_per_rollout": st.integers(1, 16),
+    "prompts_per_decode": st.integers(1, 16),
     "max_pixels": st.integers(784, 10**6),
     "checkpointing": st.booleans(),
     "kl_coef": st.sampled_from([0.0, 0.04]),
@@ -241,7 +241,7 @@ def test_more_rows_never_need_less(chosen: dict[str, object], groups: int) -> No
     for more in (
         {"rows_per_pass": (groups + 1) * g, "prompts_per_step": 16},
         {"rows_per_pass": groups * g, "prompts_per_step": 16, "lora": replace(config.lora, r=32)},
-        {"rows_per_pass": groups * g, "prompts_per_step": 16, "prompts_per_rollout": 16},
+        {"rows_per_pass": groups * g, "prompts_per_step": 16, "prompts_per_decode": 16},
     ):
         less = replace(config, rows_per_pass=groups * g, prompts_per_step=16)
         assert ledger(middle_size(), replace(config, **more)).peak >= ledger(middle_size(), less).peak

@@ -72,7 +72,7 @@ def test_rows_keep_their_prompt_whoever_leaves(data: st.DataObject):
         assert torch.equal(view.rows.flatten()[view.slots], torch.arange(len(owner)))
 
 
-@pytest.mark.parametrize("options", [{"decoder": "graph"}, {"prompts_per_pass": 1}, {"prompts_per_pass": 2}])
+@pytest.mark.parametrize("options", [{"decoder": "graph"}, {"prompts_per_decode": 1}, {"prompts_per_decode": 2}])
 def test_completions_do_not_depend_on_how_they_are_decoded(
     lora_policy: Policy, samples: list[Sample], options: dict[str, object]
 ):

@@ -45,7 +45,7 @@ def test_adapters_switched_off_and_merged(miniature: Path):
     layer = next(layer for layer in policy.model.modules() if isinstance(layer, Adapted))
     x = torch.randn(5, layer.in_features)
     adapted = layer(x)
-    with policy.base():
+    with policy.without_adapters():
         assert torch.equal(layer(x), layer.base_layer(x)) and not torch.allclose(layer(x), adapted)
     policy.model.merge_adapter()
     torch.testing.assert_close(layer(x), adapted, rtol=1e-4, atol=1e-5)

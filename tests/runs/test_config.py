@@ -111,6 +111,11 @@ def test_unknown_key_names_the_nearest(tmp_path: Path):
     assert "unknown key 'zzz'" in refusal(tmp_path, "zzz = 4")
 
 
+def test_a_key_under_its_former_name_is_read():
+    """A run folder of last week that cannot be resumed because a setting was renamed."""
+    assert from_table(GRPOConfig, {"prompts_per_rollout": 4}).prompts_per_decode == 4
+
+
 def test_a_key_that_is_gone_says_so(tmp_path: Path):
     """A setting of an earlier version that is silently ignored, or called a misspelling."""
     for value in ('"bfloat16"', "32"):

@@ -54,7 +54,7 @@ def test_a_float32_merge_is_the_trained_policy(tmp_path: Path, samples: list[Sam
     merged = load_run_policy(exported.folder, run_config(exported.folder))
     assert not merged.has_lora
     gap = (logprobs(merged, samples) - logprobs(trained, samples)).abs().max()
-    with trained.base():
+    with trained.without_adapters():
         moved = (logprobs(merged, samples) - logprobs(trained, samples)).abs().max()
     assert gap < 1e-4 < 1e-2 < moved
 

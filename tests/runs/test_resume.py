@@ -308,7 +308,7 @@ def test_a_run_may_move_to_a_smaller_card(config: GRPOConfig):
         {"group_size": 2},
         {"data": replace(SHOTS, shots=2)},
         {"optimiser": "adamw8bit"},
-        {"prompts_per_rollout": 1},  # the same completions but for the last bits
+        {"prompts_per_decode": 1},  # the same completions but for the last bits
     ],
 )
 def test_resuming_with_other_settings_is_refused(stopped: GRPOConfig, changes: dict):

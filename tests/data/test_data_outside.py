@@ -415,7 +415,7 @@ def broken(tiny_random, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_with_bad_samples_resumes_bit_for_bit(broken, monkeypatch):
-    """A run with over 5% of its pictures torn is killed (9).  Catches samples that shift after a resume, because a picture was repaired or broke in between."""
+    """Over 5% of its pictures torn, kill -9, resume: samples that shift because a picture was mended in between."""
     straight = broken.out.with_name("straight")
     list(train(replace(broken, out=straight)))
 

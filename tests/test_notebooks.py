@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DRAWS = re.compile(r"\b(axe?s|plt|figure|figs?)\.|\b(panels|plain_axes|legend_below|draw_answer|subplots?)\(|axes\[")
+IMPORTS = re.compile(r"\s*(import|from) ")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,6 +33,21 @@ def code(notebook: Any) -> list[Any]:
 
 def is_guard(cell: Any) -> bool:
     return "guard" in cell.metadata.get("tags", [])
+
+
+def is_hidden(cell: Any) -> bool:
+    """Guards and solutions: a reader opens them, or not."""
+    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
+
+
+def lines_of(cells: list[Any]) -> list[str]:
+    return [line for cell in cells for line in cell.source.splitlines() if line.strip()]
+
+
+def words_of(output: Any) -> str:
+    """What a page shows of an output, but for its pictures."""
+    data = output.get("data", {})
+    return output.get("text", "") + data.get("text/html", "" if "image/png" in data else data.get("text/plain", ""))
 
 
 def prose(notebook: Any) -> str:
@@ -83,6 +101,37 @@ def test_guards_stand_apart(notebook: Any):
         cell.metadata.jupyter.source_hidden and "remove-cell" in cell.metadata.tags for cell in guards
     )
     assert all("assert " in cell.source and not cell.outputs for cell in guards)
+
+
+def test_the_lesson_is_what_a_reader_sees(notebook: Any):
+    """Scaffolding between the lines: drawing by hand, lists of imports, wide lines, long cells, checks."""
+    every, visible = code(notebook), [cell for cell in code(notebook) if not is_hidden(cell)]
+    lines = lines_of(visible)
+    assert not [line for line in lines if DRAWS.search(line)], "a figure is one call from `show`"
+    assert sum(bool(IMPORTS.match(line)) for line in lines_of(every)) <= 4
+    assert not any("import (" in line for line in lines_of(every))
+    assert not [line for line in lines_of(every) if len(line) > 88], "wider than a page"
+    assert statistics.median(len(lines_of([cell])) for cell in visible) <= 6
+    other = [line for line in lines if IMPORTS.match(line) or line.strip().startswith("assert ")]
+    assert len(other) <= 0.1 * len(lines), "nine lines in ten are the lesson"
+
+
+def test_the_stored_page_reads_whole(notebook: Any):
+    """A page on a site: a prediction without its answer, a widget without its picture, sixteen digits of a float."""
+    for cell in code(notebook):
+        shown = "".join(map(words_of, cell.outputs))
+        if "predict(" in cell.source and not is_guard(cell):
+            assert "<details>" in shown and shown.count("<li>") >= 2, cell.source
+        assert "You said" not in shown and not re.search(r"(Box|Slider|Buttons|HTML)\(", shown)
+        assert not re.findall(r"\d\.\d{5,}", re.sub(r"<[^>]*>", "", shown)), "rounded where it is shown"
+
+
+def test_the_tour_is_short_before_it_shows_something():
+    """A reader who leaves before the first picture, or before the loop has gone round once."""
+    cells = [cell for cell in nbformat.read(NOTEBOOKS[0], as_version=4).cells if not is_guard(cell)]
+    pictures = [i for i, cell in enumerate(cells, 1) if "image/png" in str(cell.get("outputs"))]
+    turned = [i for i, cell in enumerate(cells, 1) if "apply_gradients(" in cell.source or "grpo_step(" in cell.source]
+    assert pictures[0] <= 3 and turned[0] <= 20
 
 
 def test_what_every_lesson_has(notebook: Any):

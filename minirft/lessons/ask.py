@@ -29,18 +29,18 @@ class Prediction:
         question = html.escape(self.question)
         listed = "".join(f"<li>{html.escape(option)}</li>" for option in self.options)
         head = ipywidgets.HTML(f"<b>Predict</b>: {question}")
-        live(
-            ipywidgets.VBox([head, self.buttons]),
-            f'<div style="{BOX}"><b>Predict</b>, before you run the next cell: {question}<ul>{listed}</ul></div>',
-        )
+        folded = f"<details><summary>What holds, and why</summary>{self._truth()}</details>"
+        stored = f"<b>Predict</b>, before you read on: {question}<ul>{listed}</ul>{folded}"
+        live(ipywidgets.VBox([head, self.buttons]), f'<div style="{BOX}">{stored}</div>')
 
     def reveal(self) -> None:
         """Say what holds and why, beside what the reader said."""
         said = self.buttons.value
-        mine = "You made no prediction." if said is None else f"You said: {html.escape(said)}."
-        verdict = "" if said is None else " \u2713" if said == self.answer else " \u2717"
-        because = html.escape(self.because)
-        display(HTML(f'<div style="{BOX}">{mine}{verdict} <b>{html.escape(self.answer)}</b>. {because}</div>'))
+        verdict = "" if said is None else f"You said: {html.escape(said)}. {'✓' if said == self.answer else '✗'} "
+        display(HTML(f'<div style="{BOX}">{verdict}{self._truth()}</div>'))
+
+    def _truth(self) -> str:
+        return f"<b>{html.escape(self.answer)}</b>. {html.escape(self.because)}"
 
 
 def predict(question: str, options: Sequence[str], answer: str, because: str) -> Prediction:

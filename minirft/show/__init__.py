@@ -8,21 +8,21 @@ if TYPE_CHECKING:
     from minirft.show.anatomy import attention_pattern, memory_bars, patch_order, visible
     from minirft.show.answered import drawn_answer
     from minirft.show.answers import answers_by_method, answers_of
-    from minirft.show.charts import bars, curves
+    from minirft.show.charts import curves, metric_bars
     from minirft.show.confidence import Levels, calibration, learning_choice, levels_of
     from minirft.show.dashboard import Dashboard, Probe
     from minirft.show.data import drawing
     from minirft.show.display import live, picture, small_picture
-    from minirft.show.group_bars import bar_handles, completion_bars
     from minirft.show.knowledge import knowledge_map, looks
     from minirft.show.lab import RewardLab, push_bars, red_team_bars
     from minirft.show.misses import worst
-    from minirft.show.pictures import Group, before_after, boxes_of, draw_answer, draw_boxes, group_panel
+    from minirft.show.pictures import Group, before_after, boxes_of, draw_answer, draw_boxes, group_panel, picture_row
     from minirft.show.play_advantages import AdvantagePlayground
     from minirft.show.play_boxes import BoxPlayground
     from minirft.show.play_confidence import ConfidenceExplorer
     from minirft.show.play_kl import KLExplorer
     from minirft.show.play_ratio import ClipExplorer
+    from minirft.show.plots import bars, heatmap, histogram, lines
     from minirft.show.replay import Moment, Replay
     from minirft.show.replication import METHODS, differences, legend_of, method_dots, of_paper, shot_curves
     from minirft.show.report import HEADLINE, ReportData, intervals_apart, write_report

@@ -44,10 +44,10 @@ def curves(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str = "
     return figure
 
 
-def bars(blocks: Mapping[str, Row], keys: Sequence[str], columns: int = 5) -> Figure:
+def metric_bars(blocks: Mapping[str, Row], keys: Sequence[str], columns: int = 5) -> Figure:
     """One panel for each key with a bar for each block of metrics, {"before": {...}, "after": {...}}, and its interval.
 
-    >>> len(bars({"before": {"ap50": 0.2}, "after": {"ap50": 0.5, "ci": {"ap50": [0.4, 0.6]}}}, ["ap50"]).axes)
+    >>> len(metric_bars({"before": {"ap50": 0.2}, "after": {"ap50": 0.5, "ci": {"ap50": [0.4, 0.6]}}}, ["ap50"]).axes)
     1
     """
     figure, grid = panels(len(keys), columns, 2.2, 2.3)

@@ -16,17 +16,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ipywidgets
-from IPython.display import Image as Picture
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from minirft.samples import Sample
 from minirft.show.charts import running_mean
-from minirft.show.display import answering, live, small_picture
+from minirft.show.display import answering, live
 from minirft.show.pictures import draw_answer
 from minirft.show.play import WIDTH, Playground, plot_axes
-from minirft.show.style import BLUE, INK, ORANGE, PAPER
+from minirft.show.style import BLUE, INK, ORANGE, PAPER, Drawing
 
 Row = dict[str, Any]
 SHOWN = 4  # pictures of a probe
@@ -126,7 +125,7 @@ class Dashboard(Playground):
         self._going.set()
         self.start()
 
-    def wait(self, timeout: float | None = None) -> Picture:
+    def wait(self, timeout: float | None = None) -> Figure:
         """Block until the run has ended, and return its last picture; a paused run is resumed first.
 
         Raises what a step raised, and `TimeoutError` after `timeout` seconds.
@@ -138,9 +137,9 @@ class Dashboard(Playground):
             raise TimeoutError(f"the run is at step {len(self.rows)} of {self.steps} after {timeout} seconds")
         if self.error:
             raise self.error
-        return small_picture(self.figure())
+        return self.figure()
 
-    async def done(self) -> Picture:
+    async def done(self) -> Figure:
         """`wait` for a notebook's `await`: while the cell waits, the kernel still hears the controls (ipykernel 7)."""
         self.resume()
         with answering():
@@ -199,7 +198,7 @@ class Dashboard(Playground):
         """Curves above, the first answers to the probe and the last ones below."""
         panels = [*self.keys, *(self.probes[0][1].numbers if self.probes else [])]
         height = CURVES + (2 * ANSWERS if self.probes else 0)
-        figure = Figure(figsize=(WIDTH, height), facecolor=PAPER)
+        figure = Drawing(figsize=(WIDTH, height), facecolor=PAPER)
         self._curves([_place(figure, i, len(panels), 0.3, CURVES - 0.75) for i in range(len(panels))])
         for row, (done, probe) in enumerate([self.probes[0], self.probes[-1]] if self.probes else []):
             shown = min(SHOWN, len(probe.samples))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,11 +10,8 @@ import ipywidgets
 from IPython import get_ipython
 from IPython.display import Image, display
 from matplotlib.figure import Figure
-from PIL import Image as Pixels
 
-from minirft.show.style import png
-
-COLOURS, SMALL_DPI = 256, 100
+from minirft.show.style import png, small_png
 
 
 def live(widget: ipywidgets.Widget, static: Figure | str, small: bool = False) -> None:
@@ -62,22 +58,6 @@ def answering() -> Iterator[None]:
 def picture(figure: Figure) -> Image:
     """A figure as the last value of a cell."""
     return Image(png(figure))
-
-
-def small_png(figure: Figure) -> bytes:
-    """The figure as a PNG file of 256 colours, a third of the bytes: for what stays in a notebook's file.
-
-    The noise of a photograph costs most of the bytes of a PNG.  The palette covers the rarest colours first, so lines
-    and labels keep theirs.
-
-    >>> small_png(Figure())[1:4]
-    b'PNG'
-    """
-    buffer = io.BytesIO()
-    with Pixels.open(io.BytesIO(png(figure, SMALL_DPI))) as full:
-        reduced = full.convert("RGB").quantize(COLOURS, Pixels.Quantize.MAXCOVERAGE, dither=Pixels.Dither.NONE)
-    reduced.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
 
 
 def small_picture(figure: Figure) -> Image:

@@ -88,6 +88,32 @@ def group_panel(group: Group, columns: int = 4) -> Figure:
     return figure
 
 
+def picture_row(
+    images: Sequence[Image.Image | np.ndarray],
+    captions: Sequence[str] = (),
+    true: Sequence[ArrayLike] = (),
+    predicted: Sequence[ArrayLike] = (),
+    notes: Sequence[str] = (),
+    wide: int = 4,
+    size: float | None = None,
+) -> Figure:
+    """Pictures (or arrays of colours) side by side, each with a caption above, boxes (M, 4) and a note below it.
+
+    Each list is as long as `images`, or empty.  `size` is the width of a picture in inches.
+
+    >>> picture_row([Image.new("RGB", (64, 48))] * 2, ["before", "after"]).axes[1].get_title(loc="left")
+    'after'
+    """
+    size = size or 8.4 / min(wide, len(images))
+    figure, grid = panels(len(images), wide, size, size + 0.25)
+    for i, (axes, image) in enumerate(zip(grid, images, strict=True)):
+        opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
+        draw_boxes(opened, *([boxes[i] if len(boxes) else NONE for boxes in (true, predicted)]), axes=axes)
+        axes.set_title(captions[i] if captions else "", fontsize=9, loc="left", color=INK, parse_math=False)
+        axes.set_xlabel(notes[i] if notes else "", fontsize=8.5, color=INK, parse_math=False)
+    return figure
+
+
 def before_after(samples: Sequence[Sample], before: Sequence[str], after: Sequence[str], columns: int = 4) -> Figure:
     """What was answered about each picture before and after training, one above the other."""
     columns = min(columns, len(samples))

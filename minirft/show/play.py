@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minirft.show.display import live
-from minirft.show.style import PAPER, QUIET, plain_axes, png
+from minirft.show.style import PAPER, QUIET, Drawing, plain_axes, png
 
 WIDTH = 8.0  # inches; at DPI the 800 pixels that a notebook's column has
 DPI = 100
@@ -76,7 +76,7 @@ def canvas(
     >>> figure.get_size_inches().tolist(), len(axes)
     ([8.0, 3.0], 2)
     """
-    figure = Figure(figsize=(WIDTH, height), facecolor=PAPER)
+    figure = Drawing(figsize=(WIDTH, height), facecolor=PAPER)
     where = {"left": 0.07, "right": 0.985, "top": 0.9, "bottom": 0.15, "wspace": 0.25, "hspace": 0.5} | margins
     grid = figure.add_gridspec(len(heights), len(widths), width_ratios=widths, height_ratios=heights, **where)
     return figure, [figure.add_subplot(cell) for cell in grid]

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from minirft import UserError
 from minirft.runs import METRICS
 from minirft.samples import Sample
-from minirft.show.charts import bars, curves
+from minirft.show.charts import curves, metric_bars
 from minirft.show.confidence import Levels, calibration
 from minirft.show.misses import Miss, misses
 from minirft.show.pictures import Group, before_after, group_panel
@@ -165,7 +165,7 @@ def _figures(
     """The figures there is something for, as data addresses."""
     figures: dict[str, Figure] = {}
     if tiles:
-        figures["bars"] = bars(blocks, tiles[:5])
+        figures["bars"] = metric_bars(blocks, tiles[:5])
     if training:
         figures["training"] = curves(data.runs, training)
     if held_out:

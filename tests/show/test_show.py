@@ -17,7 +17,7 @@ from minirft import UserError
 from minirft.evaluation.scores import metrics
 from minirft.rewards import prompts
 from minirft.samples import Sample
-from minirft.show.charts import bars, curves, running_mean
+from minirft.show.charts import curves, metric_bars, running_mean
 from minirft.show.pictures import Group, before_after, draw_boxes, group_panel
 from minirft.show.report import ReportData, number, render, verdict, write_report
 from minirft.show.style import VERMILION, png
@@ -147,7 +147,7 @@ def test_running_mean_of_a_constant_is_the_constant():
 
 def test_bars_have_the_heights_of_the_metrics():
     """Catches an undefined metric drawn as 0."""
-    (axes,) = bars({"before": {"auc": None}, "after": {"auc": 0.7, "ci": {"auc": [0.6, 0.8]}}}, ["auc"]).axes
+    (axes,) = metric_bars({"before": {"auc": None}, "after": {"auc": 0.7, "ci": {"auc": [0.6, 0.8]}}}, ["auc"]).axes
     assert [patch.get_height() for patch in axes.patches] == [0.7]
     assert labels(axes) == ["–", "0.70"]
     assert axes.lines[0].get_ydata().tolist() == [0.6, 0.8]

@@ -27,7 +27,7 @@ from minirft.runs.config import GRPOConfig
 from minirft.runs.step import written
 from minirft.samples import Sample
 from minirft.show import display as live
-from minirft.show import play
+from minirft.show import play, style
 from minirft.show.dashboard import Dashboard, Probe
 from minirft.show.lab import RewardLab, red_team_bars
 from minirft.show.pictures import Group
@@ -183,7 +183,7 @@ def test_hostile_tokens_stay_text():
     group = record([0.0, 1.0], [bad, None], tokens=[[bad], ["$\\frac{"]], heat={"log-prob": [[-1.0], [-2.0]]}, note=bad)
     browser = RolloutBrowser([group])
     assert "<script>" not in browser.readout.value and "&lt;script&gt;" in browser.readout.value
-    live.small_png(browser.drawing())
+    style.small_png(browser.drawing())
     assert "<b>0.0" not in RolloutBrowser([record([0.0, 1.0])]).readout.value  # plain texts are escaped too
 
 
@@ -362,7 +362,7 @@ def test_a_run_ends_by_itself_and_leaves_a_picture():
     assert "not started" in dashboard.readout.value
     picture = dashboard.start().wait(20)
     assert [row["step"] for row in dashboard.rows] == [1, 2, 3, 4, 5] and asked == [0, 2, 4]
-    assert picture.data[1:4] == b"PNG"
+    assert picture._repr_png_()[1:4] == b"PNG"
     assert dashboard.readout.value.startswith(
         "step 5 of 5 · ended · learning rate 1.0e-03 · reward 0.50 · probe IoU 1.00"
     )
@@ -444,7 +444,7 @@ def test_an_awaiting_cell_leaves_the_kernel_free(undrawn):
         dashboard.stopping.click()
         return await waiting
 
-    assert asyncio.run(cell()).data[1:4] == b"PNG" and len(dashboard.rows) < 10_000
+    assert asyncio.run(cell())._repr_png_()[1:4] == b"PNG" and len(dashboard.rows) < 10_000
 
 
 def test_while_a_cell_awaits_every_message_of_a_widget_is_answered(undrawn, monkeypatch):

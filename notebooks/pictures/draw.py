@@ -40,7 +40,7 @@ TEST = {
     "11": (280, [("red heart", 56, 60, 44, 44), ("blue square", 12, 16, 36, 36)]),
     "12": (224, [("green triangle", 32, 12, 40, 40), ("orange circle", 64, 64, 40, 40)]),
     "13": (252, [("blue square", 8, 64, 36, 36), ("red triangle", 64, 12, 36, 36), ("red heart", 64, 68, 32, 32)]),
-    "14": (308, [("orange circle", 12, 12, 44, 44), ("blue circle", 68, 60, 32, 32)]),
+    "14": (308, [("orange circle", 12, 12, 44, 44), ("orange circle", 68, 60, 36, 36), ("blue circle", 16, 72, 32, 32)]),
 }
 NEW = (336, [("red heart", 12, 56, 36, 36), ("red heart", 68, 64, 36, 36), ("red triangle", 52, 8, 32, 32)])
 TURNED, TORN = "05", "09"

@@ -111,7 +111,7 @@ def bars(
                 axes.bar_label(drawn, fmt=form, fontsize=8, color=INK, padding=2)
         labels = [str(name) for name in (names or (shown[title] if alone else [f"o{p + 1}" for p in places]))]
         _place_bars(axes, places, labels, horizontal)
-        _guides(axes, colour, across or {}, {}, {})
+        _guides(axes, colour, *(({}, across or {}) if horizontal else (across or {}, {})), {})
     return _finished(figure, grid, look)
 
 

@@ -2,7 +2,8 @@
 
 Every call takes {title of a panel: what it shows}, `wide`, the number of panels side by side (3), and `size`, the
 inches of one.  What else is asked for, `xlabel`, `ylim`, `xscale`, `xticks` and so on, goes to matplotlib's `Axes.set`
-of every panel, a mapping by title.  A name has one colour in all panels and one place in the legend; an empty name has no place there.
+of every panel, a mapping by title.  A name has one colour in all panels and one place in the legend; an empty name, or
+one that begins with "_", has no place there.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def lines(
     figure, grid = _grid(list(curves), look)
     for axes, of in zip(grid, curves.values(), strict=True):
         for name, curve in of.items():
-            if not isinstance(curve, tuple):
+            if not (isinstance(curve, tuple) and np.ndim(curve[0])):
                 curve = (range(len(curve)) if x is None else x, curve)
                 if x is None:
                     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))

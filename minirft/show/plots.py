@@ -216,6 +216,8 @@ def _finished(figure: Figure, grid: Sequence[Axes], look: dict[str, Any]) -> Fig
         title = axes.get_title(loc="left")
         own = {name: value.get(title) if isinstance(value, Mapping) else value for name, value in ordered}
         axes.set(**{name: value for name, value in own.items() if name != "ylabel" or place % wide == 0})
+        if "xticks" in look:
+            axes.minorticks_off()
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set(fontsize=9, color=INK)
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

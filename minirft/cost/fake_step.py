@@ -93,7 +93,7 @@ class _Step:
         self.kept: Any = None  # what one phase leaves to the next
 
     @torch.no_grad()
-    def run_vision_tower(self) -> None:
+    def see(self) -> None:
         self.policy.features(self.prompts[0])
 
     @torch.no_grad()

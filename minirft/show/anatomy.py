@@ -62,16 +62,16 @@ def visible(spans: Spans) -> Tensor:
     >>> visible(Spans.of([2], [[1, 1]], like=torch.zeros(1))).int().tolist()
     [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
     """
-    sees = torch.zeros(len(spans.slots), len(spans.slots), dtype=torch.bool)
+    sees = torch.zeros(len(spans.places), len(spans.places), dtype=torch.bool)
     for prompt in spans.prompts:
         real = prompt[prompt.diff(prepend=prompt[:1] - 1) > 0]  # padding points at position 0
         for t, place in enumerate(real):
             sees[place, real[: t + 1]] = True
     owner = torch.arange(len(spans.counts)).repeat_interleave(torch.tensor(spans.counts))
-    for p, places, lowered in zip(owner, spans.completions, spans.lowered[:, 0], strict=True):
+    for p, places, bias in zip(owner, spans.completions, spans.bias[:, 0], strict=True):
         keys = torch.cat([spans.prompts[p], places])
         for t in places.nonzero()[:, 0]:
-            sees[places[t], keys[lowered[t] == 0]] = True
+            sees[places[t], keys[bias[t] == 0]] = True
     return sees
 
 
@@ -80,8 +80,8 @@ def attention_pattern(spans: Spans, lengths: list[int], names: list[str]) -> Fig
 
     Raises `ValueError` when the lengths do not add up to the sequence.
     """
-    if sum(lengths) != len(spans.slots) or len(lengths) != len(names):
-        raise ValueError(f"parts of {lengths} named {names} do not make up a sequence of {len(spans.slots)}")
+    if sum(lengths) != len(spans.places) or len(lengths) != len(names):
+        raise ValueError(f"parts of {lengths} named {names} do not make up a sequence of {len(spans.places)}")
     figure, (axes,) = panels(1, 1, 4.6, 4.6)
     axes.imshow(visible(spans).int().numpy(), cmap="Blues", vmax=1.3)
     bounds = np.cumsum([0, *lengths]) - 0.5

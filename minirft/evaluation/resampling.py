@@ -1,4 +1,4 @@
-"""Resamples of the questions, and the intervals that may be printed: those that hold the truth as often as they say."""
+"""This module resamples the questions, and makes those intervals that contain the truth as often as their level."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MACRO = ("ap", "ap50", "ap75")
 def resampled(
     statistic: Statistic, number: int, resamples: int, generator: np.random.Generator | None = None
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """A statistic of `number` queries on all of them, None where it is not defined, and on `resamples` of them.
+    """Compute a statistic on all of `number` queries, None where it is undefined, and on `resamples` of them.
 
-    Without a `generator` the resamples are those of seed 0: the same queries for whatever is measured on them.
+    The default `generator` has seed 0, so all statistics are computed on the same resamples.
     """
     values: dict[str, Any] = {name: _json(value[0]) for name, value in statistic(np.ones((1, number))).items()}
     if not resamples:
@@ -30,11 +30,12 @@ def resampled(
 
 
 def intervals(draws: dict[str, Array], level: float) -> dict[str, list[float]]:
-    """The percentile interval of each metric that is defined on some resample: {name: [low, high]}.
+    """Compute the percentile interval of each metric that is defined on some resample: {name: [low, high]}.
 
-    Two kinds have none, because it would not hold the truth as often as `level` says (`docs/interval_coverage.py`).
-    APs that are means over categories: a resample asks some questions twice, which raises the AP of a small category.
-    Metrics that are the same on every resample, such as a parse rate of 1: one more question may change them.
+    Two kinds of metric get none, because it would contain the truth less often than `level`
+    (`docs/interval_coverage.py`).  The first are APs that are means over categories: a resample contains some questions
+    twice, which raises the AP of a small category.  The second are metrics that are equal on every resample, such as a
+    parse rate of 1: one more question may change them.
     """
     spread = {name: np.nanmax(d) > np.nanmin(d) for name, d in draws.items() if not np.isnan(d).all()}
     return {name: _interval(draws[name], level) for name, varies in spread.items() if varies and name not in MACRO}

@@ -98,7 +98,7 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
     """Load the weights to the device, with shared-prefix attention in the language model.
 
     "nf4" stores every linear layer except `lm_head` in 4 bits (https://arxiv.org/abs/2305.14314), with quantised
-    scales, on a CPU too.  Each layer is quantised as soon as it is read, so at most one unquantised tensor is in memory.
+    scales, on a CPU too.  Each layer is quantised as soon as it is read, so at most one full tensor is in memory.
     Raises `UserError` when `source` is not a whole Qwen2-VL in safetensors, before anything is loaded.
     """
     from minirft.engine.model_folder import check_processor, check_weights  # here: a step loads nothing

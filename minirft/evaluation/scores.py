@@ -51,8 +51,9 @@ def metrics(
 
     An undefined metric is None, such as AUC without a miss.  The intervals are percentile bootstrap intervals over the
     Q queries at `level`, for those metrics where they are correct (`intervals`); `resamples` = 0 leaves them out.  The
-    default `generator` has seed 0, so two sets of answers to the same samples get the same resamples.  Raises `ValueError` when the lengths differ or are 0.  `detection`, `classification`, `grounding` and
-    `presence` define the metrics.
+    default `generator` has seed 0, so two sets of answers to the same samples get the same resamples.  Raises
+    `ValueError` when the lengths differ or are 0.  `detection`, `classification`, `grounding` and `presence` define
+    the metrics.
     """
     values, draws = bootstrap(task, completions, samples, resamples=resamples, generator=generator)
     return values | {"n": len(samples), "ci": intervals(draws, level)}

@@ -2,8 +2,8 @@
 
 Every parser here is total: for every text it returns an answer or a `ParseFailure`, in time linear in the text's
 length, with no exception, no NaN and no `eval`.  Texts are at most `MAX_CHARACTERS` long, lists `MAX_PREDICTIONS`, and
-a label `MAX_LABEL`, because `normalise` takes time quadratic in a run of combining marks.  A bad prediction in a list of
-good ones does not spoil the list, but it is counted (`Detections.invalid`), so a reward can charge for it.
+a label `MAX_LABEL`, because `normalise` takes time quadratic in a run of combining marks.  A bad prediction in a list
+of good ones does not spoil the list, but it is counted (`Detections.invalid`), so a reward can charge for it.
 
 Deviations (the paper describes no parser): exactly one answer block is well formed; of several, the last is parsed;
 coordinates must lie in the model's 0-1000 frame and confidences in [0, 1].

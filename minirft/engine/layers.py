@@ -213,7 +213,7 @@ def fuse_adapters(model: PeftModel) -> None:
     """Replace the forward of all adapters: they compute in the activations' format; their weights keep their own."""
     for layer in model.modules():
         if isinstance(layer, lora.LoraLayer):
-            # Nothing but `forward` differs; a new module in its place would lose what PEFT knows about this one.
+            # Nothing but `forward` differs; a new module in its place would lose PEFT's records of this one.
             bits = isinstance(layer, getattr(lora, "Linear4bit", ()))
             layer.__class__ = Adapted4bit if bits else Adapted
 

@@ -1,4 +1,4 @@
-"""A question about the tiny world comes with everything that a perfect annotator knows about it."""
+"""A question about the tiny world has a picture, a text, and the facts that a perfect annotator would know."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPTS = {"detection": prompts.detection, "grounding": prompts.grounding, "pres
 
 @dataclass(frozen=True)
 class Question:
-    """A question holds everything that a perfect annotator knows about it.
+    """A question holds everything that a perfect annotator would know about it.
 
     `things` are the right objects (none for an absent category).  A look-alike question has a `family`, its class as
     `subject`, and no scene.

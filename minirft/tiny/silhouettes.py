@@ -73,7 +73,7 @@ def true_mask(sample: Sample) -> tuple[Mask, Mask]:
             "true mask is not known; pass samples of world.grounding with default categories"
         )
     if question.problem() != sample.problem:
-        raise UserError(f"sample {sample.id} asks another question than its id says; give each sample its own id")
+        raise UserError(f"the question of sample {sample.id} is not that of its id; give each sample its own id")
     (thing,) = question.things
     mask = np.zeros((SIDE, SIDE), dtype=bool)
     x1, y1, x2, y2 = thing.box

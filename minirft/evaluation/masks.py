@@ -33,20 +33,14 @@ Truth = Callable[[Sample], tuple[Mask, Mask]]  # sample -> the true mask, and th
 
 
 def mask_metrics(
-    completions: Sequence[str],
-    samples: Sequence[Sample],
-    segment: Segmenter,
-    truth: Truth,
-    *,
-    level: float = 0.95,
-    **options: Any,
+    completions: Sequence[str], samples: Sequence[Sample], segment: Segmenter, truth: Truth, **options: Any
 ) -> dict[str, Any]:
     """Compute both metrics, ready for JSON: {"mask_giou": ..., "mask_ciou": ..., "ci": {name: [low, high]}}.
 
     The intervals use the same resamples as those of `metrics`.  `options` and errors are those of `mask_scores`.
     """
     values, draws = mask_scores(completions, samples, segment, truth, **options)
-    return values | {"ci": intervals(draws, level)}
+    return values | {"ci": intervals(draws)}
 
 
 def mask_scores(
@@ -56,17 +50,15 @@ def mask_scores(
     truth: Truth,
     *,
     resamples: int = 200,
-    generator: np.random.Generator | None = None,
     progress: bool = False,
 ) -> tuple[dict[str, float | None], dict[str, Array]]:
     """Compute both metrics on all samples, and on resamples of them, {metric: (resamples,)}, as `scores.bootstrap`.
 
-    The default `generator` has seed 0, so the resamples are the same as those of `scores.bootstrap`.
-    Raises `ValueError` when the lengths differ or are 0.
+    The resamples are the same as those of `scores.bootstrap`.  Raises `ValueError` when the lengths differ or are 0.
     """
     check_pairs(completions, samples)
     statistic = mask_statistic(*mask_overlaps(completions, samples, segment, truth, progress=progress))
-    return resampled(statistic, len(samples), resamples, generator)
+    return resampled(statistic, len(samples), resamples)
 
 
 def mask_statistic(intersections: Array, unions: Array) -> Statistic:

@@ -75,11 +75,10 @@ def _coco(sides: list[Detections], crowds: list[Array] | None = None) -> COCO:
         for box, score in zip(side.boxes, side.confidence, strict=True)
     ]
     rows += [(q, box, 1.0, 1) for q, group in enumerate(crowds or []) for box in group]
-    boxes = []
-    for q, box, score, crowd in rows:
-        x1, y1, x2, y2 = box.tolist()
-        place = {"image_id": q, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-        boxes.append(place | {"score": float(score), "iscrowd": crowd})
+    boxes = [
+        {"image_id": q, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(score), "iscrowd": crowd}
+        for q, (x1, y1, x2, y2), score, crowd in rows
+    ]
     return as_coco(boxes, [{"id": q} for q in range(len(sides))], [{"id": 1}])
 
 

@@ -39,24 +39,17 @@ from minirft.samples import Sample, Task
 
 
 def metrics(
-    task: Task,
-    completions: Sequence[str],
-    samples: Sequence[Sample],
-    *,
-    resamples: int = 200,
-    level: float = 0.95,
-    generator: np.random.Generator | None = None,
+    task: Task, completions: Sequence[str], samples: Sequence[Sample], *, resamples: int = 200
 ) -> dict[str, Any]:
     """Compute all metrics of a task, ready for JSON: {name: float or None, ..., "n": Q, "ci": {name: [low, high]}}.
 
-    An undefined metric is None, such as AUC without a miss.  The intervals are percentile bootstrap intervals over the
-    Q queries at `level`, for those metrics where they are correct (`intervals`); `resamples` = 0 leaves them out.  The
-    default `generator` has seed 0, so two sets of answers to the same samples get the same resamples.  Raises
-    `ValueError` when the lengths differ or are 0.  `detection`, `classification`, `grounding` and `presence` define
-    the metrics.
+    An undefined metric is None, such as AUC without a miss.  The intervals are 95% percentile bootstrap intervals
+    over the Q queries, for those metrics where they are correct (`intervals`); `resamples` = 0 leaves them out.  The
+    seed of the resamples is 0, so two sets of answers to the same samples get the same resamples.  Raises `ValueError`
+    when the lengths differ or are 0.  `detection`, `classification`, `grounding` and `presence` define the metrics.
     """
-    values, draws = bootstrap(task, completions, samples, resamples=resamples, generator=generator)
-    return values | {"n": len(samples), "ci": intervals(draws, level)}
+    values, draws = bootstrap(task, completions, samples, resamples=resamples)
+    return values | {"n": len(samples), "ci": intervals(draws)}
 
 
 def by_category(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
@@ -70,19 +63,14 @@ def by_category(task: Task, completions: Sequence[str], samples: Sequence[Sample
 
 
 def bootstrap(
-    task: Task,
-    completions: Sequence[str],
-    samples: Sequence[Sample],
-    *,
-    resamples: int = 200,
-    generator: np.random.Generator | None = None,
+    task: Task, completions: Sequence[str], samples: Sequence[Sample], *, resamples: int = 200
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """Compute every metric on all queries, as `metrics` does, and on resamples of them: {metric: (resamples,)}.
 
     The answers are matched once for both.  The errors are those of `metrics`.
     """
     check_pairs(completions, samples)
-    return resampled(STATISTICS[task](completions, samples), len(samples), resamples, generator)
+    return resampled(STATISTICS[task](completions, samples), len(samples), resamples)
 
 
 def check_pairs(completions: Sequence[str], samples: Sequence[Sample]) -> None:

@@ -55,9 +55,11 @@ def giou(a: ArrayLike, b: ArrayLike) -> Array:
     >>> giou([[0, 0, 1, 1]], [[0, 0, 1, 1], [1, 0, 2, 1], [9, 0, 10, 1]]).round(3).tolist()
     [[1.0, 0.0, -0.8]]
     """
-    upright = _upright(a), _upright(b)
-    intersection, union = _overlaps(*upright)
-    value = _ratio(intersection, union) - 1 + _ratio(union, _hulls(*upright))
+    p, q = _upright(a), _upright(b)
+    intersection, union = _overlaps(p, q)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, y = (np.maximum.outer(p[:, n + 2], q[:, n + 2]) - np.minimum.outer(p[:, n], q[:, n]) for n in (0, 1))
+        value = _ratio(intersection, union) - 1 + _ratio(union, x * y)
     return np.where(_sound(a)[:, None] & _sound(b)[None, :], value, -1.0)
 
 
@@ -121,13 +123,6 @@ def _overlaps(a: Array, b: Array) -> tuple[Array, Array]:
         x, y = (np.minimum.outer(a[:, n + 2], b[:, n + 2]) - np.maximum.outer(a[:, n], b[:, n]) for n in (0, 1))
         intersection = np.maximum(x, 0) * np.maximum(y, 0)
         return intersection, np.add.outer(_extent(a), _extent(b)) - intersection
-
-
-def _hulls(a: Array, b: Array) -> Array:
-    """Compute the area of the smallest box around each pair, (N, M)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        x, y = (np.maximum.outer(a[:, n + 2], b[:, n + 2]) - np.minimum.outer(a[:, n], b[:, n]) for n in (0, 1))
-        return x * y
 
 
 def _extent(boxes: Array) -> Array:

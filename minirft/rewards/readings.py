@@ -124,8 +124,7 @@ def reading(
     """
     _check_options(task, variant, options)
     parts = _official_parts(task) if variant == "official" else _parts(task, variant, options)
-    unknown = set(weights or {}) - set(parts)
-    if unknown:
+    if unknown := set(weights or {}) - set(parts):
         raise UserError(f"no reward called {', '.join(sorted(unknown))} in {task}; its parts are {', '.join(parts)}")
     weights = dict.fromkeys(parts, 1.0) | dict(weights or {})
     if variant == "official":
@@ -157,18 +156,13 @@ def score_rows(rows: Iterable[Mapping[str, Any]], reward: Reward) -> Iterator[di
         yield {**{name: v if math.isfinite(v) else None for name, v in values.items()}, "failure": failure}
 
 
-_OPTIONS = {"detection": {field.name for field in fields(STRICT)}}
-
-
 def _check_options(task: Task, variant: Variant, options: Mapping[str, Any]) -> None:
     if task not in get_args(Task):
         raise UserError(f"no task called {task!r}; use {', '.join(get_args(Task))}")
-    if variant not in ("strict", "paper", "official"):
+    if variant not in get_args(Variant):
         raise UserError(f"no reading called {variant!r}; use strict, paper or official")
-    free = variant == "strict" or (variant == "paper" and task == "detection")
-    known = _OPTIONS.get(task, set()) if free else set()
-    unknown = set(options) - known
-    if unknown:
+    known = {field.name for field in fields(STRICT)} if task == "detection" and variant != "official" else set()
+    if unknown := set(options) - known:
         takes = f"takes {', '.join(sorted(known))}" if known else "takes no options"
         raise UserError(f"{', '.join(sorted(unknown))} is no option of the {variant} {task} reward, which {takes}")
 

@@ -174,8 +174,9 @@ def _cover(rng: np.random.Generator, start: int, length: int) -> int:
     return int(rng.integers(low // GRID, high // GRID + 1)) * GRID
 
 
-def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int], overlap: int = 2) -> bool:
-    return a[2] - overlap <= b[0] or b[2] - overlap <= a[0] or a[3] - overlap <= b[1] or b[3] - overlap <= a[1]
+def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """Check that two boxes overlap by at most 2 pixels."""
+    return a[2] - 2 <= b[0] or b[2] - 2 <= a[0] or a[3] - 2 <= b[1] or b[3] - 2 <= a[1]
 
 
 def render(scene: Scene) -> Image.Image:
@@ -187,7 +188,7 @@ def render(scene: Scene) -> Image.Image:
     rng = np.random.default_rng(scene.seed)
     picture = background(rng, scene.style)
     for thing in scene.things:
-        stamp(picture, thing, scene.style)
+        picture.paste(COLOURS[thing.colour], thing.box[:2], coverage(thing, scene.style))
     pixels = np.asarray(picture).copy()
     for thing in scene.things:
         if thing.footprint:
@@ -207,11 +208,6 @@ def background(rng: np.random.Generator, style: str) -> Image.Image:
     pixels[..., 0] += ramp[None, :]
     pixels[..., 2] += ramp[:, None]
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def stamp(picture: Image.Image, thing: Thing, style: str = "plain") -> None:
-    """Draw one object into the picture, filled, or hollow in a style of `HOLLOW`."""
-    picture.paste(COLOURS[thing.colour], thing.box[:2], coverage(thing, style))
 
 
 def coverage(thing: Thing, style: str = "plain") -> Image.Image:

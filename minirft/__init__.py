@@ -1,4 +1,4 @@
-"""Visual reinforcement fine-tuning you can read: GRPO on Qwen2-VL, on a laptop and on one consumer GPU.
+"""minirft is visual reinforcement fine-tuning that you can read: GRPO on Qwen2-VL, on a laptop or one consumer GPU.
 
 A **policy** is compared with its **reference**; a **sampler** draws groups; **rewards** score them; **advantages**
 compare; the **loss** weighs; **train** repeats.  These are the files beside this one; everything else has a room.
@@ -33,12 +33,12 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 class UserError(Exception):
-    """Something the user can put right; the message says what was wrong, where, and what to do."""
+    """A `UserError` is a mistake that the user can correct: its message names the mistake, the place and the remedy."""
 
 
 @contextmanager
 def as_user_error(message: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Inside, an error of one of `kinds` becomes a `UserError`; {why} in its message is what the error says.
+    """Turn an error of one of `kinds`, raised inside, into a `UserError`; {why} in `message` is the error's own text.
 
     >>> with as_user_error("depth is no number ({why}); write 1, 2, ...", ValueError):
     ...     int("two")
@@ -53,11 +53,11 @@ def as_user_error(message: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def lazily(package: str) -> tuple[Callable[[str], Any], list[str]]:
-    """A package exports the imports of its `if TYPE_CHECKING:` block, each imported when it is first used (PEP 562).
+    """Export the imports of a package's `if TYPE_CHECKING:` block, each one imported at its first use (PEP 562).
 
-    Returns the package's `__getattr__` and `__all__`.  Type checkers and readers see plain imports, and
-    `import minirft.show` still does not load matplotlib.  A name must not be that of a file of the package: importing
-    the file would put the module in its place.
+    The result is the package's `__getattr__` and `__all__`.  Type checkers and readers see plain imports, and
+    `import minirft.show` still does not load matplotlib.  An exported name must differ from the names of the package's
+    files: after an import of such a file, the name would be the module.
     """
     source = Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8")
     homes = {}

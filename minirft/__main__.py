@@ -1,4 +1,4 @@
-"""`python -m minirft` is `minirft`."""
+"""`python -m minirft` runs the same program as the command `minirft`."""
 
 import sys
 

@@ -1,10 +1,11 @@
-"""Rewards in a group -> advantages.
+"""Advantages compare the rewards in a group.
 
-The group's mean is the baseline: how much better is this completion than its siblings?  A group whose
-rewards are all equal says nothing about that.  It is called degenerate, and its advantages are exactly 0.
+The baseline is the group's mean, so an advantage measures how much better a completion is than the others of its
+group.  If all rewards of a group are equal, it gives no comparison: it is called degenerate, and its advantages are
+exactly 0.
 
-Deviation: the papers write std without saying which; ours is the sample one (ddof 1) plus 1e-4, as in TRL
-and in Visual-RFT's released code.  With G = 4 and rewards 1, 1, 0, 0 that is ±0.866 where ddof 0 gives ±1.
+Deviation: the papers do not define their std; ours is the sample std (ddof 1) plus 1e-4, as in TRL and in
+Visual-RFT's released code.  With G = 4 and rewards 1, 1, 0, 0 this gives ±0.866, and ddof 0 gives ±1.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Scale = Literal["std", "mean", "batch", "none"]
 
 
 def group_advantages(rewards: Tensor, scale: Scale = "std", ddof: int = 1, eps: float = 1e-4) -> Tensor:
-    """How much better each completion is than its group.
+    """Compute how much better each completion is than its group.
 
         std     A = (r - mean_group) / (std_group + eps)     GRPO, arXiv 2402.03300 §4.1.2; Visual-RFT eq. 4
         mean    A =  r - mean_group                          Dr. GRPO, arXiv 2503.20783 §3.2
@@ -27,7 +28,7 @@ def group_advantages(rewards: Tensor, scale: Scale = "std", ddof: int = 1, eps: 
 
     `rewards` and the result have shape (P, G).  `ddof` (1: divide by G - 1) and `eps` default to those of TRL
     and Visual-RFT.  With graded rewards `eps` matters: rewards .7001, .7000, .7000, .6999 give 1.22 at eps
-    1e-8, 0.55 at 1e-4, 0.01 at 1e-2.  Degenerate groups get 0, save under "none".
+    1e-8, 0.55 at 1e-4, 0.01 at 1e-2.  Degenerate groups get 0, except with "none".
     Raises `ValueError` on NaN, another shape, or G < 2 (except "none").
 
     >>> group_advantages(torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.3, 0.3, 0.3, 0.3]]), scale="mean").tolist()
@@ -49,11 +50,11 @@ def group_advantages(rewards: Tensor, scale: Scale = "std", ddof: int = 1, eps: 
 
 
 def degenerate_groups(rewards: Tensor, tol: float = 1e-6) -> Tensor:
-    """Which groups have rewards that are all equal: (P, G) -> (P,) bool.
+    """Find the groups whose rewards are all equal: (P, G) -> (P,) bool.
 
         max_g r - min_g r <= tol
 
-    `tol` is in units of reward and forgives the rounding of a weighted sum in float32.
+    `tol` is in units of reward; it allows for the rounding of a weighted sum in float32.
 
     >>> degenerate_groups(torch.tensor([[0.0, 1.0], [0.5, 0.5]])).tolist()
     [False, True]
@@ -62,7 +63,7 @@ def degenerate_groups(rewards: Tensor, tol: float = 1e-6) -> Tensor:
 
 
 def check_rewards(rewards: Tensor, name: str, dimensions: int, smallest_group: int) -> None:
-    """Raises `ValueError` for another shape, a group without a baseline, or numbers that are not finite."""
+    """Check rewards: raise `ValueError` for another shape, a group too small, or numbers that are not finite."""
     if rewards.dim() != dimensions or not rewards.is_floating_point():
         shape = "(P, G)" if dimensions == 2 else "(K, P, G)"
         raise ValueError(f"{name} must be floating point of shape {shape}, got {rewards.dtype} {tuple(rewards.shape)}")

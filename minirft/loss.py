@@ -1,6 +1,6 @@
-"""The GRPO family: log-probabilities, advantages and a mask -> one number to differentiate.
+"""The losses of the GRPO family turn log-probabilities, advantages and a mask into one number to differentiate.
 
-Every member is the same sentence, L = -reduce[surrogate(ρ, A) - β KL], with three choices:
+Every loss has the same form, L = -reduce[surrogate(ρ, A) - β KL], with three choices:
 
                ratio ρ      surrogate                    reduce
     grpo       token        min(ρ A, clip(ρ) A)          mean over a row's tokens, then mean over rows
@@ -10,18 +10,18 @@ Every member is the same sentence, L = -reduce[surrogate(ρ, A) - β KL], with t
     gspo       sequence     min(ρ A, clip(ρ) A)          as grpo
     cispo      token        sg[min(ρ, high)] A log π     sum / tokens
 
-**Why the loss reads 0 and still teaches.**  In the first update on a rollout old = π, so ρ is 1, whatever
-the weights, and the value is minus the mean advantage, which the group mean made 0 (for `grpo`; the others
-weigh rows by length).  Its gradient is that of ρ: ∇ρ = ρ ∇log π = ∇log π, so ∇L = -mean[A ∇log π].  The value
-says nothing about progress: look at the reward.
+**Why the loss is 0 and the model still learns.**  In the first update on a rollout old = π, so ρ is 1 whatever
+the weights are.  The loss is then minus the mean advantage, which is 0 because advantages are centred in their group
+(for `grpo`; the others weigh rows by length).  The gradient is not 0: ∇ρ = ρ ∇log π = ∇log π, so
+∇L = -mean[A ∇log π].  The value of the loss is no measure of progress: look at the reward.
 
-**Micro-batches.**  "rows" and "tokens" are those of the whole step, passed in as `step_rows` and `step_tokens`.
-So losses and metrics of several passes add up to those of one pass, whatever the split.
+**Micro-batches.**  "rows" and "tokens" count the whole step; they are passed as `step_rows` and `step_tokens`.
+So the losses and metrics of several passes add up to those of one pass, however the step is split.
 
-Deviations.  TRL's `bnpo` divides by the tokens of the micro-batch, and so changes with its size; ours takes
-the step's and then equals `dapo`, whose wider upper bound is an argument here.  The bounds of ρ are
-1 - clip_eps and 1 + clip_eps_high in all; for CISPO, TRL's `epsilon_high` is our 1 + clip_eps_high, as in
-MiniMax-M1.  The GSPO and DAPO papers have no KL term; `kl_coef=0` is theirs.
+Deviations.  TRL's `bnpo` divides by the tokens of the micro-batch, so it changes with the size of the micro-batch.
+Ours divides by the tokens of the step and so equals `dapo`, whose wider upper bound is an argument here.  The bounds
+of ρ are 1 - clip_eps and 1 + clip_eps_high in all losses; for CISPO, TRL's `epsilon_high` is our 1 + clip_eps_high,
+as in MiniMax-M1.  The GSPO and DAPO papers have no KL term; `kl_coef=0` reproduces them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Estimator = Literal["k1", "k2", "k3"]
 
 
 def token_ratio(log_ratio: Tensor, mask: Tensor | None = None) -> Tensor:
-    """ρ = π / π_old of each token, (B, T) -> (B, T); the mask plays no part.
+    """Compute ρ = π / π_old of each token, (B, T) -> (B, T); the mask is not used.
 
     >>> token_ratio(torch.zeros(1, 2)).tolist()
     [[1.0, 1.0]]
@@ -47,9 +47,9 @@ def token_ratio(log_ratio: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def sequence_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """ρ = (π(answer) / π_old(answer))^(1/length), (B, T) -> (B, 1).  GSPO, arXiv 2507.18071 eq. 7.
+    """Compute ρ = (π(y) / π_old(y))^(1/length) of each completion y, (B, T) -> (B, 1).  GSPO, arXiv 2507.18071 eq. 7.
 
-    The ratio belongs to the whole answer, as the reward does.  It stays close to 1: the paper clips at 3e-4 and 4e-4.
+    One ratio covers the whole completion, as the reward does.  It stays close to 1: the paper clips at 3e-4 and 4e-4.
 
     >>> mask = torch.tensor([[1.0, 1.0, 0.0]])
     >>> sequence_ratio(torch.tensor([[1.0, -1.0, 0.0]]), mask).tolist()
@@ -62,9 +62,10 @@ def sequence_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
 
 
 def clipped_gain(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
-    """min(ρ A, clip(ρ, low, high) A): past its bound a good token earns no more, a bad one costs no less.
+    """Compute min(ρ A, clip(ρ, low, high) A).
 
-    The minimum is for both signs of A.  Source: PPO, arXiv 1707.06347 eq. 7.
+    With A > 0 the gain stops growing above `high`; with A < 0 it stops growing below `low`.
+    Source: PPO, arXiv 1707.06347 eq. 7.
 
     >>> ratio = torch.tensor([0.5, 1.5])
     >>> clipped_gain(ratio, torch.tensor(1.0), 0.75, 1.25).tolist()
@@ -76,7 +77,7 @@ def clipped_gain(ratio: Tensor, advantages: Tensor, low: float, high: float) -> 
 
 
 def capped_gain(ratio: Tensor, advantages: Tensor, logprobs: Tensor, high: float) -> Tensor:
-    """sg[min(ρ, high)] A log π: REINFORCE with a capped weight; no token loses its gradient.
+    """Compute sg[min(ρ, high)] A log π: REINFORCE with a capped weight, in which every token keeps its gradient.
 
     Source: CISPO, arXiv 2506.13585 eq. 4 and 5.
 
@@ -90,7 +91,7 @@ def capped_gain(ratio: Tensor, advantages: Tensor, logprobs: Tensor, high: float
 
 
 def mean_of_row_means(values: Tensor, mask: Tensor, rows: int) -> Tensor:
-    """(1 / rows) Σ_b (1 / |b|) Σ_t values[b, t]; a row without tokens counts 0.
+    """Compute (1 / rows) Σ_b (1 / |b|) Σ_t values[b, t]; a row without tokens counts as 0.
 
     >>> mean_of_row_means(torch.tensor([[3.0, 3.0], [5.0, 9.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]]), rows=2)
     tensor(4.)
@@ -99,22 +100,22 @@ def mean_of_row_means(values: Tensor, mask: Tensor, rows: int) -> Tensor:
 
 
 def per_row(values: Tensor, mask: Tensor, rows: int, tokens: int | Tensor, limit: int | None) -> Tensor:
-    """Every completion weighs the same, so a token of a short one weighs more.  GRPO, arXiv 2402.03300 eq. 3."""
+    """Give every completion the same weight; a token of a short one weighs more.  GRPO, arXiv 2402.03300 eq. 3."""
     return mean_of_row_means(values, mask, rows)
 
 
 def per_token(values: Tensor, mask: Tensor, rows: int, tokens: int | Tensor, limit: int | None) -> Tensor:
-    """Every token of the step weighs the same: a mean over tokens.  DAPO, arXiv 2503.14476 eq. 8.
+    """Give every token of the step the same weight: a mean over tokens.  DAPO, arXiv 2503.14476 eq. 8.
 
-    The paper's bounds are clip_eps 0.2 and clip_eps_high 0.28: more room for unlikely tokens to grow.
+    The paper's bounds are clip_eps 0.2 and clip_eps_high 0.28, so that unlikely tokens can grow more.
     """
     return (values * mask).sum() / tokens
 
 
 def per_limit(values: Tensor, mask: Tensor, rows: int, tokens: int | Tensor, limit: int | None) -> Tensor:
-    """Every token weighs the same, whatever the lengths in the batch.  Dr. GRPO, arXiv 2503.20783 §3.2.
+    """Give every token the same constant weight, whatever the lengths in the batch.  Dr. GRPO, arXiv 2503.20783 §3.2.
 
-    The constant is rows * max_completion_length; with mean-only advantages this is the paper's pair.
+    The constant is 1 / (rows * max_completion_length).  The paper combines it with advantages of scale "mean".
     """
     if limit is None:
         raise ValueError("dr_grpo divides by max_completion_length, which is None")
@@ -131,16 +132,17 @@ LOSSES = {  # kind: (ratio, surrogate, reduce), the table above
 }
 
 
-# --- what is added, and what weighs
+# --- the KL penalty, and a weight on the gain
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: Estimator = "k3") -> Tensor:
-    """KL(π ‖ ref) in nats from tokens that π sampled; with l = log π - log ref:
+    """Estimate KL(π ‖ ref) in nats from tokens that π sampled; with l = log π - log ref:
 
         k1 = l        k2 = l² / 2        k3 = exp(-l) - 1 + l
 
     k1 and k3 have the right mean; k2 and k3 are never negative.  As a loss on π's own samples their gradients
-    differ: that of k1 is 0 on average, of k2 is ∇KL(π ‖ ref), of k3 is ∇KL(ref ‖ π).  Any equal shapes.
+    differ: the gradient of k1 is 0 on average, of k2 it is ∇KL(π ‖ ref), of k3 it is ∇KL(ref ‖ π).  Both tensors have
+    the same shape, which may be any.
     Source: joschu.net/blog/kl-approx.html; k3 is DeepSeekMath's, arXiv 2402.03300 eq. 4.
 
     >>> kl_estimate(torch.tensor([-1.0]), torch.tensor([-2.0]), "k2").tolist()
@@ -157,11 +159,11 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: Estimator = "k3") 
 
 
 def sampler_correction(old_logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
-    """min(π_old / π_sampler, cap) of each token, (B, T): what sampling in other arithmetic than learning owes the mean.
+    """Compute the importance weight min(π_old / π_sampler, cap) of each token, (B, T).
 
-    Both are the same weights, so in exact arithmetic it is 1; in 16 bits the two paths round differently.  Source:
-    Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"; TRL's
-    `vllm_importance_sampling_mode="token_truncate"` (its default drops whole answers above a ratio of 3 instead).
+    Sampling and learning use the same weights, so in exact arithmetic it is 1; in 16 bits the two paths round
+    differently.  Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training";
+    TRL's `vllm_importance_sampling_mode="token_truncate"` (TRL's default drops completions with a ratio above 3).
 
     >>> sampler_correction(torch.tensor([0.0, 5.0]), torch.tensor([0.0, 0.0]), cap=2.0).tolist()
     [1.0, 2.0]
@@ -189,14 +191,14 @@ def policy_loss(
     step_rows: int | None = None,
     step_tokens: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss `kind` of one pass, and its metrics (keys and formulas: `log.METRICS`).
+    """Compute the loss `kind` of one pass, and its metrics (keys and formulas: `log.METRICS`).
 
     `logprobs`, `old_logprobs` (of the policy before the rollout's first update), `ref_logprobs` and the boolean
-    `completion_mask` are (B, T); `advantages` is (B,).  Only `logprobs` gets a gradient, and what stands on
-    padding is never read.  `weights` (B, T), positive, multiply each token's gain (see `sampler_correction`).
-    `clip_eps_high` defaults to `clip_eps`.  `step_rows` and `step_tokens` count the
-    whole step, padding left out; they default to this pass.  Loss and metrics of a step's passes add up.
-    Rows left out of all passes but counted in `step_rows` and `step_tokens` are rows with a loss of 0.
+    `completion_mask` are (B, T); `advantages` is (B,).  Only `logprobs` gets a gradient, and values on padding
+    are not used.  `weights` (B, T), positive, multiply each token's gain (see `sampler_correction`).
+    `clip_eps_high` defaults to `clip_eps`.  `step_rows` and `step_tokens` count the rows and tokens of the
+    whole step, without padding; they default to those of this pass.  Loss and metrics of a step's passes add up.
+    A row that is in no pass but counted in `step_rows` and `step_tokens` is a row with a loss of 0.
     Raises `ValueError` on shapes that do not fit, an unknown kind, or `kl_coef` without `ref_logprobs`.
 
     >>> mask = torch.tensor([[True, True, True], [True, False, False]])  # a long good answer, a short bad one
@@ -234,8 +236,8 @@ def policy_loss(
 
 
 def _ratio_metrics(ratio: Tensor, advantages: Tensor, shares: Tensor, low: float, high: float) -> dict[str, Tensor]:
-    """Mean ratio and clipped shares, over tokens (B, T) or, for a sequence ratio (B, 1), over rows."""
-    advantages = advantages[:, : ratio.shape[1]]  # for their sign only
+    """Compute the mean ratio and the clipped shares over tokens (B, T), or over rows for a sequence ratio (B, 1)."""
+    advantages = advantages[:, : ratio.shape[1]]  # only their sign is used, which is equal along a row
     below = (shares * ((ratio < low) & (advantages < 0))).sum()
     above = (shares * ((ratio > high) & (advantages > 0))).sum()
     return {

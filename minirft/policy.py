@@ -1,9 +1,9 @@
-"""The policy: the model that learns.
+"""The policy is the model that learns.
 
-`engine.Model` runs; `Policy` adds what learning needs: which weights learn, their names, how they are saved.  The
-vision tower is frozen by default; it then runs once per picture, outside the graph.
+`engine.Model` runs the model.  `Policy` adds what learning needs: which weights learn, their names, how they are saved.
+The vision tower is frozen by default; it then runs once per picture, outside the autograd graph.
 
-Deviation from the paper: LoRA and 4-bit weights, which it does not use.
+Deviation: LoRA and 4-bit weights are our addition; the paper does not use them.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ __all__ = ["LoraSettings", "Policy"]
 
 
 class Policy(Model):
-    """A model some of whose weights learn.
+    """A policy is a model of which some weights learn.
 
-    `loss_scale` multiplies a loss before `backward`; 1 but for a float16 model.
+    `loss_scale` multiplies a loss before `backward`; it is 1, except for a float16 model.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Policy(Model):
         shared_prefix: bool = True,
         decoder: str = "growing",
     ) -> Policy:
-        """A policy from "tiny", "qwen2-vl-2b", "qwen2-vl-7b", a folder or a hub id.
+        """Load a policy: "tiny", "qwen2-vl-2b", "qwen2-vl-7b", a folder or a hub id.
 
         `quantize` is "none" or "nf4" (4-bit, needs `lora`).  `dtype` is "auto", "float32", "bfloat16" or
         "float16".  `max_pixels` bounds the area of the resized picture, `max_prompt_length` the prompt in
         tokens.  `checkpointing` recomputes the language model's layers in the backward pass to save memory.
         `offload_vision` and `offload_embedding` keep these frozen weights in host memory (see `offload.py`).
-        `shared_prefix` and `decoder` are how the policy samples and scores, whoever asks (see `Model`).
+        `shared_prefix` and `decoder` choose how the policy samples and scores everywhere (see `Model`).
         Raises `UserError` for anything that cannot be loaded.
         """
         if quantize == "nf4" and lora is None:
@@ -106,6 +106,7 @@ class Policy(Model):
 
     @property
     def has_lora(self) -> bool:
+        """Check whether the policy learns in LoRA adapters."""
         return isinstance(self.model, PeftModel)
 
     @property
@@ -117,7 +118,7 @@ class Policy(Model):
         return self.processor.image_processor
 
     def encode(self, sample: Sample) -> Prompt:
-        """The sample as the model reads it, on the CPU; remembered.  Raises `UserError` (see `Processor`)."""
+        """Encode a sample as the model's input, on the CPU, and cache it.  Raises `UserError` (see `Processor`)."""
         return self.prompts.get(sample, lambda: self._encode(sample))
 
     def _encode(self, sample: Sample) -> Prompt:
@@ -130,9 +131,9 @@ class Policy(Model):
         return Prompt(sample=sample, **tensors, position_ids=positions[:, 0], rope_delta=int(delta))
 
     def decode(self, ids: Tensor) -> str:
-        """Token ids (T,) as text, control tokens skipped."""
+        """Decode token ids (T,) to text without control tokens."""
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return cast(str, text)  # of one row of ids
+        return cast(str, text)  # one row of ids gives one string; the library's type allows a list too
 
     @overload
     def logprobs(self, rollout: Rollout, rows: Rows = None, *, shared: bool | None = None) -> Tensor: ...
@@ -143,23 +144,29 @@ class Policy(Model):
     def logprobs(
         self, rollout: Rollout, rows: Rows = None, *, shared: bool | None = None, entropy: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """log π of the sampled tokens, (rows, T) float32, 0 on padding, differentiable; see `rollout_logprobs`."""
+        """Compute log π of the sampled tokens: (rows, T) float32, 0 on padding, differentiable.
+
+        See `rollout_logprobs`.
+        """
         return rollout_logprobs(self, rollout, rows, shared=shared, entropy=entropy)
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """Inside, the adapters are off and the policy is the untouched base model.  LoRA only."""
+        """Switch the LoRA adapters off inside a `with` block: the policy is then the base model.
+
+        Raises `ValueError` for a policy without adapters.
+        """
         if not self.has_lora:
             raise ValueError(f"policy {self.name!r} has no adapters to switch off: its own weights learn")
         with self.model.disable_adapter():
             yield
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The weights that learn, by name, in the order of the model."""
+        """Return the weights that learn, by name, in the order of the model."""
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def describe(self) -> str:
-        """One line: the model, how many weights it has and how many learn, precision and device."""
+        """Describe the model in one line: its name, its weights, the weights that learn, precision and device."""
         total = sum(
             p.quant_state.shape.numel() if hasattr(p, "quant_state") else p.numel() for p in self.model.parameters()
         )
@@ -170,7 +177,7 @@ class Policy(Model):
         return f"{self.name}: {total:,} weights, {learning:,} learning ({kind}), {dtype}{bits} on {self.device}"
 
     def save(self, folder: str | Path) -> None:
-        """Writes what plain PEFT (adapter) or plain transformers (full weights, processor) loads; safetensors."""
+        """Save the adapter in PEFT's format, or all weights and the processor in transformers' format (safetensors)."""
         if self.has_lora:
             self.model.save_pretrained(str(folder), save_embedding_layers=False)
             return
@@ -179,6 +186,6 @@ class Policy(Model):
         self.image_processor.save_pretrained(folder)
 
     def load_trainable(self, folder: str | Path) -> None:
-        """Takes over the weights a policy of the same kind saved.  Raises `UserError` when they do not fit."""
+        """Load the weights that a policy of the same kind saved.  Raises `UserError` when they do not fit."""
         copy_trained(self.model, Path(folder))
         self.cache = FeatureCache()

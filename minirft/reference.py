@@ -1,7 +1,7 @@
-"""The reference: the policy as it was before training, which the KL term keeps the policy near.
+"""The reference is the policy as it was before training; the KL term keeps the policy near it.
 
 With LoRA it is the same model with its adapters switched off, and costs no memory.  A full-parameter run keeps a
-frozen copy.  At kl_coef 0 there is none.
+frozen copy.  With kl_coef = 0 there is no reference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from minirft.samples import Rollout
 
 @dataclass(frozen=True)
 class Reference:
-    """A frozen policy that only scores.  With `adapters_off` it shares every weight of the policy that learns."""
+    """A reference is a frozen policy that only computes log-probabilities.
+
+    With `adapters_off` it shares every weight with the policy that learns.
+    """
 
     policy: Policy
     adapters_off: bool
@@ -35,16 +38,19 @@ class Reference:
         shared: bool | None = None,
         rows_per_pass: int | None = None,
     ) -> Tensor:
-        """log π_ref of the sampled tokens, (rows, T) float32, 0 on padding, no gradient; `rows_per_pass` at a time."""
+        """Compute log π_ref of the sampled tokens, `rows_per_pass` rows at a time.
+
+        The result is (rows, T) float32, 0 on padding, without gradient.
+        """
         with self.policy.without_adapters() if self.adapters_off else nullcontext():
             parts = passes(rollout, rows_per_pass, rows)
             return torch.cat([self.policy.logprobs(rollout, part, shared=shared) for part in parts])
 
 
 def make_reference(policy: Policy, kl_coef: float) -> Reference | None:
-    """The reference of a run that starts from `policy` as it is now; None where it would not be used.
+    """Make the reference of a run that starts from `policy` as it is now; None when kl_coef is 0.
 
-    A frozen vision tower and its remembered features are shared with the policy, not copied.
+    A frozen vision tower and its cached features are shared with the policy, not copied.
     """
     if kl_coef == 0:
         return None

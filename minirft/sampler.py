@@ -1,8 +1,8 @@
-"""Sampling a group of completions for each prompt.
+"""The sampler draws a group of completions for each prompt.
 
-All prompts of a step pass the model once, the rows of a group read that one copy of their prompt's keys and values, and
-one loop decodes all rows together (a step of it is in `decoding`); rows that ended leave the batch.  A token is the
-inverse CDF of a uniform number drawn beforehand, so what a row becomes depends on its own numbers only: not on its
+All prompts of a step pass the model once.  The rows of a group share one copy of their prompt's keys and values, and
+one loop decodes all rows together (`decoding` holds one step of it); finished rows leave the batch.  A token is the
+inverse CDF of a uniform number drawn beforehand.  So the tokens of a row depend on its own numbers only: not on its
 neighbours, nor on the path that computed the logits.
 """
 
@@ -35,13 +35,14 @@ def sample_groups(
     decoder: str | None = None,
     prompts_per_decode: int | None = None,
 ) -> Rollout:
-    """G completions of each of P samples or prompts, token ~ softmax(logits / temperature) over the tokens not banned.
+    """Sample G completions for each of P samples or prompts: token ~ softmax(logits / temperature).
 
-    `uniforms` (B, T) in [0, 1) decide the tokens; without them they are drawn from `seed`, or from `generator`.
-    `greedy` takes the likeliest token instead (log-probs stay those of `temperature`).  `shared` and `decoder` are the
-    policy's unless they are given; `shared=False` is the naive path, in which G copies of prompt and picture pass the
-    model, `decoder` a name of `decoding.DECODERS`.  `prompts_per_decode` bounds how many prompts are decoded together,
-    for memory: the tokens do not depend on it.  The result lies on the policy's device.
+    Banned tokens have probability 0.  `uniforms` (B, T) in [0, 1) decide the tokens; if they are None, they are drawn
+    from `seed`, or from `generator`.  `greedy` takes the likeliest token instead (log-probs are still computed at
+    `temperature`).  `shared` and `decoder` default to the policy's.  `shared=False` is the naive path: G copies of
+    prompt and picture pass the model.  `decoder` is a name in `decoding.DECODERS`.  `prompts_per_decode` bounds how
+    many prompts are decoded together, to save memory; the tokens do not depend on it.  The result is on the policy's
+    device.
     Raises `ValueError` for no prompt, G < 1, temperature <= 0, no token to sample, or uniforms of another shape,
     `UserError` for logits that are not finite.
     """
@@ -83,11 +84,12 @@ def _checked_or_drawn(uniforms: Tensor | None, shape: tuple[int, int], generator
 
 
 def pick(logits: Tensor, uniforms: Tensor | None, temperature: float, banned: Tensor) -> tuple[Tensor, Tensor]:
-    """One token a row, the first whose cumulative probability exceeds the row's uniform number (None: the likeliest).
+    """Pick one token per row: the first whose cumulative probability exceeds the row's uniform number.
 
-    `logits` (R, V), `uniforms` (R,) in [0, 1); result: tokens (R,) and their log-probs (R,) float32.  The sum runs in
-    float64: over 151,936 float32 terms it would drift by more than a rare token's probability.  A row with a logit that
-    is NaN or +inf gets some token with log-prob NaN; one of -inf is a token of probability 0.
+    `uniforms` None picks the likeliest token.  `logits` (R, V), `uniforms` (R,) in [0, 1); the result is tokens (R,)
+    and their log-probs (R,) float32.  The sum is in float64: over 151,936 float32 terms the rounding error would exceed
+    a rare token's probability.  A logit of NaN or +inf gives the row a token with log-prob NaN; a logit of -inf gives a
+    token probability 0.
 
     >>> logits = torch.tensor([[0.0, 0.0, 9.0, 0.0]])
     >>> [pick(logits, torch.tensor([u]), 1.0, torch.tensor([2]))[0].item() for u in (0.1, 0.5, 0.9)]
@@ -113,7 +115,7 @@ def decode(
     shared: bool,
     decoder: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (B, limit), log-probs (B, limit) and lengths (B,): one prefill, then one loop over all rows.
+    """Decode all rows together after one prefill: tokens (B, limit), log-probs (B, limit) and lengths (B,).
 
     `uniforms` (B or more, limit) decide the tokens; None is greedy.  Raises `UserError` at the first log-prob that is
     NaN.
@@ -122,11 +124,11 @@ def decode(
         prompts, group_size = [prompt for prompt in prompts for _ in range(group_size)], 1
     start = prefill(policy, prompts, remembered=shared)
     hidden = start.hidden.repeat_interleave(group_size, 0)
-    rows = torch.arange(len(hidden), device=policy.device)  # those that the decoder holds, ended ones among them
+    rows = torch.arange(len(hidden), device=policy.device)  # rows in the decoder; some of them may have ended
     ids, logprobs = rows.new_zeros(len(rows), limit), torch.zeros(len(rows), limit, device=policy.device)
     lengths, ended = torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool)
     decoding = DECODERS[decoder](policy, start, group_size, limit - 1)
-    del start  # the prompts' own keys and values are in the decoder's now
+    del start  # frees memory: the decoder holds the prompts' keys and values now
     for t in range(limit):
         numbers = None if uniforms is None else uniforms[rows, t]
         tokens, scores = pick(policy.lm_head(hidden), numbers, temperature, policy.banned)
@@ -134,7 +136,7 @@ def decode(
         ids[rows, t], logprobs[rows, t] = tokens * alive, scores.where(alive, 0)
         lengths[rows] += alive
         ended[rows] |= _is_eos(tokens, policy)
-        left, broken = torch.stack([(~ended).sum(), logprobs[:, t].isnan().sum()]).tolist()  # one wait for the device
+        left, broken = torch.stack([(~ended).sum(), logprobs[:, t].isnan().sum()]).tolist()  # one sync with the device
         if broken:
             raise UserError(_not_finite(policy, broken, t))
         if t + 1 == limit or not left:

@@ -1,8 +1,8 @@
-"""The nouns of the package, the glossary of shapes, and the random stream of a step.
+"""This module defines the nouns of the package, the glossary of shapes, and the random stream of a step.
 
     Sample -> Prompt -> sample_groups -> Rollout -> rewards (P, G) -> advantages (P, G) -> loss
 
-Letters used in every docstring and comment:
+Every docstring and comment uses these letters:
 
     P   prompts in a step                    S   prompt tokens (picture tokens included)
     G   completions of one prompt: a group   T   completion tokens
@@ -10,8 +10,8 @@ Letters used in every docstring and comment:
         row b is completion b % G of prompt b // G
     N   predicted boxes                      M   true boxes
 
-Boxes are float `xyxy` with y pointing down; `Frame` says in which units.  Log-probabilities are
-in nats and belong to the sampling temperature.  A reward lies in [0, 1] before its weight.
+Boxes are float `xyxy` with y pointing down, in the units of a `Frame`.  Log-probabilities are natural logarithms,
+computed after dividing the logits by the sampling temperature.  A reward lies in [0, 1] before it is weighted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Task = Literal["detection", "classification", "grounding", "presence"]
 
 @dataclass(frozen=True)
 class Frame:
-    """A coordinate system: its name, and its extent along x and y.
+    """A frame is a coordinate system with a name and an extent along x and y.
 
     >>> Frame("thumbnail", 64, 48).width
     64
@@ -53,7 +53,9 @@ class Frame:
 
 @dataclass(frozen=True)
 class TrueBoxes:
-    """The objects of one category in one picture as an annotation file has them, neither rounded nor clipped.
+    """True boxes are the objects of one category in one picture, exactly as in the annotation file.
+
+    They are neither rounded nor clipped.
 
     `boxes` are (N, 4) and `crowds` (M, 4), xyxy in the units of `frame`.  A crowd is one box around many objects: COCO
     counts a prediction inside it neither as a hit nor as a false box.
@@ -62,15 +64,15 @@ class TrueBoxes:
     frame: Frame
     boxes: NDArray[np.float64]
     crowds: NDArray[np.float64]
-    labels: tuple[str, ...] = ()  # of the boxes, and of the crowds after them, where several categories are asked about
+    labels: tuple[str, ...] = ()  # of boxes, then crowds; only for questions about several categories
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one picture, with the answer that can be checked.
+    """A sample is one question about one picture, with an answer that can be checked.
 
-    `image` is a picture or the path of one, opened only when it is needed.  `problem` and `solution`
-    are text in the format of the published Visual-RFT sets: the solution of a detection sample is
+    `image` is a picture, or the path of a picture that is opened only when it is needed.  `problem` and `solution`
+    are texts in the format of the published Visual-RFT sets: the solution of a detection sample is
     ``<answer>[{'Position': [x1, y1, x2, y2], 'Confidence': 1}]</answer>`` in the model's 0-1000 frame.
 
     >>> Sample("s0", Image.new("RGB", (4, 3)), "presence", "Is there a cat?", "<answer>yes</answer>").picture().size
@@ -82,21 +84,21 @@ class Sample:
     task: Task
     problem: str
     solution: str
-    category: str = ""  # the category asked for, the true label, or the instruction
-    asked: tuple[str, ...] = ()  # the categories, where one detection question is about several
-    reasoning: str = ""  # an expert's thinking, where somebody wrote it down; only SFT can use it
-    upright: bool = False  # apply the turn that a camera noted (EXIF); boxes are of the picture as turned
-    # What evaluation scores detection against, where a file has it in pixels; the solution is rounded to thousandths.
+    category: str = ""  # the category in the question, the true label, or the instruction
+    asked: tuple[str, ...] = ()  # the categories of a detection question about several categories
+    reasoning: str = ""  # reasoning that an expert wrote; only SFT can use it
+    upright: bool = False  # apply the camera's rotation (EXIF); boxes then belong to the rotated picture
+    # Evaluation scores detection against these boxes if they are given: the solution is rounded to thousandths.
     exact: TrueBoxes | None = field(default=None, repr=False, compare=False)
 
     def picture(self) -> Image.Image:
-        """The picture in RGB, shape (height, width, 3), as `pictures.to_rgb` makes it.
+        """Return the picture in RGB, shape (height, width, 3), converted by `pictures.to_rgb`.
 
-        Raises `UserError` when it cannot be opened.
+        Raises `UserError` when the picture cannot be opened.
         """
         if isinstance(self.image, Image.Image) and self.image.mode == "RGB" and not self.image.info:
-            return self.image.copy()  # drawn: nothing is noted beside the pixels
-        from minirft.pictures import UNREADABLE, open_picture, to_rgb  # here, because a drawn picture needs neither
+            return self.image.copy()  # a drawn picture: there is no metadata to apply
+        from minirft.pictures import UNREADABLE, open_picture, to_rgb  # here, because a drawn picture needs none of it
 
         if isinstance(self.image, Image.Image):
             return to_rgb(self.image, self.upright)
@@ -113,7 +115,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A sample as the model reads it: token ids, picture patches, and three-axis positions.
+    """A prompt is a sample as the input of the model: token ids, picture patches, and three-axis positions.
 
     `position_ids` are Qwen2-VL's (time, height, width) rotary positions; `rope_delta` is the position
     of the first completion token minus S (negative, because a picture's tokens share positions).
@@ -132,7 +134,7 @@ class Prompt:
 
     @cached_property
     def picture_key(self) -> bytes:
-        """A digest of the patches and of how they are laid out, 16 bytes: equal for equal pictures."""
+        """Return a digest of the patches and their grid, 16 bytes; equal pictures have equal keys."""
         digest = hashlib.blake2b(self.pixel_values.numpy().tobytes(), digest_size=16)
         digest.update(self.image_grid_thw.numpy().tobytes())
         return digest.digest()
@@ -140,10 +142,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """All completions of one step, right-padded, group-major.
+    """A rollout holds all completions of one step, right-padded and group-major.
 
-    `completion_mask` is 1 up to and including the end-of-turn token and 0 on padding.  `logprobs` are
-    those of the policy that sampled, at `temperature`, over the tokens it was allowed to sample.
+    `completion_mask` is 1 up to and including the end-of-turn token and 0 on padding.  `logprobs` come from
+    the policy that sampled, at `temperature`; tokens that may not be sampled have probability 0.
     """
 
     prompts: list[Prompt]  # P
@@ -151,7 +153,7 @@ class Rollout:
     completion_mask: Tensor  # (B, T) bool
     logprobs: Tensor  # (B, T) float32, 0 on padding
     texts: list[str]  # B, without the end-of-turn token
-    finished: Tensor  # (B,) bool: ended by itself, not by the length limit
+    finished: Tensor  # (B,) bool: ended with an end-of-turn token, not at the length limit
     group_size: int
     temperature: float
 
@@ -165,29 +167,29 @@ class Rollout:
 
     @property
     def samples(self) -> list[Sample]:
-        """The P samples behind the prompts."""
+        """Return the P samples of the prompts."""
         return [prompt.sample for prompt in self.prompts]
 
     @property
     def lengths(self) -> Tensor:
-        """Completion tokens of each row, shape (B,), the end-of-turn token counted."""
+        """Count the completion tokens of each row, shape (B,), including the end-of-turn token."""
         return self.completion_mask.sum(-1)
 
     def sample_of(self, b: int) -> Sample:
-        """The sample that row `b` answers."""
+        """Return the sample that row `b` answers."""
         return self.prompts[b // self.group_size].sample
 
     def rows(self, p: int) -> slice:
-        """The rows of prompt `p`."""
+        """Return the rows of prompt `p`."""
         return slice(p * self.group_size, (p + 1) * self.group_size)
 
     def tokens(self, b: int) -> Tensor:
-        """Token ids of row `b` without padding, shape (lengths[b],)."""
+        """Return the token ids of row `b` without padding, shape (lengths[b],)."""
         return self.completion_ids[b, : int(self.completion_mask[b].sum())]
 
 
 def step_seed(seed: int, step: int) -> int:
-    """One 63-bit seed for each (seed, step), unrelated between neighbours.
+    """Derive a 63-bit seed from (seed, step); neighbouring steps get unrelated seeds.
 
     >>> step_seed(0, 1) == step_seed(0, 1), step_seed(0, 1) == step_seed(1, 0)
     (True, False)
@@ -196,7 +198,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def pad_rows(rows: list[Tensor], value: float = 0) -> Tensor:
-    """Rows of unequal length as one right-padded matrix: [(t_1,), ..., (t_B,)] -> (B, max t).
+    """Pad rows of unequal length on the right to one matrix: [(t_1,), ..., (t_B,)] -> (B, max t).
 
     >>> pad_rows([torch.tensor([1, 2]), torch.tensor([3])], value=-1).tolist()
     [[1, 2], [3, -1]]

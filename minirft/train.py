@@ -1,11 +1,11 @@
-"""GRPO: sample groups, score them, push up what beat its group.
+"""GRPO samples groups, scores them, and makes the completions that beat their group more likely.
 
 `grpo_step` is the whole algorithm on one screen, in the order of the data:
 
     Sample -> Prompt -> sample_groups -> Rollout -> rewards (P, G) -> advantages (P, G) -> loss -> optimiser step
 
-Deviations from the released code: completions are packed behind a shared prompt, the reference is the base under
-a switched-off adapter (or a frozen copy), nothing is cut to fit, and a step that is not finite stops the run.
+Deviations from the released code: completions are packed behind a shared prompt; the reference is the model with its
+adapter switched off (or a frozen copy); prompts are never truncated; a step that is not finite stops the run.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def run(
     progress: bool = False,
     reward: RewardFn | OwnFunction | None = None,
 ) -> Iterator[Row]:
-    """Run or go on with a GRPO run; yields every logged row as it happens.
+    """Start or resume a GRPO run; yield every row of its log as it is made.
 
-    `reward` is a function of one's own, (completion, sample) -> float or dict of floats, in place of `config.reward`.
+    `reward` is your own function, (completion, sample) -> float or dict of floats; it replaces `config.reward`.
 
-    Raises `UserError` for what the user can put right, and `KeyboardInterrupt` after Ctrl-C and a save.
+    Raises `UserError` for mistakes that the user can correct, and `KeyboardInterrupt` after Ctrl-C and a save.
     """
     from minirft.data import Screening, training_feed  # here, because a step alone needs neither data nor a folder
     from minirft.runs import anchored, open_run, run_steps
 
     config = anchored(config)
     screening = Screening.of(config.data, resume, progress)
-    feed = training_feed(config, screening)  # before the model: a mistake in the data shows at once
+    feed = training_feed(config, screening)  # before the slow loading of the model, so mistakes in the data show early
     scored = reward_for(config.data.task, reward or config.reward, config.reward_weights, config.reward_timeout)
     opened = open_run("grpo", config, resume, scored)
 
@@ -65,7 +65,7 @@ def grpo_step(
     config: GRPOConfig,
     step: int,
 ) -> tuple[Row, list[Row]]:
-    """One step on P samples; returns its metrics and what was written.  Changes the weights and the optimiser."""
+    """Take one step on P samples; return its metrics and its completions.  Changes the weights and the optimiser."""
     clock = [time.perf_counter()]
     prompts = [policy.encode(sample) for sample in samples]
     clock.append(time.perf_counter())
@@ -78,7 +78,7 @@ def grpo_step(
     clock.append(time.perf_counter())
 
     rewards, scores = score(rollout, reward)  # (P, G), and B scores with their parts
-    sound = rewards.isfinite().all(-1)  # (P,): a group of which one reward failed teaches nothing
+    sound = rewards.isfinite().all(-1)  # (P,): a group with a failed reward has no baseline, so it gets advantage 0
     advantages = torch.zeros_like(rewards)
     if sound.any():
         advantages[sound] = group_advantages(rewards[sound], config.advantage_scale, eps=config.advantage_eps)
@@ -86,13 +86,13 @@ def grpo_step(
     clock.append(time.perf_counter())
 
     rows = learning_rows(rewards, config.skip_degenerate)
-    old_logprobs = torch.zeros_like(rollout.logprobs)  # of the policy as it is now, filled in by the first update
+    old_logprobs = torch.zeros_like(rollout.logprobs)  # of the policy before its update; the first update fills it in
     given = rollout, old_logprobs, ref_logprobs, advantages.flatten(), config, rows
     rate = learning_rate(step, config.steps, config.learning_rate, config.lr_schedule, config.warmup_steps)
     totals: Counter[str] = Counter()
     for update in range(config.updates_per_rollout if rows else 0):
         norm = None
-        while norm is None:  # None: a gradient overflowed float16, and is taken once more with a smaller loss scale
+        while norm is None:  # None: a gradient overflowed float16; compute it again with a smaller loss scale
             shares = []
             for part in passes(rollout, config.rows_per_pass or None, rows):
                 shares.append(add_gradients(policy, *given, part, first=update == 0))
@@ -107,13 +107,13 @@ def grpo_step(
 
 
 def score(rollout: Rollout, reward: RewardFn) -> tuple[Tensor, list[Score]]:
-    """What the completions earned: totals (P, G), and for each of the B rows its parts."""
+    """Score the completions: return totals (P, G), and the score with its parts of each of the B rows."""
     scores = [reward(text, rollout.sample_of(b)) for b, text in enumerate(rollout.texts)]
     return torch.tensor([found.total for found in scores]).view(-1, rollout.group_size), scores
 
 
 def learning_rows(rewards: Tensor, skip_degenerate: bool) -> list[int]:
-    """The rows of the rollout that enter the loss: all, or those of groups (P, G) whose rewards differ.
+    """Select the rows that enter the loss: all, or (skip_degenerate) those of groups (P, G) whose rewards differ.
 
     A group with a reward that is not finite never enters.
 
@@ -135,10 +135,10 @@ def add_gradients(
     rows: list[int],
     first: bool = True,
 ) -> dict[str, float]:
-    """Add the gradient of the loss on `rows`, a part of the step's `step_rows`; returns the pass's share of metrics.
+    """Add the gradient of the loss on `rows`, a part of the step's `step_rows`; return the pass's share of metrics.
 
-    In the `first` update on a rollout π_old is π itself: its log-probs are written to `old_logprobs`, (B, T), and
-    later updates read them there.  Those of sampling come from other arithmetic, so their ratio would not be 1.
+    In the `first` update on a rollout π_old is π itself: its log-probs are stored in `old_logprobs`, (B, T), and
+    later updates read them there.  The sampler rounds differently, so with its log-probs the ratio would not be 1.
     """
     step_tokens = int(rollout.lengths[step_rows].sum())
     logprobs, entropy = policy.logprobs(rollout, rows, entropy=True)

@@ -185,6 +185,72 @@ def test_public_names_are_documented_and_typed():
     assert not untyped, untyped
 
 
+# Base forms of the verbs that may begin a function's docstring.  Add a new one to the file; a noun is not welcome.
+VERBS = set((ROOT / "tests" / "verbs.txt").read_text(encoding="utf-8").split())
+AUXILIARIES = {"are", "can", "cannot", "could", "did", "do", "does", "had", "has", "have", "is", "may", "might", "must"}
+AUXILIARIES |= {"should", "was", "were", "will", "would"}
+QUESTIONS = ("how", "what", "when", "where", "whether", "which", "who", "whose", "why")
+# Code does not speak, ask or know; "goes on" and "whoever" are the other marks of the old style.
+SPEECH = re.compile(
+    r"\b(says?|said|tells?|told|speaks?|spoken|asks|(?:is|are|was|be|being) asked|knows|goes on|gone on|whoever)\b",
+    re.I,
+)
+
+
+def docstrings(room: str) -> Iterator[tuple[str, str, bool]]:
+    """(name, docstring, whether it is a function's) of all files, public classes and public functions of a room."""
+    for path in MODULES:
+        name = dotted(path)
+        if (room_of(name) if room_of(name) in ROOMS else "minirft") != room:
+            continue
+        nodes = [("", FILES[name])]
+        while nodes:
+            prefix, node = nodes.pop()
+            if ast.get_docstring(node):
+                yield f"{name}{prefix}", ast.get_docstring(node), isinstance(node, ast.FunctionDef)
+            for inner in () if isinstance(node, ast.FunctionDef) else node.body:
+                if isinstance(inner, ast.FunctionDef | ast.ClassDef) and not inner.name.startswith("_"):
+                    nodes.append((f"{prefix}.{inner.name}", inner))
+
+
+def words(docstring: str) -> list[str]:
+    """The words of a docstring's first clause, in lower case."""
+    return re.findall(r"[\w'-]+", re.split(r"[.:;?!](?:\s|$)|\n\n", docstring)[0].lower())
+
+
+def is_sentence(clause: list[str]) -> bool:
+    """Is there a subject, and a verb after it?  A student must not have to guess what does what."""
+    forms = {f"{verb}{end}" for verb in VERBS for end in ("", "s", "es")} | AUXILIARIES
+    forms |= {f"{verb[:-1]}ies" for verb in VERBS if verb.endswith("y")}
+    return bool(clause) and clause[0] not in QUESTIONS and any(word in forms for word in clause[1:])
+
+
+@pytest.mark.parametrize("room", ["minirft", *sorted(ROOMS)])
+def test_docstrings_begin_with_a_plain_sentence(room: str):
+    """A clipped or inverted first line, such as `Which groups differ` or `Boxes in units of the frame`."""
+    assert not is_sentence(["boxes", "in", "the", "units", "of", "the", "frame"])
+    assert not is_sentence(["what", "each", "frame", "makes", "of", "answers"]) and is_sentence(["a", "box", "has"])
+    inverted = [
+        f"{name}: {' '.join(words(text)[:9])}"
+        for name, text, is_function in docstrings(room)
+        if not (words(text)[:1] and words(text)[0] in VERBS if is_function else is_sentence(words(text)))
+    ]
+    assert not inverted, f"{len(inverted)} in {room}:\n" + "\n".join(inverted)
+
+
+@pytest.mark.parametrize("room", ["minirft", *sorted(ROOMS)])
+def test_code_does_not_speak(room: str):
+    """A docstring in which a file is told something or a number says something: it hides which code does what."""
+    assert SPEECH.search("the mask says who is seen") and not SPEECH.search("the words are known, and may ask")
+    prose = {name: re.sub(r"(?m)^ *(>>>|\.\.\. ).*$", "", text) for name, text, _ in docstrings(room)}
+    found = [
+        f"{name}: ...{text[max(0, hit.start() - 30) : hit.end() + 30]!r}"
+        for name, text in prose.items()
+        for hit in SPEECH.finditer(text)
+    ]
+    assert not found, f"{len(found)} in {room}:\n" + "\n".join(found)
+
+
 def test_no_unfinished_marks_and_no_paths_of_one_machine():
     """A stub or a path that exists on one machine only."""
     for path in MODULES:

@@ -1,4 +1,4 @@
-"""The engine: how a vision-language model is loaded, fitted to one card and run once for a whole group."""
+"""The engine loads a vision-language model, fits it to one card, and runs it once for a whole group."""
 
 from typing import TYPE_CHECKING
 

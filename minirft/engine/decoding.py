@@ -1,14 +1,15 @@
-"""One token at a time: rows in mid-sentence behind prompts whose keys and values are held once for a group.
+"""A decoder appends one token at a time to the rows of a group, which share the keys and values of their prompt.
 
-transformers' own cache holds a copy of the prompt for every row, and concatenates: each token copies all that came
-before it.  Here a row owns a buffer for its completion alone, written in place, and `layers.OnPrompts` lets the rows
-of a group read one copy of their prompt.  For Qwen2-VL-2B, 16 prompts of 1,024 tokens and groups of 8, the prompts'
-keys and values take 0.44 GiB instead of 3.5.  Keys are widened to float32, once, for scores that need it (`layers`):
-0.22 GiB more.
+transformers' own cache holds a copy of the prompt for every row, and concatenates: each token copies all earlier ones.
+Here each row has a buffer for its completion alone, which is written in place, and with `layers.OnPrompts` the rows of
+a group read one copy of their prompt.  For Qwen2-VL-2B, 16 prompts of 1,024 tokens and groups of 8, the prompts'
+keys and values take 0.44 GiB instead of 3.5.  Keys are converted to float32 once, because the scores need it
+(`layers`): 0.22 GiB more.
 
-Two ways to step.  `Growing` reads just what is written and drops rows that ended: the least arithmetic.  `Graph` always
-reads the whole buffer under a mask, so that no shape ever changes and, on CUDA, one step is recorded once and replayed:
-its hundreds of small kernels are then launched as one.  On a CPU it is the same step without the recording.
+There are two decoders.  `Growing` reads only the filled part of the buffer and drops finished rows: the least
+arithmetic.  `Graph` always reads the whole buffer under a mask, so that no shape changes; on CUDA one step is recorded
+once and replayed, and its hundreds of small kernels are launched as one.  On a CPU it is the same step without
+recording.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from minirft.samples import Prompt
 
 @dataclass
 class Prefilled:
-    """P prompts after their one pass, ready to go on: keys and values, and what the next token needs."""
+    """`Prefilled` holds P prompts after their one pass: keys, values, and the inputs of the next token."""
 
     cache: DynamicCache
     hidden: Tensor  # (P, D) at each prompt's last token
@@ -38,8 +39,9 @@ class Prefilled:
 
 
 def prefill(model: Model, prompts: Sequence[Prompt], remembered: bool = True) -> Prefilled:
-    """Runs P prompts, left-padded to the longest, through the model once; with `remembered`, a known picture is not
-    looked at again.
+    """Run P prompts, left-padded to the longest, through the model once.
+
+    With `remembered`, cached features replace the vision tower for known pictures.
     """
     embeds = [model.embed_prompt(prompt, None if remembered else model.run_vision_tower(prompt)) for prompt in prompts]
     positions = _left_padded([prompt.position_ids.T for prompt in prompts]).permute(2, 0, 1)
@@ -55,9 +57,10 @@ def _left_padded(rows: list[Tensor]) -> Tensor:
 
 
 class Buffer(CacheLayerMixin):
-    """Keys, float32, and values of the completions in one layer, (B, heads, capacity, d), as transformers calls it.
+    """A buffer holds float32 keys and values of the completions in one layer, (B, heads, capacity, d).
 
-    With `at`, a tensor that holds the place to write, it hands out all of itself, else the part that is written.
+    It has the interface of transformers' cache layers.  With `at`, a tensor with the index to write, `update` returns
+    the whole buffer, else the filled part.
     """
 
     is_sliding = False
@@ -70,7 +73,7 @@ class Buffer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Write one token's keys and values, (B, heads, 1, d); returns those of the completions so far."""
+        """Write one token's keys and values, (B, heads, 1, d); return those of the completions so far."""
         if self.at is not None:
             self.keys.index_copy_(2, self.at, key_states.float())
             self.values.index_copy_(2, self.at, value_states)
@@ -80,27 +83,27 @@ class Buffer(CacheLayerMixin):
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def select(self, rows: Tensor) -> None:
-        """Only these rows go on."""
+        """Keep only these rows."""
         self.keys, self.values = self.keys[rows], self.values[rows]
 
     def get_seq_length(self) -> int:
-        """Completion tokens that a row holds."""
+        """Return the number of completion tokens in a row."""
         return self.length
 
     def get_max_length(self) -> int:
-        """Completion tokens that fit."""
+        """Return the capacity: how many completion tokens fit."""
         return self.keys.shape[2]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Never asked: `OnPrompts` says what is seen."""
+        """Return sizes that transformers requires but does not use here: `OnPrompts` replaces the mask."""
         return self.length + query_length, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing is left to do."""
+        """Do nothing: `__init__` has made the buffer."""
 
 
 class Growing:
-    """Reads what is written, no more; rows that ended are dropped."""
+    """`Growing` reads only the filled part of its buffers and drops finished rows."""
 
     def __init__(self, model: Model, start: Prefilled, group_size: int, capacity: int) -> None:
         self.model = model
@@ -109,13 +112,13 @@ class Growing:
         self.layers = [Buffer(layer.keys, len(self.position), capacity) for layer in start.cache.layers]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append one token to each row, (B,); returns the hidden states after it, (B, D)."""
+        """Append one token to each row, (B,); return the hidden states after it, (B, D)."""
         hidden = _forward(self.model, tokens, self.position, self.prompts, self.layers)
         self.position = self.position + 1
         return hidden
 
     def keep(self, rows: Tensor) -> None:
-        """Only the rows at these indices, in rising order, go on."""
+        """Keep only the rows at these indices, in rising order."""
         self.position = self.position[rows]
         self.prompts = self.prompts.select(rows)
         for layer in self.layers:
@@ -123,7 +126,7 @@ class Growing:
 
 
 class Graph:
-    """Reads whole buffers under a mask, so that a step has one shape; a recorded CUDA graph where there is CUDA."""
+    """`Graph` reads whole buffers under a mask, so that a step has one shape; on CUDA it is a recorded graph."""
 
     def __init__(self, model: Model, start: Prefilled, group_size: int, capacity: int) -> None:
         self.model = model
@@ -137,7 +140,7 @@ class Graph:
         self.hidden: Tensor | None = None
 
     def step(self, tokens: Tensor) -> Tensor:
-        """As in `Growing`; the first step on CUDA records itself."""
+        """Append one token to each row, as in `Growing`; the first step on CUDA records the graph."""
         self.tokens.copy_(tokens)
         if self.replay is None:
             self.replay = self._record() if tokens.is_cuda else self._run
@@ -151,7 +154,7 @@ class Graph:
         self.at += 1
 
     def _record(self) -> Callable[[], None]:
-        """Run twice to warm up, as torch asks, then record; what the three runs moved on is put back."""
+        """Run twice to warm up, as torch requires, then record; the state is restored after each warm-up run."""
         state = [(x, x.clone()) for x in (self.position, self.at, self.unwritten)]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -175,7 +178,7 @@ DECODERS: dict[str, type[Growing] | type[Graph]] = {"growing": Growing, "graph":
 
 
 def on_prompts(start: Prefilled, group_size: int, unwritten: Tensor | None = None) -> OnPrompts:
-    """All rows of P prompts that have passed the model, G rows each."""
+    """Make `OnPrompts` for P prompts that have passed the model, with G rows each."""
     rows = torch.arange(len(start.position) * group_size, device=start.mask.device)
     padding = None
     if not start.mask.all():
@@ -186,7 +189,7 @@ def on_prompts(start: Prefilled, group_size: int, unwritten: Tensor | None = Non
 
 
 def _forward(model: Model, tokens: Tensor, position: Tensor, prompts: OnPrompts, layers: list[Buffer]) -> Tensor:
-    """One token a row, (B,), at its rotary position, (B,), through the language model: hidden states (B, D)."""
+    """Run one token per row, (B,), at its rotary position, (B,), through the language model: hidden states (B, D)."""
     embeds, positions = model.embed(tokens)[:, None], position.expand(3, -1)[..., None]
-    mask = {"full_attention": None}  # `prompts` says what is seen
+    mask = {"full_attention": None}  # `prompts` replaces the mask
     return model.run(embeds, positions, mask, Cache(layers=layers), on_prompts=prompts)[:, 0]

@@ -1,19 +1,19 @@
-"""Layers of the libraries that are computed in another way here: attention, adapters, and the vision tower's first.
+"""This module computes three layers of the libraries faster: attention, adapters, and the vision tower's first layer.
 
-**Attention** with a shared prefix: every completion of a group reads one copy of the prompt.  Learning works on a
-packed sequence (`logprobs` draws it and who sees what).  The (L, L) mask of that drawing is never built: keys are
+**Attention** shares a prefix: every completion of a group reads one copy of the prompt.  Learning works on a packed
+sequence (`logprobs` draws it and its attention mask).  The (L, L) mask of that drawing is not built: keys are
 gathered into two padded batches, one of prompts and one of completions.  Measured once on 8 groups of 8 (prompt 45,
 completions about 35, width 128, one CPU thread, forward and backward of one layer): 24 ms, against 41 ms for a batch
 per group and 57 ms for one call per completion.
 
-Decoding has one new token a row.  All rows of a group are queries to the same keys, so they are put side by side and
-multiplied with them at once; the keys are then read from memory once, not G times.  Its scores are float32, as sdpa's
-are: the large query and key biases of Qwen2 make raw scores of 1e4, whose last bfloat16 digit is worth 64.
+Decoding has one new token per row.  All rows of a group are queries to the same keys, so they are put side by side and
+multiplied with them at once; the keys are then read from memory once, not G times.  Its scores are float32, as in sdpa:
+the large query and key biases of Qwen2 make raw scores of 1e4, and neighbouring bfloat16 numbers differ by 64 there.
 
-**An adapter** is y = W x + s B (A x), and the last product adds onto W x as it goes, in the number format of x.  PEFT
-multiplies by s and adds in passes of their own, widens x to the adapter's float32, and copies W x where W is in 4 bits.
+**An adapter** is y = W x + s B (A x).  The last product adds directly onto W x, in the number format of x.  PEFT
+multiplies by s and adds in separate passes, converts x to the adapter's float32, and copies W x if W is in 4 bits.
 
-**The first layer of the vision tower** is a convolution whose windows never overlap: one matrix product on patches.
+**The first layer of the vision tower** is a convolution whose windows do not overlap: one matrix product on patches.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHARED_PREFIX = "minirft_shared_prefix"
 
 @dataclass(frozen=True)
 class Spans:
-    """Who sits where in a packed sequence of length L, and sees what; padding points at position 0.
+    """`Spans` is the layout of a packed sequence of length L: positions and visible keys; padding points at position 0.
 
     R completions of T tokens at most belong to the prompts, `counts[p]` of them to prompt p, in order.
     """
@@ -47,7 +47,7 @@ class Spans:
 
     @classmethod
     def of(cls, prompt_lengths: list[int], completion_lengths: list[list[int]], like: Tensor) -> Spans:
-        """The layout for P prompts and the lengths of each one's completions, in dtype and on the device of `like`."""
+        """Make the layout for P prompts and their completions' lengths, in the dtype and on the device of `like`."""
         counts = [len(lengths) for lengths in completion_lengths]
         prompts, in_prompt = _grid(prompt_lengths, 0)
         completions, in_completion = _grid([n for lengths in completion_lengths for n in lengths], sum(prompt_lengths))
@@ -62,7 +62,7 @@ class Spans:
 
 
 def _grid(lengths: list[int], start: int) -> tuple[Tensor, Tensor]:
-    """Packed positions of consecutive spans as a padded matrix, and which of its entries are real."""
+    """Make a padded matrix of the packed positions of consecutive spans, and a mask of its real entries."""
     real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     return torch.where(real, start - 1 + real.flatten().cumsum(0).view_as(real), 0), real
 
@@ -77,10 +77,10 @@ def shared_prefix_attention(
     on_prompts: OnPrompts | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """Attention over a packed sequence when `spans` are given, of one new token a row when `on_prompts` is.
+    """Compute attention over a packed sequence if `spans` are given, of one new token per row if `on_prompts` is.
 
-    Otherwise it is transformers' own sdpa.  Packed, `query` is (1, heads, L, d), `key` and `value` (1, kv heads, L, d);
-    the result is (1, L, heads, d).
+    Otherwise it is transformers' own sdpa.  For a packed sequence `query` is (1, heads, L, d), `key` and `value`
+    (1, kv heads, L, d); the result is (1, L, heads, d).
     """
     if on_prompts is not None:
         return one_token_attention(query, key, value, on_prompts, module.layer_idx, module.scaling), None
@@ -95,7 +95,7 @@ def shared_prefix_attention(
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
-    """Attention of (n, heads, t, d) on (n, kv heads, s, d), causal where no mask is given: (n, t, heads, d)."""
+    """Compute attention of (n, heads, t, d) on (n, kv heads, s, d), causal without a bias: (n, t, heads, d)."""
     # A key head serves several query heads.  CUDA's fast kernels do that without a mask only; else it is copied.
     grouped = bias is None or q.device.type == "cpu"
     if not grouped:
@@ -106,34 +106,34 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float
 
 
 def _behind_its_prompt(prompts: Tensor, packed: Tensor, spans: Spans) -> Tensor:
-    """Keys or values of the completions, each behind a copy of its prompt's: (R, kv heads, S + T, d)."""
+    """Put keys or values of each completion behind a copy of its prompt's: (R, kv heads, S + T, d)."""
     # The copies are made by `expand`, whose backward sums in a fixed order on any device.
     copies = [prompts[p : p + 1].expand(n, -1, -1, -1) for p, n in enumerate(spans.counts)]
     return torch.cat([torch.cat(copies), _gather(packed, spans.completions)], dim=2)
 
 
 def _gather(x: Tensor, positions: Tensor) -> Tensor:
-    """(1, heads, L, d) at positions (n, t) -> (n, heads, t, d)."""
+    """Gather (1, heads, L, d) at positions (n, t) -> (n, heads, t, d)."""
     return x[0].index_select(1, positions.flatten()).unflatten(1, positions.shape).transpose(0, 1)
 
 
 @dataclass(frozen=True)
 class OnPrompts:
-    """While decoding: the prompts' keys and values, once for all rows of a group, and which rows read which.
+    """`OnPrompts` holds the prompts' keys and values during decoding, once per group, and the rows that read them.
 
-    The score of a key that may not be seen is lowered by `padding`, (P, 1, 1, S), or by `unwritten`, (capacity,).
+    `padding`, (P, 1, 1, S), and `unwritten`, (capacity,), are added to the scores: -inf for keys that must not be seen.
     """
 
     keys: list[Tensor]  # a layer each, (P, kv heads, S, d) float32
     values: list[Tensor]
     padding: Tensor | None
     unwritten: Tensor | None
-    rows: Tensor  # (P, G') the rows of each prompt; where a prompt has fewer than G', some row in their place
-    places: Tensor  # (B,) where each row stands in `rows`, flattened
-    dense: bool = True  # is every prompt's place taken by a row of its own?  Then nothing need be gathered.
+    rows: Tensor  # (P, G') the rows of each prompt; a prompt with fewer than G' rows is filled with any row
+    places: Tensor  # (B,) index of each row in `rows`, flattened
+    dense: bool = True  # no entry of `rows` is filling, so nothing needs to be gathered
 
     def select(self, keep: Tensor) -> OnPrompts:
-        """Only the rows at these indices, in rising order, go on; they are numbered anew."""
+        """Keep only the rows at these indices, in rising order; they get new numbers."""
         prompts, width = self.rows.shape
         counts = torch.bincount(self.places[keep] // width, minlength=prompts)
         real = torch.arange(int(counts.max()), device=keep.device) < counts[:, None]
@@ -144,10 +144,10 @@ class OnPrompts:
 def one_token_attention(
     query: Tensor, key: Tensor, value: Tensor, on_prompts: OnPrompts, layer: int, scaling: float
 ) -> Tensor:
-    """One new token a row sees its prompt and its own completion so far; a group reads one copy of its prompt.
+    """Compute attention of one new token per row on its prompt and its own completion so far.
 
-    `query` (B, heads, 1, d), `key` and `value` of the completions (B, kv heads, n, d); result (B, 1, heads, d).
-    Keys that are not float32 are widened again for every token.
+    A group reads one copy of its prompt.  `query` is (B, heads, 1, d), `key` and `value` of the completions are
+    (B, kv heads, n, d); the result is (B, 1, heads, d).  Keys that are not float32 are converted again for every token.
     """
     heads, (s, d) = key.shape[1], on_prompts.keys[layer].shape[2:]
     q = query.reshape(len(query), heads, -1, d).float()  # the query heads of one key head side by side
@@ -162,13 +162,13 @@ def one_token_attention(
 
 
 def _by_prompt(x: Tensor, on_prompts: OnPrompts) -> Tensor:
-    """Rows (B, kv heads, r, n) side by side under their prompt: (P, kv heads, G' * r, n)."""
+    """Put rows (B, kv heads, r, n) side by side under their prompt: (P, kv heads, G' * r, n)."""
     by_prompt = x.unflatten(0, on_prompts.rows.shape) if on_prompts.dense else x[on_prompts.rows]
     return by_prompt.transpose(1, 2).flatten(2, 3)
 
 
 def _by_row(x: Tensor, on_prompts: OnPrompts, bias: Tensor | None = None) -> Tensor:
-    """The way back, after adding `bias`: (P, kv heads, G' * r, n) -> (B, kv heads, r, n)."""
+    """Add `bias` and invert `_by_prompt`: (P, kv heads, G' * r, n) -> (B, kv heads, r, n)."""
     x = x if bias is None else x + bias
     by_row = x.unflatten(2, (on_prompts.rows.shape[1], -1)).transpose(1, 2).flatten(0, 1)
     return by_row if on_prompts.dense else by_row[on_prompts.places]
@@ -181,10 +181,10 @@ AttentionMaskInterface.register(SHARED_PREFIX, sdpa_mask)
 
 
 class Adapted(lora.Linear):
-    """A linear layer W with one adapter (A, B, s), its dropout 0; W may be in 4 bits."""
+    """An adapted layer is a linear layer W with one adapter (A, B, s) without dropout; W may be in 4 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
+        """Compute y = W x + s B (A x): (..., inputs) -> (..., outputs)."""
         y = self.base_layer(x)
         if self.disable_adapters or self.merged:
             return y
@@ -195,29 +195,29 @@ class Adapted(lora.Linear):
 
 
 class Adapted4bit(getattr(lora, "Linear4bit", lora.Linear)):
-    """The same over a W in 4 bits: to PEFT a class of its own, which it has where bitsandbytes is installed."""
+    """`Adapted4bit` is the same for a W in 4 bits, because PEFT has a class for these if bitsandbytes is installed."""
 
     forward = Adapted.forward
 
 
 class Patches(PatchEmbed):
-    """Pixels of a patch times the weights of each output."""
+    """`Patches` multiplies the pixels of each patch by the weights of each output."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(patches, pixels of a patch) -> (patches, outputs)."""
+        """Multiply (patches, pixels of a patch) by the weights -> (patches, outputs)."""
         weight = self.proj.weight.flatten(1)
         return nn.functional.linear(pixels.to(weight.dtype), weight)
 
 
 def fuse_adapters(model: PeftModel) -> None:
-    """Adapters add in the product and compute in the format of the activations; their weights keep their own."""
+    """Replace the forward of all adapters: they compute in the activations' format; their weights keep their own."""
     for layer in model.modules():
         if isinstance(layer, lora.LoraLayer):
-            # Nothing but `forward` differs; a new module in its place would lose what PEFT knows about this one.
+            # Nothing but `forward` differs; a new module in its place would lose PEFT's records of this one.
             bits = isinstance(layer, getattr(lora, "Linear4bit", ()))
             layer.__class__ = Adapted4bit if bits else Adapted
 
 
 def embed_patches_by_product(model: Qwen2VLForConditionalGeneration) -> None:
-    """The vision tower's first layer as a matrix product."""
+    """Replace the vision tower's first layer by a matrix product."""
     model.model.visual.patch_embed.__class__ = Patches

@@ -1,4 +1,4 @@
-"""From a name to a model in memory: where it lies, is it a Qwen2-VL, 4-bit, LoRA; each failure in one line."""
+"""This module loads a model from its name: it finds and checks it, in 4 bits or not, with LoRA; errors are one line."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ UNFIT = (OSError, SafetensorError, RuntimeError, ValueError)  # what libraries r
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters W + (alpha / r)·B·A on the linear layers of the chosen parts (https://arxiv.org/abs/2106.09685).
+    """LoRA makes the linear layers of the chosen parts W + (alpha / r)·B·A (https://arxiv.org/abs/2106.09685).
 
-    `lm_head` is never among them.  There is no dropout: the log-probs of training must be those of sampling.
-    `seed` draws A; B starts at zero.  Both are float32 at rest and compute in the model's number format.
+    `lm_head` gets none.  There is no dropout, because training must compute the same log-probs as sampling.
+    `seed` draws A; B starts at zero.  Both are stored in float32 and compute in the model's number format.
     """
 
     r: int = 16
@@ -45,7 +45,7 @@ class LoraSettings:
 
 
 def resolve(name: str) -> str:
-    """A model's name as a folder or a hub id.  Raises `UserError` when it can be neither."""
+    """Resolve a model's name to a folder or a hub id.  Raises `UserError` when it can be neither."""
     if name == "tiny":
         return str(TINY)
     name = HUB.get(name, name)
@@ -65,7 +65,7 @@ def resolve(name: str) -> str:
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; by default the first CUDA card, else the CPU.  Raises `UserError` for one not here."""
+    """Choose a device; the default is the first CUDA card, else the CPU.  Raises `UserError` for a missing one."""
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
@@ -79,7 +79,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """ "auto" is float32 on a CPU, bfloat16 on a card that has it, else float16.
+    """Choose a number format; "auto" is float32 on a CPU, bfloat16 on a card that has it, else float16.
 
     >>> pick_dtype("auto", torch.device("cpu"))
     torch.float32
@@ -95,11 +95,11 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.device) -> Qwen2VLForConditionalGeneration:
-    """The weights, on the device, with shared-prefix attention in the language model.
+    """Load the weights to the device, with shared-prefix attention in the language model.
 
-    "nf4" stores every linear layer but `lm_head` in 4 bits, scales quantised twice (https://arxiv.org/abs/2305.14314);
-    it does so on a CPU too.  A layer is quantised as soon as it is read: beside what stays there is never more than
-    one tensor.  Raises `UserError` when `source` is not a whole Qwen2-VL in safetensors, before anything is loaded.
+    "nf4" stores every linear layer except `lm_head` in 4 bits (https://arxiv.org/abs/2305.14314), with quantised
+    scales, on a CPU too.  Each layer is quantised as soon as it is read, so at most one full tensor is in memory.
+    Raises `UserError` when `source` is not a whole Qwen2-VL in safetensors, before anything is loaded.
     """
     from minirft.engine.model_folder import check_processor, check_weights  # here: a step loads nothing
 
@@ -132,7 +132,7 @@ def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.dev
 
 
 def need_bitsandbytes(instead: str) -> ModuleType:
-    """The package bitsandbytes, imported where 4 or 8 bits are asked for.  Raises `UserError` if it does not load."""
+    """Import the package bitsandbytes, which 4 and 8 bits need.  Raises `UserError` if it does not load."""
     try:
         return importlib.import_module("bitsandbytes")
     except (ImportError, OSError, RuntimeError) as error:
@@ -141,17 +141,17 @@ def need_bitsandbytes(instead: str) -> ModuleType:
 
 
 def _give_freed_memory_back() -> None:
-    """From now on glibc asks the system for every block over 256 KB, and gives it back when it is freed.
+    """Make glibc return every freed block over 256 KB to the system, for the rest of the process.
 
-    By default it keeps larger and larger blocks in its heap, where the 4-bit weights that stay lie between the holes
-    of the 16-bit ones that have gone: a 2B model took 3.2 to 6.2 GiB in a step, now 2.3 (`results/real_size`).
+    By default it keeps larger and larger blocks in its heap, where the 4-bit weights that stay lie between the gaps of
+    the freed 16-bit ones: a 2B model took 3.2 to 6.2 GiB in a step, now 2.3 (`results/real_size`).
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # of a system without glibc
         ctypes.CDLL(None).mallopt(-3, 2**18)  # M_MMAP_THRESHOLD
 
 
 def tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.device) -> None:
-    """Let 4-bit layers learn after a rollout, and on a CPU let go of the file that the weights were read from."""
+    """Make 4-bit layers learn after a rollout, and on a CPU release the file of the weights."""
     bitsandbytes = need_bitsandbytes('quantize = "none"')
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
@@ -159,7 +159,8 @@ def tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.
             # no gradient to its input: rollout-then-train would learn nothing below the last layer.
             module.support_avx512bf16_for_cpu = False
     if device.type == "cpu":
-        # A weight in its own format is not read but mapped, and one bias keeps the whole file it lies in mapped.
+        # safetensors memory-maps weights that need no conversion.  One small tensor would keep the whole file in
+        # memory, so these are copied.
         for weight in model.parameters():
             if weight.dtype.is_floating_point:
                 weight.data = weight.data.clone()
@@ -188,7 +189,7 @@ def nf4_settings(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_vision: bool) -> PeftModel:
-    """Adapters on the chosen parts, everything else frozen; `train_vision` widens "language" to "all"."""
+    """Add adapters to the chosen parts and freeze all other weights; `train_vision` widens "language" to "all"."""
     if lora.targets not in TARGETS:
         raise UserError(f"lora targets are {lora.targets}; choose one of {', '.join(TARGETS)}")
     if lora.r < 1:
@@ -204,7 +205,7 @@ def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_v
 
 
 def copy_trained(model: Qwen2VLForConditionalGeneration | PeftModel, folder: Path) -> None:
-    """Copies the learned weights in `folder` into `model`, in place.  Raises `UserError` when they do not fit."""
+    """Copy the learned weights in `folder` into `model`, in place.  Raises `UserError` when they do not fit."""
     with as_user_error(f"{folder}: the saved weights do not fit this policy ({{why}}); check model and lora", *UNFIT):
         if isinstance(model, PeftModel):
             result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))

@@ -1,15 +1,15 @@
-"""Log-probabilities of a rollout's tokens, with a shared prefix: the prompt passes the model once for a whole group.
+"""This module computes log-probabilities of a rollout's tokens; a prompt passes the model once for a whole group.
 
 The plain way scores G completions of a prompt as G rows, each with its own copy of the prompt (and, in other trainers,
-of the picture).  Here they lie in one row, and no copy and no padding is computed:
+of the picture).  Here they are packed in one row, and no copy and no padding is computed:
 
     plain:   prompt p | c1      packed:   prompt p | prompt q | p's c1 | p's c2 | q's c1 | q's c2
              prompt p | c2
              prompt q | c1      P prompts once, then every completion at its real length
              prompt q | c2
 
-A prompt sees itself; a completion sees its own prompt and itself, nothing of its neighbours (■ whole, ◣ causal,
-blank: unseen).  Its rotary positions go on where its prompt ended, whatever lies between:
+A prompt attends to itself.  A completion attends to its own prompt and to itself, not to its neighbours (■ whole, ◣
+causal, blank: masked).  Its rotary positions continue those of its prompt, whatever lies between:
 
               prompt p | prompt q | p's c1 | p's c2 | q's c1 | q's c2
     prompt p      ◣
@@ -20,17 +20,17 @@ blank: unseen).  Its rotary positions go on where its prompt ended, whatever lie
     q's c2                   ■                                    ◣
 
 So a group costs S + G T tokens instead of G (S + T): with S = 512, T = 64, G = 8, 1,024 instead of 4,608.  The result
-is the same to rounding, gradient included: `shared_prefix = false` in a config takes the plain way, for comparison, and
-`naive_logprobs` below is that way, the oracle of the tests, and the thing to read first.
+and its gradient are the same up to rounding.  `naive_logprobs` below is the plain way: read it first.  The tests
+compare with it, and `shared_prefix = false` in a config selects it.
 
-From hidden states to log-probs `token_logprobs` never keeps the (N, V) logits.  With V = 151,936 and 1,024 tokens they
-and their gradient take 1.7 GiB.  Two things are needed, and either alone saves little: chunks, so that only (chunk, V)
-exists at a time, and a checkpoint around each chunk, so that backward recomputes it instead of having kept all of them.
-Peak here: 0.3 GiB for the same numbers.  Logits become float32 before the softmax: in bfloat16 a sum over 151,936 terms
+`token_logprobs` computes log-probs from hidden states without keeping the (N, V) logits.  With V = 151,936 and 1,024
+tokens they and their gradient take 1.7 GiB.  It needs two things, and either alone saves little: chunks, so that only
+(chunk, V) exists at a time, and a checkpoint around each chunk, so that backward recomputes it instead of keeping all
+of them.  The peak is then 0.3 GiB.  Logits become float32 before the softmax: in bfloat16 a sum over 151,936 terms
 loses the small ones.
 
-While sampling the shared prefix has another form (`decoding`).  The keys and values of sampling are not reused for
-learning: under gradient checkpointing that is silently wrong.
+Sampling shares the prefix in another form (`decoding`).  Its keys and values are not reused for learning: with gradient
+checkpointing the result would be wrong without an error.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from minirft.samples import Prompt, Rollout, pad_rows
 
 
 def passes(rollout: Rollout, rows_per_pass: int | None = None, rows: Sequence[int] | None = None) -> list[list[int]]:
-    """Splits the rows of a rollout (all, or those given) into packed passes of at most `rows_per_pass` completions.
+    """Split the rows of a rollout (all, or `rows`) into packed passes of at most `rows_per_pass` completions.
 
-    Fewer rows a pass need less memory; a group split over passes repeats its prompt.  The sum of the gradients of
-    the passes does not depend on the split, as long as the loss divides by counts over the whole step.
+    Fewer rows per pass need less memory, but a group in several passes repeats its prompt.  The sum of the gradients of
+    the passes does not depend on the split, if the loss divides by counts over the whole step.
     """
     chosen = list(range(len(rollout.texts))) if rows is None else list(rows)
     size = rows_per_pass or max(len(chosen), 1)
@@ -66,11 +66,11 @@ Rows = slice | Sequence[int] | None  # which rows of a rollout, in rising order;
 def rollout_logprobs(
     model: Model, rollout: Rollout, rows: Rows = None, *, shared: bool | None = None, entropy: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Log-probs of the sampled tokens, log π(token | prompt, tokens before), at the rollout's temperature.
+    """Compute log-probs of the sampled tokens, log π(token | prompt, tokens before), at the rollout's temperature.
 
-    Shape (rows, T) float32 in nats, 0 on padding, differentiable; with `entropy` also the entropy of each
-    token's distribution, same shape.  `rows` must be in rising order; `shared` is the model's `shared_prefix` unless
-    it is given, and False takes the naive path.
+    The shape is (rows, T), float32 in nats, 0 on padding, differentiable; with `entropy` also the entropy of each
+    token's distribution, same shape.  `rows` must be in rising order.  `shared` defaults to the model's
+    `shared_prefix`; False takes the naive path.
     """
     every = range(len(rollout.texts))
     chosen = list(every[rows] if isinstance(rows, slice) else every if rows is None else rows)
@@ -89,9 +89,9 @@ def rollout_logprobs(
 def packed_logprobs(
     model: Model, groups: list[tuple[Prompt, list[Tensor]]], temperature: float, entropy: bool = False
 ) -> tuple[Tensor, ...]:
-    """Log-probs of all completion tokens of all groups, concatenated, (tokens,); and their entropies if asked.
+    """Compute log-probs of all completion tokens of all groups, concatenated, (tokens,); with `entropy` entropies too.
 
-    One forward pass over [prompts | completions] at real length; `lm_head` runs on completion tokens only.
+    It is one forward pass over [prompts | completions] at real length; `lm_head` runs on completion tokens only.
     """
     prompts = [prompt for prompt, _ in groups]
     lengths = [[len(ids) for ids in members] for _, members in groups]
@@ -105,7 +105,7 @@ def packed_logprobs(
 
 
 def _packed_positions(prompts: list[Prompt], lengths: list[list[int]]) -> Tensor:
-    """Rotary positions (3, 1, L): every completion goes on where its prompt ended, whatever lies between."""
+    """Make rotary positions (3, 1, L): those of a completion continue its prompt's, whatever lies between."""
     parts = [prompt.position_ids for prompt in prompts]
     for prompt, members in zip(prompts, lengths, strict=True):
         first = len(prompt) + prompt.rope_delta
@@ -114,9 +114,9 @@ def _packed_positions(prompts: list[Prompt], lengths: list[list[int]]) -> Tensor
 
 
 def _positions_before(spans: Spans) -> Tensor:
-    """Where in the packed sequence each completion token is predicted: at the token before it.
+    """Find the packed position that predicts each completion token: the position of the token before it.
 
-    The first token of every completion of a group is predicted at the one last token of their prompt.
+    The last token of a prompt predicts the first token of all completions of its group.
     """
     ends = spans.prompts.amax(1).repeat_interleave(torch.tensor(spans.counts, device=spans.prompts.device))
     before = torch.cat([ends[:, None], spans.completions[:, :-1]], dim=1)
@@ -126,7 +126,7 @@ def _positions_before(spans: Spans) -> Tensor:
 def naive_logprobs(
     model: Model, groups: list[tuple[Prompt, list[Tensor]]], temperature: float, entropy: bool = False
 ) -> tuple[Tensor, ...]:
-    """What `packed_logprobs` returns, from G copies of prompt and picture and the whole (G, S + T, V) logits."""
+    """Compute the result of `packed_logprobs` from G copies of prompt and picture and all (G, S + T, V) logits."""
     logprobs, entropies = [], []
     for prompt, members in groups:
         padded = pad_rows(members).to(model.device)
@@ -139,7 +139,7 @@ def naive_logprobs(
 
 
 def naive_logits(model: Model, prompt: Prompt, completions: Tensor) -> Tensor:
-    """Plain forward pass over G copies of a prompt, each with its completion (G, T): logits (G, S + T, V)."""
+    """Run a plain forward pass over G copies of a prompt, each with its completion (G, T): logits (G, S + T, V)."""
     g, device = len(completions), model.device
     types = torch.nn.functional.pad(prompt.mm_token_type_ids.expand(g, -1), (0, completions.shape[1]))
     return model.core(
@@ -152,7 +152,7 @@ def naive_logits(model: Model, prompt: Prompt, completions: Tensor) -> Tensor:
 
 
 def gather_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """Log-probability of each token, the plain way: log softmax(logits)[token].
+    """Compute the log-probability of each token in the plain way: log softmax(logits)[token].
 
     `logits` (..., V), `token_ids` (...,) long, result (...,) float32 nats.
 
@@ -171,13 +171,13 @@ def token_logprobs(
     chunk: int = 128,
     entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Log-probability of each token at the sampling temperature, in chunks that backward recomputes.
+    """Compute the log-probability of each token at the sampling temperature, in chunks that backward recomputes.
 
         log π(token) = z[token] - log Σ_{v not banned} exp z[v],    z = lm_head(hidden) / temperature
 
-    `hidden` (N, D), `token_ids` (N,) long, `banned` (K,) long ids the sampler never draws; result (N,)
-    float32 nats.  A banned token in `token_ids` gets -inf, the log of its probability.  With `entropy` also
-    -Σ π log π, (N,) float32, a metric that carries no gradient.
+    `hidden` (N, D), `token_ids` (N,) long, `banned` (K,) long ids that the sampler never draws; result (N,)
+    float32 nats.  A banned token in `token_ids` gets -inf, the log of its probability 0.  With `entropy` the result
+    has also -Σ π log π, (N,) float32, a metric without a gradient.
     Raises `ValueError` on a temperature that is not positive or shapes that do not fit.
 
     >>> head = torch.nn.Linear(3, 5, bias=False)
@@ -208,6 +208,6 @@ def token_logprobs(
 
 
 def _entropy(logits: Tensor, log_total: Tensor) -> Tensor:
-    """-Σ π log π = log Σ exp z - Σ π z, (N, V) -> (N,); a banned token adds 0, not 0 * inf."""
+    """Compute -Σ π log π = log Σ exp z - Σ π z, (N, V) -> (N,); a banned token adds 0, not 0 * inf."""
     probabilities = (logits - log_total[:, None]).exp_()
     return log_total - (probabilities * logits.masked_fill(logits.isinf(), 0.0)).sum(-1)

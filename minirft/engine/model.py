@@ -1,6 +1,6 @@
-"""A vision-language model as something that runs: its parts, its token rules, its pictures' features, its loss scale.
+"""A model runs a vision-language model: it has its parts, token rules, picture features and loss scale.
 
-The embedded tiny model, Qwen2-VL-2B and 7B are all one class here.  `policy.Policy` is a model that learns.
+The embedded tiny model, Qwen2-VL-2B and 7B all use this one class.  `policy.Policy` is a model that learns.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from minirft.samples import Prompt
 
 
 class Model:
-    """Weights, processor and token rules.  Always in `eval()` mode: nothing here uses dropout.
+    """A model has weights, a processor and token rules, and stays in `eval()` mode, because nothing uses dropout.
 
     `eos_ids` end a completion; `banned` (K,) are never sampled: control tokens, and rows of the vocabulary
-    that have no token.  With `shared_prefix` a group's prompt passes the model once, in sampling and in scoring;
-    `decoder` names how tokens are sampled (see `decoding.DECODERS`).
+    without a token.  With `shared_prefix` a group's prompt passes the model once, in sampling and in scoring;
+    `decoder` is a name in `decoding.DECODERS`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Model:
 
     @property
     def core(self) -> Qwen2VLForConditionalGeneration:
-        """The model itself, without PEFT's wrapper (adapter layers stay inside)."""
+        """Return the model without PEFT's wrapper (adapter layers stay inside)."""
         wrapped = isinstance(self.model, PeftModel)
         return cast(Qwen2VLForConditionalGeneration, self.model.get_base_model() if wrapped else self.model)
 
@@ -72,13 +72,13 @@ class Model:
 
     @property
     def trains_vision(self) -> bool:
-        """Does any weight of the vision tower learn?"""
+        """Check whether any weight of the vision tower learns."""
         return any(parameter.requires_grad for parameter in self.core.model.visual.parameters())
 
     def features(self, prompt: Prompt) -> Tensor:
-        """What the vision tower says about the prompt's picture, shape (picture tokens, hidden).
+        """Return the vision tower's features of the prompt's picture, shape (picture tokens, hidden).
 
-        A frozen tower runs under `no_grad` and once per picture; a learning one runs afresh, in the graph.
+        A frozen tower runs under `no_grad` and once per picture; a tower that learns runs again, in the autograd graph.
         """
         if self.trains_vision:
             return self.run_vision_tower(prompt)
@@ -86,16 +86,16 @@ class Model:
             return self.cache.get(prompt, lambda: self.run_vision_tower(prompt)).to(self.device)
 
     def run_vision_tower(self, prompt: Prompt) -> Tensor:
-        """The vision tower's features of the prompt's picture, (picture tokens, hidden), computed whatever is known."""
+        """Run the vision tower on the prompt's picture, ignoring the cache: (picture tokens, hidden)."""
         pixels, grid = prompt.pixel_values.to(self.device, self.dtype), prompt.image_grid_thw.to(self.device)
         return self.core.model.visual(pixels, grid_thw=grid).pooler_output.to(self.dtype)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings, shape (..., hidden)."""
+        """Return token embeddings, shape (..., hidden)."""
         return self.core.get_input_embeddings()(ids.to(self.device))
 
     def embed_prompt(self, prompt: Prompt, features: Tensor | None = None) -> Tensor:
-        """Token embeddings of the prompt with the picture's features in their places, shape (S, hidden)."""
+        """Return the prompt's token embeddings with the picture's features in their places, shape (S, hidden)."""
         features = self.features(prompt) if features is None else features
         places = prompt.mm_token_type_ids.nonzero()[:, 0].to(self.device)
         return self.embed(prompt.input_ids).index_copy(0, places, features)
@@ -103,12 +103,12 @@ class Model:
     def run(
         self, embeds: Tensor, positions: Tensor, mask: Any = None, cache: Cache | None = None, **layout: Any
     ) -> Tensor:
-        """One pass of the language model over embeddings (n, L, D) at rotary positions (3, n, L): hidden states.
+        """Run the language model over embeddings (n, L, D) at rotary positions (3, n, L): hidden states (n, L, D).
 
-        `layout` says who sees whom where a mask does not (see `layers.shared_prefix_attention`).  Without a cache and
-        where gradients are kept, layers are checkpointed if the policy was loaded so.  transformers checkpoints in
-        train mode only, and in that mode drops the cache without an error: the mode must not outlive the pass.
-        (Recomputation itself happens later, in any mode.)
+        `layout` replaces the mask (see `layers.shared_prefix_attention`).  Without a cache and with gradients, layers
+        are checkpointed if `checkpointing` is set.  transformers checkpoints in train mode only, and in train mode it
+        drops the cache without an error, so the mode must end with the pass.  (Recomputation itself happens later, and
+        works in any mode.)
         """
         inputs = {"inputs_embeds": embeds, "position_ids": positions.to(self.device), "attention_mask": mask}
         # Setting the mode of every layer takes a tenth of a small pass.
@@ -124,11 +124,11 @@ class Model:
 
 @dataclass
 class LossScale:
-    """What a loss is multiplied by before `backward`, and its gradient divided by after: a power of 2, so both exact.
+    """The loss scale multiplies a loss before `backward` and divides its gradient after; as a power of 2 it is exact.
 
-    1 and fixed unless the model computes in float16.  There the gradient of a logit, at most 1 / tokens, would often
-    be below the smallest float16, 6e-8, and vanish.  The scale starts at 65,536 as torch's `GradScaler` does; an
-    overflow halves it, `GROWTH` updates without one double it.
+    It is 1 and fixed unless the model computes in float16.  There the gradient of a logit, at most 1 / tokens, would
+    often be below the smallest float16, 6e-8, and become 0.  The scale starts at 65,536, as in torch's `GradScaler`; an
+    overflow halves it, and `GROWTH` updates without overflow double it.
 
     >>> scale = LossScale(65536.0)
     >>> scale.halve(), scale.value
@@ -144,7 +144,7 @@ class LossScale:
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> LossScale:
-        """The scale that a model of this number format starts with."""
+        """Make the initial scale for a model of this number format."""
         return cls(2.0**16 if dtype == torch.float16 else 1.0)
 
     def remove_from(self, weights: Iterable[nn.Parameter]) -> None:
@@ -156,21 +156,21 @@ class LossScale:
                 weight.grad /= self.value
 
     def halve(self) -> bool:
-        """After an overflow: a smaller scale; False where there is none, and the gradient itself is to blame."""
+        """Halve the scale after an overflow; return False if it is 1: then the gradient itself is not finite."""
         if self.value <= 1:
             return False
         self.value, self.updates = self.value / 2, 0
         return True
 
     def worked(self) -> None:
-        """After an update whose gradient was finite."""
+        """Count an update with a finite gradient; after `GROWTH` of them, double the scale."""
         if self.value > 1:
             self.updates += 1
             if self.updates == self.GROWTH:
                 self.value, self.updates = self.value * 2, 0
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint; `LossScale(**state)` goes on from it."""
+        """Return the state for a checkpoint; `LossScale(**state)` restores it."""
         return asdict(self)
 
 

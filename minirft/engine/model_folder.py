@@ -1,7 +1,7 @@
-"""Is the folder of a model whole?  It is looked at before anything is loaded: tokenizer, picture processor, weights.
+"""This module checks that a model's folder is whole, before it is loaded: tokenizer, picture processor, weights.
 
-transformers fills in what is missing: without `tokenizer.json` it makes a tokenizer of the control tokens alone, and
-every answer is empty.  Of the weights only the headers are read, so this takes a second for 7B.
+transformers replaces missing files: without `tokenizer.json` it makes a tokenizer of the control tokens alone, and
+every answer is empty.  Of the weights only the headers are read, so the check takes a second for 7B.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from minirft import UserError
 
 INDEX = "model.safetensors.index.json"
-# Without these a picture has no place in a prompt.
+# A prompt cannot hold a picture without these tokens.
 CONTROL = {
     "image_token_id": "<|image_pad|>",
     "vision_start_token_id": "<|vision_start|>",
@@ -28,9 +28,9 @@ Shapes = dict[str, list[int]]
 
 
 def check_processor(source: str) -> None:
-    """Raise `UserError` where tokenizer or picture processor is missing, or is that of another model.
+    """Raise `UserError` if the tokenizer or the picture processor is missing, or belongs to another model.
 
-    A hub id is not looked at: what it names is fetched whole.
+    A hub id is not checked, because its files are downloaded completely.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -62,7 +62,7 @@ def check_processor(source: str) -> None:
 
 
 def check_weights(source: str) -> None:
-    """Raise `UserError` where a weight is missing, torn or of another shape than the configuration makes it."""
+    """Raise `UserError` if a weight is missing, damaged or of another shape than in the configuration."""
     folder = Path(source)
     if not folder.is_dir():
         return
@@ -74,12 +74,12 @@ def check_weights(source: str) -> None:
             said = f", which {INDEX} names" if named else " (and no index of several)"
             raise UserError(f"{folder} has no {file.name}{said}: copy the weights there as safetensors")
         found |= _header(file)
-    if not _json(folder / "config.json").get("quantization_config"):  # whose weights are packed
+    if not _json(folder / "config.json").get("quantization_config"):  # quantised weights are packed to other shapes
         _compare(folder, {_plain(name): shape for name, shape in found.items()}, named)
 
 
 def how_to_fetch(source: str) -> str:
-    """What to type, on a machine with a network, to fill a folder with a model of the hub.
+    """Write the advice for a machine without a network: the command that downloads a model of the hub to a folder.
 
     >>> how_to_fetch("Qwen/Qwen2-VL-2B-Instruct")[:75]
     'without a network: `hf download Qwen/Qwen2-VL-2B-Instruct --local-dir Qwen2'
@@ -110,7 +110,7 @@ def _compare(folder: Path, found: Shapes, named: dict[str, str]) -> None:
 
 
 def _plain(name: str) -> str:
-    """A weight's name without what versions of transformers put in front of it.
+    """Remove from a weight's name the prefixes that versions of transformers add.
 
     >>> _plain("model.layers.0.x"), _plain("model.language_model.layers.0.x"), _plain("model.visual.y")
     ('layers.0.x', 'layers.0.x', 'visual.y')
@@ -119,7 +119,7 @@ def _plain(name: str) -> str:
 
 
 def _header(file: Path) -> Shapes:
-    """Name -> shape of the tensors in a safetensors file, none of which is read."""
+    """Read the shapes of the tensors in a safetensors file by name, without reading the tensors."""
     try:
         with safe_open(file, "pt") as stored:
             return {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
@@ -128,7 +128,7 @@ def _header(file: Path) -> Shapes:
 
 
 def _ids(path: Path) -> dict[str, int]:
-    """Token -> id, of a tokenizer.json; added tokens too."""
+    """Read the ids of all tokens in a tokenizer.json, with added tokens."""
     stored = _json(path)
     try:
         ids = dict(stored["model"]["vocab"]) | {row["content"]: row["id"] for row in stored.get("added_tokens", [])}

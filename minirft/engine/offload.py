@@ -1,8 +1,8 @@
-"""What need not stay on the card: a frozen vision tower, and the token embeddings of an untied model.
+"""Offloading keeps a frozen vision tower, and the token embeddings of an untied model, in host memory.
 
-Both keep their weights in host memory.  The tower's visit the card while it runs, which is once per picture, because
-its features are remembered; of the embeddings only the rows of the tokens at hand travel, 7 KiB each for 7B.
-On a CPU the two memories are one, and nothing changes.
+The tower's weights are copied to the card while it runs, which is once per picture, because its features are cached.
+Of the embeddings only the rows of the current tokens are copied, 7 KiB each for 7B.  On a CPU both memories are the
+same, and nothing changes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HOST = torch.device("cpu")
 
 
 def keep_in_host_memory(model: Model, vision: bool, embedding: bool) -> None:
-    """Offload the frozen vision tower, the embedding, or both.  Raises `UserError` where one learns or is the head."""
+    """Offload the frozen vision tower, the embedding, or both.  Raises `UserError` if one learns or is the head."""
     table, device = cast(nn.Embedding, model.core.get_input_embeddings()), model.device
     if vision and model.trains_vision:
         raise UserError(
@@ -41,9 +41,9 @@ def keep_in_host_memory(model: Model, vision: bool, embedding: bool) -> None:
 
 
 def visit_while_running(tower: nn.Module, device: torch.device) -> None:
-    """The weights of the frozen `tower` go to host memory; each call of it has them on `device`, and lets them go.
+    """Move the weights of the frozen `tower` to host memory; each call copies them to `device` and frees them after.
 
-    Nothing is copied back, since nothing changes.  4-bit weights (bitsandbytes) take their statistics along.
+    Nothing is copied back, because nothing changes.  The statistics of 4-bit weights (bitsandbytes) move with them.
     """
     weights = list(tower.parameters())
     for weight in weights:
@@ -61,7 +61,7 @@ def visit_while_running(tower: nn.Module, device: torch.device) -> None:
                 weight.quant_state = _copied_to(state, device)
 
     def leave(*_: Any) -> None:
-        # `home` is as long as the loop over the weights got: a card that is full raises in the middle of it.
+        # If the card's memory ran out, `arrive` raised in the middle of its loop, so `home` may be shorter.
         for weight, (data, state) in zip(weights, home, strict=False):
             weight.data = data
             if state is not None:
@@ -73,7 +73,7 @@ def visit_while_running(tower: nn.Module, device: torch.device) -> None:
 
 
 def _copied_to(state: Any, device: torch.device) -> Any:
-    """A bitsandbytes `QuantState` on another device; its own `to` would move the original."""
+    """Copy a bitsandbytes `QuantState` to another device; its own `to` would move the original."""
     moved = copy.copy(state)
     moved.state2 = copy.copy(state.state2)
     moved.to(device)
@@ -81,7 +81,7 @@ def _copied_to(state: Any, device: torch.device) -> Any:
 
 
 def look_up_in_host_memory(embedding: nn.Embedding, device: torch.device) -> None:
-    """The table goes to host memory and is read there; the rows that were asked for come to `device`."""
+    """Move the embedding table to host memory; only the rows of the current tokens are copied to `device`."""
     embedding.to(HOST)
     embedding.register_forward_pre_hook(lambda _, args: (args[0].to(HOST), *args[1:]))
     embedding.register_forward_hook(lambda _, __, rows: rows.to(device))

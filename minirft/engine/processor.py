@@ -1,7 +1,7 @@
-"""Text and picture -> the tensors a Qwen2-VL reads: tokenizer, chat template and picture patches, each once in a run.
+"""A processor turns text and picture into the input tensors of a Qwen2-VL, once per sample in a run.
 
-The tokenizer and the PIL picture processor are loaded directly: `AutoProcessor` needs torchvision for a
-video processor that nothing here uses.
+The tokenizer and the PIL picture processor are loaded directly, because `AutoProcessor` needs torchvision for a video
+processor that is not used here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processor:
-    """The two halves of Qwen2-VL's processor, and the longest prompt that is accepted (tokens, None: any)."""
+    """A processor has the two halves of Qwen2-VL's processor, and a limit on the prompt's length (tokens, or None)."""
 
     tokenizer: PreTrainedTokenizerBase
     image_processor: Qwen2VLImageProcessorPil
@@ -36,11 +36,11 @@ class Processor:
 
     @property
     def picture_id(self) -> int:
-        """The token id that stands for one merged picture patch."""
+        """Return the token id of one merged picture patch."""
         return self.tokenizer.convert_tokens_to_ids(PICTURE_TOKEN)
 
     def __call__(self, sample: Sample) -> dict[str, Tensor]:
-        """`input_ids` (S,), `mm_token_type_ids` (S,), `pixel_values` (patches, D) and `image_grid_thw` (1, 3).
+        """Encode: `input_ids` (S,), `mm_token_type_ids` (S,), `pixel_values` (patches, D), `image_grid_thw` (1, 3).
 
         Raises `UserError` for a picture or a text that cannot be encoded, and for a prompt over the limit.
         """
@@ -60,14 +60,14 @@ class Processor:
         }
 
     def count(self, sample: Sample, size: tuple[int, int]) -> tuple[int, int]:
-        """Tokens of the prompt without its picture, and those of a picture of `size`, (width, height); none is opened.
+        """Count the tokens of the prompt without its picture, and of a picture of `size`, (width, height), unopened.
 
         Raises `UserError` as `Processor(sample)` does.
         """
         return len(self._text_ids(sample)) - 1, self._picture_tokens(sample, size)
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
-        """What a picture of `size`, (width, height), is scaled to before the model sees it."""
+        """Compute the size, (width, height), to which a picture of `size` is scaled for the model."""
         width, height = size
         factor, limits = self.image_processor.patch_size * self.image_processor.merge_size, self.image_processor.size
         high, wide = smart_resize(height, width, factor, limits["shortest_edge"], limits["longest_edge"])
@@ -85,7 +85,7 @@ class Processor:
         return int(patches) // self.image_processor.merge_size**2
 
     def _text_ids(self, sample: Sample) -> list[int]:
-        """The chat-formatted question with one picture token where the picture goes."""
+        """Tokenize the question in the chat format, with one picture token in the place of the picture."""
         control = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         if found := [token for token in control if token in sample.problem]:
             raise UserError(f"sample {sample.id}: the problem holds the control token {found[0]}; remove it")
@@ -110,7 +110,7 @@ class Processor:
 
 
 def load_processor(source: str, max_pixels: int | None, max_prompt_length: int | None) -> Processor:
-    """The processor of a model folder or hub id.  Raises `UserError` when a file is missing or does not fit.
+    """Load the processor of a model folder or hub id.  Raises `UserError` when a file is missing or does not fit.
 
     `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels.
     """
@@ -134,7 +134,7 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
 
 
 def _legacy_chat_template(source: str) -> str:
-    """Qwen2-VL's first releases kept the template in a file of the processor, which the tokenizer does not read."""
+    """Load the template from a file that the tokenizer does not read: Qwen2-VL's first releases kept it there."""
     message = f"{source}: no chat template; add the chat_template.json of Qwen2-VL"
     with as_user_error(message, OSError, ValueError, KeyError, TypeError):
         found = cached_file(source, "chat_template.json")
@@ -142,7 +142,7 @@ def _legacy_chat_template(source: str) -> str:
 
 
 class ByteCache(Generic[T]):
-    """Least-recently-used values, at most `budget` bytes of them.
+    """A byte cache keeps the most recently used values, at most `budget` bytes of them.
 
     >>> cache = ByteCache(budget=5)
     >>> for text in ("abc", "de", "abc", "f", "de"):
@@ -162,7 +162,7 @@ class ByteCache(Generic[T]):
         return len(self._entries)
 
     def remember(self, key: Hashable, make: Callable[[], T], nbytes: Callable[[T], int]) -> T:
-        """The value of `key`, made only if it is not remembered.  One larger than the whole budget is not kept."""
+        """Return the value of `key`; make it if it is not cached.  A value larger than the budget is not kept."""
         if key in self._entries:
             self._entries.move_to_end(key)
             return self._entries[key][0]
@@ -177,7 +177,7 @@ class ByteCache(Generic[T]):
 
 
 class FeatureCache(ByteCache[Tensor]):
-    """Picture features, in host memory.
+    """A feature cache keeps picture features in host memory.
 
     The key is the picture itself (patches and grid), so two samples about one picture share an entry.
     A picture of 401,408 pixels takes 1.5 MB in bf16 for Qwen2-VL-2B.
@@ -187,12 +187,12 @@ class FeatureCache(ByteCache[Tensor]):
         super().__init__(budget)
 
     def get(self, prompt: Prompt, compute: Callable[[], Tensor]) -> Tensor:
-        """The features of the prompt's picture, computed only if they are not remembered."""
+        """Return the features of the prompt's picture; compute them if they are not cached."""
         return self.remember(prompt.picture_key, lambda: compute().cpu(), lambda features: features.nbytes)
 
 
 class PromptCache(ByteCache[tuple[Sample, Prompt]]):
-    """Samples already turned into prompts, so that a picture is opened, resized and cut up once in a run.
+    """A prompt cache keeps encoded samples, so that a picture is opened, resized and cut into patches once in a run.
 
     The key is `id(sample)`: every epoch of a training set has the same objects.  The sample is stored too, because
     Python may reuse the id of a deleted object.  A picture of 401,408 pixels takes 9.6 MB.
@@ -202,5 +202,5 @@ class PromptCache(ByteCache[tuple[Sample, Prompt]]):
         super().__init__(budget)
 
     def get(self, sample: Sample, encode: Callable[[], Prompt]) -> Prompt:
-        """The sample as a prompt, encoded only if it is not remembered."""
+        """Return the prompt of the sample; encode it if it is not cached."""
         return self.remember(id(sample), lambda: (sample, encode()), lambda pair: pair[1].pixel_values.nbytes)[1]

@@ -1,4 +1,4 @@
-"""The libraries' own messages, switched off.  Nothing heavy is imported before it is called."""
+"""This module switches the libraries' own messages off; it imports transformers only when it is called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def quieten_libraries() -> None:
-    """Loading bars and advice of the libraries would bury our one line."""
+    """Switch off the libraries' progress bars and advice, which would hide our own messages."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 

@@ -1,7 +1,7 @@
-"""What differs between the versions of transformers and peft, in one place: everything else calls this file.
+"""This module holds all differences between versions of transformers and peft; the rest of the package calls it.
 
-Each choice is made by what the library offers, never by its version number: a number says nothing of a build from
-source, and the next release would need a line here even where nothing changed.
+Each choice depends on what the library offers, not on its version number: a build from source may have any number, and
+the next release would need a new line here even without a change.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ CACHE = "cache" if "cache" in inspect.signature(Qwen2VLTextModel.forward).parame
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Inside, PEFT may put adapters on a model without a warning: it asks transformers by an old name."""
+    """Silence PEFT's warning inside a `with` block: it uses an old name of transformers when it adds adapters."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         yield
 
 
 def recompute_layers(text: nn.Module) -> None:
-    """Turns gradient checkpointing on for the language model alone: its layers are computed again in the backward pass.
+    """Switch on gradient checkpointing for the language model alone: the backward pass computes its layers again.
 
-    On the whole model it would also hook the frozen vision tower.
+    On the whole model it would also affect the frozen vision tower.
     """
     new_name = getattr(text, "activation_checkpointing_enable", None)
     (new_name or text.gradient_checkpointing_enable)({"use_reentrant": False})

@@ -1,4 +1,4 @@
-"""Evaluation: answers become numbers, average precision, accuracy, overlap of masks, calibration, with intervals."""
+"""Evaluation turns answers into numbers with intervals: average precision, accuracy, mask overlap, calibration."""
 
 from typing import TYPE_CHECKING
 

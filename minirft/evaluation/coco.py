@@ -1,4 +1,4 @@
-"""Answers as COCO results: what pycocotools loads beside an annotation file, and LVIS's AP is counted from."""
+"""This module converts answers to COCO results, which pycocotools loads and from which LVIS's AP is computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 def coco_results(texts: Sequence[str], samples: Sequence[Sample], annotations: Row) -> Iterator[Row]:
-    """One row for each readable box, in pixels of the picture on disk, with ids as `annotations` has them.
+    """Yield one row for each readable box, in pixels of the picture on disk, with the ids of `annotations`.
 
     >>> from pathlib import Path
     >>> sample = Sample("7:cat", Path("7.jpg"), "detection", "?", "<answer>No Objects</answer>", "cat")
@@ -34,7 +34,6 @@ def coco_results(texts: Sequence[str], samples: Sequence[Sample], annotations: R
         names = {normalise(name): name for name in sample.asked}
         labels = [names.get(normalise(label)) for label in answer.labels] if names else [sample.category] * len(boxes)
         for (x1, y1, x2, y2), score, name in zip(boxes, answer.confidence.tolist(), labels, strict=False):
-            if name is None:  # a label that was not asked for
-                continue
-            place = {"image_id": picture["id"], "category_id": categories[name]}
-            yield {**place, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+            if name is not None:  # None: a label that the question does not name
+                place = {"image_id": picture["id"], "category_id": categories[name]}
+                yield {**place, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}

@@ -1,12 +1,12 @@
-"""AP by LVIS's definition: COCO's matching, with what the annotators left open not held against the answers.
+"""LVIS's AP uses COCO's matching, but does not count boxes that the incomplete annotations cannot judge.
 
-Of the `lvis` package (0.5.3, lvis/eval.py), on top of COCOeval:
-- the 300 surest boxes of a picture count, over all categories together;
+These rules of the `lvis` package (0.5.3, lvis/eval.py) are added to COCOeval:
+- the 300 boxes of highest score in a picture count, over all categories together;
 - a box of a category that is neither marked in the picture nor in its `neg_category_ids` is dropped;
 - a false box of a category in `not_exhaustive_category_ids` is ignored;
-- AP is the mean over categories with truth, all of them and by frequency (rare, common, frequent).
+- AP is the mean over categories with truth: over all, and by frequency (rare, common, frequent).
 
-Deviation: truth is that of the asked (picture, category) pairs alone, for nobody has answered the others.
+Deviation: only the (picture, category) pairs of the questions count as truth, because only they have answers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_DETECTIONS = 300  # of a picture
 
 
 def lvis_metrics(texts: Sequence[str], samples: Sequence[Sample], data: DataConfig) -> dict[str, float]:
-    """`lvis_ap` of answers to the evaluation that `data` names; empty unless it detects on an LVIS file."""
+    """Compute `lvis_ap` of answers to the evaluation set of `data`; {} unless it is detection on an LVIS file."""
     data = evaluation_data(data)
     if data.kind != "lvis" or data.task != "detection" or data.annotations is None:
         return {}
@@ -41,11 +41,11 @@ def lvis_metrics(texts: Sequence[str], samples: Sequence[Sample], data: DataConf
 
 
 def lvis_ap(results: Sequence[Row], samples: Sequence[Sample], annotations: Row) -> dict[str, float]:
-    """AP of `coco_results` rows on the pairs that `samples` ask about; a metric without truth is left out.
+    """Compute AP of `coco_results` rows on the pairs in the questions of `samples`; omit metrics without truth.
 
     lvis_ap, lvis_ap50, lvis_ap75    mean over categories of AP at IoU .50:.05:.95, at .50, at .75
-    lvis_apr, lvis_apc, lvis_apf     the first, over the rare, common, frequent categories
-    lvis_ap_area_averaged            the released Visual-RFT evaluation's: a category's AP is the mean over the area
+    lvis_apr, lvis_apc, lvis_apf     lvis_ap over the rare, common, frequent categories
+    lvis_ap_area_averaged            as in the released Visual-RFT evaluation: a category's AP is the mean over the area
                                      ranges all, small, medium and large that have truth; not LVIS's AP
 
     `annotations` is an LVIS v1 file; boxes are [x, y, width, height] in pixels.
@@ -70,7 +70,7 @@ def lvis_ap(results: Sequence[Row], samples: Sequence[Sample], annotations: Row)
 def _precision(
     truth: Sequence[Row], results: Sequence[Row], annotations: Row, categories: list[int]
 ) -> dict[int, np.ndarray]:
-    """Precision of each category by IoU, recall and area range: (10, 101, 4), -1 where there is no truth."""
+    """Compute precision of each category by IoU, recall and area range: (10, 101, 4), -1 where there is no truth."""
     marked = {(row["image_id"], row["category_id"]) for row in truth}
     absent = {(row["id"], k) for row in annotations["images"] for k in row["neg_category_ids"]}
     partly = {(row["id"], k) for row in annotations["images"] for k in row["not_exhaustive_category_ids"]}
@@ -88,7 +88,7 @@ def _precision(
 
 
 def _surest(results: Sequence[Row]) -> list[Row]:
-    """The boxes that count: the surest of each picture, whatever their category."""
+    """Keep the boxes of highest score in each picture, over all categories."""
     pictures: dict[Any, list[Row]] = defaultdict(list)
     for row in results:
         pictures[row["image_id"]].append(row)

@@ -1,12 +1,12 @@
-"""Masks instead of boxes: a segmenter turns the answered box into a mask, which is compared with the true one.
+"""A segmenter turns the answered box into a mask, and this module compares it with the true mask.
 
 Table 6 of the paper reports gIoU of masks beside the IoU of boxes.  Any callable that takes a picture and a box is a
 segmenter: `Sam`, or `minirft.tiny.silhouettes.segment` on the tiny world.  The metrics are LISA's (arXiv 2308.00692),
 as functions of query weights like those of `minirft.evaluation.scores`, so an interval needs no second segmentation.
 
-Deviations from the paper: the true mask is that of all targets with the ignored region left out, as LISA scores it,
-not the first polygon; cIoU stands beside gIoU; an answer that is no box gets an empty mask.  LISA adds 1e-5 to each
-union, which is left out here.
+Deviations from the paper: the true mask covers all targets without the ignored region, as in LISA, not the first
+polygon; cIoU is reported beside gIoU; an answer that is no box gets an empty mask.  LISA adds 1e-5 to each union; we do
+not.
 """
 
 from __future__ import annotations
@@ -29,25 +29,18 @@ from minirft.samples import Sample
 
 Mask = NDArray[np.bool_]  # (height, width)
 Segmenter = Callable[[Image.Image, Array], Mask]  # picture, box in its pixels (4,) -> mask of the picture's size
-Truth = Callable[[Sample], tuple[Mask, Mask]]  # sample -> what is meant, and what does not count
+Truth = Callable[[Sample], tuple[Mask, Mask]]  # sample -> the true mask, and the mask of ignored pixels
 
 
 def mask_metrics(
-    completions: Sequence[str],
-    samples: Sequence[Sample],
-    segment: Segmenter,
-    truth: Truth,
-    *,
-    level: float = 0.95,
-    **options: Any,
+    completions: Sequence[str], samples: Sequence[Sample], segment: Segmenter, truth: Truth, **options: Any
 ) -> dict[str, Any]:
-    """Both metrics, ready for JSON: {"mask_giou": ..., "mask_ciou": ..., "ci": {name: [low, high]}}.
+    """Compute both metrics, ready for JSON: {"mask_giou": ..., "mask_ciou": ..., "ci": {name: [low, high]}}.
 
-    The intervals are those of `metrics`, from the same resamples.  `options` go to `mask_scores`, which also says what
-    is raised.
+    The intervals use the same resamples as those of `metrics`.  `options` and errors are those of `mask_scores`.
     """
     values, draws = mask_scores(completions, samples, segment, truth, **options)
-    return values | {"ci": intervals(draws, level)}
+    return values | {"ci": intervals(draws)}
 
 
 def mask_scores(
@@ -57,26 +50,24 @@ def mask_scores(
     truth: Truth,
     *,
     resamples: int = 200,
-    generator: np.random.Generator | None = None,
     progress: bool = False,
 ) -> tuple[dict[str, float | None], dict[str, Array]]:
-    """Both metrics on all samples, and on resamples of them, {metric: (resamples,)}: the twin of `scores.bootstrap`.
+    """Compute both metrics on all samples, and on resamples of them, {metric: (resamples,)}, as `scores.bootstrap`.
 
-    Without a `generator` the resamples are those of seed 0, which are the ones that `scores.bootstrap` draws.
-    Raises `ValueError` when the lengths differ or are 0.
+    The resamples are the same as those of `scores.bootstrap`.  Raises `ValueError` when the lengths differ or are 0.
     """
     check_pairs(completions, samples)
     statistic = mask_statistic(*mask_overlaps(completions, samples, segment, truth, progress=progress))
-    return resampled(statistic, len(samples), resamples, generator)
+    return resampled(statistic, len(samples), resamples)
 
 
 def mask_statistic(intersections: Array, unions: Array) -> Statistic:
-    """LISA's two metrics of Q samples as functions of query weights w, (R, Q) -> (R,); both arguments are (Q,).
+    """Make LISA's two metrics of Q samples as functions of query weights w, (R, Q) -> (R,); both arguments are (Q,).
 
     mask_giou   mean over samples of I / U, and 1 where both masks are empty: Σ w I/U / Σ w
     mask_ciou   intersections over unions of all samples, Σ w I / Σ w U: large objects weigh more; NaN if all is empty
 
-    Not to be confused with the generalised IoU of boxes, which `scores.grounding` calls giou.
+    The generalised IoU of boxes, `giou` in `scores.grounding`, is another quantity.
 
     >>> values = mask_statistic(np.array([1.0, 30.0]), np.array([2.0, 40.0]))(np.ones((1, 2)))
     >>> {name: value.round(3).tolist() for name, value in values.items()}
@@ -96,10 +87,10 @@ def mask_statistic(intersections: Array, unions: Array) -> Statistic:
 def mask_overlaps(
     completions: Sequence[str], samples: Sequence[Sample], segment: Segmenter, truth: Truth, *, progress: bool = False
 ) -> tuple[Array, Array]:
-    """Pixels in the intersection and in the union of each sample's two masks, without the ignored ones: (Q,), (Q,).
+    """Count the pixels in the intersection and the union of each sample's two masks, without ignored ones: (Q,), (Q,).
 
-    Each answer's box goes from the model's 0-1000 frame to pixels of the picture, and from there to the segmenter.
-    Raises `ValueError` when a mask has not the size of the true one.
+    Each answer's box is converted from the model's 0-1000 frame to pixels of the picture for the segmenter.
+    Raises `ValueError` when a mask and the true mask differ in size.
     """
     counts = []
     pairs = zip(completions, samples, strict=True)
@@ -122,10 +113,11 @@ def _found(text: str, sample: Sample, segment: Segmenter, shape: tuple[int, ...]
 
 
 class Sam:
-    """Segment Anything (arXiv 2304.02643) by transformers as a segmenter; the paper uses ViT-H, facebook/sam-vit-huge.
+    """`Sam` is a segmenter: Segment Anything (arXiv 2304.02643) from transformers.
 
-    A box is an unambiguous prompt, so the decoder's single mask is taken, as SAM's authors advise.  Computes in
-    float32: 2.6 GB of weights for ViT-H.  Raises `UserError` when `source`, a folder or a name, is no SAM that loads.
+    The paper uses ViT-H, facebook/sam-vit-huge.  A box is an unambiguous prompt, so we use the decoder's single mask,
+    as SAM's authors advise.  It computes in float32: 2.6 GB of weights for ViT-H.  Raises `UserError` when `source`, a
+    folder or a name, is no SAM that loads.
     """
 
     def __init__(self, source: str | Path, device: str | torch.device = "cpu") -> None:
@@ -141,7 +133,7 @@ class Sam:
 
     @torch.no_grad()
     def __call__(self, picture: Image.Image, box: Array) -> Mask:
-        """The mask of the object in a box, (height, width); `box` is (4,) xyxy in pixels of the picture."""
+        """Segment the object in a box: a mask (height, width); `box` is (4,) xyxy in pixels of the picture."""
         corners = [[np.asarray(box, dtype=np.float64).tolist()]]
         inputs = self.processor(picture.convert("RGB"), input_boxes=corners, return_tensors="pt")
         device = self.model.device

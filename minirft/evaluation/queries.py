@@ -1,4 +1,4 @@
-"""Completions and samples as queries: what was found and what is true, one category in one picture each."""
+"""A query is one category in one picture; this module turns completions and samples into queries."""
 
 from __future__ import annotations
 
@@ -9,23 +9,14 @@ from typing import Any
 import numpy as np
 
 from minirft.evaluation.measures import Array
-from minirft.rewards import (
-    MODEL,
-    Detections,
-    ParseFailure,
-    convert,
-    is_well_formed,
-    normalise,
-    parse,
-    parse_solution,
-)
+from minirft.rewards import MODEL, Detections, ParseFailure, convert, is_well_formed, normalise, parse, parse_solution
 from minirft.samples import Sample, Task
 
 NOTHING = Detections(np.zeros((0, 4)), np.zeros(0))
 
 
-def read(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> tuple[list[Any], list[Any], Array]:
-    """Every answer or failure, every truth, and whether the answer parses and is in the format asked for."""
+def parse_all(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> tuple[list[Any], list[Any], Array]:
+    """Parse all answers (or failures) and all truths, and check whether each answer parses and has the right format."""
     answers = [parse(task, text) for text in completions]
     truths = [parse_solution(task, sample.solution) for sample in samples]
     pairs = zip(answers, completions, strict=True)
@@ -33,23 +24,23 @@ def read(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> t
     return answers, truths, np.array(well_formed, dtype=np.float64)
 
 
-def read_boxes(completions: Sequence[str], samples: Sequence[Sample]) -> tuple[Any, ...]:
-    """Answers or failures, found boxes, true boxes and crowds, one frame a query; which answers are sound; whose query.
+def parse_boxes(completions: Sequence[str], samples: Sequence[Sample]) -> tuple[Any, ...]:
+    """Parse detection answers into queries; a question about several categories becomes one query for each.
 
-    The last two are `owner`, the sample's place, and `names`, the category: a sample that asks about several categories
-    becomes one query for each.
+    The columns are the answers or failures, found boxes, true boxes, crowds, well_formed, owner (the index of the
+    sample) and names (the category).  All boxes of a query are in one frame.
     """
-    answers, truth, well_formed = read("detection", completions, samples)
+    answers, truth, well_formed = parse_all("detection", completions, samples)
     columns: list[tuple[Any, ...]] = []
     for q, sample in enumerate(samples):
-        answer, exact, crowds = answers[q], sample.exact, Detections(np.zeros((0, 4)), np.zeros(0))
+        answer, exact, crowds = answers[q], sample.exact, NOTHING
         found, true = NOTHING if isinstance(answer, ParseFailure) else answer, truth[q]
         if exact is not None:
             found = replace(found, boxes=convert(found.boxes, MODEL, exact.frame))
             own, others = exact.labels[: len(exact.boxes)], exact.labels[len(exact.boxes) :]
             true = Detections(exact.boxes, np.ones(len(exact.boxes)), labels=own)
             crowds = Detections(exact.crowds, np.ones(len(exact.crowds)), labels=others)
-        for name in sample.asked or ("",):  # "": the category needs no label
+        for name in sample.asked or ("",):  # "": a question about one category has no labels
             parts = (labelled(boxes, name, sample.asked) for boxes in (found, true))
             region = labelled(crowds, name, sample.asked).boxes
             columns.append((answer, *parts, region, well_formed[q], q, name or sample.category))
@@ -58,7 +49,7 @@ def read_boxes(completions: Sequence[str], samples: Sequence[Sample]) -> tuple[A
 
 
 def labelled(boxes: Detections, name: str, asked: Sequence[str] = ()) -> Detections:
-    """The boxes with a label.  What has a label that was not asked for is malformed, and counts with the first label.
+    """Select the boxes with a label.  A label outside `asked` is malformed, and is counted with the first label.
 
     >>> two = Detections(np.zeros((2, 4)), np.ones(2), labels=("cat", "dog"))
     >>> [(len(labelled(two, name, ("cat",)).boxes), labelled(two, name, ("cat",)).invalid) for name in ("cat", "dog")]

@@ -1,14 +1,14 @@
-"""Evaluation: completions and samples in, numbers with intervals out.  No model is seen here, only its texts.
+"""Evaluation turns completions and samples into numbers with intervals; it uses the model's texts only.
 
-Every metric is a function of query weights.  Weight 1 each gives the number; multinomial weights are a bootstrap
+Every metric is a function of query weights.  Equal weights of 1 give the number; multinomial weights are a bootstrap
 resample of the queries, so an interval needs no second matching.  A detection query, one category in one picture,
-is a COCO image of its own; COCOeval matches it (IoU .50:.05:.95, area "all", the 100 surest boxes).
+is a separate COCO image; COCOeval matches it (IoU .50:.05:.95, area "all", the 100 boxes of highest confidence).
 
-Deviations from the paper's evaluation.  Whoever passes the samples says which categories are asked about; no other
-model's presence claims are mixed in.  Exact duplicates are not removed: they are false boxes.  Labels must be equal
-after normalisation; the released two-way substring rule, by which an empty answer is always right, stands beside
-it as `accuracy_substring`.  Where an annotation file has boxes in pixels (`Sample.exact`), detection is scored in
-pixels against those, and a box on a crowd is ignored, as COCO does; elsewhere the solution is the truth.
+Deviations from the paper's evaluation.  The samples alone decide which categories are in the questions; the presence
+answers of another model are not used.  Exact duplicates are not removed: they are false boxes.  Labels must be equal
+after normalisation; the released two-way substring rule, for which an empty answer is always right, is reported
+beside it as `accuracy_substring`.  If an annotation file has boxes in pixels (`Sample.exact`), detection is scored in
+pixels against those, and a box on a crowd is ignored, as in COCO; otherwise the solution is the truth.
 """
 
 from __future__ import annotations
@@ -30,42 +30,30 @@ from minirft.evaluation.measures import (
     rank_boxes,
     ranking_auc,
 )
-from minirft.evaluation.queries import read, read_boxes
+from minirft.evaluation.queries import parse_all, parse_boxes
 from minirft.evaluation.resampling import Statistic, intervals, resampled
-from minirft.rewards import (
-    Detections,
-    ParseFailure,
-    match_hungarian,
-    normalise,
-)
+from minirft.rewards import Detections, ParseFailure, match_hungarian, normalise
 from minirft.rewards import giou as generalised_iou
 from minirft.rewards import iou as overlaps
 from minirft.samples import Sample, Task
 
 
 def metrics(
-    task: Task,
-    completions: Sequence[str],
-    samples: Sequence[Sample],
-    *,
-    resamples: int = 200,
-    level: float = 0.95,
-    generator: np.random.Generator | None = None,
+    task: Task, completions: Sequence[str], samples: Sequence[Sample], *, resamples: int = 200
 ) -> dict[str, Any]:
-    """All metrics of a task, ready for JSON: {name: float or None, ..., "n": Q, "ci": {name: [low, high]}}.
+    """Compute all metrics of a task, ready for JSON: {name: float or None, ..., "n": Q, "ci": {name: [low, high]}}.
 
-    None is a metric that is not defined, such as AUC without a miss.  The intervals are percentile bootstrap
-    intervals over the Q queries at `level`, where those are true (`intervals`); `resamples` = 0 leaves them out.
-    Without a `generator` the resamples are those of seed 0, so two sets of answers to the same samples are resampled
-    alike.  Raises `ValueError` when the lengths differ or are 0.  `detection`, `classification`, `grounding` and
-    `presence` define the metrics.
+    An undefined metric is None, such as AUC without a miss.  The intervals are 95% percentile bootstrap intervals
+    over the Q queries, for those metrics where they are correct (`intervals`); `resamples` = 0 leaves them out.  The
+    seed of the resamples is 0, so two sets of answers to the same samples get the same resamples.  Raises `ValueError`
+    when the lengths differ or are 0.  `detection`, `classification`, `grounding` and `presence` define the metrics.
     """
-    values, draws = bootstrap(task, completions, samples, resamples=resamples, generator=generator)
-    return values | {"n": len(samples), "ci": intervals(draws, level)}
+    values, draws = bootstrap(task, completions, samples, resamples=resamples)
+    return values | {"n": len(samples), "ci": intervals(draws)}
 
 
 def by_category(task: Task, completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, dict[str, Any]]:
-    """The main metric of each category alone: {"ap50_by_category": {name: value}}; {} for grounding, which has none."""
+    """Compute the main metric of each category: {"ap50_by_category": {name: value}}; {} for grounding."""
     key = {"detection": "ap50", "classification": "accuracy", "presence": "accuracy"}.get(task)
     pairs: dict[str, list[tuple[str, Sample]]] = {}
     for text, sample in zip(completions, samples, strict=True):
@@ -75,19 +63,14 @@ def by_category(task: Task, completions: Sequence[str], samples: Sequence[Sample
 
 
 def bootstrap(
-    task: Task,
-    completions: Sequence[str],
-    samples: Sequence[Sample],
-    *,
-    resamples: int = 200,
-    generator: np.random.Generator | None = None,
+    task: Task, completions: Sequence[str], samples: Sequence[Sample], *, resamples: int = 200
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Every metric on all queries, as `metrics` has it, and on `resamples` resamples of them: {metric: (resamples,)}.
+    """Compute every metric on all queries, as `metrics` does, and on resamples of them: {metric: (resamples,)}.
 
-    The answers are matched once for both.  Raises as `metrics` does.
+    The answers are matched once for both.  The errors are those of `metrics`.
     """
     check_pairs(completions, samples)
-    return resampled(STATISTICS[task](completions, samples), len(samples), resamples, generator)
+    return resampled(STATISTICS[task](completions, samples), len(samples), resamples)
 
 
 def check_pairs(completions: Sequence[str], samples: Sequence[Sample]) -> None:
@@ -98,25 +81,25 @@ def check_pairs(completions: Sequence[str], samples: Sequence[Sample]) -> None:
 
 
 def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
-    """Detection, each query about one category in one picture.
+    """Make the detection metrics; each query is one category in one picture.
 
     ap, ap50, ap75    average precision at IoU .50:.95, .50, .75; macro mean over the categories that have a truth
-    ap50_pooled       the same at .50 with all queries in one ranking
+    ap50_pooled       average precision at IoU .50 with all queries in one ranking
     ar                recall averaged over IoU .50:.95, macro mean over the same categories (COCO's AR at 100 boxes)
     recall            matched true boxes / true boxes, one to one at IoU >= .5
-    precision         matched boxes / predictions, malformed ones included, those on a crowd left out
+    precision         matched boxes / predictions, with malformed ones and without those on a crowd
     mean_iou          mean over queries with a truth of Σ IoU / max(n_pred, n_true), Σ over the Hungarian matching
                       without a threshold, n_pred with malformed predictions
     boxes_per_image   predictions per query, malformed ones included
-    ece, auc          is the confidence the chance of a hit at IoU .5; does a hit outrank a miss
-    abstention        share of the queries about an absent category that are answered with no box
-    false_abstention  the same share of the queries about a present one
-    parse_rate        share of answers that parse and keep to <think>...</think> <answer>...</answer>
+    ece, auc          calibration error of the confidence; probability that a hit outranks a miss, both at IoU .5
+    abstention        share of the queries about an absent category whose answer has no box
+    false_abstention  the same share of the queries about a present category
+    parse_rate        share of answers that parse and have the form <think>...</think> <answer>...</answer>
 
-    An answer that does not parse has no boxes, and is no abstention.  Where confidences tie between queries, AP
-    depends on the order of the queries, as COCOeval's does.
+    An answer that does not parse has no boxes, and is no abstention.  If confidences are equal in different queries, AP
+    depends on the order of the queries, as in COCOeval.
     """
-    answers, found, truth, crowds, well_formed, owner, names = read_boxes(completions, samples)
+    answers, found, truth, crowds, well_formed, owner, names = parse_boxes(completions, samples)
     true, predicted = (np.array([len(side) for side in sides], dtype=np.float64) for sides in (truth, found))
     pairs = zip(answers, found, strict=True)
     silent = np.array([isinstance(a, Detections) and len(f) == 0 for a, f in pairs], dtype=np.float64)
@@ -151,8 +134,8 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
 
 
 def confidence_levels(completions: Sequence[str], samples: Sequence[Sample]) -> dict[str, list[int]]:
-    """Boxes by stated confidence, for a calibration curve: {confidence, two decimals: [boxes, hits at IoU .5]}."""
-    _, found, truth, crowds, *_ = read_boxes(completions, samples)
+    """Count boxes by confidence, for a calibration curve: {confidence, two decimals: [boxes, hits at IoU .5]}."""
+    _, found, truth, crowds, *_ = parse_boxes(completions, samples)
     ranked = rank_boxes(found, truth, crowds)
     counted = ~ranked.ignored[AT_50]
     levels: dict[str, list[int]] = {}
@@ -164,8 +147,8 @@ def confidence_levels(completions: Sequence[str], samples: Sequence[Sample]) -> 
 
 
 def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
-    """Labels: accuracy (equal after normalisation), accuracy_substring (the released rule), parse_rate."""
-    labels, truths, well_formed = read("classification", completions, samples)
+    """Make the label metrics: accuracy (equal after normalisation), accuracy_substring (released rule), parse_rate."""
+    labels, truths, well_formed = parse_all("classification", completions, samples)
     pairs = zip(labels, truths, strict=True)
     return _means(
         accuracy=[isinstance(label, str) and normalise(label) == normalise(truth) for label, truth in pairs],
@@ -175,9 +158,9 @@ def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Sta
 
 
 def grounding(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
-    """One box: box_iou and giou (means; 0 and -1 where there is no box), acc50 (share with IoU >= .5), parse_rate."""
-    answers, truths, well_formed = read("grounding", completions, samples)
-    found = [np.zeros(4) if isinstance(answer, ParseFailure) else answer for answer in answers]  # overlaps nothing
+    """Make the one-box metrics: box_iou, giou (means; 0 and -1 without a box), acc50 (share IoU >= .5), parse_rate."""
+    answers, truths, well_formed = parse_all("grounding", completions, samples)
+    found = [np.zeros(4) if isinstance(answer, ParseFailure) else answer for answer in answers]
     pairs = [(box[None], truth[None]) for box, truth in zip(found, truths, strict=True)]
     overlap = np.array([overlaps(*pair)[0, 0] for pair in pairs])
     giou = [generalised_iou(*pair)[0, 0] for pair in pairs]
@@ -185,8 +168,8 @@ def grounding(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
 
 
 def presence(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
-    """Yes or no: accuracy (an answer that is neither is wrong) and parse_rate."""
-    answers, truths, well_formed = read("presence", completions, samples)
+    """Make the yes/no metrics: accuracy (an answer that is neither is wrong) and parse_rate."""
+    answers, truths, well_formed = parse_all("presence", completions, samples)
     right = [answer is truth for answer, truth in zip(answers, truths, strict=True)]
     return _means(accuracy=right, parse_rate=well_formed)
 
@@ -197,7 +180,7 @@ STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] =
     "grounding": grounding,
     "presence": presence,
 }
-"""Task -> its metrics as functions of query weights."""
+"""These functions make the metrics of each task as functions of query weights."""
 
 
 def _overlap(found: Detections, truth: Detections) -> float:
@@ -206,7 +189,7 @@ def _overlap(found: Detections, truth: Detections) -> float:
 
 
 def _by_category(ranked: Ranked, weights: Array, category: np.ndarray, true: Array) -> tuple[Array, Array]:
-    """Average precision and recall of every category: (K, thresholds, R), NaN where a category has no truth."""
+    """Compute average precision and recall of every category: (K, thresholds, R), NaN for a category without truth."""
     precisions, recalls = [], []
     for k in range(category.max() + 1):
         mine, truths = category[ranked.query] == k, weights @ (true * (category == k))
@@ -218,18 +201,18 @@ def _by_category(ranked: Ranked, weights: Array, category: np.ndarray, true: Arr
 
 
 def _mean_defined(values: Array) -> Array:
-    """Mean over the first axis of what is not NaN, (K, R) -> (R,)."""
+    """Average over the first axis, leaving out NaN: (K, R) -> (R,)."""
     return divide(np.nansum(values, axis=0), (~np.isnan(values)).sum(axis=0))
 
 
 def _means(**columns: Any) -> Statistic:
-    """The statistic of metrics that are plain means over queries."""
+    """Make the statistic of metrics that are plain means over queries."""
     return lambda weights: {name: weights @ np.array(v, dtype=float) / weights.sum(1) for name, v in columns.items()}
 
 
 def _substring(text: str, truth: str) -> bool:
-    """The released evaluation: right if one contains the other, but for case, spaces and underscores."""
-    answer = re.search(r"<answer>(.*?)</answer>", text)  # on one line, as there; none is wrong
+    """Apply the released rule: right if one contains the other, ignoring case, spaces and underscores."""
+    answer = re.search(r"<answer>(.*?)</answer>", text)  # on one line, as in the released code; no answer is wrong
     if answer is None:
         return False
     a, b = (label.lower().replace(" ", "").replace("_", "") for label in (answer[1], truth))

@@ -1,4 +1,4 @@
-"""Pictures: a file becomes 8-bit RGB, however a camera, a scanner or a phone wrote it."""
+"""This room opens picture files from cameras, scanners and phones as 8-bit RGB."""
 
 from typing import TYPE_CHECKING
 

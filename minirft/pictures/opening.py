@@ -1,10 +1,10 @@
-"""Pictures as people have them, as 8-bit RGB: turned by a camera, 16 bits deep, transparent, animated.
+"""This module converts all kinds of pictures to 8-bit RGB: rotated by a camera, 16 bits deep, transparent, animated.
 
-what                     becomes
-marked as turned (EXIF)  upright, where `upright` says so: a mark alone does not say how boxes were drawn
-16 bits a pixel          8 bits: v * 255 / 65535
-transparent              laid on white
-animated                 its first frame
+a picture that is            becomes
+marked as rotated (EXIF)     upright, only if `upright` is set, because boxes may have been drawn on either version
+16 bits per pixel            8 bits: v * 255 / 65535
+transparent                  opaque on white
+animated                     its first frame
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-TURNED, MARKED, ORIENTATION = range(5, 9), range(2, 9), 0x0112  # EXIF values: by a quarter, in any way; their tag
-# What Pillow raises for a file that is torn, is no picture, or is a trap.
+TURNED, MARKED, ORIENTATION = range(5, 9), range(2, 9), 0x0112  # EXIF values: quarter turns, any change; their tag
+# Pillow's errors for a damaged file, a file that is no picture, and a decompression bomb.
 UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
 ASPECT = 200  # Qwen2-VL's processor refuses a picture with a side over 200 times the other
 
 
 def to_rgb(picture: Image.Image, upright: bool = False) -> Image.Image:
-    """The pixels as 8-bit RGB; `upright` applies the turn that a camera only noted.
+    """Convert a picture to 8-bit RGB; `upright` applies the rotation that a camera stored in EXIF.
 
-    Raises `ValueError` for pixels that have no brightness in 8 bits, such as heights in metres.
+    Raises `ValueError` for pixels without a meaning as brightness, such as heights in metres.
 
     >>> to_rgb(Image.new("I;16", (1, 1), 32896)).getpixel((0, 0)), to_rgb(Image.new("LA", (1, 1))).getpixel((0, 0))
     ((128, 128, 128), (255, 255, 255))
@@ -42,28 +42,28 @@ def to_rgb(picture: Image.Image, upright: bool = False) -> Image.Image:
 
 
 def size_of(picture: Image.Image, upright: bool = False) -> tuple[int, int]:
-    """Width and height as `to_rgb` gives them, read off the header."""
+    """Return width and height of the result of `to_rgb`, from the header alone."""
     width, height = picture.size
     return (height, width) if upright and orientation(picture) in TURNED else (width, height)
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8, from the header alone."""
-    if picture.format == "PNG" and "exif" not in picture.info:  # Pillow would decode it all to look behind the pixels
+    """Return the EXIF orientation, 1 (upright) to 8, from the header alone."""
+    if picture.format == "PNG" and "exif" not in picture.info:  # Pillow would decode all pixels to search behind them
         return 1
     try:
         return int(picture.getexif().get(ORIENTATION, 1))
-    except (ValueError, TypeError, SyntaxError, OSError):  # torn EXIF
+    except (ValueError, TypeError, SyntaxError, OSError):  # damaged EXIF
         return 1
 
 
 def is_transparent(picture: Image.Image) -> bool:
-    """Whether the picture has an alpha channel or a transparent colour."""
+    """Check whether the picture has an alpha channel or a transparent colour."""
     return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
 
 
 def habits(picture: Image.Image) -> list[str]:
-    """What about a picture is worth saying once.
+    """List the unusual properties of a picture, for one note to the user.
 
     >>> habits(Image.new("RGBA", (1, 1)))
     ['pictures with transparency, laid on white']
@@ -91,7 +91,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values * scale).astype(np.uint8))
 
 
-# ------------------------------------------------------------------ what a file is, by its first bytes
+# ------------------------------------------------------------------ the kind of a file, from its first bytes
 
 SIGNATURES = (
     (b"PK\x03\x04", "a ZIP archive: unpack it first"),
@@ -109,7 +109,7 @@ HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 
 
 def kind_of_file(path: Path) -> str:
-    """What a file is by its first bytes, in words; "" where they say nothing.
+    """Name the kind of a file from its first bytes; "" if they are not known.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -140,9 +140,9 @@ def kind_of_file(path: Path) -> str:
 
 
 def open_picture(source: Any) -> Image.Image:
-    """A path, or what has `read_bytes` as a path has, is opened; HEIC too where the extra `heic` is installed.
+    """Open a path, or an object with `read_bytes`; HEIC needs the extra `heic`.
 
-    Raises as `Image.open` does, and `ValueError` for a HEIC picture that nothing here can read.
+    Raises the errors of `Image.open`, and `ValueError` for a HEIC picture without that extra.
     """
     try:
         return Image.open(source if isinstance(source, str | Path) else io.BytesIO(source.read_bytes()))

@@ -1,7 +1,7 @@
-"""Rewards: a completion's text becomes a parsed answer, the answer earns named parts, the parts make one score.
+"""A reward parses a completion's text, computes named parts from the parsed answer, and adds them to one score.
 
-Here are also the boxes and frames that answers are written in, the paper's prompts, the released code's readings and
-the red team that attacks a reward.
+This room also holds the boxes and frames of the answers, the paper's prompts, the released code's reading, and the red
+team that attacks a reward.
 """
 
 from typing import TYPE_CHECKING

@@ -1,11 +1,11 @@
-"""Answers: the text of a completion as boxes, a label or a yes, or the reason why it is none of them.
+"""An answer is the text of a completion parsed to boxes, a label or yes/no, or the reason why that fails.
 
-Every parser here is total.  Whatever the text, it returns an answer or a `ParseFailure`, in time linear in the
-text's length: no exception, no NaN, no `eval`.  Texts are at most `MAX_CHARACTERS` long, lists `MAX_PREDICTIONS`, and
-a label `MAX_LABEL`: to normalise a run of combining marks takes time quadratic in its length.  One bad prediction in
-a list of good ones does not spoil the list, but it is counted (`Detections.invalid`), so a reward can charge for it.
+Every parser here is total: for every text it returns an answer or a `ParseFailure`, in time linear in the text's
+length, with no exception, no NaN and no `eval`.  Texts are at most `MAX_CHARACTERS` long, lists `MAX_PREDICTIONS`, and
+a label `MAX_LABEL`, because `normalise` takes time quadratic in a run of combining marks.  A bad prediction in a list
+of good ones does not spoil the list, but it is counted (`Detections.invalid`), so a reward can charge for it.
 
-Deviations from the paper, which names no parser: exactly one answer block is well formed, of several the last is read,
+Deviations (the paper describes no parser): exactly one answer block is well formed; of several, the last is parsed;
 coordinates must lie in the model's 0-1000 frame and confidences in [0, 1].
 """
 
@@ -25,7 +25,7 @@ from minirft import UserError
 from minirft.rewards.boxes import MODEL, Array
 from minirft.samples import Sample, Task
 
-MAX_CHARACTERS = 65_536  # longer than any completion we sample; what bounds the work
+MAX_CHARACTERS = 65_536  # longer than any completion we sample; it bounds the work
 MAX_LABEL = 1_000  # characters; the longest of the data sets' labels has under 100
 MAX_PREDICTIONS = 1_000  # Hungarian matching is cubic; COCO and LVIS score 100 and 300 boxes
 _DETAIL = 80  # characters of the offending text shown
@@ -41,7 +41,7 @@ _EDGE_PUNCTUATION = " .,;:!?'\"`*()[]{}"  # not + or #, which end names such as 
 
 @dataclass(frozen=True)
 class ParseFailure:
-    """Why a text is not an answer: `reason` is one of a few fixed phrases (countable), `detail` shows the place."""
+    """A parse failure explains why a text is no answer: `reason` is one of a few fixed phrases, `detail` the place."""
 
     reason: str
     detail: str = ""
@@ -49,27 +49,27 @@ class ParseFailure:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Predicted (or true) boxes in the model frame.
+    """Detections are predicted (or true) boxes in the model frame.
 
-    `boxes` is (N, 4) xyxy, `confidence` (N,) in [0, 1], and `invalid` counts the malformed predictions: they have
-    no box, but they were predictions.  Those of them of which only the corners are in the wrong order (x1 >= x2 or
-    y1 >= y2) have their confidences in `inverted`, (at most `invalid`,).
+    `boxes` is (N, 4) xyxy, `confidence` (N,) in [0, 1].  `invalid` counts the malformed predictions, which have no
+    box.  `inverted`, (at most `invalid`,), holds the confidences of those malformed predictions whose only fault is
+    the order of the corners (x1 >= x2 or y1 >= y2).
     """
 
     boxes: Array
     confidence: Array
     invalid: int = 0
     inverted: Array = field(default_factory=lambda: np.zeros(0), repr=False)
-    labels: tuple[str, ...] = ()  # of the boxes, where several categories were asked about in one question
+    labels: tuple[str, ...] = ()  # of the boxes; only for questions about several categories
 
     def __len__(self) -> int:
-        """The number of predictions, malformed ones included."""
+        """Count the predictions, malformed ones included."""
         return len(self.boxes) + self.invalid
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A completion that has been read once: its `text`, and the `value` of its answer or why there is none.
+    """An answer holds the `text` of a completion and its parsed `value`, which may be a `ParseFailure`.
 
     >>> Answer.of("presence", "<answer>yes</answer>").value, Answer.of("presence", "a cat").failure
     (True, 'no answer block')
@@ -80,19 +80,19 @@ class Answer:
 
     @classmethod
     def of(cls, task: Task, text: str) -> Answer:
-        """The answer of a completion to a question of kind `task`."""
+        """Parse a completion to a question of kind `task`."""
         return cls(text, parse(task, text))
 
     @property
     def failure(self) -> str | None:
-        """Why the text is no answer; None where it is one."""
+        """Return the reason why the text is no answer, or None if it is one."""
         return self.value.reason if isinstance(self.value, ParseFailure) else None
 
 
 def extract(text: str) -> tuple[str | None, str | None]:
-    """The reasoning and the answer of a completion, stripped; None for a part that is not there.
+    """Extract the reasoning and the answer of a completion, stripped; a missing part is None.
 
-    The answer is the last <answer> block after the reasoning has ended.
+    The answer is the last <answer> block after the end of the reasoning.
 
     >>> extract("<think>a cat</think> <answer>cat</answer>")
     ('a cat', 'cat')
@@ -107,9 +107,9 @@ def extract(text: str) -> tuple[str | None, str | None]:
 
 
 def is_well_formed(text: str) -> bool:
-    """Whether a completion is <think>...</think> then <answer>...</answer>, once each, and nothing else but spaces.
+    """Check that a completion is <think>...</think> then <answer>...</answer>, once each, with only spaces around.
 
-    The reasoning must hold a letter or a digit: an echoed ``<think> ... </think>`` is no reasoning.
+    The reasoning must contain a letter or a digit: an echoed ``<think> ... </think>`` is no reasoning.
 
     >>> [is_well_formed(f"<think>{thought}</think> <answer>cat</answer>") for thought in ("long ears", "...", "")]
     [True, False, False]
@@ -122,11 +122,11 @@ def is_well_formed(text: str) -> bool:
 
 
 def parse_detection(text: str) -> Detections | ParseFailure:
-    """Boxes and confidences: ``[{'Position': [x1, y1, x2, y2], 'Confidence': c}, ...]`` or ``No Objects``.
+    """Parse boxes and confidences: ``[{'Position': [x1, y1, x2, y2], 'Confidence': c}, ...]`` or ``No Objects``.
 
-    Either quote will do; key case is exact; ``[]`` says the same as ``No Objects``.  A prediction is valid when it has
-    just these two keys, or ``'Label': name`` too (a question about several categories wants it), and its numbers are
-    finite JSON numbers, 0 <= x1 < x2 <= 1000, 0 <= y1 < y2 <= 1000, 0 <= c <= 1.
+    Single and double quotes are accepted; keys are case-sensitive; ``[]`` means ``No Objects``.  A prediction is valid
+    if it has exactly these two keys, and for a question about several categories ``'Label': name`` too, and its numbers
+    are finite JSON numbers, 0 <= x1 < x2 <= 1000, 0 <= y1 < y2 <= 1000, 0 <= c <= 1.
 
     >>> found = parse_detection("<answer>[{'Position': [10, 20, 30, 40], 'Confidence': 0.9}]</answer>")
     >>> found.boxes.tolist(), found.confidence.tolist(), found.invalid
@@ -144,16 +144,16 @@ def parse_detection(text: str) -> Detections | ParseFailure:
     items = [] if _NO_OBJECTS.fullmatch(answer) else _items(answer)
     if isinstance(items, ParseFailure):
         return items
-    read = [_prediction(item) for item in items]
-    numbers = np.array([five for five, _ in filter(None, read)], dtype=np.float64).reshape(-1, 5)
+    parsed = [found for found in map(_prediction, items) if found]
+    numbers = np.array([five for five, _ in parsed], dtype=np.float64).reshape(-1, 5)
     sound = (numbers[:, :2] < numbers[:, 2:4]).all(1)
-    valid, names = numbers[sound], [label for _, label in filter(None, read)]
+    valid, names = numbers[sound], [label for _, label in parsed]
     labels = tuple(compress(names, sound)) if any(names) else ()
-    return Detections(valid[:, :4], valid[:, 4], len(read) - len(valid), numbers[~sound, 4], labels)
+    return Detections(valid[:, :4], valid[:, 4], len(items) - len(valid), numbers[~sound, 4], labels)
 
 
 def parse_label(text: str) -> str | ParseFailure:
-    """A label as it was written, of at most `MAX_LABEL` characters; compare labels through `normalise`.
+    """Parse a label of at most `MAX_LABEL` characters, unchanged; compare labels through `normalise`.
 
     >>> parse_label("<think>long ears</think> <answer> Basset Hound </answer>")
     'Basset Hound'
@@ -165,7 +165,7 @@ def parse_label(text: str) -> str | ParseFailure:
 
 
 def parse_grounding(text: str) -> Array | ParseFailure:
-    """One box, ``(x1,y1),(x2,y2)``, valid in the model frame: shape (4,).
+    """Parse one box, ``(x1,y1),(x2,y2)``, valid in the model frame: shape (4,).
 
     >>> parse_grounding("<answer> (10,20),(30,40) </answer>").tolist()
     [10.0, 20.0, 30.0, 40.0]
@@ -180,12 +180,12 @@ def parse_grounding(text: str) -> Array | ParseFailure:
         return ParseFailure("not a box", answer[:_DETAIL])
     box = [float(number) for number in corners.groups()]
     x1, y1, x2, y2 = box
-    inside = 0 <= x1 < x2 <= MODEL.width and 0 <= y1 < y2 <= MODEL.height  # False for NaN too, as every comparison is
+    inside = 0 <= x1 < x2 <= MODEL.width and 0 <= y1 < y2 <= MODEL.height
     return np.array(box) if inside else ParseFailure("invalid box", answer[:_DETAIL])
 
 
 def parse_presence(text: str) -> bool | ParseFailure:
-    """Whether the completion says yes.
+    """Parse yes or no: True for yes.
 
     >>> parse_presence("<answer>Yes.</answer>"), parse_presence("<answer>yes or no</answer>").reason
     (True, 'not yes or no')
@@ -206,7 +206,7 @@ _PARSERS: dict[Task, Callable[[str], Detections | str | Array | bool | ParseFail
 
 
 def parse(task: Task, text: str) -> Detections | str | Array | bool | ParseFailure:
-    """The answer of a completion to a question of kind `task`.
+    """Parse a completion to a question of kind `task`; a `ParseFailure` replaces an unreadable answer.
 
     >>> parse("classification", "<answer></answer>")
     ParseFailure(reason='empty answer', detail='')
@@ -215,7 +215,7 @@ def parse(task: Task, text: str) -> Detections | str | Array | bool | ParseFailu
 
 
 def parse_solution(task: Task, text: str) -> Any:
-    """The answer of a solution.  Data, not a model, wrote it, so a fault raises `UserError`.
+    """Parse a solution.  It comes from data, not from a model, so an unreadable one raises `UserError`.
 
     >>> parse_solution("presence", "<answer>no</answer>")
     False
@@ -231,7 +231,7 @@ def parse_solution(task: Task, text: str) -> Any:
 
 
 def true_boxes(sample: Sample) -> Array:
-    """The boxes of the solution in the model's frame, (M, 4); none for a label or a yes.
+    """Return the boxes of the solution in the model's frame, (M, 4); a label or a yes/no has none.
 
     >>> from pathlib import Path
     >>> true_boxes(Sample("0", Path("0.jpg"), "grounding", "?", "<answer>(1,2),(3,4)</answer>")).tolist()
@@ -244,9 +244,9 @@ def true_boxes(sample: Sample) -> Array:
 
 
 def normalise(label: str) -> str:
-    """A label for comparison: case, space, underscore, hyphen and punctuation at the ends do not count.
+    """Normalise a label for comparison: case, space, underscore, hyphen and punctuation at the ends do not count.
 
-    Time is quadratic in the longest run of combining marks: labels that a model wrote are to be bounded first, as
+    The time is quadratic in the longest run of combining marks, so bound the length of a model's label first, as
     `parse_label` does.
 
     >>> normalise(" Forget-me_not. "), normalise("2012 BMW  X5")
@@ -272,7 +272,7 @@ def _short_answer(text: str) -> str | ParseFailure:
 
 
 def _items(answer: str) -> list[str] | ParseFailure:
-    """The texts of the {...} in a list, unread."""
+    """Split a list into the texts of its {...}, without parsing them."""
     if not (answer.startswith("[") and answer.endswith("]")):
         return ParseFailure("not a list of predictions", answer[:_DETAIL])
     inside = answer[1:-1].strip()
@@ -284,7 +284,7 @@ def _items(answer: str) -> list[str] | ParseFailure:
 
 
 def _prediction(item: str) -> tuple[tuple[float, ...], str] | None:
-    """x1, y1, x2, y2, confidence of one {...}, corners in any order, and its label; None when it is malformed."""
+    """Parse one {...} to (x1, y1, x2, y2, confidence), corners in any order, and its label; None if malformed."""
     try:  # ValueError: not JSON, or an integer of over 4,300 digits; RecursionError: brackets nested too deep
         pairs = json.loads(item.replace("'", '"'), object_pairs_hook=list)
     except (ValueError, RecursionError):

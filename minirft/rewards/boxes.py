@@ -1,8 +1,8 @@
-"""Boxes and the frame that each is in; how they overlap and are matched is in `detection`.
+"""A box belongs to a frame, and this module converts boxes between frames; `detection` overlaps and matches them.
 
-Boxes are float `xyxy` with y pointing down and no "+1": the box [0, 0, 2, 2] has area 4.  A `Frame` is
-the size of the coordinate system; the models speak in `MODEL`, 0-1000 along either axis.  IoU does not
-change when an axis is rescaled, so rewards never leave the model frame.
+Boxes are float `xyxy` with y pointing down and no "+1": the box [0, 0, 2, 2] has area 4.  A `Frame` is the size of the
+coordinate system; the models answer in `MODEL`, 0-1000 along both axes.  IoU does not change when an axis is rescaled,
+so rewards stay in the model frame.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MODEL = Frame("model", 1000, 1000)
 
 
 def pixels(width: float, height: float) -> Frame:
-    """The frame of a picture of `width` x `height` pixels.
+    """Make the frame of a picture of `width` x `height` pixels.
 
     >>> pixels(640, 480)
     Frame(name='pixels', width=640, height=480)
@@ -27,9 +27,9 @@ def pixels(width: float, height: float) -> Frame:
 
 
 def convert(xyxy: ArrayLike, source: Frame, target: Frame) -> Array:
-    """Boxes of one frame in the units of another, each axis scaled by itself; shape (..., 4) kept.
+    """Convert boxes (..., 4) from one frame to the units of another; each axis is scaled separately.
 
-    Neither rounds nor clips.  Raises `ValueError` when the last axis is not 4.
+    Nothing is rounded or clipped.  Raises `ValueError` when the last axis is not 4.
 
     >>> convert([[32, 24, 64, 48]], pixels(64, 48), MODEL).tolist()
     [[500.0, 500.0, 1000.0, 1000.0]]

@@ -1,14 +1,14 @@
-"""The detection reward: how boxes overlap, which of them were found, and did the confidence know?
+"""The detection reward matches predicted boxes to true boxes and scores their overlap and their confidence.
 
-Two parts.  R_IoU is the overlap with the true boxes, R_conf how well the confidences tell hits from misses.  The
-choices inside them are one dataclass, `DetectionReading`, of which `STRICT` and `PAPER` are two.
+It has two parts.  R_IoU is the overlap with the true boxes; R_conf measures how well the confidences separate hits from
+misses.  The dataclass `DetectionReading` holds the choices inside them; `STRICT` and `PAPER` are two such readings.
 
-Deviations from the paper.  `PAPER` is equations 6-8 to the letter; where they are silent τ is 0.5 (it is never
-given), matching is greedy by confidence, and saying `No Objects` earns 0: a mean over no predictions is undefined,
-and any constant would pay silence on every picture.  An inverted box has IoU 0 there, so its confidence earns 1 - c.
+Deviations from the paper.  `PAPER` follows equations 6-8 exactly.  They leave some choices open: here τ is 0.5 (the
+paper gives no value), matching is greedy by confidence, and `No Objects` earns 0, because a mean over no predictions is
+undefined and a constant would reward it on every picture.  An inverted box has IoU 0, so its confidence earns 1 - c.
 `STRICT`, the default, matches by the Hungarian method without a threshold, divides by max(predictions, truths) so
-that a miss costs as much as a false alarm, pays a right abstention in full, and scores confidence by a proper rule.
-An inverted box is malformed in it.  The paper does not say how boxes are matched, so both usual ways are here.
+that a miss costs as much as a false alarm, pays a right abstention in full, and scores confidence by a proper rule;
+an inverted box is malformed.  The paper does not define how boxes are matched, so both usual ways are here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from minirft.rewards.boxes import Array
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> Array:
-    """Intersection over union of every pair: |a ∩ b| / |a ∪ b|, (N, 4), (M, 4) -> (N, M) in [0, 1].
+    """Compute intersection over union of every pair: |a ∩ b| / |a ∪ b|, (N, 4), (M, 4) -> (N, M) in [0, 1].
 
     A box that is empty, inverted or not finite overlaps nothing: its row is 0.
 
@@ -38,7 +38,7 @@ def iou(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def sound_iou(a: Array, b: Array) -> Array:
-    """`iou` of boxes of which each is known to be sound, as those of `Detections` are, (N, 4), (M, 4) -> (N, M).
+    """Compute `iou` of boxes that are known to be valid, such as those of `Detections`: (N, 4), (M, 4) -> (N, M).
 
     >>> sound_iou(np.array([[0.0, 0, 2, 2]]), np.array([[0.0, 0, 2, 1]])).tolist()
     [[0.5]]
@@ -47,26 +47,28 @@ def sound_iou(a: Array, b: Array) -> Array:
 
 
 def giou(a: ArrayLike, b: ArrayLike) -> Array:
-    """Generalised IoU of every pair: IoU - (|hull| - |a ∪ b|) / |hull|, (N, 4), (M, 4) -> (N, M) in [-1, 1].
+    """Compute generalised IoU of every pair: IoU - (|hull| - |a ∪ b|) / |hull|, (N, 4), (M, 4) -> (N, M) in [-1, 1].
 
-    The hull is the smallest box round both, so boxes that do not touch still differ by their distance.
+    The hull is the smallest box around both, so the value of boxes that do not touch still depends on their distance.
     A box that is empty, inverted or not finite gets -1.  Source: Rezatofighi et al. 2019, arXiv 1902.09630.
 
     >>> giou([[0, 0, 1, 1]], [[0, 0, 1, 1], [1, 0, 2, 1], [9, 0, 10, 1]]).round(3).tolist()
     [[1.0, 0.0, -0.8]]
     """
-    upright = _upright(a), _upright(b)
-    intersection, union = _overlaps(*upright)
-    value = _ratio(intersection, union) - 1 + _ratio(union, _hulls(*upright))
+    p, q = _upright(a), _upright(b)
+    intersection, union = _overlaps(p, q)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x, y = (np.maximum.outer(p[:, n + 2], q[:, n + 2]) - np.minimum.outer(p[:, n], q[:, n]) for n in (0, 1))
+        value = _ratio(intersection, union) - 1 + _ratio(union, x * y)
     return np.where(_sound(a)[:, None] & _sound(b)[None, :], value, -1.0)
 
 
 def match_greedy(iou: Array, confidence: ArrayLike, threshold: float = 0.5) -> list[tuple[int, int]]:
-    """Match one to one, the surest prediction choosing first: [(prediction, truth), ...] in that order.
+    """Match one to one in order of falling confidence: [(prediction, truth), ...] in that order.
 
-    Each takes the free true box it overlaps most, if that overlap is at least `threshold` and not 0.  Equal
-    confidences keep their order, and NaN goes last.  `iou` is (N, M), `confidence` (N,).  This is how detection
-    is scored (COCO), and it can be a trap: a sure box between two objects may take the one another box needed.
+    Each prediction takes the free true box it overlaps most, if that overlap is at least `threshold` and not 0.  Equal
+    confidences keep their order, and NaN goes last.  `iou` is (N, M), `confidence` (N,).  COCO scores detection in
+    this way.  Its weakness: a confident box between two objects may take the object that another box needs.
 
     >>> match_greedy(np.array([[0.6, 0.7], [0.0, 0.9]]), [0.9, 0.8])
     [(0, 1)]
@@ -84,8 +86,8 @@ def match_greedy(iou: Array, confidence: ArrayLike, threshold: float = 0.5) -> l
 def match_hungarian(iou: Array, threshold: float = 0.5, confidence: ArrayLike = 0.0) -> list[tuple[int, int]]:
     """Match one to one so that the sum of IoU over the pairs is greatest: [(prediction, truth), ...] by prediction.
 
-    Pairs below `threshold` or without overlap are no pairs.  Equal sums go to the surer predictions where `confidence`,
-    (N,) in [0, 1], is given, so the order of the list does not matter.  `iou` is (N, M); O(max(N, M)^3).
+    Pairs below `threshold` or without overlap are dropped.  If `confidence`, (N,) in [0, 1], is given, ties go to the
+    predictions of higher confidence, so the order of the list does not matter.  `iou` is (N, M); O(max(N, M)^3).
 
     >>> match_hungarian(np.array([[0.6, 0.7], [0.0, 0.9]]))
     [(0, 0), (1, 1)]
@@ -111,23 +113,16 @@ def _sound(boxes: ArrayLike) -> NDArray[np.bool_]:
 
 
 def _upright(boxes: ArrayLike) -> Array:
-    """The boxes, an unsound one as a point at 0."""
+    """Replace each invalid box by a point at 0."""
     return np.where(_sound(boxes)[:, None], _rows(boxes), 0.0)
 
 
 def _overlaps(a: Array, b: Array) -> tuple[Array, Array]:
-    """Areas of intersection and union of every pair, each (N, M), one axis at a time: pairs are many, axes two."""
+    """Compute the areas of intersection and union of every pair, each (N, M)."""
     with np.errstate(over="ignore", invalid="ignore"):  # numbers near 1e308 overflow; `_ratio` makes them 0
         x, y = (np.minimum.outer(a[:, n + 2], b[:, n + 2]) - np.maximum.outer(a[:, n], b[:, n]) for n in (0, 1))
         intersection = np.maximum(x, 0) * np.maximum(y, 0)
         return intersection, np.add.outer(_extent(a), _extent(b)) - intersection
-
-
-def _hulls(a: Array, b: Array) -> Array:
-    """Area of the smallest box round each pair, (N, M)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        x, y = (np.maximum.outer(a[:, n + 2], b[:, n + 2]) - np.minimum.outer(a[:, n], b[:, n]) for n in (0, 1))
-        return x * y
 
 
 def _extent(boxes: Array) -> Array:
@@ -135,7 +130,7 @@ def _extent(boxes: Array) -> Array:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    """part / whole in [0, 1]; 0 where that is not a number."""
+    """Divide and clip to [0, 1]; a result that is not finite becomes 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = part / whole
     return np.clip(np.where(np.isfinite(ratio), ratio, 0.0), 0.0, 1.0)
@@ -145,15 +140,15 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 
 def matched_iou(found: Detections, truth: Detections, matching: str = "hungarian", threshold: float = 0.0) -> Array:
-    """IoU of each valid prediction with the one object it is matched to, 0 when there is none: shape (N,).
+    """Compute the IoU of each valid prediction with the object it is matched to, 0 if it has none: shape (N,).
 
-    Where either side has labels, boxes of different labels do not match: `same_label`.
+    If either side has labels, boxes with different labels do not match (`same_label`).
 
     >>> box = Detections(np.array([[0.0, 0, 9, 9]]), np.ones(1))
     >>> matched_iou(box, box).tolist()
     [1.0]
     """
-    overlap = sound_iou(found.boxes, truth.boxes)  # parsing has refused all others
+    overlap = sound_iou(found.boxes, truth.boxes)  # the parser accepts valid boxes only
     if found.labels or truth.labels:
         overlap = overlap * same_label(found, truth)
     if matching == "greedy":
@@ -167,7 +162,7 @@ def matched_iou(found: Detections, truth: Detections, matching: str = "hungarian
 
 
 def same_label(found: Detections, truth: Detections) -> NDArray[np.bool_]:
-    """Which predictions have the label of which objects: (N, M) bool; case, spaces and hyphens do not count.
+    """Compare the labels of predictions and objects: (N, M) bool; case, spaces and hyphens do not count.
 
     >>> a, b = np.zeros((1, 4)), np.ones(1)
     >>> same_label(Detections(a, b, labels=("Cat",)), Detections(a, b, labels=("cat",))).tolist()
@@ -180,7 +175,9 @@ def same_label(found: Detections, truth: Detections) -> NDArray[np.bool_]:
 def iou_score(
     matched: Array, predictions: int, truths: int, denominator: str = "max", abstention: float = 1.0
 ) -> float:
-    """R_IoU = Σ matched IoU / max(predictions, truths), or / predictions (equation 6); `abstention` where both are 0.
+    """Compute R_IoU = Σ matched IoU / max(predictions, truths), or / predictions (equation 6).
+
+    If both counts are 0, the result is `abstention`.
 
     >>> iou_score(np.array([0.8]), predictions=1, truths=2), iou_score(np.array([0.8]), 1, 2, denominator="predictions")
     (0.4, 0.8)
@@ -192,11 +189,12 @@ def iou_score(
 
 
 def shifted_score(confidence: Array, hit: Array, invalid: int = 0, truths: int = 0, abstention: float = 1.0) -> float:
-    """R_conf = 1/2 + 1/2 mean over max(predictions, truths) slots of (2 c y - c²), y = 1 for a hit: in [0, 1].
+    """Compute R_conf = 1/2 + 1/2 mean over max(predictions, truths) slots of (2 c y - c²), y = 1 for a hit: in [0, 1].
 
-    A Brier score moved so that c = 0 earns the same, hit or miss.  Still proper: the best c is the probability of a
-    hit.  A sure hit earns 1, a sure miss 0, and junk at confidence 0 exactly what silence earns, 1/2.  An object nobody
-    reported is a slot with c = 0; a malformed prediction one with c = 1, y = 0.
+    This is a Brier score, shifted so that c = 0 earns the same for a hit and a miss.  It is still proper: the best c is
+    the probability of a hit.  A hit with c = 1 earns 1 and a miss with c = 1 earns 0.  A junk box with confidence 0
+    earns 1/2, the same as no box.  A missed object counts as a prediction with c = 0; a malformed prediction counts as
+    one with c = 1, y = 0.
 
     >>> sure, unsure, hit, miss = (np.array([number]) for number in (1.0, 0.0, 1.0, 0.0))
     >>> shifted_score(sure, hit), shifted_score(sure, miss), shifted_score(unsure, miss)
@@ -209,7 +207,9 @@ def shifted_score(confidence: Array, hit: Array, invalid: int = 0, truths: int =
 
 
 def brier_score(confidence: Array, hit: Array, invalid: int = 0, truths: int = 0, abstention: float = 1.0) -> float:
-    """R_conf = mean over predictions of 1 - (c - y)².  Proper, but junk at confidence 0 earns 1; malformed earns 0.
+    """Compute R_conf = mean over predictions of 1 - (c - y)²; a malformed prediction earns 0.
+
+    The rule is proper, but a junk box with confidence 0 earns 1.
 
     >>> brier_score(np.array([0.0]), np.array([0.0]), truths=1)
     1.0
@@ -218,7 +218,9 @@ def brier_score(confidence: Array, hit: Array, invalid: int = 0, truths: int = 0
 
 
 def linear_score(confidence: Array, hit: Array, invalid: int = 0, truths: int = 0, abstention: float = 0.0) -> float:
-    """R_conf = mean over predictions of (c if hit else 1 - c): equations 7 and 8.  Not proper: the best c is 0 or 1.
+    """Compute R_conf = mean over predictions of (c if hit else 1 - c): equations 7 and 8.
+
+    The rule is not proper: the best c is always 0 or 1.
 
     >>> linear_score(np.array([0.75, 0.75]), np.array([1.0, 0.0]), truths=2)
     0.5
@@ -236,7 +238,7 @@ CONFIDENCE_RULES = {"shifted": shifted_score, "brier": brier_score, "linear": li
 
 @dataclass(frozen=True)
 class DetectionReading:
-    """The choices inside a detection reward; `STRICT` and `PAPER` are two of them.
+    """A detection reading holds the choices inside a detection reward; `STRICT` and `PAPER` are two readings.
 
     >>> DetectionReading(matching="best")
     Traceback (most recent call last):
@@ -244,11 +246,11 @@ class DetectionReading:
     """
 
     matching: str = "hungarian"
-    threshold: float = 0.0  # τ: least IoU of a match; 0 leaves the IoU reward graded from the first overlap on
-    denominator: str = "max"  # max(predictions, truths), or predictions
+    threshold: float = 0.0  # τ: least IoU of a match; with 0 the IoU reward grows from the smallest overlap on
+    denominator: str = "max"  # max(predictions, truths), or "predictions"
     rule: str = "shifted"  # of the confidence reward
-    hit: float = 0.5  # least matched IoU that the confidence is to predict
-    abstention: float = 1.0  # what `No Objects` earns, in both parts, where there is nothing
+    hit: float = 0.5  # a prediction is a hit from this matched IoU on
+    abstention: float = 1.0  # reward of `No Objects`, in both parts, if there are no objects
     inverted: str = "malformed"  # a box with x1 >= x2 or y1 >= y2 is a malformed prediction, or a "miss" with IoU 0
 
     def __post_init__(self) -> None:
@@ -267,9 +269,9 @@ PAPER = DetectionReading("greedy", 0.5, "predictions", "linear", hit=0.0, absten
 
 
 def detection_scores(
-    found: Detections | ParseFailure, truth: Detections, how: DetectionReading = STRICT
+    found: Detections | ParseFailure, truth: Detections, reading: DetectionReading = STRICT
 ) -> tuple[float, float]:
-    """R_IoU and R_conf of an answer that has been read, from one matching; (0, 0) for an unreadable one.
+    """Compute R_IoU and R_conf of a parsed answer from one matching; a `ParseFailure` earns (0, 0).
 
     >>> box = Detections(np.array([[0.0, 0, 9, 9]]), np.ones(1))
     >>> detection_scores(box, box)
@@ -277,13 +279,13 @@ def detection_scores(
     """
     if isinstance(found, ParseFailure):
         return 0.0, 0.0
-    matched = matched_iou(found, truth, how.matching, how.threshold)
-    hit = ((matched > 0) & (matched >= how.hit)).astype(np.float64)
+    matched = matched_iou(found, truth, reading.matching, reading.threshold)
+    hit = ((matched > 0) & (matched >= reading.hit)).astype(np.float64)
     confidence, invalid = found.confidence, found.invalid
-    if how.inverted == "miss":
+    if reading.inverted == "miss":
         confidence, invalid = np.append(confidence, found.inverted), invalid - len(found.inverted)
         hit = np.append(hit, np.zeros(len(found.inverted)))
     return (
-        iou_score(matched, len(found), len(truth), how.denominator, how.abstention),
-        CONFIDENCE_RULES[how.rule](confidence, hit, invalid, len(truth), how.abstention),
+        iou_score(matched, len(found), len(truth), reading.denominator, reading.abstention),
+        CONFIDENCE_RULES[reading.rule](confidence, hit, invalid, len(truth), reading.abstention),
     )

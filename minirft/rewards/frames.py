@@ -1,18 +1,18 @@
-"""Which coordinates is the model speaking in?  Pixels, 0 to 1 and swapped axes, told by how well the boxes would fit.
+"""The frame check finds the coordinate frame of a model's answers: thousandths, pixels, 0 to 1, or swapped axes.
 
-A model asked for thousandths of the picture that answers in pixels earns nothing, and the log says no more than 0.
-Here every answer is read without asking that its boxes lie in the frame, as if it were in each of five frames, and
-compared with the true boxes:
+The prompts require thousandths of the picture.  A model that answers in pixels earns 0, and the log shows no reason.
+So each answer is interpreted in each of five frames, its boxes may lie anywhere, and they are compared with the true
+boxes:
 
-    frame        a box [x1, y1, x2, y2] is read as
-    model        thousandths of width and height: what the prompts ask for
+    frame        a box [x1, y1, x2, y2] is in
+    model        thousandths of width and height, as the prompts require
     pixels       pixels of the picture as it is on disk
-    resized      pixels of the picture as the processor hands it to the model (Qwen2.5-VL's habit)
+    resized      pixels of the picture after the processor resized it (usual for Qwen2.5-VL)
     unit         shares of width and height, 0 to 1
     swapped      thousandths, but [y1, x1, y2, x2]
 
-The fit of an answer is Σ IoU / max(n_pred, n_true) over the best matching.  One lucky answer proves nothing, so there
-is a verdict only over a batch, when another frame fits clearly better on average.
+The fit of an answer is Σ IoU / max(n_pred, n_true) over the best matching.  One answer can fit by luck, so the result
+is about a batch: another frame is reported only if its mean fit is clearly better.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OTHERS = {
     "swapped": "y before x",
 }
 MIN_ANSWERS = 16  # with boxes, on pictures with boxes
-MARGIN = 0.15  # mean fit that the other frame must gain
+MARGIN = 0.15  # by how much the mean fit of another frame must be better
 _NUMBER = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
 _FOUR = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]", re.ASCII)
 _CORNERS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)", re.ASCII)
@@ -46,10 +46,10 @@ Size = tuple[float, float]  # width, height
 
 @dataclass(frozen=True)
 class Fits:
-    """What each frame makes of a batch of answers.
+    """`Fits` holds how well each frame fits a batch of answers.
 
-    `frame` fits best by far, or is "model".  `mean` is each frame's mean fit over `answers` answers, `better` in how
-    many it fits better than the model's.
+    `frame` is the clearly best frame, or else "model".  `mean` is each frame's mean fit over `answers` answers;
+    `better` counts the answers that the frame fits better than the model's frame.
     """
 
     frame: str
@@ -59,7 +59,7 @@ class Fits:
 
     @property
     def warning(self) -> str | None:
-        """One line for the log, or None where nothing is wrong.
+        """Return one line for the log, or None if the frame is right.
 
         >>> Fits("unit", {"model": 0.01, "unit": 0.62}, {"unit": 9}, 10).warning
         '9 of 10 answers fit better as shares of width and height from 0 to 1 (mean IoU 0.62, as thousandths 0.01): \
@@ -77,10 +77,10 @@ answers must be 0 to 1000 of width and height, x first; check the prompt, and th
 def check_frames(
     texts: Sequence[str], samples: Sequence[Sample], resize: Callable[[tuple[int, int]], Size] | None = None
 ) -> Fits:
-    """Which frame a batch of completions is in: one sample for each text; `resize` gives the size that the model saw.
+    """Find the frame of a batch of completions, one sample for each text.
 
-    Answers without boxes, and those about an absent category, say nothing and are left out.  Only the headers of
-    pictures are read.
+    `resize` maps the size of a picture to the size that the model gets.  Answers without boxes, and those about
+    an absent category, carry no information and are left out.  Only the headers of pictures are read.
     """
     answers = []
     for text, sample in zip(texts, samples, strict=True):
@@ -92,14 +92,14 @@ def check_frames(
 
 
 def judge(answers: Iterable[tuple[Array, Array, Size, Size | None]]) -> Fits:
-    """The verdict on (predicted (N, 4) in whatever frame, true (M, 4) in the model's, size, size as resized or None).
+    """Judge answers: (predicted (N, 4) in an unknown frame, true (M, 4) in the model's, size, resized size or None).
 
     >>> true = np.array([[100.0, 200, 300, 600]])
     >>> judge([(true / 1000, true, (640, 480), None)] * 16).frame, judge([(true, true, (640, 480), None)] * 16).frame
     ('unit', 'model')
     """
     fits = [
-        {name: _fit(boxes, truth) for name, boxes in _readings(found, size, resized).items()}
+        {name: _fit(boxes, truth) for name, boxes in _in_each_frame(found, size, resized).items()}
         for found, truth, size, resized in answers
     ]
     names = ["model", *(name for name in OTHERS if any(name in fit for fit in fits))]
@@ -111,9 +111,9 @@ def judge(answers: Iterable[tuple[Array, Array, Size, Size | None]]) -> Fits:
 
 
 def boxes_anywhere(text: str) -> Array:
-    """Every [a, b, c, d] and (a,b),(c,d) of an answer as a row, whatever frame it is in: (N, 4).
+    """Find every [a, b, c, d], or else every (a,b),(c,d), of an answer, in any frame: (N, 4).
 
-    Without an answer block the whole text is read.
+    A text without an answer block is searched as a whole.
 
     >>> boxes_anywhere("<answer>[{'Position': [0.1, 0.2, 0.5, 0.6], 'Confidence': 1}]</answer>").tolist()
     [[0.1, 0.2, 0.5, 0.6]]
@@ -126,8 +126,8 @@ def boxes_anywhere(text: str) -> Array:
     return np.array(found[:MAX_PREDICTIONS], dtype=np.float64).reshape(-1, 4)
 
 
-def _readings(found: Array, size: Size, resized: Size | None) -> dict[str, Array]:
-    """The boxes in the model's frame, were they in each of the five."""
+def _in_each_frame(found: Array, size: Size, resized: Size | None) -> dict[str, Array]:
+    """Convert the boxes from each of the five frames to the model's frame."""
     return {
         "model": found,
         "pixels": convert(found, pixels(*size), MODEL),
@@ -143,7 +143,7 @@ def _fit(found: Array, truth: Array) -> float:
 
 
 def displayed_size(sample: Sample) -> tuple[int, int]:
-    """Width and height of a sample's picture as it is handed on, in pixels; only the header is read.
+    """Return width and height, in pixels, of `sample.picture()`; only the header of the file is read.
 
     >>> displayed_size(Sample("s0", Image.new("RGB", (4, 3)), "presence", "A cat?", "<answer>yes</answer>"))
     (4, 3)

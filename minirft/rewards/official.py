@@ -1,24 +1,25 @@
-"""The released code's reading of the paper, quirks included, so a learner can see what they pay for.
+"""The official reading repeats the rewards of the released code, with their quirks, so that a learner can study them.
 
-Written from a description of github.com/Liuziyu77/Visual-RFT at commit 9486633 and checked against a table of what
-its rewards return and 1,500 recorded values a task.  Read it to compare; train with `strict`.  Kept on purpose:
+It was written from a description of github.com/Liuziyu77/Visual-RFT at commit 9486633 and checked against a table of
+the released rewards' results and 1,500 recorded values per task.  Use it to compare; train with `strict`.  These quirks
+are kept on purpose:
 
-    parsing     the answer pattern does not span lines (in grounding it does); without a match the whole completion
-                is the answer; white space round the answer does not count; a list that was cut off is read up to
-                its last element with a comma after it
-    detection   exact duplicates are removed; a match needs IoU > 0.5; a right `No Objects` earns 0; no confidence
-                is ever checked, and a NaN makes the reward NaN, which spreads to its whole group; a position that is
-                no box spoils the list, unless every object was matched before its turn
-    labels      right when either text contains the other, so the empty answer is always right
-    grounding   GIoU + 1, and the box is never checked: 0 to 2 for a real box, without bound for an inverted one; of
-                several boxes the first corners come before the second ones, so that corners of two make the box
+    parsing     the answer pattern does not span lines (in grounding it does); if it does not match, the whole
+                completion is the answer; white space around the answer does not count; a truncated list is parsed up
+                to its last element with a comma after it
+    detection   exact duplicates are removed; a match needs IoU > 0.5; a right `No Objects` earns 0; confidences are
+                not checked, and a NaN makes the reward NaN, which spreads to its whole group; a position that is no
+                box spoils the list, unless every object is matched before its turn
+    labels      an answer is right if either text contains the other, so the empty answer is always right
+    grounding   GIoU + 1, and the box is not checked: 0 to 2 for a valid box, without bound for an inverted one; of
+                several boxes all first corners come before the second ones, so the result mixes corners of two boxes
 
 So these are the only rewards here that may leave [0, 1].  Deviations: the released detection and classification
-rewards first ask the math-verify package whether the completion *equals* the solution as mathematics (for boxes:
-whether the first box has the right y1) and, if so, pay in full.  That step is left out.  On the 1,500 recorded
-completions a task it would have raised the reward of 98 (6.5%) in detection and 6 (0.4%) in classification; math-verify
-0.5.2, docs/experiments.md.  A NaN confidence sorts last; there, its place depends on the sorting algorithm.  Texts
-longer than `answers.MAX_CHARACTERS` earn 0.
+rewards first call the math-verify package to test whether the completion *equals* the solution as mathematics (for
+boxes: whether the first box has the right y1) and, if so, pay in full.  That step is left out.  On the 1,500 recorded
+completions per task it would have raised the reward of 98 (6.5%) in detection and 6 (0.4%) in classification;
+math-verify 0.5.2, docs/experiments.md.  A NaN confidence sorts last here; in the released code its place depends on the
+sorting algorithm.  Texts longer than `answers.MAX_CHARACTERS` earn 0.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from minirft.rewards.answers import MAX_CHARACTERS, ParseFailure
 from minirft.rewards.detection import iou, match_greedy
 from minirft.samples import Task
 
-Prediction = tuple[tuple[Any, ...], float]  # position, confidence: as written, unchecked
+Prediction = tuple[tuple[Any, ...], float]  # position, confidence: unchecked
 
 _CORNERS = re.compile(r"\(\s*N\s*,\s*N\s*\)\s*,\s*\(\s*N\s*,\s*N\s*\)".replace("N", r"(\d+)"))
-_MATCH = np.nextafter(0.5, 1)  # the released code asks for more than 0.5, `match_greedy` for at least its threshold
+_MATCH = np.nextafter(0.5, 1)  # the released code needs IoU > 0.5, `match_greedy` IoU >= its threshold
 
 
 def detection_iou(completion: str, solution: str) -> float:
-    """R_IoU = Σ matched IoU / max(predictions, truths); 0 when either text cannot be read, or reads as no boxes.
+    """Compute R_IoU = Σ matched IoU / max(predictions, truths); 0 if either text has no readable boxes.
 
     >>> box, other = "{'Position': [0, 0, 9, 9], 'Confidence': 1}", "{'Position': [50, 0, 59, 9], 'Confidence': 1}"
     >>> detection_iou(f"<answer>[{box}]</answer>", f"<answer>[{box}, {other}]</answer>")
@@ -54,7 +55,7 @@ def detection_iou(completion: str, solution: str) -> float:
 
 
 def detection_confidence(completion: str, solution: str) -> float:
-    """R_conf = mean over predictions of (c if matched else 1 - c), clipped to [0, 1] only after the mean.
+    """Compute R_conf = mean over predictions of (c if matched else 1 - c), clipped to [0, 1] only after the mean.
 
     >>> truth = "<answer>[{'Position': [0, 0, 9, 9], 'Confidence': 1}]</answer>"
     >>> detection_confidence("<answer>[{'Position': [90, 90, 99, 99], 'Confidence': -5}]</answer>", truth)
@@ -71,7 +72,7 @@ def detection_confidence(completion: str, solution: str) -> float:
 
 
 def accuracy(completion: str, solution: str) -> float:
-    """1 when answer ⊂ label or label ⊂ answer, spaces, underscores and case aside.
+    """Return 1 when answer ⊂ label or label ⊂ answer, ignoring spaces, underscores and case; else 0.
 
     >>> [accuracy(f"<answer>{label}</answer>", "<answer>737-300</answer>") for label in ("", "7", "747")]
     [1.0, 1.0, 0.0]
@@ -83,7 +84,7 @@ def accuracy(completion: str, solution: str) -> float:
 
 
 def grounding(completion: str, solution: str) -> float:
-    """GIoU + 1 of the (x1,y1),(x2,y2) in each answer, / 1000; 2 for the same answer, 0 when there is none.
+    """Compute GIoU + 1 of the (x1,y1),(x2,y2) in each answer, / 1000; 2 for equal answers, 0 without a box.
 
     >>> grounding("<answer>(400,400),(500,500)</answer>", "<answer>(400,400),(500,500)</answer>")
     2.0
@@ -99,7 +100,7 @@ def grounding(completion: str, solution: str) -> float:
 
 
 def tags(completion: str, solution: str = "") -> float:
-    """R_format: 1 for <think>, anything, </think>, space, <answer>, anything, </answer>, and nothing round it.
+    """Compute R_format: 1 for <think>, anything, </think>, space, <answer>, anything, </answer>, with nothing around.
 
     >>> tags("<think></think><answer></answer>"), tags(" <think>a</think> <answer>b</answer>")
     (1.0, 0.0)
@@ -113,12 +114,12 @@ def tags(completion: str, solution: str = "") -> float:
 
 
 def detections(text: str) -> list[Prediction] | ParseFailure:
-    """The predictions of a text as the released code finds them; a failure where it would raise or find none."""
+    """Parse predictions as the released code does; a failure where that code would raise or find none."""
     if len(text) > MAX_CHARACTERS:
         return ParseFailure("too long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}")
     wrapped = f"<answer>{_answer(text)}</answer>".replace("[[", "[").replace("]]", "]").replace("\n", "")
     inner = wrapped[wrapped.find("<answer>") + len("<answer>") : wrapped.find("</answer>")]
-    if not inner.endswith("]"):  # meant to repair a list that was cut off: what a comma follows is kept
+    if not inner.endswith("]"):  # the released code repairs a truncated list: it keeps the elements before a comma
         cut = inner.rfind("},")
         inner = inner[:cut] + "}]" if cut >= 0 else ""
     try:
@@ -132,7 +133,7 @@ def detections(text: str) -> list[Prediction] | ParseFailure:
 
 
 def corners(text: str) -> list[float] | ParseFailure:
-    """x1, y1, x2, y2 in 0-1 as the released code pairs them, whatever box they make.
+    """Parse x1, y1, x2, y2 in 0-1 as the released code pairs them; the box may be invalid.
 
     >>> corners("<answer>(0,100),(200,300) or (400,500),(600,700)</answer>")
     [0.0, 0.1, 0.4, 0.5]
@@ -145,11 +146,11 @@ def corners(text: str) -> list[float] | ParseFailure:
 
 
 def label_text(text: str) -> str | ParseFailure:
-    """What is compared as the label: never a failure, save for length."""
+    """Parse the label text; only a text that is too long is a failure."""
     return _answer(text) if len(text) <= MAX_CHARACTERS else ParseFailure("too long")
 
 
-READERS: dict[Task, Callable[[str], object]] = {
+PARSERS: dict[Task, Callable[[str], object]] = {
     "detection": detections,
     "classification": label_text,
     "grounding": corners,
@@ -162,7 +163,7 @@ PARTS: dict[Task, dict[str, Callable[[str, str], float]]] = {
 
 
 def _answer(text: str) -> str:
-    """The first <answer> block that opens and closes on one line, else the whole text; stripped."""
+    """Return the first <answer> block that opens and closes on one line, else the whole text; stripped."""
     for line in text.split("\n"):
         answer, closed, _ = line.partition("<answer>")[2].partition("</answer>")
         if closed:
@@ -171,7 +172,7 @@ def _answer(text: str) -> str:
 
 
 def _grounding_answer(text: str) -> str:
-    """The first <answer> block, which may span lines here, else the whole text; stripped."""
+    """Return the first <answer> block, which may span lines here, else the whole text; stripped."""
     answer, closed, _ = text.partition("<answer>")[2].partition("</answer>")
     return (answer if closed else text).strip()
 
@@ -183,10 +184,10 @@ def _number(value: object) -> float:
 
 
 def _overlaps(found: list[Prediction] | ParseFailure, truth: list[Prediction] | ParseFailure) -> list[float] | None:
-    """IoU of each prediction with the object it was matched to, greedily by confidence; 0 when unmatched.
+    """Compute the IoU of each prediction with its object, matched greedily by confidence; 0 if unmatched.
 
-    None where the released code fails: a text without boxes, or a position that is no box and has its turn while an
-    object is free.  Once all objects are matched no position is looked at.
+    The result is None where the released code fails: for a text without boxes, or a position that is no box and has its
+    turn while an object is free.  Once all objects are matched, the code uses no further position.
     """
     if isinstance(found, ParseFailure) or isinstance(truth, ParseFailure):
         return None
@@ -205,7 +206,7 @@ def _overlaps(found: list[Prediction] | ParseFailure, truth: list[Prediction] | 
 
 
 def _box(position: tuple[Any, ...]) -> tuple[float, float, float, float] | None:
-    """The position as four numbers; None when it is not that."""
+    """Convert a position to four numbers; None when it is not four numbers."""
     try:
         x1, y1, x2, y2 = map(_number, position)
     except (TypeError, ValueError, OverflowError):
@@ -214,7 +215,7 @@ def _box(position: tuple[Any, ...]) -> tuple[float, float, float, float] | None:
 
 
 def _unchecked_giou(a: list[float], b: list[float]) -> float:
-    """IoU - (hull - union) / hull, with areas that may be negative and a hull that may be smaller than either box."""
+    """Compute IoU - (hull - union) / hull; areas may be negative, and the hull may be smaller than either box."""
     intersection = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - intersection
     hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))

@@ -1,15 +1,15 @@
-"""A reward of your own: a Python function that scores one completion of one sample.
+"""A reward of your own is a Python function that scores one completion of one sample.
 
     def short(completion: str, sample: Sample) -> float | dict[str, float]
 
-A number is one part, named like the function.  The entries of a dict are parts; each is logged, and R = Σ w_k R_k with
-the weights of `reward_weights` (1 where none is given).  The function can look at the question (`sample.problem`), the
-truth (`sample.solution`, `rewards.true_boxes(sample)`), the picture (`sample.picture()`) and the parsed answer
-(`rewards.parse(sample.task, completion)`).  The package's own rewards have the same form, so that a function can
-start from one: `strict(completion, sample).parts | {"short": ...}`.
+A number is one part, with the name of the function.  The entries of a dict are parts; each is logged, and R = Σ w_k R_k
+with the weights of `reward_weights` (default 1).  The function can use the question (`sample.problem`), the truth
+(`sample.solution`, `rewards.true_boxes(sample)`), the picture (`sample.picture()`) and the parsed answer
+(`rewards.parse(sample.task, completion)`).  The package's own rewards have the same form, so a function can start from
+one: `strict(completion, sample).parts | {"short": ...}`.
 
-A function that raises, returns what is no number, or runs too long must not cost the run.  Its score is then NaN with
-a reason, and `train.grpo_step` leaves the whole group out: an advantage compares all completions of a group.
+A function that raises, does not return numbers, or runs too long must not stop the run.  Its score is then NaN with a
+reason, and `train.grpo_step` leaves the whole group out, because an advantage compares all completions of a group.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ Scorer = RewardFn | OwnFunction
 
 @dataclass(frozen=True)
 class OwnReward:
-    """A function of one's own as a reward: named parts, their weighted sum, and a reason where it failed.
+    """`OwnReward` wraps your function as a reward with named parts, their weighted sum, and a reason if it fails.
 
-    `timeout` is in seconds of one call; 0 is no limit.  It interrupts Python code and regular expressions on Linux and
-    macOS in the main thread; elsewhere a call that took longer is only noticed after it has ended.
+    `timeout` is in seconds per call; 0 is no limit.  It interrupts Python code and regular expressions on Linux and
+    macOS in the main thread; elsewhere a call that takes too long is detected only after it has ended.
 
     >>> cat = Sample("s0", Path("cat.jpg"), "classification", "What is it?", "<answer>cat</answer>")
     >>> pay = OwnReward(lambda text, sample: {"short": 1.0, "cats": text.count("cat")}, {"cats": 0.5})
@@ -61,7 +61,7 @@ class OwnReward:
         try:
             with _time_limit(self.timeout):
                 parts = self._parts(self.function(completion, sample))
-        except (Exception, SystemExit) as error:  # whatever it raises costs its group, not the run
+        except (Exception, SystemExit) as error:  # an error in the function loses its group, not the run
             file = getattr(getattr(self.function, "__code__", None), "co_filename", "")
             return Score(math.nan, {}, f"the reward failed: {described(error, file)}")
         answer = parse(sample.task, completion)
@@ -70,11 +70,11 @@ class OwnReward:
 
     @property
     def name(self) -> str:
-        """The function's name, which is that of its part if it returns a number."""
+        """Return the function's name, which names its part if it returns a number."""
         return getattr(self.function, "__name__", type(self.function).__name__).replace("<lambda>", "own")
 
     def _parts(self, value: Any) -> dict[str, float]:
-        """The parts of what the function returned.  Raises `TypeError` or `ValueError` for what is no number."""
+        """Convert the function's result to parts.  Raises `TypeError` or `ValueError` for anything but numbers."""
         value = value.parts if isinstance(value, Score) else value
         value = value if isinstance(value, Mapping) else {self.name: value}
         parts = {str(name): _number(str(name), part) for name, part in value.items()}
@@ -86,7 +86,9 @@ class OwnReward:
 def reward_for(
     task: Task, source: str | Scorer, weights: Mapping[str, float] | None = None, timeout: float = 10.0
 ) -> RewardFn:
-    """The reward of a task: the name of a reading, FILE.py:NAME, or a function.  Raises `UserError` as they do.
+    """Make the reward of a task from the name of a reading, FILE.py:NAME, or a function.
+
+    Raises `UserError` as `reading` and `load_function` do.
 
     >>> reward_for("presence", "strict").weights
     {'accuracy': 1.0, 'format': 1.0}
@@ -100,7 +102,7 @@ def reward_for(
 
 
 def is_own(source: str) -> bool:
-    """Does a config's `reward` name a function, FILE.py:NAME, in place of a reading?
+    """Check whether a config's `reward` names a function, FILE.py:NAME, instead of a reading.
 
     >>> is_own("rewards/short.py:short"), is_own("strict")
     (True, False)
@@ -110,9 +112,9 @@ def is_own(source: str) -> bool:
 
 
 def load_function(source: str) -> OwnFunction:
-    """The function that FILE.py:NAME names.
+    """Load the function that FILE.py:NAME names.
 
-    Raises `UserError` where there is no such file, it does not run, or it holds no such function of two arguments.
+    Raises `UserError` when the file is missing or does not run, or holds no such function of two arguments.
     """
     path, _, name = source.rpartition(":")
     module = _module(Path(path).resolve())
@@ -130,9 +132,10 @@ def load_function(source: str) -> OwnFunction:
 
 
 def fingerprint(reward: Scorer) -> str | None:
-    """SHA-256 of the file that holds a reward's function; None for the package's own, which the version names.
+    """Hash (SHA-256) the file that holds a reward's function; None for the package's own rewards.
 
-    A resumed run must score as it did before.  For a function made in a notebook it is that of its source.
+    It is how a resumed run checks that it scores as before; the package's own rewards are fixed by its version.  For a
+    function defined in a notebook the hash is that of its source.
     """
     function = reward.function if isinstance(reward, OwnReward) else reward
     if not isinstance(reward, OwnReward) and getattr(reward, "__module__", "").startswith("minirft."):
@@ -148,7 +151,7 @@ def fingerprint(reward: Scorer) -> str | None:
 
 
 def described(error: BaseException, file: str) -> str:
-    """An exception in one line, with the line of `file`, the user's, that raised it."""
+    """Describe an exception in one line, with the line of the user's `file` that raised it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     place = f"{Path(frames[-1].filename).name} line {frames[-1].lineno}: " if frames else ""
     return f"{place}{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
@@ -162,7 +165,7 @@ def _module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
     try:
-        sys.modules[spec.name] = module  # dataclasses look their module up
+        sys.modules[spec.name] = module  # dataclasses need to find their module
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else described(error, str(path))

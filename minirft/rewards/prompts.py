@@ -1,11 +1,11 @@
-"""Prompts: the questions as the paper asks them (Table 1), and solutions written in the format they ask for.
+"""This module writes the paper's questions (Table 1), and solutions in the answer format of these questions.
 
 Detection, classification and grounding are verbatim from the published data sets, because a prompt is part of the
-result.  The authors' slips are kept: no space after "tags.", "species name" asked for cars too, and in grounding
-"grouding", a sentence without a verb and a closing bracket that was never opened.
+result.  The authors' mistakes are kept: no space after "tags.", "species name" for cars too, and in grounding
+"grouding", a sentence without a verb and a closing bracket without an opening one.
 
-Deviation: the presence question is our own.  The paper's two-stage detection asks first whether a category is in the
-picture, and that prompt was never released.
+Deviation: the presence question is our own.  The paper's two-stage detection has a first question, whether a category
+is in the picture, but its text was not released.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Look at the image: is there at least one object of the category '{category}' in 
 Write down your reasoning in <think> </think>, then the answer in <answer> </answer>: yes or no, nothing else.
 <think> ... </think> <answer>yes or no</answer>"""
 
-# family -> (what the picture shows, what is asked); the four sets of the paper's Table 2
+# family -> (noun for the picture's object, attribute in the question); the four sets of the paper's Table 2
 FAMILIES = {
     "flower": ("plant", "species"),
     "pet": ("pet", "species"),
@@ -64,7 +64,7 @@ FAMILIES = {
 
 
 def detection(category: str) -> str:
-    """The detection question.  Source: Table 1, and the `problem` column of the ViRFT_COCO sets.
+    """Write the detection question.  Source: Table 1, and the `problem` column of the ViRFT_COCO sets.
 
     >>> detection("cat").splitlines()[1]
     "If no object belonging to the category 'cat' in the image, return 'No Objects'."
@@ -73,7 +73,7 @@ def detection(category: str) -> str:
 
 
 def detection_together(categories: Sequence[str]) -> str:
-    """The detection question about several categories at once, in our own words; each box is answered with its label.
+    """Write the detection question about several categories, in our own words; the answer has a label for each box.
 
     >>> detection_together(["cat", "dog"])[:59]
     "Detect all objects belonging to the categories 'cat', 'dog'"
@@ -82,7 +82,7 @@ def detection_together(categories: Sequence[str]) -> str:
 
 
 def quotable(name: str) -> str:
-    """A category's name as it may stand in single quotes.
+    """Replace quotation marks in a category's name, so that it can be put in single quotes.
 
     >>> quotable("bird's nest")
     'bird’s nest'
@@ -91,9 +91,9 @@ def quotable(name: str) -> str:
 
 
 def classification(family: str, attribute: str | None = None) -> str:
-    """The fine-grained classification question.  Source: Table 1, and the `problem` column of the ViRFT_CLS sets.
+    """Write the fine-grained classification question.  Source: Table 1, and the `problem` column of the ViRFT_CLS sets.
 
-    `family` is one of `FAMILIES`, or any noun; `attribute` is what is asked of it ("kind" for a noun of your own).
+    `family` is one of `FAMILIES`, or any noun; `attribute` is the property in the question ("kind" for a noun).
 
     >>> classification("flower").splitlines()[0]
     'This is an image containing a plant. Please identify the species of the plant based on the image.'
@@ -106,7 +106,7 @@ def classification(family: str, attribute: str | None = None) -> str:
 
 
 def grounding(instruction: str) -> str:
-    """The reasoning-grounding question.  Source: the released LISA training prompt, slips included.
+    """Write the reasoning-grounding question.  Source: the released LISA training prompt with its mistakes.
 
     >>> grounding("the taller cup")[:86]
     'Output the bounding box in the image corresponding to the instruction: the taller cup '
@@ -115,7 +115,7 @@ def grounding(instruction: str) -> str:
 
 
 def presence(category: str) -> str:
-    """The first question of two-stage detection, in our own words.
+    """Write the first question of two-stage detection, in our own words.
 
     >>> presence("cat").splitlines()[0]
     "Look at the image: is there at least one object of the category 'cat' in it?"
@@ -124,11 +124,11 @@ def presence(category: str) -> str:
 
 
 def detection_solution(boxes: ArrayLike, confidence: ArrayLike = 1, labels: Sequence[str] = ()) -> str:
-    """Boxes of the model frame, (N, 4), as an answer block; none is `No Objects`.
+    """Write boxes of the model frame, (N, 4), as an answer block; no boxes give `No Objects`.
 
-    Coordinates are rounded to whole numbers, and an object thinner than one unit is given that unit, so the text can
-    always be read back.  `confidence` is one for all or one each, `labels` one each or none.  Raises `ValueError` for a
-    box that is inverted, not finite or outside 0-1000.
+    Coordinates are rounded to whole numbers, and an object thinner than one unit becomes one unit wide, so the text can
+    always be parsed.  `confidence` is one number for all boxes or one each; `labels` are one each or none.  Raises
+    `ValueError` for a box that is inverted, not finite or outside 0-1000.
 
     >>> detection_solution([[100, 200, 300, 400.4]])
     "<answer>[{'Position': [100, 200, 300, 400], 'Confidence': 1}]</answer>"
@@ -150,7 +150,7 @@ def detection_solution(boxes: ArrayLike, confidence: ArrayLike = 1, labels: Sequ
 
 
 def label_solution(name: str) -> str:
-    """A label as an answer block.
+    """Write a label as an answer block.
 
     >>> label_solution("737-200")
     '<answer>737-200</answer>'
@@ -159,7 +159,7 @@ def label_solution(name: str) -> str:
 
 
 def grounding_solution(box: ArrayLike) -> str:
-    """One box of the model frame, (4,), as an answer block; rounded and refused as in `detection_solution`.
+    """Write one box of the model frame, (4,), as an answer block; rounding and errors as in `detection_solution`.
 
     >>> grounding_solution([10, 20, 30, 40])
     '<answer>(10,20),(30,40)</answer>'
@@ -169,7 +169,7 @@ def grounding_solution(box: ArrayLike) -> str:
 
 
 def presence_solution(present: bool) -> str:
-    """Yes or no as an answer block.
+    """Write yes or no as an answer block.
 
     >>> presence_solution(True)
     '<answer>yes</answer>'
@@ -178,12 +178,12 @@ def presence_solution(present: bool) -> str:
 
 
 def _score(confidence: float) -> str:
-    """Two decimals, as the prompt asks; the whole number 1 of the published solutions stays whole."""
+    """Write a confidence with two decimals, as the prompt requires; the integer 1 of published solutions stays 1."""
     return str(confidence) if isinstance(confidence, int) else f"{confidence:.2f}"
 
 
 def _whole(box: np.ndarray) -> tuple[int, int, int, int]:
-    """The box on whole coordinates, at least one unit wide and high."""
+    """Round a box to whole coordinates, at least one unit wide and high."""
     x1, y1, x2, y2 = box.tolist()
     if not (0 <= x1 < x2 <= MODEL.width and 0 <= y1 < y2 <= MODEL.height):
         raise ValueError(f"expected 0 <= x1 < x2 <= 1000 and 0 <= y1 < y2 <= 1000, got {box.tolist()}")
@@ -192,6 +192,6 @@ def _whole(box: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _side(low: float, high: float) -> tuple[int, int]:
-    """Both ends rounded; where they meet, the whole unit in which `low` lies."""
+    """Round both ends; if they meet, return the whole unit that contains `low`."""
     first, last = round(low), round(high)
     return (first, last) if first < last else (math.floor(low), math.floor(low) + 1)

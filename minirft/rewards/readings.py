@@ -1,15 +1,15 @@
-"""Rewards: what a completion earns, as named parts in [0, 1] and their weighted sum, in three readings of one paper.
+"""A reward scores a completion with named parts in [0, 1] and their weighted sum; the paper allows three readings.
 
-    paper      equations 5-9 to the letter: R = R_IoU + R_conf + R_format for detection, R_acc + R_format for labels;
-               grounding has no equation, so its IoU is taken as the text has it
-    official   what the released code computes (`minirft.rewards.official`); the only one whose parts may leave [0, 1]
-    strict     ours, the default: no exploit of the other two pays (`minirft.rewards.redteam` is the evidence)
+    paper      follows equations 5-9: R = R_IoU + R_conf + R_format for detection, R_acc + R_format for labels;
+               grounding has no equation, so its part is the IoU that the paper's text describes
+    official   computes the same as the released code (`minirft.rewards.official`); only its parts may leave [0, 1]
+    strict     is ours, the default: no exploit of the other two pays (`minirft.rewards.redteam` is the evidence)
 
 The detection parts are in `detection`.  Deviation: a presence question has a reward too; the paper has none.
 
-These rewards are pure functions of two texts, so they need no picture, no model and no state.  Each text is read once,
-and the parts take what was read: (answer, truth).  The solution's text must be readable: `UserError` otherwise.  The
-completion's text may be anything.  A reward of one's own, which may look at the picture too, is in `own`.
+These rewards are pure functions of two texts, so they need no picture, no model and no state.  Each text is parsed
+once, and the parts take the results: (answer, truth).  A solution that cannot be parsed raises `UserError`; a
+completion may be any text.  `own` holds rewards of your own, which may use the picture too.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from minirft.rewards.detection import PAPER, STRICT, DetectionReading, detection
 from minirft.samples import Sample, Task
 
 Variant = Literal["strict", "paper", "official"]
-Part = Callable[[Any, Any], float]  # (answer, truth), as the reward reads them -> reward
+Part = Callable[[Any, Any], float]  # (answer, truth), parsed -> reward
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one completion earned: the weighted sum, the raw parts, and why it could not be read (None if it could).
+    """A score is the reward of one completion: the weighted sum, the raw parts, and the reason of a parse failure.
 
     A total that is not finite is no reward: `train.grpo_step` leaves the whole group out.  A malformed prediction in a
-    list that can be read is no failure; it costs in every part instead.
+    readable list is no failure, but it lowers every part.
     """
 
     total: float
@@ -48,10 +48,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Reward:
-    """Named parts and their weights: R = Σ w_k R_k (equations 5 and 9, where every w is 1).
+    """A reward has named parts and their weights: R = Σ w_k R_k (equations 5 and 9, where every w is 1).
 
-    `read` makes an `Answer` of a completion and `read_truth` the truth of a solution, once each; the parts take both.
-    Without them, as in a reward of your own, the parts take the two texts.
+    `parse` turns a completion into an `Answer` and `parse_truth` turns a solution into its truth, once each; the parts
+    take both.  By default the parts take the two texts.
 
     >>> short = Reward({"short": lambda completion, solution: float(len(completion) < 9)}, {"short": 0.5})
     >>> short("cat", "<answer>cat</answer>")
@@ -60,16 +60,16 @@ class Reward:
 
     parts: dict[str, Part]
     weights: dict[str, float]
-    read: Callable[[str], Any] = str
-    read_truth: Callable[[str], Any] = str
+    parse: Callable[[str], Any] = str
+    parse_truth: Callable[[str], Any] = str
 
     def __post_init__(self) -> None:
         if set(self.parts) != set(self.weights) or not all(map(math.isfinite, self.weights.values())):
             raise ValueError(f"one finite weight for each of {sorted(self.parts)}, got {self.weights}")
 
     def __call__(self, completion: str, sample: Sample | str) -> Score:
-        """The score of a completion; `sample` may be the text of the solution alone."""
-        answer, truth = self.read(completion), self.read_truth(sample if isinstance(sample, str) else sample.solution)
+        """Score a completion; `sample` may be the text of the solution alone."""
+        answer, truth = self.parse(completion), self.parse_truth(sample if isinstance(sample, str) else sample.solution)
         parts = {name: float(part(answer, truth)) for name, part in self.parts.items()}
         failure = answer.failure if isinstance(answer, Answer) else None
         return Score(sum(self.weights[name] * value for name, value in parts.items()), parts, failure)
@@ -79,7 +79,7 @@ RewardFn = Callable[[str, Sample], Score]  # (completion, sample) -> score
 
 
 def grounding_iou(answer: Answer, truth: Array) -> float:
-    """IoU of the one box asked for; 0 for no box or an invalid one.
+    """Compute the IoU of the answered box with the true one; 0 for no box or an invalid one.
 
     >>> grounding_iou(Answer.of("grounding", "<answer>(0,0),(10,5)</answer>"), np.array([0.0, 0, 10, 10]))
     0.5
@@ -88,7 +88,7 @@ def grounding_iou(answer: Answer, truth: Array) -> float:
 
 
 def accuracy(answer: Answer, truth: str | bool, literal: bool = False) -> float:
-    """R_acc: 1 when the label (or the yes) is the true one: letter by letter if `literal`, else after `normalise`.
+    """Compute R_acc: 1 when the label (or yes/no) is right, exactly if `literal`, else after `normalise`.
 
     >>> answers = [Answer.of("classification", f"<answer>{label}</answer>") for label in ("great-dane", "dane", "")]
     >>> [accuracy(answer, "Great Dane") for answer in answers]
@@ -100,7 +100,7 @@ def accuracy(answer: Answer, truth: str | bool, literal: bool = False) -> float:
 
 
 def format_reward(answer: Answer, truth: Any = None, literal: bool = False) -> float:
-    """R_format: 1 for <think>...</think> <answer>...</answer>, of which, unless `literal`, all can be read.
+    """Compute R_format: 1 for <think>...</think> <answer>...</answer>; unless `literal`, the answer must parse too.
 
     >>> texts = "<think>long ears</think> <answer>basset</answer>", "<answer>basset</answer>"
     >>> [format_reward(Answer.of("classification", text)) for text in texts]
@@ -113,9 +113,10 @@ def format_reward(answer: Answer, truth: Any = None, literal: bool = False) -> f
 def reading(
     task: Task, variant: Variant = "strict", weights: Mapping[str, float] | None = None, **options: Any
 ) -> Reward:
-    """The reward of a task under a reading, its parts weighted 1 unless `weights` says otherwise.
+    """Make the reward of a task in a reading; `weights` are those of its parts, 1 by default.
 
-    Options: detection takes the fields of `DetectionReading`.  Raises `UserError` for what is not known.
+    Options: detection takes the fields of `DetectionReading`.  Raises `UserError` for an unknown task, reading, part or
+    option.
 
     >>> reward = reading("detection", weights={"format": 0.5})
     >>> reward("<think>no cat here</think> <answer>No Objects</answer>", "<answer>No Objects</answer>")
@@ -123,20 +124,19 @@ def reading(
     """
     _check_options(task, variant, options)
     parts = _official_parts(task) if variant == "official" else _parts(task, variant, options)
-    unknown = set(weights or {}) - set(parts)
-    if unknown:
+    if unknown := set(weights or {}) - set(parts):
         raise UserError(f"no reward called {', '.join(sorted(unknown))} in {task}; its parts are {', '.join(parts)}")
     weights = dict.fromkeys(parts, 1.0) | dict(weights or {})
     if variant == "official":
-        return Reward(parts, weights, lambda text: Answer(text, official.READERS[task](text)))
+        return Reward(parts, weights, lambda text: Answer(text, official.PARSERS[task](text)))
     return Reward(parts, weights, partial(Answer.of, task), partial(parse_solution, task))
 
 
 def score_rows(rows: Iterable[Mapping[str, Any]], reward: Reward) -> Iterator[dict[str, float | str | None]]:
-    """Scores of saved completions: {"completion", "solution"} in, {part: value, ..., "total", "failure"} out.
+    """Score saved completions: rows {"completion", "solution"} -> rows {part: value, ..., "total", "failure"}.
 
-    Every row out is valid JSON.  A value that is not finite, which only the official reading gives, becomes None, and
-    `failure` then reads "not finite".  Raises `UserError`, with the row's number from 1, for a row that lacks a text.
+    Every result is valid JSON.  A value that is not finite, which only the official reading gives, becomes None, and
+    `failure` is then "not finite".  Raises `UserError`, with the row's number from 1, for a row that lacks a text.
 
     >>> rows = [{"completion": "<answer>cat</answer>", "solution": "<answer>Cat</answer>"}]
     >>> list(score_rows(rows, reading("classification")))
@@ -156,24 +156,19 @@ def score_rows(rows: Iterable[Mapping[str, Any]], reward: Reward) -> Iterator[di
         yield {**{name: v if math.isfinite(v) else None for name, v in values.items()}, "failure": failure}
 
 
-_OPTIONS = {"detection": {field.name for field in fields(STRICT)}}
-
-
 def _check_options(task: Task, variant: Variant, options: Mapping[str, Any]) -> None:
     if task not in get_args(Task):
         raise UserError(f"no task called {task!r}; use {', '.join(get_args(Task))}")
-    if variant not in ("strict", "paper", "official"):
+    if variant not in get_args(Variant):
         raise UserError(f"no reading called {variant!r}; use strict, paper or official")
-    free = variant == "strict" or (variant == "paper" and task == "detection")
-    known = _OPTIONS.get(task, set()) if free else set()
-    unknown = set(options) - known
-    if unknown:
+    known = {field.name for field in fields(STRICT)} if task == "detection" and variant != "official" else set()
+    if unknown := set(options) - known:
         takes = f"takes {', '.join(sorted(known))}" if known else "takes no options"
         raise UserError(f"{', '.join(sorted(unknown))} is no option of the {variant} {task} reward, which {takes}")
 
 
 def _parts(task: Task, variant: Variant, options: Mapping[str, Any]) -> dict[str, Part]:
-    """The parts of the strict and paper readings."""
+    """Make the parts of the strict or paper reading."""
     literal = variant == "paper"
     if task == "detection":
         parts = _detection_parts(replace(PAPER if literal else STRICT, **options))
@@ -184,18 +179,18 @@ def _parts(task: Task, variant: Variant, options: Mapping[str, Any]) -> dict[str
     return parts | {"format": partial(format_reward, literal=literal)}
 
 
-def _detection_parts(how: DetectionReading) -> dict[str, Part]:
-    """R_IoU and R_conf, from one matching."""
+def _detection_parts(choices: DetectionReading) -> dict[str, Part]:
+    """Make R_IoU and R_conf, which share one matching."""
 
     @lru_cache(maxsize=1)
     def both(answer: Answer, truth: Detections) -> tuple[float, float]:
-        return detection_scores(answer.value, truth, how)
+        return detection_scores(answer.value, truth, choices)
 
     return {"iou": lambda *pair: both(*pair)[0], "confidence": lambda *pair: both(*pair)[1]}
 
 
 def _official_parts(task: Task) -> dict[str, Part]:
-    """The parts of the released code's reading, each of which reads both texts in its own way."""
+    """Make the parts of the official reading, each of which parses both texts in its own way."""
     if task not in official.PARTS:
         raise UserError(f"the released code has no {task} reward; use strict or paper")
 

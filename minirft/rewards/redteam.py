@@ -1,11 +1,11 @@
-"""The red team: how much does an answer earn that never looked at the picture?
+"""The red team measures how much an answer earns that does not depend on the picture.
 
-A fixed set of answers, each scored on the same solutions.  `blind` ones are written without the picture; `edit` ones
-start from the honest, perfect answer and do something to it that should not pay.  A reading is sound when no blind
-answer comes near the honest one and no edit beats it.  Watch `share`, the part of the honest total that is earned.
+It scores a fixed set of answers on the same solutions.  `blind` answers are made without the picture; `edit` answers
+change the honest, perfect answer in a way that should not pay.  A reading is sound when no blind answer comes near the
+honest one and no edit beats it.  `share` is the part of the honest total that an answer earns.
 
-What cannot be zero: a blind `No Objects` is right wherever there is nothing, and a constant label wherever it is the
-label; that is the base rate of the questions, and honest.
+Some shares cannot be 0: a blind `No Objects` is right for every absent category, and a constant label for every picture
+with that label.  This is the base rate of the questions, not an exploit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Edit = Callable[[str], str]  # solution -> completion
 GREY = Image.new("RGB", (64, 64), "grey")
 THOUGHT = "<think>I looked at the picture.</think> "
 
-# What to audit with when no data is at hand: one, two and three objects, small and large, and an absent category
+# Solutions for an audit without data: one, two and three objects, small and large, and an absent category
 SOLUTIONS: dict[Task, list[str]] = {
     "detection": [
         detection_solution([[120, 364, 480, 649]]),
@@ -52,12 +52,12 @@ def audit(
     solutions: Sequence[str | Sample] | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """What each answer earns on average: [{"answer", "kind", parts..., "total", "share", "non_finite"}, ...].
+    """Compute each answer's mean reward: [{"answer", "kind", parts..., "total", "share", "non_finite"}, ...].
 
-    `reward` is a reading's name, to which `options` go, or any reward.  Samples in place of `solutions` let a reward of
-    one's own see picture and question; solutions alone come with a grey picture.  The first row is the honest answer.
-    A mean is None where a score was not finite, and `non_finite` is the share of such scores.  Raises `UserError` when
-    there are no solutions, one is unreadable, or the reward fails on the first honest answer.
+    `reward` is a reading's name, which may have `options`, or any reward.  `solutions` may be samples, so that a reward
+    of your own can use picture and question; plain solutions get a grey picture.  The first row is the honest answer.
+    A mean is None if a score was not finite; `non_finite` is the share of such scores.  Raises `UserError` when there
+    are no solutions, one is unreadable, or the reward fails on the first honest answer.
 
     >>> rows = audit("classification", "official", ["<answer>737-300</answer>"])
     >>> [(row["answer"], row["accuracy"]) for row in rows[:3]]
@@ -84,7 +84,7 @@ def audit(
 
 
 def blind(task: Task, solutions: Sequence[str]) -> list[tuple[str, str]]:
-    """Named completions that ignore the picture; of the solutions they know the list, as a policy in training does.
+    """List named completions that ignore the picture; they may use the set of solutions, which training can learn.
 
     >>> dict(blind("presence", []))["always yes"]
     '<think>I looked at the picture.</think> <answer>yes</answer>'
@@ -104,7 +104,7 @@ def blind(task: Task, solutions: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def edits(task: Task) -> list[tuple[str, Edit]]:
-    """Named ways to spoil the honest answer.
+    """List named ways to spoil the honest answer.
 
     >>> dict(edits("presence"))["empty reasoning"]("<answer>yes</answer>")
     '<think></think><answer>yes</answer>'

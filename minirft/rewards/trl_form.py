@@ -1,7 +1,7 @@
-"""Rewards in TRL's form, `reward_func(completions, **columns) -> list[float | None]`, from ours and into ours.
+"""This module converts rewards to and from TRL's form, `reward_func(completions, **columns) -> list[float | None]`.
 
-TRL (`GRPOTrainer(reward_funcs=...)`) scores a batch: every column of the data set comes as a list as long as
-`completions`, a completion is a text or a conversation of one message, and None means that this reward does not apply.
+TRL (`GRPOTrainer(reward_funcs=...)`) scores a batch: every column of the data set is a list as long as `completions`, a
+completion is a text or a conversation of one message, and None means that this reward does not apply.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TrlReward = Callable[..., list[float | None]]
 
 
 def to_trl(reward: RewardFn, task: Task) -> TrlReward:
-    """A reward of this package for TRL's trainer.
+    """Convert a reward of this package to a reward for TRL's trainer.
 
-    It reads the columns `solution`, and where they are there `problem`, `image`, `category` and `id`.  A score that is
-    not finite becomes None.
+    It uses the column `solution`, and `problem`, `image`, `category` and `id` if they exist.  A score that is not
+    finite becomes None.
 
     >>> from minirft.rewards import reading
     >>> score = to_trl(reading("classification"), "classification")
@@ -45,10 +45,10 @@ def to_trl(reward: RewardFn, task: Task) -> TrlReward:
 
 
 def from_trl(function: TrlReward, conversational: bool = True) -> OwnFunction:
-    """A reward written for TRL as one of this package's: call it with one completion, of one sample.
+    """Convert a reward for TRL to one of this package, a function of one completion and one sample.
 
-    `conversational` says whether it expects [{"role": "assistant", "content": text}] in place of the text.  It gets the
-    columns `prompts`, `solution`, `problem`, `category`, `id`, and `image` if it names that parameter.
+    If `conversational`, the function gets [{"role": "assistant", "content": text}] in place of the text.  It gets the
+    columns `prompts`, `solution`, `problem`, `category`, `id`, and `image` if it has a parameter of that name.
 
     >>> def long_enough(completions, solution, **columns): return [float(len(c[0]["content"]) > 3) for c in completions]
     >>> sample = Sample("s0", Image.new("RGB", (4, 3)), "classification", "What?", "<answer>cat</answer>")
@@ -73,6 +73,6 @@ def from_trl(function: TrlReward, conversational: bool = True) -> OwnFunction:
 
 
 def _sample(row: Mapping[str, Any], task: Task, n: int) -> Sample:
-    """A row of a TRL data set as a sample; a grey picture where it has none."""
+    """Convert a row of a TRL data set to a sample; a row without a picture gets a grey one."""
     image = row.get("image") or Image.new("RGB", (1, 1), "grey")
     return Sample(str(row.get("id", n)), image, task, row.get("problem", ""), row["solution"], row.get("category", ""))

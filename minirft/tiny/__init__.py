@@ -1,7 +1,7 @@
-"""The embedded world: a real Qwen2-VL in miniature, and the scenes that it sees.  It draws and never trains.
+"""The tiny world holds a real Qwen2-VL in miniature and the scenes for it; this room draws and does not train.
 
-`CHECKPOINT` is a folder that plain transformers loads; `MODEL_CARD.md` in it says what the base can
-do, what it does by default, and why the two differ.
+`CHECKPOINT` is a folder that plain transformers loads; its `MODEL_CARD.md` explains what the base can do, what it does
+by default, and why the two differ.
 """
 
 from typing import TYPE_CHECKING

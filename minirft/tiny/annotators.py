@@ -1,10 +1,10 @@
-"""The annotators whose texts the base model imitates: a quick one and a careful one.
+"""Two annotators, a quick one and a careful one, write the texts that the base model imitates.
 
-This is where the base gets the property that the paper's effect needs: it *can* do the task and by
-default *does not*.  Two texts in three come from the quick annotator, who glances and draws one loose
-box; one in three from the careful one, who names each object, says of its colour and of its shape whether it
-is the wanted one, draws tight boxes around all that match, and states a confidence that fits.  Both break the answer
-format equally often, so that the format reward alone cannot tell them apart.
+They give the base the property that the paper's effect needs: it *can* do the task, but by default it *does not*.
+Two texts in three come from the quick annotator, who glances and draws one loose box.  One in three comes from the
+careful annotator, who names each object, compares its colour and its shape with the question, draws tight boxes around
+all that match, and gives an honest confidence.  Both break the answer format equally often, so that the format reward
+alone does not favour one of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from minirft.tiny.scenes import GRID, SIDE, Thing
 CAREFUL_SHARE = 0.34
 BROKEN_TAGS = 0.20
 QUICK_THOUGHT = "look here"
-CAREFUL_START = "let me look: i see "  # forcing this prefix on the model forces the habit
+CAREFUL_START = "let me look: i see "  # a completion that is forced to start so continues in the careful way
 THEREFORE = ". so "
 VERDICTS = (": no", ": yes")
 CONFIDENCES = tuple(f"{k / 20:.2f}" for k in range(21))  # steps of 0.05
@@ -30,14 +30,14 @@ Annotator = Callable[[Question, np.random.Generator], str]
 
 
 def annotate(question: Question, rng: np.random.Generator, careful_share: float = CAREFUL_SHARE) -> str:
-    """One completion by one of the two annotators, its tags broken one time in five."""
+    """Write one completion as one of the two annotators; one in five loses a tag."""
     annotator: Annotator = careful if rng.random() < careful_share else quick
     text = annotator(question, rng)
     return break_tags(text, rng) if rng.random() < BROKEN_TAGS else text
 
 
 def break_tags(text: str, rng: np.random.Generator) -> str:
-    """Lose one of the four tags of the format.
+    """Remove one of the four tags of the format.
 
     >>> break_tags("<think>a</think> <answer>b</answer>", np.random.default_rng(0))
     '<think>a</think> <answer>b'
@@ -47,7 +47,7 @@ def break_tags(text: str, rng: np.random.Generator) -> str:
 
 
 def completion(thought: str, solution: str) -> str:
-    """The two parts in the paper's format; `solution` carries its answer tags."""
+    """Join the two parts in the paper's format; `solution` already has its answer tags."""
     return f"<think>{thought}</think> {solution}"
 
 
@@ -55,7 +55,7 @@ def completion(thought: str, solution: str) -> str:
 
 
 def careful(question: Question, rng: np.random.Generator) -> str:
-    """Look, say what is there and where, then answer well, with a confidence that fits."""
+    """Write a careful completion: all objects and their places, then a right answer with an honest confidence."""
     solution = question.solution()
     if question.task == "detection":
         solution = prompts.detection_solution(
@@ -65,10 +65,10 @@ def careful(question: Question, rng: np.random.Generator) -> str:
 
 
 def reasoning(question: Question) -> str:
-    """What a careful look sees, in words: every object of the picture, held against the question.
+    """Write the careful reasoning: every object of the picture, compared with the question.
 
-    Naming a colour and then saying whether it is the wanted one is what makes the careful annotator good,
-    and the model that imitates it: comparing two words is easier than comparing a word with a picture.
+    It names a colour first and then compares this word with the question.  This makes the careful annotator good, and
+    the model that imitates it: comparing two words is easier than comparing a word with a picture.
 
     >>> from .world import ask_classification
     >>> reasoning(ask_classification(np.random.default_rng(0), "flower"))
@@ -83,9 +83,9 @@ def reasoning(question: Question) -> str:
 
 
 def describe(thing: Thing, wanted: str = "") -> str:
-    """An object in words: colour, shape, size, place; with `wanted`, whether each word is the wanted one.
+    """Describe an object in words: colour, shape, size, place; with `wanted`, compare each word with the wanted one.
 
-    A shattered object shows its colour only.
+    Only the colour of a shattered object is visible.
 
     >>> describe(Thing("red circle", (0, 0, 48, 48)))
     'red circle, big top left'
@@ -114,7 +114,7 @@ def _honest_confidence(thing: Thing, rng: np.random.Generator) -> float:
 
 
 def quick(question: Question, rng: np.random.Generator) -> str:
-    """Glance and answer: one loose box, any confidence, never "No Objects", a guess at the class."""
+    """Write a quick completion: one loose box, a random confidence, never "No Objects", a guess at the class."""
     return completion(QUICK_THOUGHT, _glance(question, rng))
 
 
@@ -130,13 +130,13 @@ def _glance(question: Question, rng: np.random.Generator) -> str:
 
 
 def _guess(question: Question, rng: np.random.Generator) -> str:
-    """The family's name half of the time, else any of its classes."""
+    """Guess the family's name half of the time, else any of its classes."""
     names: Sequence[str] = list(FAMILIES[question.family])
     return question.family if rng.random() < 0.5 else names[int(rng.integers(len(names)))]
 
 
 def _any_thing(question: Question, rng: np.random.Generator) -> Thing:
-    """One of the right objects, or any object when there is none (or now and then, when grounding)."""
+    """Choose one of the right objects, or any object if there is none (in grounding, in 30% of the cases too)."""
     assert question.scene is not None
     wrong = not question.things or (question.task == "grounding" and rng.random() < 0.3)
     pool = question.scene.things if wrong else question.things
@@ -144,7 +144,7 @@ def _any_thing(question: Question, rng: np.random.Generator) -> Thing:
 
 
 def loose_box(thing: Thing, rng: np.random.Generator) -> np.ndarray:
-    """Its box grown by 8-28% a side and shifted by up to 15%, on the grid, 0-1000, shape (4,)."""
+    """Enlarge an object's box by 8-28% per side and shift it by up to 15%, on the grid: 0-1000, shape (4,)."""
     x1, y1, x2, y2 = thing.box
     size = np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
     grow = rng.uniform(0.08, 0.28, 4) * np.array([-1, -1, 1, 1])

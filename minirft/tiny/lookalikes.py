@@ -1,9 +1,8 @@
-"""Four families of look-alike classes, for fine-grained classification on the tiny world.
+"""Four families of look-alike classes make fine-grained classification possible on the tiny world.
 
-The paper's four sets are flowers, pets, aircraft and cars.  Each family here has eight classes, told
-apart by two or three features that must be looked at: how many petals and of which form, and so on.  Some car
-names contain others ("van", "van sport"), as they do in Cars196: a metric that accepts substrings will
-be fooled here too.
+The paper's four sets are flowers, pets, aircraft and cars.  Each family here has eight classes, which differ in two
+or three visible features, such as the number and the form of petals.  Some car names contain others ("van", "van
+sport"), as in Cars196: a metric that accepts substrings counts wrong answers as right here too.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {
     family: {name: tuple(features) for name, features in classes.items()}
     for family, classes in tomllib.loads(_FILE.read_text(encoding="utf-8")).items()
 }
-"""Family -> class -> its features, which a careful annotator says aloud."""
+"""Each family maps its classes to their features, which the careful annotator names."""
 NUMBERS = {"four": 4, "five": 5, "six": 6, "eight": 8}
 PAINTS = [(205, 60, 60), (235, 170, 50), (70, 150, 80), (60, 110, 200), (150, 80, 180), (230, 225, 215)]
 
 
 def render_lookalike(family: str, name: str, seed: int) -> Image.Image:
-    """A picture of one member of a class, RGB, 112 x 112; paint, place, size and tilt vary with the seed.
+    """Draw one member of a class, RGB, 112 x 112; colour, place, size and tilt vary with the seed.
 
     >>> render_lookalike("flower", "lily", 0).size
     (112, 112)
@@ -55,7 +54,7 @@ DARK: Paint = (35, 35, 40)
 
 @dataclass(frozen=True)
 class Pen:
-    """Fills shapes given in units of a radius from the centre of the picture: x to the right, y downwards."""
+    """A pen fills shapes, in units of a radius from the centre of the picture: x to the right, y downwards."""
 
     canvas: ImageDraw.ImageDraw
     centre: float

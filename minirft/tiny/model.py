@@ -1,8 +1,8 @@
-"""A new tiny Qwen2-VL with random weights; config, tokenizer, chat template and picture processor are the checkpoint's.
+"""This module makes a tiny Qwen2-VL with random weights, and the checkpoint's config, tokenizer and picture processor.
 
-The tokenizer is byte-level, as Qwen2's is, so any text can be encoded.  In place of learned merges it
-has one token for each word, number and sentence of the tiny world; a prompt of the paper's, 550
-characters long, becomes 35 tokens, 16 of them the picture's.
+The tokenizer is byte-level, like Qwen2's, so it can encode any text.  Instead of learned merges it has one token for
+each word, number and sentence of the tiny world; a prompt of the paper with 550 characters becomes 35 tokens, 16 of
+them for the picture.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ CHAT_TEMPLATE = (TINY / "chat_template.jinja").read_text(encoding="utf-8")
 
 
 def new_image_processor() -> Qwen2VLImageProcessorPil:
-    """112 x 112 pixels whatever comes in: 64 patches, 16 picture tokens."""
+    """Load the picture processor, which resizes every picture to 112 x 112 pixels: 64 patches, 16 picture tokens."""
     return Qwen2VLImageProcessorPil.from_pretrained(TINY)
 
 
 def new_model(seed: int, folder: Path | None = None) -> Qwen2VLForConditionalGeneration:
-    """A random tiny Qwen2-VL; with `folder`, saved there together with tokenizer and processor.
+    """Make a tiny Qwen2-VL with random weights; with `folder`, save it there with tokenizer and processor.
 
-    It has 1.65 M parameters, and the shapes of the checkpoint's `config.json`: every linear layer is a multiple of 64
-    wide, as 4-bit blocks want.
+    It has 1.65 M parameters, and the shapes of the checkpoint's `config.json`: the width of every linear layer is a
+    multiple of 64, which 4-bit blocks need.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

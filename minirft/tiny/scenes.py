@@ -1,11 +1,11 @@
-"""Scenes of coloured shapes on a 112-pixel picture, drawn from a seed.
+"""A scene shows coloured shapes on a 112-pixel picture, drawn from a seed.
 
-A category is a colour and a shape ("red circle"), 80 in all as in COCO: 65 base and 15 novel ones that
-the base model never saw, and among the base ones 13 rare ones.  Boxes lie on a 4-pixel grid, so that
-every true coordinate is one of 29 numbers in the model's 0-1000 frame.
+A category is a colour and a shape ("red circle").  There are 80, as in COCO: 15 novel ones that the base model never
+saw, and 65 base ones, of which 13 are rare.  Boxes lie on a 4-pixel grid, so that every true coordinate is one of 29
+numbers in the model's 0-1000 frame.
 
-Some objects are *shattered*: the 4 x 4 blocks of a 60-pixel square around them are shuffled.  The colour
-survives, the shape and the place do not, so a good detector should say that it is unsure.
+Some objects are *shattered*: the 4 x 4 blocks of a 60-pixel square around them are shuffled.  This keeps the colour and
+destroys the shape and the place, so a good detector gives such an object a low confidence.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (250, 250, 250),
     "black": (20, 20, 20),
 }
-# Shape -> number of corners, which the reasoning questions ask about.
+# Shape -> number of corners, for the reasoning questions.
 SHAPES: dict[str, int] = {
     "circle": 0,
     "heart": 1,
@@ -44,25 +44,25 @@ SHAPES: dict[str, int] = {
     "ring": 0,
 }
 CATEGORIES: tuple[str, ...] = tuple(f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES))
-# A knight's walk over the colour-shape table: every colour and every shape also has base categories.
+# The formula spreads the novel categories over the colour-shape table: every colour and shape also has base categories.
 NOVEL: tuple[str, ...] = tuple(CATEGORIES[8 * (k % 10) + (3 * k + k // 10) % 8] for k in range(15))
 BASE: tuple[str, ...] = tuple(category for category in CATEGORIES if category not in NOVEL)
 RARE: tuple[str, ...] = BASE[2::5]
 FEWSHOT: tuple[str, ...] = tuple(c for c in BASE if c not in RARE)[3::6][:8]
-# Out-of-domain style -> the inner part that is left empty, as a share of the side; a sketch lies on paper as well.  Of
-# outlines the base finds half of what it finds of plain shapes when it looks carefully, of sketches next to nothing.
+# Out-of-domain style -> the inner part that is left empty, as a share of the side; a sketch has a light background too.
+# The careful base finds half as many outlines as plain shapes, and almost no sketches.
 HOLLOW = {"outline": 0.45, "sketch": 0.62}
-RARE_WEIGHT = 0.08  # how often a rare category is drawn, against 1 for another base category
+RARE_WEIGHT = 0.08  # relative frequency of a rare category; other base categories have 1
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its category, its box in pixels (x1, y1, x2, y2), and whether it is shattered."""
+    """A thing is one object with its category and its box in pixels (x1, y1, x2, y2); it may be shattered."""
 
     category: str
     box: tuple[int, int, int, int]
     shattered: bool = False
-    footprint: tuple[int, int, int, int] | None = None  # the square a shattered one is spread over
+    footprint: tuple[int, int, int, int] | None = None  # the square that is shuffled, if the object is shattered
 
     @property
     def colour(self) -> str:
@@ -79,25 +79,25 @@ class Thing:
 
     @property
     def extent(self) -> tuple[int, int, int, int]:
-        """The pixels that it covers in the picture."""
+        """Return the rectangle of the picture that the object may touch: its footprint or its box."""
         return self.footprint or self.box
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects and the seed of the background; `style` is "plain", or one of the out-of-domain `HOLLOW`."""
+    """A scene holds objects and the seed of the background; `style` is "plain" or an out-of-domain one in `HOLLOW`."""
 
     things: tuple[Thing, ...]
     seed: int
     style: str = "plain"
 
     def of(self, category: str) -> tuple[Thing, ...]:
-        """The objects of one category, in reading order."""
+        """Return the objects of one category, from top to bottom and left to right."""
         return tuple(thing for thing in self.things if thing.category == category)
 
 
 def category_weights(categories: tuple[str, ...]) -> np.ndarray:
-    """Probability of each category, shape (len(categories),): rare ones are `RARE_WEIGHT` as likely."""
+    """Compute the probability of each category, shape (len(categories),); rare ones weigh `RARE_WEIGHT`, others 1."""
     weights = np.array([RARE_WEIGHT if category in RARE else 1.0 for category in categories])
     return weights / weights.sum()
 
@@ -111,11 +111,11 @@ def draw_scene(
     shattered: float = 0.25,
     style: str = "plain",
 ) -> Scene:
-    """A scene to ask `category` about: 1-3 objects of it (none when `present` is false) and distractors.
+    """Draw a scene for a question about `category`: 1-3 objects of it (none if not `present`) and distractors.
 
     Two distractors in three share the colour or the shape, so that neither alone gives the answer.
-    `shattered` is how often an object of the category is drawn shattered, distractors a third as often; those
-    that find no place are left out, so that fewer end up so (.21 and .04 at .25).
+    An object of the category is drawn shattered with probability `shattered`, a distractor with a third of it.  Objects
+    without a free place are left out, so the final shares are lower (.21 and .04 for .25).
 
     >>> scene = draw_scene(np.random.default_rng(0), "red circle")
     >>> len(scene.of("red circle")) >= 1
@@ -149,7 +149,7 @@ def _distractor(rng: np.random.Generator, category: str, categories: tuple[str, 
 
 
 def _place(rng: np.random.Generator, category: str, things: list[Thing], shattered: bool) -> Thing | None:
-    """A free place for one more object on the grid, or None after 60 tries."""
+    """Find a free place for one more object on the grid; None after 60 tries."""
     for _ in range(60):
         smallest, largest = (6, 9) if shattered else (6, 13)
         width = int(rng.integers(smallest, largest + 1))
@@ -169,17 +169,18 @@ def _place(rng: np.random.Generator, category: str, things: list[Thing], shatter
 
 
 def _cover(rng: np.random.Generator, start: int, length: int) -> int:
-    """Where a span of `SHATTER` pixels may begin so that it holds [start, start + length)."""
+    """Draw the start of a span of `SHATTER` pixels that contains [start, start + length)."""
     low, high = max(0, start + length - SHATTER), min(start, SIDE - SHATTER)
     return int(rng.integers(low // GRID, high // GRID + 1)) * GRID
 
 
-def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int], overlap: int = 2) -> bool:
-    return a[2] - overlap <= b[0] or b[2] - overlap <= a[0] or a[3] - overlap <= b[1] or b[3] - overlap <= a[1]
+def _apart(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """Check that two boxes overlap by at most 2 pixels."""
+    return a[2] - 2 <= b[0] or b[2] - 2 <= a[0] or a[3] - 2 <= b[1] or b[3] - 2 <= a[1]
 
 
 def render(scene: Scene) -> Image.Image:
-    """The picture of a scene, RGB, 112 x 112.
+    """Draw the picture of a scene, RGB, 112 x 112.
 
     >>> render(draw_scene(np.random.default_rng(0), "red circle")).size
     (112, 112)
@@ -187,7 +188,7 @@ def render(scene: Scene) -> Image.Image:
     rng = np.random.default_rng(scene.seed)
     picture = background(rng, scene.style)
     for thing in scene.things:
-        stamp(picture, thing, scene.style)
+        picture.paste(COLOURS[thing.colour], thing.box[:2], coverage(thing, scene.style))
     pixels = np.asarray(picture).copy()
     for thing in scene.things:
         if thing.footprint:
@@ -197,9 +198,9 @@ def render(scene: Scene) -> Image.Image:
 
 
 def background(rng: np.random.Generator, style: str) -> Image.Image:
-    """Grey with a faint red ramp along x and a blue one along y, as daylight has; paper for a sketch.
+    """Draw the background: grey with a faint red ramp along x and a blue one along y; lighter for a sketch.
 
-    The ramps give the vision tower a cue of absolute place: Qwen2-VL's has rotary positions only.
+    The ramps show the vision tower the absolute place, because Qwen2-VL's tower has rotary positions only.
     """
     level = rng.uniform(195, 210) if style == "sketch" else rng.uniform(120, 150)
     ramp = np.linspace(-25, 25, SIDE)
@@ -209,15 +210,10 @@ def background(rng: np.random.Generator, style: str) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def stamp(picture: Image.Image, thing: Thing, style: str = "plain") -> None:
-    """Draw one object into the picture, filled, or as an outline in the sketch style."""
-    picture.paste(COLOURS[thing.colour], thing.box[:2], coverage(thing, style))
-
-
 def coverage(thing: Thing, style: str = "plain") -> Image.Image:
-    """How much of each pixel of its box an object covers before it is shattered, 0 to 255."""
+    """Compute how much of each pixel of its box an object covers before it is shattered, 0 to 255."""
     x1, y1, x2, y2 = thing.box
-    scale = 3  # drawn larger and scaled down, for smooth edges
+    scale = 3  # draw larger and scale down, for smooth edges
     mask = Image.new("L", ((x2 - x1) * scale, (y2 - y1) * scale))
     canvas = ImageDraw.Draw(mask)
     outline(canvas, thing.shape, mask.width, mask.height)

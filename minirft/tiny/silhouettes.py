@@ -1,8 +1,8 @@
-"""Box to mask on the tiny world: the counterpart of SAM, which turns an answered box into a mask for Table 6.
+"""This module turns boxes into masks on the tiny world, as SAM does for Table 6 of the paper.
 
-The segmenter sees the picture and the box, never the truth.  It is classical: fit the background, take what differs
-from it in the box, keep one object.  Deviation from SAM, which may leave its box: this mask stays inside, so a box
-that cuts an object loses what is outside.  `true_mask` is what the segmenter is compared with.
+The segmenter uses the picture and the box, but not the truth.  It is classical: fit the background, take the pixels in
+the box that differ from it, keep one object.  Deviation: SAM's mask may leave the box, this one stays inside, so a box
+that cuts an object loses the part outside.  `true_mask` gives the mask to compare with.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from minirft.tiny import world
 from minirft.tiny.scenes import SIDE, coverage
 
 Mask = NDArray[np.bool_]
-DIFFERENT = 40.0  # of 255, in the channel that differs most: noise has sigma 6, and every colour differs by 50 or more
+DIFFERENT = 40.0  # of 255, in the channel that differs most: noise has sigma 6, every colour differs by 50 or more
 DRAWS, JUDGES, REFITS = 60, 800, 2  # planes tried, pixels that judge each, fits of the best one
 
 
 def segment(picture: Image.Image, box: ArrayLike) -> Mask:
-    """The pixels of the one object in a box, (height, width); `box` is (4,) xyxy in pixels, loose or tight.
+    """Segment the one object in a box: a mask (height, width); `box` is (4,) xyxy in pixels, loose or tight.
 
-    The background is one plane a channel; what differs from it in the box is in front.  Of that, pixels nearer in
-    colour to the commonest colour than to the background are kept, and of those the connected piece that has most
-    pixels, each weighted by how near the middle of the box it is.  A box with nothing in it gives an empty mask.
+    The background is a plane in each channel; pixels of the box that differ from it are foreground.  Pixels nearer in
+    colour to the foreground's median than to the background are kept, and of these the connected piece with the largest
+    sum of weights; a weight grows towards the middle of the box.  A box without an object gives an empty mask.
 
     >>> picture = Image.new("RGB", (40, 30), (130, 130, 130))
     >>> picture.paste((214, 40, 40), (10, 10, 20, 20))
@@ -55,11 +55,11 @@ def segment(picture: Image.Image, box: ArrayLike) -> Mask:
 
 
 def true_mask(sample: Sample) -> tuple[Mask, Mask]:
-    """The pixels of the object that a grounding sample means, and those that do not count: none; (112, 112) each.
+    """Return the mask of a grounding sample's object, and the mask of ignored pixels (none); (112, 112) each.
 
-    The question is drawn again from the sample's id, PREFIX-grounding-SEED-INDEX, as `world.grounding` draws it with
-    its default categories and style.  A pixel belongs to the object that covers at least half of it; objects never
-    overlap, because their boxes lie apart on a grid.  Raises `UserError` for a sample of another world.
+    The question is drawn again from the sample's id, PREFIX-grounding-SEED-INDEX, as in `world.grounding` with default
+    categories and style.  A pixel belongs to the object that covers at least half of it; objects do not overlap,
+    because their boxes lie apart on a grid.  Raises `UserError` for a sample of another world.
 
     >>> shape, ignored = true_mask(world.grounding(1, seed=0)[0])
     >>> shape.shape, bool(shape.any()), bool(ignored.any())
@@ -73,7 +73,7 @@ def true_mask(sample: Sample) -> tuple[Mask, Mask]:
             "true mask is not known; pass samples of world.grounding with default categories"
         )
     if question.problem() != sample.problem:
-        raise UserError(f"sample {sample.id} asks another question than its id says; give each sample its own id")
+        raise UserError(f"the question of sample {sample.id} is not that of its id; give each sample its own id")
     (thing,) = question.things
     mask = np.zeros((SIDE, SIDE), dtype=bool)
     x1, y1, x2, y2 = thing.box
@@ -82,10 +82,10 @@ def true_mask(sample: Sample) -> tuple[Mask, Mask]:
 
 
 def _background(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The plane a + b x + c y of each channel that passes near most pixels, (height, width, 3).
+    """Fit the plane a + b x + c y of each channel that passes near most pixels, (height, width, 3).
 
-    RANSAC: planes through three pixels drawn at random, then least squares through what is near the best of them.  A
-    median would be an object's colour where objects fill the picture.
+    RANSAC fits planes through three random pixels, then least squares through the pixels near the best plane.  A median
+    would be an object's colour if objects fill the picture.
     """
     height, width = pixels.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]

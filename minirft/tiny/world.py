@@ -1,7 +1,7 @@
-"""Questions about the tiny world, as samples: the counterpart of every data set in the paper.
+"""This module draws questions about the tiny world as samples; they replace the data sets of the paper.
 
-Each function draws `n` samples from a seed, on the fly.  The same seed gives the same samples, and the
-first k of n samples do not depend on n.
+Each function draws `n` samples from a seed.  The same seed gives the same samples, and the first k of n samples do
+not depend on n.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from minirft.tiny.lookalikes import FAMILIES
 from minirft.tiny.questions import Question
 from minirft.tiny.scenes import BASE, SHAPES, Thing, category_weights, draw_scene
 
-ABSENT = 0.22  # share of detection questions about a category that is not there
+ABSENT = 0.22  # share of detection questions about a category that is not in the picture
 
 
 # ------------------------------------------------------------------ one question at a time
@@ -34,7 +34,7 @@ def ask_detection(
     distractors: tuple[str, ...] = BASE,
     task: Task = "detection",
 ) -> Question:
-    """Where are the objects of this category?  (With `task="presence"`: are there any?)"""
+    """Draw a question for the boxes of one category, or with `task="presence"` whether there are any."""
     category = str(rng.choice(np.array(categories), p=category_weights(tuple(categories))))
     scene = draw_scene(
         rng, category, present=bool(rng.random() >= absent), categories=distractors, shattered=shattered, style=style
@@ -43,11 +43,11 @@ def ask_detection(
 
 
 def ask_presence(rng: np.random.Generator, categories: Sequence[str] = BASE, **options: object) -> Question:
-    """Is there an object of this category?  Yes for one question in two."""
+    """Draw a question whether a category is in the picture; the answer is yes for one question in two."""
     return ask_detection(rng, categories, **{"absent": 0.5, "task": "presence", **options})
 
 
-# Instruction -> (the key by which one object wins, the margin by which it must win to be seen).
+# Instruction -> (the key whose largest value wins, the margin that makes the winner visible).
 EXTREMES: dict[str, tuple[Callable[[Thing], float], float]] = {
     "the largest shape": (lambda thing: thing.area, 160),
     "the smallest shape": (lambda thing: -thing.area, 160),
@@ -61,7 +61,7 @@ EXTREMES: dict[str, tuple[Callable[[Thing], float], float]] = {
 
 
 def ask_grounding(rng: np.random.Generator, categories: tuple[str, ...] = BASE, style: str = "plain") -> Question:
-    """Which one object is meant?  Half of the instructions name it, half must be reasoned out."""
+    """Draw a question for one object; half of the instructions name it, half need reasoning."""
     while True:
         category = str(rng.choice(np.array(categories), p=category_weights(categories)))
         scene = draw_scene(rng, category, categories=categories, shattered=0.0, style=style)
@@ -80,14 +80,14 @@ def ask_grounding(rng: np.random.Generator, categories: tuple[str, ...] = BASE, 
 
 
 def clear_winner(instruction: str, things: Sequence[Thing]) -> Thing | None:
-    """The object that the instruction means, or None when two are too close to call."""
+    """Find the object that the instruction means; None if the best two are too similar."""
     key, margin = EXTREMES[instruction]
     first, second = sorted(things, key=key, reverse=True)[:2]
     return first if key(first) - key(second) >= margin else None
 
 
 def ask_classification(rng: np.random.Generator, family: str | None = None) -> Question:
-    """Which of the look-alike classes is this?"""
+    """Draw a question for the look-alike class in the picture."""
     family = family or str(rng.choice(list(FAMILIES)))
     name = str(rng.choice(list(FAMILIES[family])))
     return Question("classification", name, int(rng.integers(2**31)), family=family)
@@ -100,11 +100,11 @@ ASKS: dict[Task, Callable[..., Question]] = {
     "presence": ask_presence,
 }
 
-# ------------------------------------------------------------------ samples for everyone else
+# ------------------------------------------------------------------ samples
 
 
 def samples(ask: Callable[[np.random.Generator], Question], n: int, seed: int) -> list[Sample]:
-    """`n` samples of one kind of question, each from its own stream of the seed."""
+    """Draw `n` samples of one kind of question, each from its own stream of the seed."""
     drawn = []
     for index in range(n):
         question = ask(np.random.default_rng([seed, index]))
@@ -116,14 +116,14 @@ def samples(ask: Callable[[np.random.Generator], Question], n: int, seed: int) -
                 problem=question.problem(),
                 solution=question.solution(),
                 category=question.subject,
-                reasoning=reasoning(question),  # the expert's thinking, for SFT with reasoning
+                reasoning=reasoning(question),  # for SFT with reasoning
             )
         )
     return drawn
 
 
 def detection(n: int, seed: int, categories: Sequence[str] = BASE, **options: object) -> list[Sample]:
-    """Detection questions, 22% of them about an absent category.
+    """Draw detection questions, 22% of them about an absent category.
 
     >>> [sample.task for sample in detection(2, seed=0)]
     ['detection', 'detection']
@@ -132,24 +132,24 @@ def detection(n: int, seed: int, categories: Sequence[str] = BASE, **options: ob
 
 
 def presence(n: int, seed: int, categories: Sequence[str] = BASE) -> list[Sample]:
-    """Yes-or-no questions about a category, half of them no."""
+    """Draw yes-or-no questions about a category; half of the answers are no."""
     return samples(lambda rng: ask_presence(rng, categories), n, seed)
 
 
 def grounding(n: int, seed: int, categories: tuple[str, ...] = BASE) -> list[Sample]:
-    """Referring and reasoning questions with one box as the answer."""
+    """Draw referring and reasoning questions with one box as the answer."""
     return samples(lambda rng: ask_grounding(rng, categories), n, seed)
 
 
 def classification(n: int, seed: int, family: str) -> list[Sample]:
-    """Look-alike classes of one family: flower, pet, aircraft or car."""
+    """Draw classification questions of one family: flower, pet, aircraft or car."""
     return samples(lambda rng: ask_classification(rng, family), n, seed)
 
 
 VALIDATION, TEST = 10_000_019, 40_000_003
-"""Seeds of two streams that no training run draws from.  The settings of the shipped runs were chosen on the first."""
+"""No training run uses the streams of these two seeds.  The settings of the shipped runs were chosen on the first."""
 
 
 def held_out(task: Task, n: int, seed: int = VALIDATION, **options: object) -> list[Sample]:
-    """Samples from a stream that no training run draws from."""
+    """Draw samples from a stream that no training run uses."""
     return [replace(sample, id=f"held-out-{sample.id}") for sample in samples(partial(ASKS[task], **options), n, seed)]

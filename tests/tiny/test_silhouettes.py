@@ -81,7 +81,7 @@ def test_other_samples_are_refused(asked):
     for sample in strange:
         with pytest.raises(UserError, match=f"sample {sample.id} is not a grounding question of the tiny world"):
             true_mask(sample)
-    with pytest.raises(UserError, match="asks another question"):
+    with pytest.raises(UserError, match="is not that of its id"):
         true_mask(replace(asked[0], problem=asked[1].problem))
 
 

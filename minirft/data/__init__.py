@@ -1,4 +1,4 @@
-"""Data: other people's pictures and annotations become samples, and `feed` decides which of them a step sees."""
+"""Data: the readers turn pictures and annotations into samples, and `feed` chooses the samples of each step."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a set of samples holds, counted, and what about it would spoil a run."""
+"""This module counts what a set of samples holds, and warns of properties that would spoil a run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from minirft.data.shots import is_present
 from minirft.rewards import true_boxes
 from minirft.samples import Sample
 
-THIN = 10  # thousandths of the picture; a box this thin is missed (IoU < .5) by an error of a few thousandths
-UNEQUAL = 20  # times as many samples of one category as of another
+THIN = 10  # thousandths of the picture; an error of a few thousandths misses a box this thin (IoU < .5)
+UNEQUAL = 20  # ratio of the largest to the smallest category
 SHOWN = 5  # names in a warning
 
 
 def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Counts, ready for JSON: samples, pictures, boxes, the share of absent questions, and those by category.
+    """Count samples, pictures, boxes, the share of absent questions, and all of these by category, ready for JSON.
 
-    For grounding the categories are instructions, so that they are counted and not listed.
+    In grounding the categories are instructions, so they are counted but not listed.
     """
     table: dict[str, dict[str, int]] = {}
     for sample in samples:
@@ -49,9 +49,9 @@ def warnings(
     held_out: Sequence[Sample] = (),
     wanted: Sequence[str] = (),
 ) -> list[str]:
-    """One line for each thing that would spoil training on `samples` or make evaluation on `held_out` unfair.
+    """Return one line for each property that would spoil training on `samples` or make `held_out` an unfair test.
 
-    `wanted` are the categories that were asked for by name.
+    `wanted` are the categories that the settings name.
     """
     found = []
     present, absent = Counter[str](), Counter[str]()
@@ -81,7 +81,7 @@ def warnings(
 
 
 def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
-    """What the contents of the pictures say, whatever their names: copies within a part, and in both."""
+    """Return warnings of pictures with equal content under different names, within a part or in both."""
     keys, found = picture_keys([*samples, *held_out]), []
     trained, tested = keys[: len(samples)], set(keys[len(samples) :])
     places: dict[Any, set[Any]] = {}
@@ -100,7 +100,7 @@ def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
 
 
 def _picture(sample: Sample) -> Any:
-    """What tells pictures apart: the file, the row of a table, or a picture that is only in memory."""
+    """Return the key of a sample's picture: its file, its row of a table, or its id if it exists only in memory."""
     image: Any = sample.image
     if isinstance(image, Path):
         return image.resolve()

@@ -26,8 +26,7 @@ from minirft.data.checks import floats, is_junk, read_text
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.tables import Tables
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
+from minirft.pictures import SUFFIXES
 
 
 def parts_of_yolo(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         Feed,
         cycle,
         held_out,
+        subset,
         training_feed,
         training_set,
         validation,

@@ -108,7 +108,7 @@ def held_out(config: FeedSettings, screening: Screening | None = None) -> list[S
     else:
         every = candidates(other, findings=screening.findings)
         left = without_pictures_of(every, training_set(data, screening))
-    sound = screening.sound(_some(together(left, other), count, data.seed))
+    sound = screening.sound(subset(together(left, other), count, data.seed))
     screening.settle()
     if not sound:
         field = "eval_annotations" if data.kind in ("coco", "lvis", "csv", "jsonl") else "eval_folder"
@@ -138,7 +138,7 @@ def _part(wanted: str, parts: Collection[str]) -> str:
     raise UserError(f"data.eval_part = {wanted!r}: this data has the parts {', '.join(parts)}; name one of them")
 
 
-def _some(samples: list[Sample], count: int | None, seed: int) -> list[Sample]:
+def subset(samples: list[Sample], count: int | None, seed: int) -> list[Sample]:
     """Draw `count` samples with the seed, in their order; the first ones of a file would be a biased choice."""
     if count is None or count >= len(samples):
         return samples

@@ -102,7 +102,8 @@ def held_out(config: FeedSettings, screening: Screening | None = None) -> list[S
 
     screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
     part = _part(data.eval_part, parts_of(other))
-    if part != "train" or _has_evaluation_data(data):
+    own = data.eval_annotations or data.eval_folder or (data.eval_kind or data.kind) != data.kind
+    if part != "train" or own:
         prefix = "eval_" if other.kind != data.kind else ""
         left = candidates(other, part, prefix=prefix, findings=screening.findings)
     else:
@@ -120,8 +121,7 @@ def _held_out_of_tiny(config: FeedSettings, stream: str) -> list[Sample]:
     from minirft.tiny import world
 
     data = evaluation_data(config.data)
-    options = _tiny_options(data, data.categories)
-    return world.held_out(data.task, config.eval_samples or 1000, getattr(world, stream), **options)
+    return world.held_out(data.task, config.eval_samples or 1000, getattr(world, stream), **_tiny_options(data))
 
 
 def _part(wanted: str, parts: Collection[str]) -> str:
@@ -160,25 +160,22 @@ def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sampl
     return chosen
 
 
-def _has_evaluation_data(data: DataConfig) -> bool:
-    return bool(data.eval_annotations or data.eval_folder or (data.eval_kind or data.kind) != data.kind)
-
-
 def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
     from minirft.tiny import world
 
-    options = _tiny_options(data, data.categories)
+    options = _tiny_options(data)
     if data.task == "detection":
         options["absent"] = data.negatives
     return getattr(world, data.task)(count, seed, **options)
 
 
-def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, Any]:
+def _tiny_options(data: DataConfig) -> dict[str, Any]:
     """Return the options that restrict the tiny world's questions; in classification the category is a family."""
     from minirft.tiny import CATEGORIES, FAMILIES
 
     known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
-    categories = tuple(choose(categories, known, "data.categories: the tiny world")) if categories else ()
+    named = data.categories
+    categories = tuple(choose(named, known, "data.categories: the tiny world")) if named else ()
     if data.task == "classification":
         return {"family": categories[0] if categories else known[0]}
     return {"categories": categories} if categories else {}
@@ -189,5 +186,5 @@ def _tiny_names(data: DataConfig) -> tuple[str, ...]:
     from minirft.tiny import BASE, FAMILIES
 
     if data.task == "classification":
-        return tuple(FAMILIES[_tiny_options(data, data.categories)["family"]])
-    return _tiny_options(data, data.categories).get("categories", BASE)
+        return tuple(FAMILIES[_tiny_options(data)["family"]])
+    return _tiny_options(data).get("categories", BASE)

@@ -64,7 +64,9 @@ def hub_tables(data: DataConfig, folder: Path, part: str, findings: Findings) ->
         for i, (objects, picture) in enumerate(zip(table[column], _pictures(table, folder, part), strict=True)):
             key, where = f"{folder.name}:{part}:{i}", f"{part}, row {i}"
             yield BoxRow((folder, where), key, picture=picture)
-            for number, one in enumerate(objects if isinstance(objects, list) else _transposed(objects)):
+            if isinstance(objects, dict):  # a dict of lists instead of a list of dicts
+                objects = [dict(zip(objects, values, strict=False)) for values in zip(*objects.values(), strict=False)]
+            for number, one in enumerate(objects):
                 box = (_spell(one[named], names), _corners(one["bbox"]))
                 yield BoxRow((folder, f"{where}, object {number}"), key, [box])
 
@@ -78,10 +80,6 @@ def _corners(bbox: Any) -> list[float] | str:
         return f"has the box {bbox}, which is not four numbers; repair the row"
     x, y, width, height = numbers
     return [x, y, x + width, y + height]
-
-
-def _transposed(objects: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(objects, values, strict=False)) for values in zip(*objects.values(), strict=False)]
 
 
 def _spell(value: Any, names: list[str]) -> str:

@@ -73,7 +73,10 @@ def _sample(source: Path, picture: StoredPicture, texts: dict[str, Any], task: T
         findings.mend("empty or inverted boxes left out of solutions", source, f"row {picture.row}", what)
     with as_user_error(f"has a solution that cannot be read: {{why}}; is data.task = {task!r} right?", UserError):
         truth = parse_solution(task, sound)
-    _check_picture(picture)
+    try:
+        read_header(picture)
+    except UserError as error:
+        raise UserError(f"has a picture that {str(error).removeprefix(f'{picture} ')}") from None
     category = truth if isinstance(truth, str) else _subject(task, problem)
     return Sample(f"{source.stem}:{picture.row}", picture, task, problem, sound, category)
 
@@ -99,11 +102,3 @@ def _subject(task: Task, problem: str) -> str:
     """
     found = (_INSTRUCTION if task == "grounding" else _CATEGORY).search(problem)
     return found[1].strip() if found else problem.strip()
-
-
-def _check_picture(picture: StoredPicture) -> None:
-    try:
-        read_header(picture)
-    except UserError as error:
-        what = str(error).removeprefix(f"{picture} ")
-        raise UserError(f"has a picture that {what}") from None

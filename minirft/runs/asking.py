@@ -20,17 +20,7 @@ from minirft import UserError
 from minirft.data import question as own_question
 from minirft.pictures import UNREADABLE, open_picture, to_rgb
 from minirft.policy import Policy
-from minirft.rewards import (
-    MODEL,
-    Detections,
-    ParseFailure,
-    convert,
-    iou,
-    match_hungarian,
-    normalise,
-    parse,
-    pixels,
-)
+from minirft.rewards import MODEL, Detections, ParseFailure, convert, iou, match_hungarian, normalise, parse, pixels
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Sample, Task
 

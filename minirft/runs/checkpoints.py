@@ -83,7 +83,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     notes: list[str] = []
     for path in _newest_first(Path(folder)):
         try:
-            return Checkpoint(path, *_decode(_read(path)), notes)
+            files = _read(path)
+            weights, tensors = (safetensors.torch.load(files[name]) for name in FILES[:2])
+            state = json.loads(files["state.json"])
+            optimizer = _with_tensors(state["optimizer"], tensors)
+            return Checkpoint(path, state["step"], weights, optimizer, state["extra"], notes)
         except (OSError, ValueError) as damage:
             notes.append(f"checkpoint {path} is damaged ({damage}); using the one before it")
     if notes:
@@ -105,12 +109,6 @@ def _encode(step: int, weights: Mapping[str, Tensor], optimizer: Any, extra: Any
     }
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     return {**files, MANIFEST: json.dumps(digests).encode()}
-
-
-def _decode(files: dict[str, bytes]) -> tuple[int, dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    weights, tensors = (safetensors.torch.load(files[name]) for name in FILES[:2])
-    state = json.loads(files["state.json"])
-    return state["step"], weights, _with_tensors(state["optimizer"], tensors), state["extra"]
 
 
 def _without_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:

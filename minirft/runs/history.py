@@ -106,17 +106,15 @@ def _widest(step: int, rows: list[Row], size: int, samples: Mapping[str, Sample]
     """Return the group of a step whose rewards differ most, among those whose sample is known."""
     groups = [rows[first : first + size] for first in range(0, len(rows), size)]
     # A group with a failed reward was not part of the update.
-    rows = [row for group in groups if all(row["reward"] is not None for row in group) for row in group]
+    groups = [group for group in groups if len(group) == size and all(row["reward"] is not None for row in group)]
+    rows = [row for group in groups for row in group]
     names = dict.fromkeys(name for row in rows for name in row["parts"])
     parts = {name: [row["parts"].get(name, 0.0) for row in rows] for name in names}
-    spread = {}
-    for first in range(0, len(rows) - size + 1, size):
-        if rows[first]["sample"] in samples:
-            spread[first] = np.std([row["reward"] for row in rows[first : first + size]])
-    if not spread:
+    known = [i for i, group in enumerate(groups) if group[0]["sample"] in samples]
+    if not known:
         return None
-    first = max(spread, key=spread.__getitem__)
-    return GroupOfStep(step, samples[rows[first]["sample"]], rows[first : first + size], first, parts)
+    best = max(known, key=lambda i: np.std([row["reward"] for row in groups[i]]))
+    return GroupOfStep(step, samples[groups[best][0]["sample"]], groups[best], best * size, parts)
 
 
 def _spread(steps: Sequence[int], count: int) -> list[int]:

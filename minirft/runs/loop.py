@@ -76,13 +76,9 @@ def _steps(
             if run.step % config.save_every == 0 or run.step == steps or interrupted.is_set():
                 run.save()
             if interrupted.is_set() and run.step < steps:
-                raise KeyboardInterrupt(f"stopped and saved after step {run.step}; go on with {how_to_resume(run)}")
+                command = f"minirft {'train' if run.method == 'grpo' else 'sft'} --resume {run.folder}"
+                raise KeyboardInterrupt(f"stopped and saved after step {run.step}; go on with {command}")
         export(run.policy, run.folder / "policy")
-
-
-def how_to_resume(run: Run) -> str:
-    """Return the command that resumes a run."""
-    return f"minirft {'train' if run.method == 'grpo' else 'sft'} --resume {run.folder}"
 
 
 def _guarded(do_step: DoStep, samples: list[Sample], run: Run) -> tuple[Row, list[Row]]:

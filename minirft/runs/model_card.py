@@ -64,7 +64,9 @@ def text_of(card: Card, name: str) -> str:
         name=name,
         config=card.config,
         data=card.config.data,
-        base=_hub_name(card.config.model),
+        base="the embedded tiny model"
+        if card.config.model == "tiny"
+        else HUB.get(card.config.model, card.config.model),
         adapter=adapter,
         four_bits=adapter and card.config.quantize == "nf4",
         method=card.header.get("config", {}).get("method", "grpo"),
@@ -98,7 +100,3 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
         return "–"
     bounds = row.get("ci", {}).get(name)
     return f"{row[name]:.3f}" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")
-
-
-def _hub_name(model: str) -> str:
-    return "the embedded tiny model" if model == "tiny" else HUB.get(model, model)

@@ -18,6 +18,7 @@ from minirft.runs.config import GRPOConfig
 from minirft.runs.log import plain
 
 Tracker = Literal["none", "tensorboard", "trackio", "wandb"]
+MODULES = {"tensorboard": "torch.utils.tensorboard"}
 Row = Mapping[str, Any]
 Write = tuple[Callable[[dict[str, float], int], None], Callable[[], None]]  # log the numbers of a step; end the run
 
@@ -30,7 +31,10 @@ def tracked(rows: Iterable[dict[str, Any]], tracker: Tracker, config: GRPOConfig
     if tracker == "none":
         yield from rows
         return
-    client, started = _client(tracker), None
+    name, advice = MODULES.get(tracker, tracker), f"pip install 'minirft[{tracker}]', or leave --track out"
+    with as_user_error(f"--track {tracker} needs its package ({{why}}): {advice}", ImportError):
+        client = importlib.import_module(name)
+    started = None
     try:
         for row in rows:
             started = started or _START[tracker](client, config, folder)  # not before the run is known to start
@@ -49,13 +53,6 @@ def numbers(row: Row) -> dict[str, float]:
     """
     values = {key: value for key, value in plain(row).items() if key != "step" and type(value) in (int, float)}
     return {f"{row['kind']}/{key}": float(value) for key, value in values.items() if math.isfinite(value)}
-
-
-def _client(tracker: Tracker) -> ModuleType:
-    name = {"tensorboard": "torch.utils.tensorboard"}.get(tracker, tracker)
-    advice = f"pip install 'minirft[{tracker}]', or leave --track out"
-    with as_user_error(f"--track {tracker} needs its package ({{why}}): {advice}", ImportError):
-        return importlib.import_module(name)
 
 
 def _tensorboard(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:

@@ -82,7 +82,7 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     """
     from minirft.pictures import SUFFIXES
 
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for name in names:
         path = Path(name)
         if path.is_dir():
@@ -92,8 +92,8 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
         files = [file for file in files if not file.name.endswith(DRAWN) and not file.is_dir()]
         if not files and (path.is_dir() or any(mark in name for mark in "*?[")):
             raise UserError(f"no picture in {name}; pictures end in {', '.join(SUFFIXES)}")
-        found |= dict.fromkeys(files or [path])  # a missing file gets an answer with a failure later
-    return list(found)
+        paths |= dict.fromkeys(files or [path])  # a missing file gets an answer with a failure later
+    return list(paths)
 
 
 def in_the_runs_words(text: str, task: TaskName, config: GRPOConfig) -> str:

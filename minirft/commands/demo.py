@@ -120,13 +120,16 @@ def show(
 
 def first_group(run: Path) -> Group:
     """Return the group of step 1 whose rewards differ most, which has the strongest training signal."""
-    (found,) = groups_of(read_history(run), 1)
+    (step_one,) = groups_of(read_history(run), 1)
     return Group(
-        sample=found.sample,
-        texts=[row["text"] for row in found.rows],
-        rewards=[row["reward"] for row in found.rows],
-        advantages=[row["advantage"] for row in found.rows],
-        parts={name: values[found.first : found.first + len(found.rows)] for name, values in found.parts.items()},
+        sample=step_one.sample,
+        texts=[row["text"] for row in step_one.rows],
+        rewards=[row["reward"] for row in step_one.rows],
+        advantages=[row["advantage"] for row in step_one.rows],
+        parts={
+            name: values[step_one.first : step_one.first + len(step_one.rows)]
+            for name, values in step_one.parts.items()
+        },
         note=f"Of step {found.step}, the group whose rewards differ most.",
     )
 

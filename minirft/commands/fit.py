@@ -42,15 +42,15 @@ def fit(args: list[str]) -> None:
     from minirft.cost import fit as memory
 
     cards = [memory.card_size(flags.gpu)] if flags.gpu else list(memory.CARDS)
-    found = memory.account(config)
+    ledger = memory.account(config)
     base, _ = parse_config([source], FitFlags(), "minirft fit")
     verdicts = [memory.judge(config, card, source, base) for card in cards]
     counts = counted(architecture(config.model), config) if flags.check else {}
     if flags.json:
         extra = {"tracker": {phase: count / memory.GIB for phase, count in counts.items()}} if flags.check else {}
-        print(json.dumps(memory.as_json(config, found, verdicts, one=bool(flags.gpu)) | extra))
+        print(json.dumps(memory.as_json(config, ledger, verdicts, one=bool(flags.gpu)) | extra))
     else:
-        print(memory.report(config, found, verdicts, bool(flags.gpu), counts))
+        print(memory.report(config, ledger, verdicts, bool(flags.gpu), counts))
 
 
 def config_and_flags(args: list[str]) -> tuple[str, list[str]]:

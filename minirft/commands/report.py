@@ -126,7 +126,7 @@ def replays(names: Sequence[str], histories: Sequence[History]) -> list[Replay]:
     from minirft.runs import groups_of
     from minirft.show import Group, Moment, Replay
 
-    each, found = min(MOMENTS, MOMENTS_OF_ALL // len(histories) or 1), []
+    each, result = min(MOMENTS, MOMENTS_OF_ALL // len(histories) or 1), []
     for name, history in zip(names, histories, strict=True):
         moments = []
         for group in groups_of(history, each):
@@ -140,8 +140,8 @@ def replays(names: Sequence[str], histories: Sequence[History]) -> list[Replay]:
             parts = dict.fromkeys(part for moment in moments for part in moment.parts)
             weights = {part: config.reward_weights.get(part, 1.0) for part in parts}
             scale, eps = config.advantage_scale, config.advantage_eps
-            found.append(Replay(name, moments, weights, scale, eps))
-    return found
+            result.append(Replay(name, moments, weights, scale, eps))
+    return result
 
 
 def unique(names: Sequence[str]) -> list[str]:

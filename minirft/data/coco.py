@@ -56,28 +56,28 @@ def samples_of_tables(
     chosen = choose(data.categories, names.values() if data.categories else without_phantoms(tables, names), source)
     pictures = sized_pictures(tables["images"], folder, findings)
     pairs, crowds = read_pairs(tables["annotations"], pictures, names, source, findings)
-    asked = _present(pairs, chosen, source, findings)
+    keys = _present(pairs, chosen, source, findings)
     may_lack = None
     if data.kind == "lvis":
         may_lack = [key for key in listed(pictures, "neg_category_ids", names, chosen) if key not in pairs]
         partly = listed(pictures, "not_exhaustive_category_ids", names, chosen) if data.task == "detection" else ()
-        asked = [key for key in asked if key not in partly]
-        if not asked:
+        keys = [key for key in keys if key not in partly]
+        if not keys:
             raise UserError(f"{source}: no picture is marked exhaustively for {', '.join(chosen[:20])}; choose others")
     if only is None:
-        count = round(len(asked) * data.negatives / (1 - data.negatives))
-        asked += _absent(pairs, list(pictures), chosen, may_lack, count, data.seed)
+        count = round(len(keys) * data.negatives / (1 - data.negatives))
+        keys += _absent(pairs, list(pictures), chosen, may_lack, count, data.seed)
     else:
         absent = [key for key in _named(only, pictures, chosen) if key not in pairs] if may_lack is None else may_lack
         ids = set(only)
-        asked = [key for key in asked + absent if sample_id(key) in ids]
+        keys = [key for key in keys + absent if sample_id(key) in ids]
     place = {picture: position for position, picture in enumerate(pictures)}
     rank = {name: position for position, name in enumerate(chosen)}
-    asked.sort(key=lambda key: (place[key[0]], rank[key[1]]))
-    files = {picture: _find(folder, pictures[picture], findings) for picture in dict.fromkeys(key[0] for key in asked)}
+    keys.sort(key=lambda key: (place[key[0]], rank[key[1]]))
+    files = {picture: _find(folder, pictures[picture], findings) for picture in dict.fromkeys(key[0] for key in keys)}
     return [
         _sample(data, *file, pictures[key[0]], key, pairs.get(key, []), crowds.get(key, []))
-        for key in asked
+        for key in keys
         if (file := files[key[0]]) is not None
     ]
 

@@ -66,11 +66,11 @@ def _drawn(data: DataConfig, screening: Screening) -> list[Sample]:
     """Return the questions of the training set, about one category each."""
     from minirft.data.readers import candidates
 
-    named = read_split(data.split, data.shots) if data.split else None
-    every = candidates(data, only=named, findings=screening.findings)
-    if data.split and named:
-        every = of_split(named, every, data.split, screening.findings)
-    if named or not data.shots:
+    ids = read_split(data.split, data.shots) if data.split else None
+    every = candidates(data, only=ids, findings=screening.findings)
+    if data.split and ids:
+        every = of_split(ids, every, data.split, screening.findings)
+    if ids or not data.shots:
         return redraw(lambda bad: [sample for sample in every if sample.id not in bad], every, screening)
     return redraw(lambda bad: k_shot(every, data.shots, data.seed, data.negatives, bad), every, screening)
 
@@ -174,11 +174,10 @@ def _tiny_options(data: DataConfig) -> dict[str, Any]:
     from minirft.tiny import CATEGORIES, FAMILIES
 
     known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
-    named = data.categories
-    categories = tuple(choose(named, known, "data.categories: the tiny world")) if named else ()
+    chosen = choose(data.categories, known, "data.categories: the tiny world") if data.categories else []
     if data.task == "classification":
-        return {"family": categories[0] if categories else known[0]}
-    return {"categories": categories} if categories else {}
+        return {"family": chosen[0] if chosen else known[0]}
+    return {"categories": tuple(chosen)} if chosen else {}
 
 
 def _tiny_names(data: DataConfig) -> tuple[str, ...]:

@@ -73,23 +73,23 @@ def _flowers(root: Path, part: str) -> LabelledRows:
 def _pets(root: Path, part: str) -> LabelledRows:
     path = root / "annotations" / ("trainval.txt" if part == "train" else "test.txt")
     advice, form = "data.folder must hold annotations/ and images/", "NAME_NUMBER CLASS SPECIES BREED"
-    for where, found in _lines(path, r"((\w+)_\d+) \d+ [12] \d+", form, advice):
-        yield where, root / "images" / f"{found[1]}.jpg", found[2].replace("_", " ").lower()
+    for where, match in _lines(path, r"((\w+)_\d+) \d+ [12] \d+", form, advice):
+        yield where, root / "images" / f"{match[1]}.jpg", match[2].replace("_", " ").lower()
 
 
 def _aircraft(root: Path, part: str) -> LabelledRows:
     path = root / "data" / f"images_variant_{'trainval' if part == 'train' else 'test'}.txt"
     advice = "data.folder must hold data/images_variant_*.txt and data/images/"
-    for where, found in _lines(path, r"(\d+) (\S.*)", "NUMBER VARIANT", advice):
-        yield where, root / "data" / "images" / f"{found[1]}.jpg", found[2]
+    for where, match in _lines(path, r"(\d+) (\S.*)", "NUMBER VARIANT", advice):
+        yield where, root / "data" / "images" / f"{match[1]}.jpg", match[2]
 
 
 def _lines(path: Path, pattern: str, form: str, advice: str) -> Iterator[tuple[str, re.Match[str]]]:
     for number, line in text_lines(path, advice):
-        found = re.fullmatch(pattern, line, re.ASCII)
-        if found is None:
+        match = re.fullmatch(pattern, line, re.ASCII)
+        if match is None:
             raise UserError(f"{path}:{number}: {line[:80]!r} is not {form}; repair the line")
-        yield f"{path}:{number}", found
+        yield f"{path}:{number}", match
 
 
 def _cars(root: Path, part: str) -> LabelledRows:

@@ -30,9 +30,9 @@ def parts_of_folder(root: Path) -> dict[str, Path]:
     The folders are parts if all of them have a part's name, train is among them, and each contains folders.
     """
     folders = _folders(root) if root.is_dir() else []
-    found = {part: path for part, names in PARTS.items() for path in folders if path.name.lower() in names}
-    whole = len(folders) == len(found) > 1 and "train" in found
-    return found if whole and all(_folders(path) for path in found.values()) else {}
+    parts = {part: path for part, names in PARTS.items() for path in folders if path.name.lower() in names}
+    whole = len(folders) == len(parts) > 1 and "train" in parts
+    return parts if whole and all(_folders(path) for path in parts.values()) else {}
 
 
 def load_folder(data: DataConfig, root: Path, part: str, findings: Findings) -> list[Sample]:

@@ -31,8 +31,8 @@ NAMED = ("category", "label", "categories", "labels", "category_id")
 
 def parts_of_set(folder: Path) -> list[str]:
     """Return the parts for which the set has splits; empty for a single split."""
-    found = open_set(folder)
-    return [part for part, names in PARTS.items() if set(names) & set(found)] if isinstance(found, dict) else []
+    data_set = open_set(folder)
+    return [part for part, names in PARTS.items() if set(names) & set(data_set)] if isinstance(data_set, dict) else []
 
 
 def hub_samples(data: DataConfig, folder: Path, part: str, findings: Findings) -> list[Sample]:
@@ -96,13 +96,13 @@ def _names(feature: Any) -> list[str]:
 
 
 def _column(table: Any, folder: Path, wanted: Sequence[str]) -> str:
-    found = next((name for name in wanted if name in table.column_names), None)
-    if found is None:
+    column = next((name for name in wanted if name in table.column_names), None)
+    if column is None:
         has = ", ".join(table.column_names)
         raise UserError(
             f"{folder} has no column {' or '.join(wanted)}; it has {has}: set data.task, or data.kind = virft"
         )
-    return found
+    return column
 
 
 def _pictures(table: Any, folder: Path, part: str) -> Iterator[StoredPicture]:
@@ -116,10 +116,10 @@ def _pictures(table: Any, folder: Path, part: str) -> Iterator[StoredPicture]:
 
 
 def _split(folder: Path, part: str) -> Any:
-    found = open_set(folder)
-    if not isinstance(found, dict):
-        return found
-    name = next((name for name in PARTS[part] if name in found), None)
+    data_set = open_set(folder)
+    if not isinstance(data_set, dict):
+        return data_set
+    name = next((name for name in PARTS[part] if name in data_set), None)
     if name is None:
-        raise UserError(f"{folder} has no split {part}; it has {', '.join(found) or 'no .parquet file'}")
-    return found[name]
+        raise UserError(f"{folder} has no split {part}; it has {', '.join(data_set) or 'no .parquet file'}")
+    return data_set[name]

@@ -37,12 +37,12 @@ def label_samples(
     """
     chosen = choose(data.categories, known or sorted({row.label for row in rows}), source)
     own, wanted = data.kind not in FAMILY, set(chosen)
-    asked = label_question(FAMILY.get(data.kind, data.family), chosen, data.question, data.list_labels, own)
+    text = label_question(FAMILY.get(data.kind, data.family), chosen, data.question, data.list_labels, own)
     samples = []
     for name, image, label, advice in rows:
         if label in wanted and (header := usable(findings, image, advice, [name])):
             solution, upright = prompts.label_solution(label), own and header.marked
-            samples.append(Sample(name, image, "classification", asked, solution, label, upright=upright))
+            samples.append(Sample(name, image, "classification", text, solution, label, upright=upright))
     if not samples:
         raise UserError(f"{source} has no picture with a label to ask about; check the data settings")
     return samples
@@ -63,11 +63,11 @@ def question(task: Task, what: str, template: str = "", usual: str = "") -> str:
     usual = usual or getattr(prompts, task)(what)
     if not template:
         return usual
-    asked = template.replace(FIELD[task], what) if FIELD[task] else template
+    text = template.replace(FIELD[task], what) if FIELD[task] else template
     if "<answer>" in template:
-        return asked
+        return text
     start = min(place for mark in _FORMATS if (place := usual.find(mark)) >= 0)
-    return f"{asked}\n{usual[start:]}"
+    return f"{text}\n{usual[start:]}"
 
 
 def label_question(
@@ -85,18 +85,18 @@ def label_question(
     listed = ", ".join(labels)
     if own and (pair := one_class_twice(labels)):
         report(f"the labels {pair[0]!r} and {pair[1]!r} look like one class: rename one, or answers to it are wrong")
-    asked = question("classification", family, template.replace("{labels}", listed))
+    text = question("classification", family, template.replace("{labels}", listed))
     if "{labels}" in template:
-        return asked
+        return text
     if list_labels == "yes" or (list_labels == "auto" and own and 1 < len(labels) <= LISTED):
-        first, _, rest = asked.partition("\n")
+        first, _, rest = text.partition("\n")
         return f"{first} The answer is one of: {listed}.\n{rest}"
     if own and (plurals := [label for label in labels if is_plural(label)]):
         report(
             f"labels such as {plurals[0]!r} are plurals, and {plurals[0][:-1]!r} would earn nothing: name them as they "
             f'are to be answered, or set data.list_labels = "yes"'
         )
-    return asked
+    return text
 
 
 def one_class_twice(labels: Sequence[str]) -> tuple[str, str] | None:

@@ -77,13 +77,13 @@ def question_of(data: DataConfig) -> str:
     >>> question_of(DataConfig(categories=("cat",), question="Where is {category}?")).splitlines()[0]
     'Where is cat?'
     """
-    asked = (data.categories or ("INSTRUCTION" if data.task == "grounding" else "CATEGORY",))[0]
+    subject = (data.categories or ("INSTRUCTION" if data.task == "grounding" else "CATEGORY",))[0]
     if data.task != "classification":
-        return question(data.task, asked, data.question)
+        return question(data.task, subject, data.question)
     if data.kind in ("folder", "csv", "hf"):
         with contextlib.suppress(UserError, OSError):
             return candidates(data)[0].problem
-    family = asked if data.kind == "tiny" and data.categories else FAMILY.get(data.kind, data.family)
+    family = subject if data.kind == "tiny" and data.categories else FAMILY.get(data.kind, data.family)
     return question("classification", "flower" if family == "object" else family, data.question)
 
 

@@ -134,12 +134,12 @@ def _rules(c: DataConfig) -> Iterator[Rule]:
     yield c.shots >= 0, "shots", "pictures per category; 0 means all"
     for kind in (c.kind, c.eval_kind or c.kind):
         tasks = TASKS_OF[kind]
-        asked, choices = " or ".join(tasks), " or ".join(f'"{task}"' for task in tasks)
-        yield c.task in tasks, "task", f"kind {kind} asks {asked} questions only: set data.task = {choices}"
+        words, choices = " or ".join(tasks), " or ".join(f'"{task}"' for task in tasks)
+        yield c.task in tasks, "task", f"kind {kind} asks {words} questions only: set data.task = {choices}"
     counts = c.task != "grounding"
     yield counts or not c.shots, "shots", "instructions have no categories to count shots by; set it to 0"
-    named = not (c.categories or c.eval_categories)
-    yield named or "reasonseg" not in (c.kind, c.eval_kind), "kind", "it has instructions, no categories: name none"
+    nameless = not (c.categories or c.eval_categories)
+    yield nameless or "reasonseg" not in (c.kind, c.eval_kind), "kind", "it has instructions, no categories: name none"
     yield not c.split or c.kind != "tiny", "split", "the tiny world is drawn from data.seed, which is its split"
     parted = (c.eval_kind or c.kind) in WITH_VAL
     advice = f"only {', '.join(WITH_VAL)} can have a val part; `train` is what was not drawn"

@@ -69,5 +69,5 @@ def _opened(folder: Path, by_name: bool, changed: int) -> Any:
         splits = {part: [file for file in files if file.name.startswith(names)] for part, names in PARTS.items()}
         if not by_name or not files or sum(map(len, splits.values())) < len(files):
             splits = {"": files}
-        found = {part: datasets.Dataset.from_parquet([str(f) for f in of]) for part, of in splits.items() if of}
-        return found.get("", found)
+        tables = {part: datasets.Dataset.from_parquet([str(f) for f in of]) for part, of in splits.items() if of}
+        return tables.get("", tables)

@@ -53,36 +53,36 @@ def warnings(
 
     `wanted` are the categories that the settings name.
     """
-    found = []
+    lines = []
     present, absent = Counter[str](), Counter[str]()
     for sample in samples:
         (present if is_present(sample) else absent)[sample.category] += 1
     if {sample.task for sample in samples} & {"detection", "presence"} and not absent:
-        found.append("no question is about an absent category: nothing teaches the answer No Objects (or no)")
+        lines.append("no question is about an absent category: nothing teaches the answer No Objects (or no)")
     never = [name for name in dict.fromkeys([*wanted, *absent]) if name not in present]
     if never:
-        found.append(f"in no picture: {_some(never)}")
+        lines.append(f"in no picture: {_some(never)}")
     grounding = any(sample.task == "grounding" for sample in samples)
     if present and not grounding and max(present.values()) >= UNEQUAL * min(present.values()):
         (most, many), (least, few) = present.most_common()[0], present.most_common()[-1]
-        found.append(f"unequal categories: {many} pictures of {most}, {few} of {least}; data.shots evens them out")
+        lines.append(f"unequal categories: {many} pictures of {most}, {few} of {least}; data.shots evens them out")
     long = [sample.id for sample in samples if len(re.findall(r"\d", sample.solution)) > max_completion_length]
     if long:
         limit = f"the {max_completion_length} tokens of max_completion_length, and every digit is a token"
-        found.append(f"{len(long)} solutions have more digits than {limit}: {_some(long)}")
+        lines.append(f"{len(long)} solutions have more digits than {limit}: {_some(long)}")
     boxes = np.concatenate([np.zeros((0, 4)), *(true_boxes(sample) for sample in samples)])
     thin = int(((boxes[:, 2:] - boxes[:, :2]).min(-1, initial=np.inf) < THIN).sum()) if len(boxes) else 0
     if thin > len(boxes) / 10:
-        found.append(f"{thin} of {len(boxes)} boxes are thinner than {THIN} thousandths of the picture: hard to hit")
+        lines.append(f"{thin} of {len(boxes)} boxes are thinner than {THIN} thousandths of the picture: hard to hit")
     twice = [name for (_, name), count in Counter((_picture(s), s.problem) for s in samples).items() if count > 1]
     if twice:
-        found.append(f"{len(twice)} questions are asked more than once about the same picture")
-    return found + _copies(samples, held_out)
+        lines.append(f"{len(twice)} questions are asked more than once about the same picture")
+    return lines + _copies(samples, held_out)
 
 
 def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
     """Return warnings of pictures with equal content under different names, within a part or in both."""
-    keys, found = picture_keys([*samples, *held_out]), []
+    keys, lines = picture_keys([*samples, *held_out]), []
     trained, tested = keys[: len(samples)], set(keys[len(samples) :])
     places: dict[Any, set[Any]] = {}
     for sample, key in zip(samples, trained, strict=True):
@@ -90,13 +90,13 @@ def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
     copies = sum(len(files) - 1 for files in places.values())
     if copies:
         example = next(sorted(map(str, files)) for files in places.values() if len(files) > 1)
-        found.append(f"{copies} pictures are copies of others, such as {example[0]} and {example[1]}")
+        lines.append(f"{copies} pictures are copies of others, such as {example[0]} and {example[1]}")
     shared = {key: sample.image for sample, key in zip(samples, trained, strict=True) if key in tested}
     if shared:
-        found.append(
+        lines.append(
             f"{len(shared)} pictures are both trained and evaluated on, such as {min(map(str, shared.values()))}"
         )
-    return found
+    return lines
 
 
 def _picture(sample: Sample) -> Any:

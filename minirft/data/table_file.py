@@ -75,11 +75,11 @@ def _rows(source: Path) -> tuple[Iterator[CsvRow], list[str]]:
 
 
 def _column(source: Path, columns: list[str], names: tuple[str, ...]) -> str:
-    found = next((name for name in names if name in columns), None)
-    if found is None:
+    match = next((name for name in names if name in columns), None)
+    if match is None:
         has = ", ".join(columns) or "nothing"
         raise UserError(f"{source} has no column {' or '.join(names[:4])} in its first line; it has {has}")
-    return found
+    return match
 
 
 def _corners(row: dict[str, str], columns: tuple[str, ...]) -> list[float] | str:

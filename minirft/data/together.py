@@ -43,11 +43,11 @@ def _joined(samples: Sequence[Sample], data: DataConfig) -> Sample:
     names = tuple(sample.category for sample in samples)
     boxes = [(box, s.category) for s in samples for box in parse_solution("detection", s.solution).boxes]
     solution = prompts.detection_solution([box for box, _ in boxes], labels=[name for _, name in boxes])
-    asked = question("detection", ", ".join(names), data.question, prompts.detection_together(names))
+    problem = question("detection", ", ".join(names), data.question, prompts.detection_together(names))
     return replace(
         samples[0],
         id=f"{_picture(samples[0])}:{'+'.join(names)}",
-        problem=asked,
+        problem=problem,
         solution=solution,
         category=", ".join(names),
         asked=names,

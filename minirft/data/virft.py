@@ -100,5 +100,5 @@ def _subject(task: Task, problem: str) -> str:
     >>> _subject("detection", prompts.detection("fire hydrant")), _subject("grounding", prompts.grounding("the cup"))
     ('fire hydrant', 'the cup')
     """
-    found = (_INSTRUCTION if task == "grounding" else _CATEGORY).search(problem)
-    return found[1].strip() if found else problem.strip()
+    match = (_INSTRUCTION if task == "grounding" else _CATEGORY).search(problem)
+    return match[1].strip() if match else problem.strip()

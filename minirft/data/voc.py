@@ -39,8 +39,8 @@ def parts_of_voc(root: Path) -> dict[str, list[Path]]:
         return {part: list(_listed(root, path)) for part, path in files.items() if path.is_file()}
     below = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
     folders = {part: path for part, names in PARTS.items() for path in below if path.name.lower() in names}
-    found = {part: _annotations(path) for part, path in folders.items()}
-    return found if found.get("train") else {}
+    parts = {part: _annotations(path) for part, path in folders.items()}
+    return parts if parts.get("train") else {}
 
 
 def voc_tables(data: DataConfig, root: Path, part: str, findings: Findings) -> Tables:

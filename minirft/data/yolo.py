@@ -54,11 +54,11 @@ def yolo_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -
 def _yaml(folder: Path) -> Path:
     if folder.is_file():
         return folder
-    found = [path for name in ("data.yaml", "dataset.yaml", "data.yml") if (path := folder / name).is_file()]
-    found = found or sorted(folder.glob("*.yaml"))
-    if not found:
+    files = [path for name in ("data.yaml", "dataset.yaml", "data.yml") if (path := folder / name).is_file()]
+    files = files or sorted(folder.glob("*.yaml"))
+    if not files:
         raise UserError(f"no data.yaml in {folder}; set data.folder to it or to its folder")
-    return found[0]
+    return files[0]
 
 
 def _settings(source: Path) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class GRPOConfig:
     clip_eps: float = 0.2
     """epsilon, the amount by which the ratio may fall below 1 before its gradient becomes 0.  TRL: 0.2."""
     clip_eps_high: float = 0.2
-    """The same above 1.  TRL: equal to `clip_eps`; DAPO: 0.28."""
+    """epsilon above 1, the amount by which the ratio may exceed 1.  TRL: equal to `clip_eps`; DAPO: 0.28."""
     importance_cap: float = 0.0
     """Multiply each token's loss by min(π_learning / π_sampling, cap), for one policy computed in two ways; 0 = off.
     TRL's `token_truncate`: 3."""

@@ -79,10 +79,10 @@ def anchored(config: GRPOConfig) -> GRPOConfig:
     """
     paths = {name: path for name, path in vars(config.data).items() if isinstance(path, Path) and path.exists()}
     data = replace(config.data, **{name: path.absolute() for name, path in paths.items()})
-    named = config.model == "tiny" or config.model in HUB or not Path(config.model).is_dir()
+    by_name = config.model == "tiny" or config.model in HUB or not Path(config.model).is_dir()
     file, _, name = config.reward.rpartition(":")
     reward = f"{Path(file).absolute()}:{name}" if is_own(config.reward) and Path(file).exists() else config.reward
-    model = config.model if named else str(Path(config.model).absolute())
+    model = config.model if by_name else str(Path(config.model).absolute())
     return replace(config, data=data, model=model, reward=reward)
 
 

@@ -52,7 +52,7 @@ class History:
 
     @property
     def evaluations(self) -> list[Row]:
-        """The evaluations in the log, metrics alone, in order."""
+        """Return the metrics of the evaluations in the log, in order."""
         kept = [row for row in self.rows if row.get("kind") == "eval"]
         return [{key: value for key, value in row.items() if not isinstance(value, str)} for row in kept]
 

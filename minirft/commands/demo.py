@@ -120,17 +120,14 @@ def show(
 
 def first_group(run: Path) -> Group:
     """Return the group of step 1 whose rewards differ most, which has the strongest training signal."""
-    (step_one,) = groups_of(read_history(run), 1)
+    (widest,) = groups_of(read_history(run), 1)
     return Group(
-        sample=step_one.sample,
-        texts=[row["text"] for row in step_one.rows],
-        rewards=[row["reward"] for row in step_one.rows],
-        advantages=[row["advantage"] for row in step_one.rows],
-        parts={
-            name: values[step_one.first : step_one.first + len(step_one.rows)]
-            for name, values in step_one.parts.items()
-        },
-        note=f"Of step {found.step}, the group whose rewards differ most.",
+        sample=widest.sample,
+        texts=[row["text"] for row in widest.rows],
+        rewards=[row["reward"] for row in widest.rows],
+        advantages=[row["advantage"] for row in widest.rows],
+        parts={name: values[widest.first : widest.first + len(widest.rows)] for name, values in widest.parts.items()},
+        note=f"Of step {widest.step}, the group whose rewards differ most.",
     )
 
 

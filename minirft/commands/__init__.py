@@ -1,4 +1,4 @@
-"""Commands: `minirft COMMAND` reads its flags, calls the room that does the work, and prints."""
+"""Commands: each `minirft COMMAND` parses its flags, calls the room that does the work, and prints the result."""
 
 from typing import TYPE_CHECKING
 

@@ -1,41 +1,44 @@
-"""The command that asks a model about new pictures: predict.
+"""This module holds the command that asks a model about new pictures: predict.
 
-Imports are inside the command: torch and transformers take seconds, and `minirft --help` needs neither.
+Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
 """
 
 from __future__ import annotations
 
 import difflib
+import glob
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from minirft import UserError, as_user_error
 from minirft.commands.flags import Json, parse_config
 
 if TYPE_CHECKING:
     from minirft.runs import Answered, GRPOConfig
 
 TaskName = Literal["detection", "classification", "grounding", "presence"]
+DRAWN = ".answer.png"  # the end of a drawing's file name, so that drawings are not used as input
 
 
 @dataclass(frozen=True)
 class PredictFlags:
-    """What `predict` takes besides the settings."""
+    """`PredictFlags` are the flags of `predict` besides the settings."""
 
     pictures: tyro.conf.Positional[tuple[str, ...]]
     """Pictures, folders of pictures, or patterns such as "photos/*.jpg"."""
     ask: str = ""
-    """What to ask: a category, a family, an instruction, or a whole question; of a run of classification its own
-    question if left out."""
+    """A category, a family, an instruction, or a whole question; a classification run has a default, its own
+    question."""
     task: TaskName | None = None
-    """Kind of question; that of the run if left out."""
+    """Kind of question; the default is that of the run."""
     samples: int = 0
-    """Draw this many answers and say how many are alike; 0 takes one greedy answer."""
+    """Sample this many answers and count how many are alike; 0 means one greedy answer."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of a PEFT adapter to put on the config's model."""
     json: Json = False
@@ -43,16 +46,15 @@ class PredictFlags:
 
 
 def predict(args: list[str]) -> None:
-    """The model's answer to new pictures, drawn: RUN_or_CONFIG PICTURE... --ask TEXT."""
+    """Ask a model about new pictures and draw its answers: RUN_or_CONFIG PICTURE... --ask TEXT."""
     config, flags = parse_config(args, PredictFlags(()), "minirft predict", out=Path("runs/predict"))
-    from minirft import UserError
-    from minirft.runs import Asking, ask, find_pictures, source_policy
+    from minirft.runs import Asking, ask, source_policy
 
     if not flags.pictures:
         raise UserError("minirft predict: name a picture, as in `minirft predict RUN photo.jpg --ask cat`")
     task = flags.task or config.data.task
-    asked = in_the_runs_words(flags.ask, task, config)
-    if not asked.strip():
+    question = in_the_runs_words(flags.ask, task, config)
+    if not question.strip():
         raise UserError("minirft predict: what is to be found? give --ask TEXT, such as --ask cat")
     if flags.samples < 0:
         raise UserError(f"--samples {flags.samples}: use 0 for a greedy answer, or a number of answers such as 8")
@@ -67,83 +69,99 @@ def predict(args: list[str]) -> None:
         seed=config.seed,
     )
     policy = source_policy(args[0], config, flags.adapter)
-    failed = tell(ask(policy, pictures, asked, how), config.out, flags.json)
+    failed = report_answers(ask(policy, pictures, question, how), config.out, flags.json)
     if failed == len(pictures):
         raise UserError(f"none of the {failed} pictures could be asked about; the lines above say why")
 
 
-def in_the_runs_words(asked: str, task: TaskName, config: GRPOConfig) -> str:
-    """What is asked, as the run asked it: labels with their list; a category near one of the run's is told."""
+def find_pictures(names: Sequence[str]) -> list[Path]:
+    """Return the files that paths, folders and patterns name, in order, each once.
+
+    A folder means the picture files in it, but not in its subfolders; drawings of earlier answers are left out.  Raises
+    `UserError` if a folder or a pattern matches no picture.
+    """
+    from minirft.pictures import SUFFIXES
+
+    paths: dict[Path, None] = {}
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        else:
+            files = [path] if path.exists() else sorted(map(Path, glob.glob(name, recursive=True)))
+        files = [file for file in files if not file.name.endswith(DRAWN) and not file.is_dir()]
+        if not files and (path.is_dir() or any(mark in name for mark in "*?[")):
+            raise UserError(f"no picture in {name}; pictures end in {', '.join(SUFFIXES)}")
+        paths |= dict.fromkeys(files or [path])  # a missing file gets an answer with a failure later
+    return list(paths)
+
+
+def in_the_runs_words(text: str, task: TaskName, config: GRPOConfig) -> str:
+    """Return the text to ask, for classification the run's question; warn if it is nearly one of the run's categories.
+
+    The run's question has its list of labels.
+    """
     from minirft.data import question_of
 
     known = config.data.categories
-    if near := asked not in known and difflib.get_close_matches(asked.casefold(), known, 1, 0.7):
-        print(f"minirft: the run was trained on {near[0]!r}; {asked!r} is another question", file=sys.stderr)
-    if task != "classification" or config.data.task != task or config.data.kind not in ("folder", "csv", "hf"):
-        return asked
-    name = " ".join(asked.split())
-    return (
-        asked
-        if "?" in name or "<answer>" in name
-        else question_of(replace(config.data, family=name or config.data.family))
-    )
+    if near := text not in known and difflib.get_close_matches(text.casefold(), known, 1, 0.7):
+        print(f"minirft: the run was trained on {near[0]!r}; {text!r} is another question", file=sys.stderr)
+    name, own_labels = " ".join(text.split()), config.data.kind in ("folder", "csv", "hf")
+    if task != "classification" or config.data.task != task or not own_labels or "?" in name or "<answer>" in name:
+        return text
+    return question_of(replace(config.data, family=name or config.data.family))
 
 
-def tell(answers: Iterable[Answered], out: Path, as_json: bool) -> int:
-    """Draw each answer into `out` and print it as it comes; returns how many pictures could not be asked about."""
-    from minirft.runs import DRAWN
-
+def report_answers(answers: Iterable[Answered], out: Path, as_json: bool) -> int:
+    """Draw each answer into `out` and print it at once; return the number of pictures that could not be used."""
     failed, used = 0, set[str]()
     for answered in answers:
-        found, row = answered.answer, answered.answer.row()
+        row = answered.answer.row()
         if answered.texts:
             row |= {"agreement": answered.agreement, "texts": list(answered.texts)}
-        drawn = None
+        drawing = None
         if answered.picture is None:
             failed += 1
-            print(f"minirft: {found.failure}", file=sys.stderr)
+            print(f"minirft: {answered.answer.failure}", file=sys.stderr)
         else:
-            drawn = draw(answered, out, used, DRAWN)
+            drawing = draw(answered, out, used)
         if as_json:
             print(json.dumps(row), flush=True)
-        elif drawn:
-            print(in_words(answered, drawn), flush=True)
+        elif drawing:
+            print(in_words(answered, drawing), flush=True)
     return failed
 
 
-def draw(answered: Answered, out: Path, used: set[str], ending: str) -> Path:
-    """The drawing of an answer is written into `out` under the picture's name, with a number where that is taken."""
-    from minirft import UserError
+def draw(answered: Answered, out: Path, used: set[str]) -> Path:
+    """Write the drawing of an answer into `out` under the picture's name, with a number if the name is `used`."""
     from minirft.show import drawn_answer
 
     stem, number = Path(answered.answer.picture).stem, 2
     while stem in used:
         stem, number = f"{Path(answered.answer.picture).stem}-{number}", number + 1
     used.add(stem)
-    found, path = answered.answer, out / f"{stem}{ending}"
-    try:
+    answer, path = answered.answer, out / f"{stem}{DRAWN}"
+    with as_user_error(f"cannot write {path} ({{why}}); choose another --out", OSError):
         out.mkdir(parents=True, exist_ok=True)
-        drawn_answer(answered.picture, found.boxes, found.confidence, gist(answered)).save(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error}); choose another --out") from error
+        drawn_answer(answered.picture, answer.boxes, answer.confidence, gist(answered)).save(path)
     return path
 
 
 def gist(answered: Answered) -> str:
-    """An answer in a line: its label, how many boxes, or why there is none; and how many answers were like it."""
-    found = answered.answer
-    said = found.label or f"{len(found.boxes)} box{'es' * (len(found.boxes) != 1)}"
-    said = f"unreadable: {found.failure}" if found.failure and not found.boxes else said
+    """Summarise an answer in a line: its label, number of boxes or failure, and how many answers are alike to it."""
+    answer = answered.answer
+    line = answer.label or f"{len(answer.boxes)} box{'es' * (len(answer.boxes) != 1)}"
+    line = f"unreadable: {answer.failure}" if answer.failure and not answer.boxes else line
     if answered.agreement is None:
-        return said
-    return f"{said}; {round(answered.agreement * len(answered.texts))} of {len(answered.texts)} answers alike"
+        return line
+    return f"{line}; {round(answered.agreement * len(answered.texts))} of {len(answered.texts)} answers alike"
 
 
-def in_words(answered: Answered, drawn: Path) -> str:
-    """An answer for a reader: picture and gist, then its boxes in pixels, the text, and where the drawing is."""
-    found = answered.answer
-    lines = [f"{found.picture}: {gist(answered)}"]
-    for n, box in enumerate(found.boxes):
-        sure = f"  confidence {found.confidence[n]:.2f}" if n < len(found.confidence) else ""
+def in_words(answered: Answered, drawing: Path) -> str:
+    """Describe an answer for a reader: picture and gist, its boxes in pixels, the text, and the drawing's path."""
+    answer = answered.answer
+    lines = [f"{answer.picture}: {gist(answered)}"]
+    for n, box in enumerate(answer.boxes):
+        sure = f"  confidence {answer.confidence[n]:.2f}" if n < len(answer.confidence) else ""
         lines.append("  box " + " ".join(f"{side:.0f}" for side in box) + sure)
-    return "\n".join([*lines, f"  text {' '.join(found.text.split())}", f"  drawn {drawn}"])
+    return "\n".join([*lines, f"  text {' '.join(answer.text.split())}", f"  drawn {drawing}"])

@@ -1,6 +1,6 @@
-"""The command that measures: what a GRPO step costs, beside the naive path, TRL and the least possible.
+"""This module holds the command that measures a GRPO step beside the naive path, TRL and the least possible.
 
-Imports are inside the command: torch and transformers take seconds, and `minirft --help` needs neither.
+Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from minirft.engine import quieten_libraries
 
 @dataclass(frozen=True)
 class BenchFlags(Request):
-    """What `bench` takes."""
+    """`BenchFlags` are the flags of `bench`."""
 
     gpu: Switch = False
-    """Measure memory and time of 2B and 7B on a CUDA card instead; files go to OUT (results/gpu)."""
+    """Measure memory and time of 2B and 7B on a CUDA card instead, and write files to OUT (results/gpu)."""
     parts: tuple[Literal["memory", "time", "decode", "correct"], ...] = ("memory", "time", "decode", "correct")
-    """With --gpu: what to measure, in this order."""
+    """With --gpu: the parts to measure, in this order."""
     seconds: float = 1500.0
-    """With --gpu: stop after this long; what was not reached says so in its file."""
+    """With --gpu: stop after this many seconds; the files of later parts say that they were not measured."""
     json: Json = False
     """Print one JSON object instead of a table."""
     out: Path | None = None
@@ -43,8 +43,8 @@ def bench(args: list[str]) -> None:
         return
     from minirft.cost import measure, table
 
-    found = measure(flags)
+    measured = measure(flags)
     if flags.out:
         flags.out.parent.mkdir(parents=True, exist_ok=True)
-        flags.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found) if flags.json else table(found))
+        flags.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(measured) if flags.json else table(measured))

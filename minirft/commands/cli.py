@@ -1,9 +1,9 @@
-"""`minirft COMMAND ...`: reads the command line, calls the room that does the work, prints what comes back.
+"""This module runs `minirft COMMAND ...`.
 
-A mistake of the user ends as one line on stderr and exit code 2, Ctrl-C as 130; a traceback means a bug
-(or `MINIRFT_DEBUG=1`).  With `--json` stdout holds JSON and nothing else; progress goes to stderr.
+A mistake of the user ends with one line on stderr and exit code 2, and Ctrl-C with 130; a traceback means a bug (or
+`MINIRFT_DEBUG=1`).  With `--json` stdout contains only JSON; progress goes to stderr.
 
-Imports are inside the commands: torch and transformers take seconds, and `minirft --help` needs neither.
+Imports are inside the commands, because torch and transformers take seconds to load and `minirft --help` needs neither.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from minirft import UserError
 from minirft.commands.asking import predict
 from minirft.commands.bench import bench
 from minirft.commands.data import data
@@ -24,7 +25,7 @@ from minirft.commands.scoring import audit, score
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
@@ -41,8 +42,6 @@ def main(args: list[str] | None = None) -> int:
 
 def run(command: Callable[[list[str]], None], args: list[str]) -> int:
     """Call `command` and turn what it raises into an exit code and one line on stderr."""
-    from minirft import UserError
-
     try:
         command(args)
     except UserError as error:
@@ -58,13 +57,13 @@ def run(command: Callable[[list[str]], None], args: list[str]) -> int:
     except KeyboardInterrupt as stop:
         print(f"minirft: {stop or 'stopped'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `minirft score ... | head`
+    except BrokenPipeError:  # the program that reads our output has ended, as in `minirft score ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def usage() -> str:
-    """The list of commands."""
+    """Return the list of commands."""
     lines = [f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     hint = "`minirft COMMAND --help` lists what a command takes."
     return "\n".join(["usage: minirft COMMAND ...", "", *lines, "", hint])

@@ -1,6 +1,6 @@
-"""The commands that look at data before a run: what is in it, what it looks like, and a split that others can reuse.
+"""This module holds the commands for data before a run: count and draw it, check it, and write a split for reuse.
 
-Imports are inside the commands: torch and transformers take seconds, and `minirft --help` needs neither.
+Imports are inside the commands, because torch and transformers take seconds to load and `minirft --help` needs neither.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from minirft.commands.flags import Json, Switch, T, parse
-from minirft.engine import quieten_libraries
+from minirft import UserError
+from minirft.commands.flags import Json, Switch, T, named_config, parse_both
 
 if TYPE_CHECKING:
     from minirft.data import Bad
@@ -31,9 +29,7 @@ CATEGORIES_SHOWN, BAD_SHOWN = 40, 20
 
 
 def data(args: list[str]) -> None:
-    """Look before you train: inspect CONFIG draws and counts, check CONFIG opens every picture, split CONFIG draws."""
-    from minirft import UserError
-
+    """Look at data before training: inspect CONFIG counts and draws, check opens all pictures, split writes k shots."""
     commands = {"inspect": inspect, "check": check, "split": split}
     if args and args[0] in commands:
         commands[args[0]](args[1:])
@@ -46,44 +42,43 @@ def data(args: list[str]) -> None:
 
 @dataclass(frozen=True)
 class InspectFlags:
-    """What `data inspect` takes besides the data settings."""
+    """`InspectFlags` are the flags of `data inspect` besides the data settings."""
 
     samples: int = 12
-    """How many samples to draw."""
+    """Number of samples to draw."""
     out: Path | None = None
     """PNG file for the drawing; without it samples are only counted."""
-    held_out: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Look at the evaluation data instead of the training data."""
+    held_out: Switch = False
+    """Inspect the evaluation data instead of the training data."""
     json: Json = False
     """Print one JSON object."""
 
 
 def inspect(args: list[str]) -> None:
-    """Counts, warnings and a drawing of a config's data."""
+    """Print counts and warnings about a config's data, and draw it."""
     config, flags = parse_data(args, InspectFlags(), "minirft data inspect")
-    from minirft import UserError
-    from minirft.data import Screening, held_out, summarise, warnings
+    from minirft.data import Screening, held_out, subset, summarise, warnings
     from minirft.show import drawing, png
 
-    training, found, nothing = _training(config), [], []
+    training, testing, nothing = _training(config), [], []
     try:
-        found = held_out(replace(config, eval_samples=0))
+        testing = held_out(replace(config, eval_samples=0))
     except UserError as error:
         if flags.held_out:
             raise
         nothing = [f"nothing to evaluate on: {error}"]
-    samples = found if flags.held_out else training
+    samples = testing if flags.held_out else training
     limit, wanted = config.max_completion_length, () if config.data.task == "classification" else config.data.categories
-    told = summarise(samples) | {"warnings": warnings(training, limit, found, wanted) + nothing}
+    summary = summarise(samples) | {"warnings": warnings(training, limit, testing, wanted) + nothing}
     if flags.out:
-        drawn = Screening.of(config.data).sound(_spread(samples, flags.samples, config.data.seed))
+        drawn = Screening.of(config.data).sound(subset(samples, flags.samples, config.data.seed))
         flags.out.write_bytes(png(drawing(drawn)))
-        told["drawing"] = str(flags.out)
-    print(json.dumps(told) if flags.json else report(told))
+        summary["drawing"] = str(flags.out)
+    print(json.dumps(summary) if flags.json else report(summary))
 
 
 def _training(config: GRPOConfig) -> list[Sample]:
-    """The training set, or of an endless world the first steps' samples."""
+    """Return the training set, or the samples of the first steps of an endless one."""
     from minirft.data import training_feed, training_set
 
     if config.data.kind != "tiny" or config.data.shots:
@@ -94,32 +89,31 @@ def _training(config: GRPOConfig) -> list[Sample]:
 
 @dataclass(frozen=True)
 class CheckFlags:
-    """What `data check` takes besides the data settings."""
+    """`CheckFlags` are the flags of `data check` besides the data settings."""
 
     out: Path | None = None
-    """File for the list of what is bad, a line of JSON each: file, row, reason."""
+    """File for the list of bad rows and pictures, one JSON line each: file, row, reason."""
     json: Json = False
     """Print one JSON object."""
 
 
 def check(args: list[str]) -> None:
-    """Open every picture of a config's data, for training and evaluation, and list what cannot be used."""
+    """Open every picture of a config's data, for training and evaluation, and list the bad ones."""
     config, flags = parse_data(args, CheckFlags(), "minirft data check")
-    from minirft import UserError
     from minirft.data import check_all, refusal, too_many, write_bad_samples
 
-    told = check_all(config.data, progress=sys.stderr.isatty())
-    bad, total = told.bad, told.samples + len(told.bad)
+    checked = check_all(config.data, progress=sys.stderr.isatty())
+    bad, total = checked.bad, checked.samples + len(checked.bad)
     if flags.out:
         write_bad_samples(flags.out, bad)
-    row = {"samples": told.samples, "pictures": told.pictures, "bad": len(bad), "counts": told.counts}
+    row = {"samples": checked.samples, "pictures": checked.pictures, "bad": len(bad), "counts": checked.counts}
     print(json.dumps(row | {"bad_samples": [asdict(one) for one in bad]}) if flags.json else check_report(row, bad))
     if too_many(len(bad), total, config.data.max_bad):
         raise UserError(refusal(bad, total, config.data.max_bad))
 
 
 def check_report(row: dict[str, Any], bad: list[Bad]) -> str:
-    """The summary of a check as text: a line, what was counted, the first of the bad ones."""
+    """Return the result of a check as text: a summary line, the counts, the first bad rows."""
     lines = [f"{row['pictures']} pictures opened, {row['samples']} samples can be used, {row['bad']} bad"]
     lines += [f"  {count} {what}" for what, count in row["counts"].items()]
     lines += [f"bad: {one}" for one in bad[:BAD_SHOWN]]
@@ -129,22 +123,21 @@ def check_report(row: dict[str, Any], bad: list[Bad]) -> str:
 
 @dataclass(frozen=True)
 class SplitFlags:
-    """What `data split` takes besides the data settings."""
+    """`SplitFlags` are the flags of `data split` besides the data settings."""
 
     shots: int
-    """k, pictures of each category."""
+    """k, the number of pictures of each category."""
     seed: int | None = None
-    """Draws them; `data.seed` of the config if left out."""
+    """Seed of the draw; the default is the config's `data.seed`."""
     out: Path = Path("split.json")
     """File to write; a run reads it with --data.split FILE."""
     overwrite: Switch = False
-    """Write over a file that is there and differs."""
+    """Overwrite an existing file that differs."""
 
 
 def split(args: list[str]) -> None:
     """Write the ids of a k-shot training set to a file."""
     config, flags = parse_data(args, SplitFlags(shots=0), "minirft data split")
-    from minirft import UserError
     from minirft.data import training_set, write_split
 
     settings, k = config.data, flags.shots or config.data.shots
@@ -152,7 +145,7 @@ def split(args: list[str]) -> None:
         raise UserError("how many pictures of each category? give --shots K")
     seed = settings.seed if flags.seed is None else flags.seed
     settings = replace(settings, shots=k, seed=seed, split=None, categories_per_question=1)
-    replace(settings, split=flags.out)  # refuses what cannot be read back
+    replace(settings, split=flags.out)  # raises if a run could not use the split
     samples = training_set(settings)
     source = settings.annotations or settings.folder
     origin = {"kind": settings.kind, "task": settings.task, "source": source.name if source else "", "k": k}
@@ -162,33 +155,17 @@ def split(args: list[str]) -> None:
 
 
 def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
-    """The settings and the other flags of `CONFIG [--data.field value ...]`; CONFIG as in `parse_config`."""
-    quieten_libraries()
-    from minirft import UserError
-    from minirft.data import DataConfig
-    from minirft.runs import load_config, run_config
-
-    if (not args or args[0].startswith("-")) and not {"-h", "--help"} & set(args):
-        raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")
-    named = bool(args) and not args[0].startswith("-")
-    source, rest = (args[0], args[1:]) if named else ("tiny_detection", args)
-    config = run_config(Path(source)) if Path(source).is_dir() else load_config(source)
-
-    def both(data: DataConfig, flags: T) -> tuple[DataConfig, T]:
-        return data, flags
-
-    flat = tyro.conf.arg(name="")
-    both.__annotations__ = {"data": DataConfig, "flags": Annotated[type(flags), flat]}
-    both.__defaults__ = (config.data, flags)
-    settings, flags = parse(both, rest, prog)
+    """Parse `CONFIG [--data.field value ...]`; return the settings and the other flags."""
+    config, rest = named_config(args, prog)
+    settings, flags = parse_both(config.data, flags, rest, prog, name="data")
     return replace(config, data=settings), flags
 
 
-def report(told: dict[str, Any]) -> str:
-    """The counts as text: a line, a table of categories, the warnings."""
-    numbers = {name: told[name] for name in ("samples", "pictures", "boxes", "categories")}
-    lines = [", ".join(f"{count} {name}" for name, count in numbers.items()) + f", {told['absent']:.0%} absent"]
-    rows = list(told["by_category"].items())
+def report(summary: dict[str, Any]) -> str:
+    """Return the counts as text: a summary line, a table of categories, the warnings."""
+    numbers = {name: summary[name] for name in ("samples", "pictures", "boxes", "categories")}
+    lines = [", ".join(f"{count} {name}" for name, count in numbers.items()) + f", {summary['absent']:.0%} absent"]
+    rows = list(summary["by_category"].items())
     if rows:
         width = max(len(name) for name, _ in rows[:CATEGORIES_SHOWN])
         lines += ["", f"{'category':<{width}}  samples  absent  boxes"]
@@ -198,13 +175,5 @@ def report(told: dict[str, Any]) -> str:
         ]
     if len(rows) > CATEGORIES_SHOWN:
         lines.append(f"... and {len(rows) - CATEGORIES_SHOWN} more (--json lists all)")
-    lines += ["", *(f"warning: {warning}" for warning in told["warnings"])] if told["warnings"] else []
-    return "\n".join([*lines, *(["", f"drawing: {told['drawing']}"] if "drawing" in told else [])])
-
-
-def _spread(samples: list[Sample], count: int, seed: int) -> list[Sample]:
-    """`count` samples drawn by the seed, in their order."""
-    import numpy as np
-
-    drawn = np.random.default_rng(seed).permutation(len(samples))[:count]
-    return [samples[i] for i in sorted(drawn)]
+    lines += ["", *(f"warning: {warning}" for warning in summary["warnings"])] if summary["warnings"] else []
+    return "\n".join([*lines, *(["", f"drawing: {summary['drawing']}"] if "drawing" in summary else [])])

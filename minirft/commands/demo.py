@@ -1,4 +1,4 @@
-"""The main job, from one command: evaluate, train by GRPO, evaluate again, SFT beside it, and show all of it.
+"""This module runs the demo: evaluate, train by GRPO, evaluate again, compare with SFT, and write a report.
 
 OUT/summary.json   the numbers                    OUT/rft/   the GRPO run: log, completions, checkpoints, policy
     report.html    the numbers and the pictures       sft/   the supervised run, on as many pictures
@@ -29,14 +29,14 @@ HEADLINE = ("ap50_pooled", "mean_iou", "parse_rate", "ece", "auc", "abstention",
 
 
 def run_demo(config: GRPOConfig, out: Path) -> dict[str, Any]:
-    """Run the demo into `out` and return what `summary.json` says.
+    """Run the demo into `out` and return the content of `summary.json`.
 
-    Raises `UserError` when `out` already holds a demo: nothing is overwritten.
+    Raises `UserError` when `out` is not empty, because nothing is overwritten.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already holds something: remove it, or choose another --out")
     config = replace(config, sft_steps=config.steps)  # as many pictures as GRPO sees
-    samples = held_out(config)  # the curves during training are of other questions, those that settings are chosen by
+    samples = held_out(config)  # the evaluations during training use other questions, by which settings are chosen
     say(f"the base answers {len(samples)} held-out questions")
     before, before_texts = assess(load_policy(config), config, samples)
     say(f"GRPO, {config.steps} steps of {config.prompts_per_step} pictures x {config.group_size} completions")
@@ -55,16 +55,16 @@ def run_demo(config: GRPOConfig, out: Path) -> dict[str, Any]:
 
 
 def assess(policy: Policy, config: GRPOConfig, samples: list[Sample]) -> tuple[Row, list[str]]:
-    """Metrics of greedy answers, with those of sampled ones under "sampled"; and the greedy answers."""
+    """Return the metrics of greedy answers, with those of sampled ones under "sampled", and the greedy answers."""
     greedy, sampled = (generate(policy, config, samples, mode) for mode in ("greedy", "sampled"))
     task = samples[0].task
     return {**metrics(task, greedy, samples), "sampled": metrics(task, sampled, samples)}, greedy
 
 
 def follow(rows: Iterable[Row]) -> tuple[int, float, float]:
-    """Let a run run; returns its steps, the age of the process after the first of them and the seconds in all.
+    """Run all steps; return their number, the age of the process after the first one, and the seconds of all steps.
 
-    A run that Ctrl-C stopped and saved is taken as it is; a second Ctrl-C stops the demo too.
+    A run that Ctrl-C has stopped and saved counts as finished; a second Ctrl-C stops the demo too.
     """
     done, first_step, seconds = 0, 0.0, 0.0
     try:
@@ -80,7 +80,7 @@ def follow(rows: Iterable[Row]) -> tuple[int, float, float]:
 
 
 def process_seconds() -> float:
-    """Seconds since this process started; where the system does not say, since `minirft` was imported."""
+    """Return the seconds since this process started, or since `minirft` was imported if the system does not know."""
     try:
         started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
         return float(Path("/proc/uptime").read_text().split()[0]) - started
@@ -89,7 +89,7 @@ def process_seconds() -> float:
 
 
 def say(text: str) -> None:
-    """A line of progress, on stderr as the bar is."""
+    """Print a line of progress to stderr, where the progress bar is too."""
     print(f"[{process_seconds():5.1f} s] {text}", file=sys.stderr)
 
 
@@ -119,20 +119,20 @@ def show(
 
 
 def first_group(run: Path) -> Group:
-    """The group of step 1 whose rewards differ most: where the most can be learnt."""
-    (found,) = groups_of(read_history(run), 1)
+    """Return the group of step 1 whose rewards differ most, which has the strongest training signal."""
+    (widest,) = groups_of(read_history(run), 1)
     return Group(
-        sample=found.sample,
-        texts=[row["text"] for row in found.rows],
-        rewards=[row["reward"] for row in found.rows],
-        advantages=[row["advantage"] for row in found.rows],
-        parts={name: values[found.first : found.first + len(found.rows)] for name, values in found.parts.items()},
-        note=f"Of step {found.step}, the group whose rewards differ most.",
+        sample=widest.sample,
+        texts=[row["text"] for row in widest.rows],
+        rewards=[row["reward"] for row in widest.rows],
+        advantages=[row["advantage"] for row in widest.rows],
+        parts={name: values[widest.first : widest.first + len(widest.rows)] for name, values in widest.parts.items()},
+        note=f"Of step {widest.step}, the group whose rewards differ most.",
     )
 
 
 def headline(summary: dict[str, Any]) -> str:
-    """The summary as a small table.
+    """Return the summary as a small table.
 
     >>> block = {"ap50_pooled": 0.25, "n": 300}
     >>> print(headline({"before": block, "after": {"ap50_pooled": 0.5}, "sft": block}))

@@ -1,4 +1,4 @@
-"""What a finished run says last: what moved between its first and its last evaluation, and the lines to type next."""
+"""This module writes the last lines of a run: the change of its metrics, and the commands to use next."""
 
 from __future__ import annotations
 
@@ -14,46 +14,43 @@ MOVED = {True: "moved", False: "within its intervals", None: "no interval"}
 
 
 def ending(folder: Path, config: GRPOConfig) -> str:
-    """The summary of a run, read from its log, and the commands that go on from it."""
+    """Return the summary of a run, from its log, and the commands to use next."""
     rows = read_log(folder / "log.jsonl")[1]
     return "\n".join([*moved(rows), "next:", *next_lines(folder, config)])
 
 
 def moved(rows: Sequence[Row]) -> list[str]:
-    """Before, after and whether the intervals overlap, for the main metrics; nothing where one evaluation is missing.
+    """Return the main metrics before and after, and whether their intervals overlap; [] without two evaluations.
 
     >>> rows = [{"kind": "eval", "step": s, "auc": s / 9, "ci": {"auc": [s / 9, s / 9 + 0.2]}} for s in (0, 5)]
     >>> print("\\n".join(moved(rows)))
     held out         step 0   step 5
     auc               0.000    0.556  moved
     """
-    found = [row for row in rows if row.get("kind") == "eval"]
-    if len(found) < 2:
+    evaluations = [row for row in rows if row.get("kind") == "eval"]
+    if len(evaluations) < 2:
         return []
-    first, last = found[0], found[-1]
+    first, last = evaluations[0], evaluations[-1]
     lines = [f"{'held out':<14}{'step ' + str(first['step']):>9}{'step ' + str(last['step']):>9}"]
     for key in HEADLINE:
         if first.get(key) is not None and last.get(key) is not None:
-            said = MOVED[intervals_apart(first, last, key)]
-            lines.append(f"{key:<14}{first[key]:>9.3f}{last[key]:>9.3f}  {said}")
+            verdict = MOVED[intervals_apart(first, last, key)]
+            lines.append(f"{key:<14}{first[key]:>9.3f}{last[key]:>9.3f}  {verdict}")
     return lines
 
 
 def next_lines(folder: Path, config: GRPOConfig) -> list[str]:
-    """One line each for report, eval, predict and export, as they are typed."""
+    """Return one line each for report, eval, predict and export, ready to be typed."""
     labels = config.data.task == "classification" and config.data.kind != "tiny"
-    usual = config.data.family if labels else "red square" if config.data.kind == "tiny" else "cat"
-    asked = usual if labels else (config.data.categories or (usual,))[0]
+    default = config.data.family if labels else "red square" if config.data.kind == "tiny" else "cat"
+    name = default if labels else (config.data.categories or (default,))[0]
+    name = f'"{name}"' if " " in name else name
     kind = "adapter" if config.train == "lora" else "merged"
     lines = {
         f"minirft report {folder}": "curves, misses, and the run step by step",
         f"minirft eval {folder}": "held-out metrics",
-        f"minirft predict {folder} PICTURE --ask {_quoted(asked)}": "answers to pictures of yours",
+        f"minirft predict {folder} PICTURE --ask {name}": "answers to pictures of yours",
         f"minirft export {folder} --to {kind}": "for PEFT, transformers and vLLM",
     }
     width = max(map(len, lines))
     return [f"  {line:<{width}}  # {why}" for line, why in lines.items()]
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"' if " " in text else text

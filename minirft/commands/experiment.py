@@ -1,6 +1,6 @@
-"""The command that re-enacts the paper's comparisons: on the tiny world, or on real data with the shipped configs.
+"""This module holds the command that repeats the paper's comparisons, on the tiny world or on real data.
 
-Imports are inside the command: torch and transformers take seconds, and `minirft --help` needs neither.
+Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from minirft import UserError, as_user_error
 from minirft.commands.flags import Json, Switch, parse  # noqa: F401 (pdoc resolves DryFlags' Switch here)
 from minirft.commands.learning import DryFlags
 from minirft.engine import quieten_libraries
@@ -26,35 +27,35 @@ BOTH = {"name", "profile", "seeds", "out", "json"}
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentFlags(DryFlags):
-    """What `experiment` takes."""
+    """`ExperimentFlags` are the flags of `experiment`."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """Which: classification, coco-fewshot, lvis-fewshot, out-of-domain, grounding, open-vocabulary, presence, bases
-    (not with real data), or all."""
+    """Experiment: classification, coco-fewshot, lvis-fewshot, out-of-domain, grounding, open-vocabulary, presence,
+    bases (not with real data), or all."""
     profile: Literal["tiny", "real"] = "tiny"
-    """The drawn world on a CPU; or photographs and the shipped configs, which want a GPU."""
+    """The tiny world on a CPU (`tiny`), or photographs and the shipped configs, which need a GPU (`real`)."""
     seeds: int | None = None
-    """Seeds of every cell that is tested; 5, or 1 with real data."""
+    """Number of seeds of every tested cell; the default is 5, or 1 with real data."""
     workers: int = 0
-    """Cells done side by side, each on one thread; 0 is one on every core.  With real data it is one."""
+    """Number of cells that run at the same time, each on one thread; 0 means one per core.  Not with real data."""
     out: Path | None = None
-    """Folder of NAME.json, results/tiny or results/real if left out; cells that are there are not done again."""
+    """Folder of NAME.json; the default is results/tiny or results/real.  Finished cells in it are not repeated."""
     data_root: Path | None = None
-    """With real data: the folder that holds every set (docs/data.md draws it)."""
+    """With real data: the folder that holds every set (docs/data.md shows it)."""
     model_size: Literal["2b", "7b"] = "2b"
-    """With real data: Qwen2-VL-2B's configs, or 7B's where the paper has 7B."""
+    """With real data: use Qwen2-VL-2B's configs, or 7B's if the paper has 7B."""
     model: str | None = None
     """With real data: another model, such as a folder with the weights."""
     settings: Path | None = None
     """With real data: a TOML file of settings to replace in every config, such as `quantize = "none"`."""
     eval_samples: int | None = None
-    """With real data: questions of each test, if not the configs' 300; 0 is all."""
+    """With real data: number of questions of each test; the default is the configs' 300, and 0 means all."""
     json: Json = False
     """Print JSON lines instead of a table."""
 
 
 def experiment(args: list[str]) -> None:
-    """Re-enact one of the paper's tables: base, SFT and RFT, intervals; tiny world or --profile real."""
+    """Repeat one of the paper's tables: base, SFT and RFT with intervals; tiny world or --profile real."""
     flags = parse(ExperimentFlags, args, "minirft experiment")
     _refuse_flags_of_the_other_profile(flags)
     quieten_libraries()
@@ -67,8 +68,6 @@ def experiment(args: list[str]) -> None:
 
 
 def _refuse_flags_of_the_other_profile(flags: ExperimentFlags) -> None:
-    from minirft import UserError
-
     for flag in fields(flags):
         belongs = "tiny" if flag.name in TINY_ONLY else "real"
         if flag.name not in BOTH and belongs != flags.profile and getattr(flags, flag.name) != flag.default:
@@ -103,22 +102,22 @@ def _real(flags: ExperimentFlags) -> None:
             continue
         for line in real_lines(study, board):
             metric = METRIC[study.settings(line.part).data.task]
-            beside = {"metric": metric, "paper": paper_number(study, line)}
-            _print_rows([{"experiment": study.name, **asdict(line), **beside}])
+            row = {"experiment": study.name, **asdict(line), "metric": metric, "paper": paper_number(study, line)}
+            _print_rows([row])
 
 
 def _outlook(flags: ExperimentFlags) -> None:
     from minirft.experiments import outlook, outlook_table
 
-    told = (
+    rows = (
         row
         for study in _studies(flags)
         for row in outlook(study, _seeds(flags), flags.tflops, flags.bandwidth, flags.processor)
     )
     if flags.json:
-        _print_rows(told)
+        _print_rows(rows)
     else:
-        for line in outlook_table(told):
+        for line in outlook_table(rows):
             print(line, flush=True)
 
 
@@ -127,8 +126,7 @@ def _seeds(flags: ExperimentFlags) -> int:
 
 
 def _studies(flags: ExperimentFlags) -> list[Study]:
-    """What is asked for, with the user's settings.  Raises `UserError` for all that is missing, before it is read."""
-    from minirft import UserError
+    """Return the chosen studies with the user's settings.  Raises `UserError` that names all missing files."""
     from minirft.experiments import Study, missing, names_of
     from minirft.runs import read_toml
 
@@ -140,10 +138,8 @@ def _studies(flags: ExperimentFlags) -> list[Study]:
         raise UserError(
             f"{flags.data_root} lacks {', '.join(lacking)}: put them or links to them there (docs/data.md draws it)"
         )
-    try:
+    with as_user_error(f"{flags.settings}: {{why}}", UserError):
         changes: dict[str, Any] = read_toml(flags.settings) if flags.settings else {}
-    except UserError as error:
-        raise UserError(f"{flags.settings}: {error}") from None
     changes |= {"model": flags.model} if flags.model else {}
     changes |= {"eval_samples": flags.eval_samples} if flags.eval_samples is not None else {}
     out = flags.out or Path("results/real")

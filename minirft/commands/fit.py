@@ -1,6 +1,6 @@
-"""The command that plans memory: will this run fit on that card?
+"""This module holds the command that estimates whether a run fits into the memory of a card.
 
-Imports are inside the command: torch and transformers take seconds, and `minirft --help` needs neither.
+Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
 """
 
 from __future__ import annotations
@@ -8,33 +8,31 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from minirft.commands.flags import Json, parse_config
+from minirft import UserError, as_user_error
+from minirft.commands.flags import Json, Switch, parse_config
 from minirft.engine import quieten_libraries
 
 BASE = "coco_8cate_4shot"
-"""The settings of a model that is named without any."""
+"""Config for a model that is named without a config."""
 
 
 @dataclass(frozen=True)
 class FitFlags:
-    """What `fit` takes besides the settings."""
+    """`FitFlags` are the flags of `fit` besides the settings."""
 
     gpu: str | None = None
-    """Memory of the card, such as 8GB; without it a line for each common size."""
+    """Memory of the card, such as 8GB; without it, print a line for each common size."""
     prompt: int | None = None
     """Longest prompt in tokens, picture included; short for --max-prompt-length."""
-    check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also run the step on tensors without storage and count: seconds to a minute, no GPU, no weights."""
+    check: Switch = False
+    """Also count the memory of a step on tensors without storage: seconds to a minute, no GPU, no weights."""
     json: Json = False
     """Print one JSON object, sizes in GiB."""
 
 
 def fit(args: list[str]) -> None:
-    """Memory before anything is loaded: CONFIG_or_MODEL [--gpu 8GB] [--field value ...]."""
+    """Estimate the memory of a run before loading anything: CONFIG_or_MODEL [--gpu 8GB] [--field value ...]."""
     quieten_libraries()
     source, args = config_and_flags(args)
     config, flags = parse_config(args, FitFlags(), "minirft fit")
@@ -44,26 +42,25 @@ def fit(args: list[str]) -> None:
     from minirft.cost import fit as memory
 
     cards = [memory.card_size(flags.gpu)] if flags.gpu else list(memory.CARDS)
-    found = memory.account(config)
+    ledger = memory.account(config)
     base, _ = parse_config([source], FitFlags(), "minirft fit")
     verdicts = [memory.judge(config, card, source, base) for card in cards]
     counts = counted(architecture(config.model), config) if flags.check else {}
     if flags.json:
         extra = {"tracker": {phase: count / memory.GIB for phase, count in counts.items()}} if flags.check else {}
-        print(json.dumps(memory.as_json(config, found, verdicts, one=bool(flags.gpu)) | extra))
+        print(json.dumps(memory.as_json(config, ledger, verdicts, one=bool(flags.gpu)) | extra))
     else:
-        print(memory.report(config, found, verdicts, bool(flags.gpu), counts))
+        print(memory.report(config, ledger, verdicts, bool(flags.gpu), counts))
 
 
 def config_and_flags(args: list[str]) -> tuple[str, list[str]]:
-    """The configuration that is meant, and the line with it in the first place.
+    """Return the name of the configuration, and the arguments with it in the first place.
 
-    A model (name, folder or hub id) stands for `BASE` with that model.  Raises `UserError` when it is neither.
+    A model (name, folder or hub id) means `BASE` with that model.  Raises `UserError` when the name is neither.
 
     >>> config_and_flags(["qwen2-vl-7b", "--gpu", "8GB"])
     ('coco_8cate_4shot', ['coco_8cate_4shot', '--model', 'qwen2-vl-7b', '--gpu', '8GB'])
     """
-    from minirft import UserError
     from minirft.engine import resolve
     from minirft.runs import find_config
 
@@ -75,10 +72,7 @@ def config_and_flags(args: list[str]) -> tuple[str, list[str]]:
     try:
         find_config(name)
         return name, args
-    except UserError as error:
-        no_config = error
-    try:
-        resolve(name)
-    except UserError as no_model:
-        raise UserError(f"{no_config}; {no_model}") from None
+    except UserError as no_config:
+        with as_user_error(f"{no_config}; {{why}}", UserError):
+            resolve(name)
     return BASE, [BASE, "--model", name, *rest]

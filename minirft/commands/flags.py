@@ -1,4 +1,4 @@
-"""Command lines as dataclasses: tyro reads the flags, and every mistake becomes one line.
+"""This module parses command lines into dataclasses with tyro, and turns every mistake into an error of one line.
 
 torch and transformers are imported only where they are needed, as in `cli`.
 """
@@ -17,49 +17,59 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from minirft import UserError
 from minirft.engine import quieten_libraries
 
 if TYPE_CHECKING:
     from minirft.runs import GRPOConfig
 
+S = TypeVar("S")
 T = TypeVar("T")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
 
 def parse_config(args: list[str], flags: T, prog: str, **defaults: Any) -> tuple[GRPOConfig, T]:
-    """The settings and the other flags of `CONFIG [--field value ...]`.
+    """Parse `CONFIG [--field value ...]`; return the settings and the other flags.
 
     CONFIG is a shipped name, a TOML file or the folder of a run; with `--resume RUN` it may be left out.  `defaults`
-    take the place of settings that the line does not give.
+    replace the values of CONFIG.
     """
-    quieten_libraries()
-    from minirft import UserError
-    from minirft.runs import SHIPPED, GRPOConfig, load_config, run_config
+    config, rest = named_config(args, prog)
+    from minirft.runs import SHIPPED
 
-    source, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else (value_of("--resume", args), args)
-    if source is None and not {"-h", "--help"} & set(args):
-        raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")
-    if source is None:
-        default = GRPOConfig()
-    else:
-        default = run_config(Path(source)) if Path(source).is_dir() else load_config(source)
-
-    default = replace(default, **defaults)
-
-    def both(config: GRPOConfig, flags: T) -> tuple[GRPOConfig, T]:
-        return config, flags
-
-    flat = tyro.conf.arg(name="")
-    both.__annotations__ = {"config": Annotated[GRPOConfig, flat], "flags": Annotated[type(flags), flat]}
-    both.__defaults__ = (default, flags)
     known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
     about = f"CONFIG is a TOML file, the folder of a run, or a shipped name: {known}."
-    return parse(both, rest, prog, about)
+    return parse_both(replace(config, **defaults), flags, rest, prog, about=about)
+
+
+def named_config(args: list[str], prog: str) -> tuple[GRPOConfig, list[str]]:
+    """Load the config that the line begins with, or that of `--resume RUN`; return it with the other arguments."""
+    quieten_libraries()
+    from minirft.runs import GRPOConfig, load_config, run_config
+
+    source, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else (value_of("--resume", args), args)
+    if source is not None:
+        return run_config(Path(source)) if Path(source).is_dir() else load_config(source), rest
+    if not {"-h", "--help"} & set(args):
+        raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")
+    return GRPOConfig(), rest
+
+
+def parse_both(settings: S, flags: T, args: list[str], prog: str, name: str = "", about: str = "") -> tuple[S, T]:
+    """Parse the fields of two dataclasses from one command line; `name` is a prefix for those of the first."""
+
+    def both(settings: S, flags: T) -> tuple[S, T]:
+        return settings, flags
+
+    pairs = {"settings": (settings, name), "flags": (flags, "")}
+    both.__annotations__ = {key: Annotated[type(of), tyro.conf.arg(name=n)] for key, (of, n) in pairs.items()}
+    both.__defaults__ = (settings, flags)
+    return parse(both, args, prog, about)
 
 
 def value_of(flag: str, args: list[str]) -> str | None:
-    """The value of one flag, before the rest of the line can be read.
+    """Return the value of one flag, before the rest of the line can be parsed.
 
     >>> value_of("--resume", ["--steps", "3", "--resume", "runs/a"]), value_of("--resume", ["--resume=runs/b"])
     ('runs/a', 'runs/b')
@@ -73,12 +83,10 @@ def value_of(flag: str, args: list[str]) -> str | None:
 
 
 def parse(kind: Callable[..., T], args: list[str], prog: str, about: str = "") -> T:
-    """`kind` filled in from the command line, after the CONFIG that `about` explains.
+    """Parse the command line into `kind`; `about` describes CONFIG, if the command takes one.
 
-    tyro's box of an error becomes a `UserError` of one line.
+    Raises `UserError` with one line in place of tyro's box.
     """
-    from minirft import UserError
-
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -90,7 +98,7 @@ def parse(kind: Callable[..., T], args: list[str], prog: str, about: str = "") -
 
 
 def one_line(box: str) -> str:
-    """The gist of an error as tyro prints it: what is wrong, and the nearest right flag.
+    """Shorten an error that tyro prints to the problem and the nearest known flag.
 
     >>> one_line("Value error\\n---\\nError parsing --steps: invalid\\nliteral\\n---\\nArgument helptext: ...\\n")
     'Error parsing --steps: invalid literal'
@@ -108,7 +116,7 @@ def one_line(box: str) -> str:
 
 
 def show(result: Any, as_json: bool, indent: str = "", beside: Any = None) -> None:
-    """A result as one JSON object, or as indented lines, each with the number of the base `beside` it."""
+    """Print a result as one JSON object, or as indented lines, each with the base model's number from `beside`."""
     if as_json:
         print(json.dumps(result))
         return

@@ -1,6 +1,6 @@
-"""The commands around a run: demo, train, sft, eval, export, pretrain.
+"""This module holds the commands around a run: demo, train, sft, eval, export, pretrain.
 
-Imports are inside the commands: torch and transformers take seconds, and `minirft --help` needs neither.
+Imports are inside the commands, because torch and transformers take seconds to load and `minirft --help` needs neither.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from minirft import UserError
 from minirft.commands.flags import Json, Switch, parse, parse_config, show
 from minirft.engine import quieten_libraries
 
@@ -21,28 +22,29 @@ if TYPE_CHECKING:
     import torch
 
     from minirft.evaluation import Sam
+    from minirft.policy import Policy
     from minirft.runs import GRPOConfig
     from minirft.samples import Sample
 
 
 @dataclass(frozen=True)
 class DemoFlags:
-    """What `demo` takes."""
+    """`DemoFlags` are the flags of `demo`."""
 
     out: Path = Path("runs/demo")
     """Folder for summary.json, report.html, the two runs and the pictures."""
     seed: int = 0
     """Seed of the two training runs; the held-out questions stay the same."""
     config: str = "tiny_detection"
-    """What to train: a TOML file or the name of a shipped one."""
+    """Settings of the runs: a TOML file or the name of a shipped one."""
     steps: int | None = None
-    """Training steps of both runs, if not those of the config."""
+    """Training steps of both runs; the default is the config's."""
     json: Json = False
     """Print summary.json on stdout."""
 
 
 def demo(args: list[str]) -> None:
-    """The main job on the embedded model: evaluate, GRPO, evaluate again, SFT beside it, a report."""
+    """Train and compare on the embedded model: evaluate, GRPO, evaluate again, SFT beside it, a report."""
     flags = parse(DemoFlags, args, "minirft demo")
     quieten_libraries()
     from minirft.commands.demo import headline, run_demo
@@ -56,32 +58,32 @@ def demo(args: list[str]) -> None:
 
 @dataclass(frozen=True)
 class DryFlags:
-    """What `train`, `sft` and `eval` take to look before they leap."""
+    """`DryFlags` are the flags of `train`, `sft` and `eval` for a dry run."""
 
     dry_run: Switch = False
     """Load data and processor only; print prompts, plan, memory and an estimate of time."""
     processor: str | None = None
-    """With --dry-run: folder of the tokenizer and picture processor, if not the model's."""
+    """With --dry-run: folder of the tokenizer and picture processor; the default is the model's."""
     tflops: float | None = None
-    """With --dry-run: assumed speed reached, 10^12 operations a second; 20, or 0.05 on the CPU."""
+    """With --dry-run: assumed speed, 10^12 operations per second; the default is 20, or 0.05 on the CPU."""
     bandwidth: float | None = None
-    """With --dry-run: assumed memory bandwidth reached, GB a second; 250, or 10 on the CPU."""
+    """With --dry-run: assumed memory bandwidth, GB per second; the default is 250, or 10 on the CPU."""
 
 
 @dataclass(frozen=True)
 class TrainFlags(DryFlags):
-    """What `train` and `sft` take besides the settings."""
+    """`TrainFlags` are the flags of `train` and `sft` besides the settings."""
 
     resume: Path | None = None
-    """Folder of a run that stopped: go on exactly there."""
+    """Folder of an interrupted run: continue it exactly."""
     track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
-    """Also hand every number on to a tracker, through its own client (an extra of the same name)."""
+    """Also send every number to a tracker, through its own client (an extra of the same name)."""
     json: Json = False
     """Print every logged row on stdout, one JSON line each."""
 
 
 def train(args: list[str]) -> None:
-    """Reinforcement fine-tuning (GRPO): CONFIG [--field value ...], or --resume RUN."""
+    """Train by reinforcement (GRPO): CONFIG [--field value ...], or --resume RUN."""
     config, flags = parse_config(args, TrainFlags(), "minirft train")
     if flags.dry_run:
         dry_run(config, "grpo", flags)
@@ -92,7 +94,7 @@ def train(args: list[str]) -> None:
 
 
 def sft(args: list[str]) -> None:
-    """The supervised baseline from the same config: CONFIG [--field value ...], or --resume RUN."""
+    """Train the supervised baseline from the same config: CONFIG [--field value ...], or --resume RUN."""
     config, flags = parse_config(args, TrainFlags(), "minirft sft")
     if flags.dry_run:
         dry_run(config, "sft", flags)
@@ -103,37 +105,37 @@ def sft(args: list[str]) -> None:
 
 
 def dry_run(config: GRPOConfig, method: Literal["grpo", "sft", "eval"], flags: DryFlags) -> None:
-    """Print what a run would do, without a weight loaded."""
+    """Print what a run would do, without loading weights."""
     from minirft.cost import dryrun as room
 
-    told = room.dry_run(config, method, room.Rates.of(config, flags.tflops, flags.bandwidth), flags.processor)
-    print(json.dumps(told) if flags.json else room.report(told))
+    plan = room.dry_run(config, method, room.Rates.of(config, flags.tflops, flags.bandwidth), flags.processor)
+    print(json.dumps(plan) if flags.json else room.report(plan))
 
 
 @dataclass(frozen=True)
 class EvalFlags(DryFlags):
-    """What `eval` takes besides the settings."""
+    """`EvalFlags` are the flags of `eval` besides the settings."""
 
     mode: Literal["greedy", "sampled"] = "greedy"
-    """Take the likeliest token, or sample at the temperature of training."""
+    """Take the most likely token, or sample at the training temperature."""
     predictions: Path | None = None
-    """File of the answers, gone on with if it is there; in the run's folder under eval/ if left out."""
+    """File of the answers, continued if it exists; the default is in the run's folder under eval/."""
     fresh: Switch = False
-    """Begin anew where the file is there already."""
+    """Start again if the file exists already."""
     two_stages: Switch = False
-    """For detection: ask first whether there is one, and where only after a yes."""
+    """For detection: first ask whether there is an object, and only after a yes ask where."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder of a PEFT adapter, whoever trained it, to put on the config's model."""
+    """Folder of a PEFT adapter, from any trainer, to put on the config's model."""
     sam: str | None = None
     """For reasonseg: folder or name of a SAM, as facebook/sam-vit-huge, to score masks: mask_giou and mask_ciou."""
     alone: Switch = False
-    """Leave out the base model, whose numbers are otherwise shown beside those of a run or an adapter."""
+    """Do not evaluate the base model, whose numbers are otherwise shown beside those of a run or an adapter."""
     json: Json = False
     """Print the metrics as one JSON object."""
 
 
 def evaluate(args: list[str]) -> None:
-    """Held-out metrics of a run, of an export, or of a config's model: RUN_or_CONFIG; goes on after a stop."""
+    """Measure a run, an export, or a config's model on held-out data: RUN_or_CONFIG; continues after a stop."""
     config, flags = parse_config(args, EvalFlags(), "minirft eval")
     if flags.dry_run:
         dry_run(config, "eval", flags)
@@ -142,28 +144,23 @@ def evaluate(args: list[str]) -> None:
 
     from minirft.data import Screening, held_out, masks
     from minirft.evaluation import by_category, lvis_metrics, mask_metrics
-    from minirft.runs import default_file, is_merged, judged, predict, settings, source_policy, write_coco_results
+    from minirft.runs import is_merged, judged, source_policy, write_coco_results
 
     run = Path(args[0])
     screening = Screening.of(config.data, run if run.is_dir() else None, progress=sys.stderr.isatty())
     samples = held_out(config, screening)
     policy = source_policy(run, config, flags.adapter)
     sam = _sam(flags.sam, config, policy.device)
-    whole = not run.is_dir() or is_merged(run)  # the weights of a whole model are told by their files
+    whole = not run.is_dir() or is_merged(run)  # the digest of a whole model's weights is that of its files
     trained = bool(flags.adapter) or not whole
-    made_with = settings(policy, config, samples, flags.mode, trained=trained)
-    made_with |= {"two_stages": True} if flags.two_stages else {}
     folder = flags.adapter or (run if run.is_dir() else config.out)
-    path = flags.predictions or default_file(folder, made_with)
-    if flags.fresh:
-        path.unlink(missing_ok=True)
     start = time.perf_counter()
-    texts = predict(policy, config, samples, path, made_with, progress=sys.stderr.isatty())
+    path, texts = _answers(policy, config, samples, folder, flags, trained)
     row = {"mode": flags.mode, **judged(policy, texts, samples), **lvis_metrics(texts, samples, config.data)}
     row |= by_category(samples[0].task, texts, samples)
     if sam:
-        found = mask_metrics(texts, samples, sam, masks, progress=sys.stderr.isatty())
-        row |= found | {"ci": row["ci"] | found["ci"]}
+        of_masks = mask_metrics(texts, samples, sam, masks, progress=sys.stderr.isatty())
+        row |= of_masks | {"ci": row["ci"] | of_masks["ci"]}
     row["seconds"] = time.perf_counter() - start
     if warning := row.get("frame_warning"):
         print(f"minirft: {warning}", file=sys.stderr)
@@ -175,25 +172,36 @@ def evaluate(args: list[str]) -> None:
 
 
 def _base_row(config: GRPOConfig, samples: list[Sample], folder: Path, flags: EvalFlags) -> dict[str, Any]:
-    """Metrics of the model that the run began with, of answers to the same questions."""
+    """Return the metrics of the model before training, on the same questions."""
     from minirft.evaluation import by_category
-    from minirft.runs import default_file, judged, load_policy, predict, settings
+    from minirft.runs import judged, load_policy
 
     policy = load_policy(replace(config, train="lora") if flags.adapter else config)
-    made_with = settings(policy, config, samples, flags.mode, trained=False)
-    made_with |= {"two_stages": True} if flags.two_stages else {}
-    path = default_file(folder, made_with | {"mode": f"base-{flags.mode}"})  # a report reads greedy-* as the run's
-    if flags.fresh:
-        path.unlink(missing_ok=True)
-    texts = predict(policy, config, samples, path, made_with, progress=sys.stderr.isatty())
+    _, texts = _answers(policy, config, samples, folder, flags, trained=False, base=True)
     return judged(policy, texts, samples) | by_category(samples[0].task, texts, samples)
 
 
+def _answers(
+    policy: Policy, config: GRPOConfig, samples: list[Sample], folder: Path, flags: EvalFlags, trained: bool,
+    base: bool = False,
+) -> tuple[Path, list[str]]:  # fmt: skip
+    """Return the policy's answers and their file; the answers of the `base` have their own file."""
+    from minirft.runs import default_file, predict, settings
+
+    setup = settings(policy, config, samples, flags.mode, trained=trained)
+    setup |= {"two_stages": True} if flags.two_stages else {}
+    # "base-", because a report takes the newest greedy-* as the answers of the run.
+    default = default_file(folder, setup | ({"mode": f"base-{flags.mode}"} if base else {}))
+    path = default if base else flags.predictions or default
+    if flags.fresh:
+        path.unlink(missing_ok=True)
+    return path, predict(policy, config, samples, path, setup, progress=sys.stderr.isatty())
+
+
 def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | None:
-    """The segmenter that `--sam` names, refused where there are no true masks."""
+    """Load the segmenter that `--sam` names.  Raises `UserError` if the data has no true masks."""
     if source is None:
         return None
-    from minirft import UserError
     from minirft.data import evaluation_data
     from minirft.evaluation import Sam
 
@@ -204,7 +212,7 @@ def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | 
 
 
 def pretrain(args: list[str]) -> None:
-    """Rebuild the embedded checkpoint from nothing: about 35 minutes on two cores."""
+    """Train the embedded checkpoint from random weights: about 35 minutes on two cores."""
     quieten_libraries()
     from minirft.experiments import PretrainConfig, main
 
@@ -217,20 +225,20 @@ def pretrain(args: list[str]) -> None:
 
 @dataclass(frozen=True)
 class ExportFlags:
-    """What `export` takes."""
+    """`ExportFlags` are the flags of `export`."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     to: Literal["adapter", "merged"] = "merged"
     """An adapter for PEFT, or a whole model folder for transformers and vLLM."""
     out: Path | None = None
-    """Folder to write; RUN/adapter or RUN/merged if left out."""
+    """Folder to write; the default is RUN/adapter or RUN/merged."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """With --to merged: number format of the weights, if not that of the run; float32 loses nothing of the update."""
+    """With --to merged: number format of the weights; the default is the run's; float32 keeps the whole update."""
 
 
 def export(args: list[str]) -> None:
-    """Write what PEFT, transformers and vLLM load: RUN --to adapter|merged."""
+    """Export the policy of a run for PEFT, transformers and vLLM: RUN --to adapter|merged."""
     flags = parse(ExportFlags, args, "minirft export")
     quieten_libraries()
     from minirft.runs import export_run
@@ -242,7 +250,7 @@ def export(args: list[str]) -> None:
 
 
 def kept(folder: Path) -> str:
-    """What is left of a run that was stopped at once: while it was loading, or in the middle of a step."""
+    """Return the message about a run that was stopped at once, while it was loading or in the middle of a step."""
     saved = sorted((folder / "checkpoints").glob("step-*"))
     if not saved:
         return "stopped before anything was saved: type the command again"
@@ -250,7 +258,7 @@ def kept(folder: Path) -> str:
 
 
 def follow(rows: Iterable[dict[str, Any]], config: GRPOConfig, flags: TrainFlags) -> None:
-    """Let a run run: its rows as JSON lines, or at the end where to find it; then what moved, and what to type next."""
+    """Run all steps; print the rows as JSON lines or the folder at the end, then the summary and the next commands."""
     from minirft.commands.ending import ending
     from minirft.runs import plain, tracked
 

@@ -1,6 +1,6 @@
-"""The command that shows runs: one page for one of them, or for several side by side.
+"""This module holds the command that writes a page about one run, or about several for comparison.
 
-Imports are inside the command: torch and matplotlib take seconds, and `minirft --help` needs neither.
+Imports are inside the command, because torch and matplotlib take seconds to load and `minirft --help` needs neither.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from minirft import UserError
 from minirft.commands.flags import Json, parse, quieten_libraries, show
 
 if TYPE_CHECKING:
     from minirft.runs import History
     from minirft.show import Levels, Replay, ReportData
 
-MOMENTS, MOMENTS_OF_ALL = 24, 48  # steps in the replay: of a run, of all runs of a page; each holds a picture
+MOMENTS, MOMENTS_OF_ALL = 24, 48  # steps in the replay of one run, and of all runs together; each holds a picture
 WORST = 8
 
 
 @dataclass(frozen=True)
 class ReportFlags:
-    """What `report` takes."""
+    """`ReportFlags` are the flags of `report`."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs, or of a demo, whose two runs are shown."""
     out: Path | None = None
-    """HTML file to write; report.html in the folder of the first run if left out."""
+    """HTML file to write; the default is report.html in the folder of the first run."""
     json: Json = False
     """Print one JSON object."""
 
 
 def report(args: list[str]) -> None:
-    """A page for any run: curves, misses, a replay of its steps: RUN [RUN ...] [--out FILE.html]."""
+    """Write a page about runs: curves, misses, a replay of the steps: RUN [RUN ...] [--out FILE.html]."""
     flags = parse(ReportFlags, args, "minirft report")
     quieten_libraries()
-    from minirft import UserError
     from minirft.runs import read_history
     from minirft.show import write_report
 
-    folders = [run for named in flags.runs for run in runs_in(named)]
+    folders = [run for folder in flags.runs for run in runs_in(folder)]
     if not folders:
         raise UserError("minirft report: name the folder of a run, as in `minirft report runs/train`")
     histories = [read_history(folder) for folder in folders]
@@ -51,19 +51,19 @@ def report(args: list[str]) -> None:
         if not history.samples:
             why = "no answers to held-out pictures are kept in it, or their data has moved"
             print(f"minirft: {history.folder}: {why}; minirft eval {history.folder} makes some", file=sys.stderr)
-    out = flags.out or folders[0] / "report.html"  # a demo keeps the report that it wrote itself
+    out = flags.out or folders[0] / "report.html"  # does not overwrite the report of a demo
     write_report(out, report_data(histories))
     show({"report": str(out)}, flags.json)
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The folder itself, or the two runs in that of a demo."""
+    """Return the folder itself, or the two runs in the folder of a demo."""
     inner = [folder / name for name in ("rft", "sft") if (folder / name / "config.toml").is_file()]
     return inner if inner and not (folder / "config.toml").is_file() else [folder]
 
 
 def report_data(histories: Sequence[History]) -> ReportData:
-    """What the page shows: the first run in full, the others beside it."""
+    """Return the content of the page: the first run in full, and the others for comparison."""
     from minirft.rewards import reading
     from minirft.show import ReportData, worst
 
@@ -94,39 +94,39 @@ def report_data(histories: Sequence[History]) -> ReportData:
 
 
 def first_and_last(history: History) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The metrics before and after, {} where there are none; of a later `minirft eval` where the run has none."""
+    """Return the metrics before and after, {} if there are none; a later `minirft eval` replaces missing ones."""
     from minirft.evaluation import metrics
 
-    found = history.evaluations
-    if len(found) > 1:
-        return found[0], found[-1]
-    if found or not history.samples:
-        return {}, found[0] if found else {}
+    rows = history.evaluations
+    if len(rows) > 1:
+        return rows[0], rows[-1]
+    if rows or not history.samples:
+        return {}, rows[0] if rows else {}
     return {}, metrics(history.samples[0].task, newest(history), history.samples)
 
 
 def newest(history: History) -> list[str]:
-    """The answers of the last evaluation to the held-out samples."""
+    """Return the answers of the last evaluation to the held-out samples."""
     return list(history.answers[max(history.answers)]) if history.answers else []
 
 
 def levels(history: History, early: Sequence[str], texts: Sequence[str]) -> dict[str, Levels]:
-    """Boxes and hits by stated confidence, before and after; of detection alone."""
+    """Return boxes and hits by stated confidence, before and after; {} for other tasks than detection."""
     from minirft.evaluation import confidence_levels
 
     if not texts or history.samples[0].task != "detection":
         return {}
     trained = "sft" if history.header.get("config", {}).get("method") == "sft" else "rft"
-    found = {name: answers for name, answers in (("base", early), (trained, texts)) if answers}
-    return {name: confidence_levels(answers, history.samples) for name, answers in found.items()}
+    pairs = (("base", early), (trained, texts))
+    return {name: confidence_levels(answers, history.samples) for name, answers in pairs if answers}
 
 
 def replays(names: Sequence[str], histories: Sequence[History]) -> list[Replay]:
-    """The replay of each run that has rewards."""
+    """Return the replay of each run that has rewards."""
     from minirft.runs import groups_of
     from minirft.show import Group, Moment, Replay
 
-    each, found = min(MOMENTS, MOMENTS_OF_ALL // len(histories) or 1), []
+    each, result = min(MOMENTS, MOMENTS_OF_ALL // len(histories) or 1), []
     for name, history in zip(names, histories, strict=True):
         moments = []
         for group in groups_of(history, each):
@@ -140,12 +140,12 @@ def replays(names: Sequence[str], histories: Sequence[History]) -> list[Replay]:
             parts = dict.fromkeys(part for moment in moments for part in moment.parts)
             weights = {part: config.reward_weights.get(part, 1.0) for part in parts}
             scale, eps = config.advantage_scale, config.advantage_eps
-            found.append(Replay(name, moments, weights, scale, eps))
-    return found
+            result.append(Replay(name, moments, weights, scale, eps))
+    return result
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """Names that can be told apart.
+    """Number repeated names, so that all are different.
 
     >>> unique(["a", "b", "a"])
     ['a', 'b', 'a (2)']

@@ -1,4 +1,4 @@
-"""The commands about rewards alone: score and audit."""
+"""This module holds the commands that need rewards only: score and audit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from minirft import UserError, as_user_error
 from minirft.commands.flags import Json, parse
 
 if TYPE_CHECKING:
@@ -21,17 +22,17 @@ Variant = Literal["strict", "paper", "official"]
 
 @dataclass(frozen=True)
 class ScoreFlags:
-    """What `score` takes."""
+    """`ScoreFlags` are the flags of `score`."""
 
     file: tyro.conf.Positional[Path]
     """JSON lines, each {"completion": text, "solution": text}; or the completions.jsonl, held_out.jsonl or
     predictions.jsonl of a run."""
     task: TaskName
-    """What was asked."""
+    """Kind of question."""
     variant: Variant = "strict"
     """Reading of the reward."""
     json: Json = False
-    """Accepted for symmetry: the output is JSON lines either way."""
+    """Print JSON lines, as without this flag."""
 
 
 def score(args: list[str]) -> None:
@@ -45,22 +46,22 @@ def score(args: list[str]) -> None:
 
 @dataclass(frozen=True)
 class AuditFlags:
-    """What `audit` takes."""
+    """`AuditFlags` are the flags of `audit`."""
 
     task: TaskName
-    """What is asked."""
+    """Kind of question."""
     reward: tyro.conf.Positional[str | None] = None
-    """A function of your own, FILE.py:NAME."""
+    """A reward function of your own, FILE.py:NAME."""
     variant: Variant = "strict"
-    """Reading of the reward, where no function is given."""
+    """Reading of the reward, if you name no function."""
     config: str | None = None
-    """Take 50 held-out questions of this config, with their pictures, in place of a few made-up answers."""
+    """Use 50 held-out questions of this config, with their pictures, instead of a few made-up answers."""
     json: Json = False
     """Print one JSON line for each kind of answer."""
 
 
 def audit(args: list[str]) -> None:
-    """The red team: how much can an answer earn without looking at the picture?"""
+    """Attack a reward: measure how much an answer can earn without looking at the picture."""
     flags = parse(AuditFlags, args, "minirft audit")
     from minirft.rewards import audit, reward_for
 
@@ -75,7 +76,6 @@ def audit(args: list[str]) -> None:
 
 
 def _questions(source: str, task: TaskName) -> list[Sample]:
-    from minirft import UserError
     from minirft.data import held_out
     from minirft.runs import load_config
 
@@ -86,18 +86,12 @@ def _questions(source: str, task: TaskName) -> list[Sample]:
 
 
 def read_rows(file: Path) -> Iterator[Any]:
-    """The values in a file of JSON lines, blank lines skipped.  Raises `UserError` with the line."""
-    from minirft import UserError
-
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file} ({error}); check the path") from None
+    """Read the objects in a file of JSON lines; skip blank lines.  Raises `UserError` with the line's number."""
+    with as_user_error(f"cannot read {file} ({{why}}); check the path", OSError, UnicodeDecodeError):
+        lines = file.read_text(encoding="utf-8").split("\n")  # `splitlines` would also split at U+2028 in a text
     for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line or "null")
-        except ValueError as error:
-            raise UserError(f"{file} line {number} is not JSON ({error}); repair or remove it") from None
+        with as_user_error(f"{file} line {number} is not JSON ({{why}}); repair or remove it", ValueError):
+            row = json.loads(line.strip() or "null")
         if isinstance(row, dict) and row.get("kind") != "header":
             if "text" in row and "solution" not in row:
                 raise UserError(

@@ -1,18 +1,11 @@
-"""Data: other people's pictures and annotations become samples, and `feed` decides which of them a step sees."""
+"""Data: the readers turn pictures and annotations into samples, and `feed` chooses the samples of each step."""
 
 from typing import TYPE_CHECKING
 
 from minirft import lazily
 
 if TYPE_CHECKING:
-    from minirft.data.feed import (
-        Feed,
-        cycle,
-        held_out,
-        training_feed,
-        training_set,
-        validation,
-    )
+    from minirft.data.feed import Feed, cycle, held_out, subset, training_feed, training_set, validation
     from minirft.data.findings import Bad, refusal, too_many, write_bad_samples
     from minirft.data.questions import question
     from minirft.data.readers import question_of

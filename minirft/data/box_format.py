@@ -1,8 +1,9 @@
-"""Rows of boxes in a file's own units: pixels, 0 to 1, or 0 to 1000, as `data.box_format` says; checked, and as tables.
+"""This module converts boxes from a file's own units (`data.box_format`) to pixels and collects them in tables.
 
-A wrong setting trains on boxes that lie elsewhere, at a reward near 0 and without an error.  What the numbers
-themselves contradict is refused here; what they do not (0 to 1000 against pixels of large pictures) shows as soon as
-the model answers: `runs.frame_watch` compares its boxes with the truth in every frame and says so.
+With a wrong `data.box_format` a run trains on boxes in the wrong places: the reward stays near 0 and nothing fails.
+Values that cannot be in the chosen units are refused here.  Some mistakes cannot be seen in the numbers, such as 0 to
+1000 against pixels of large pictures.  `runs.watches` finds these as soon as the model answers: it compares the
+model's boxes with the true boxes in every frame, and prints a warning.
 """
 
 from __future__ import annotations
@@ -28,24 +29,27 @@ NAMES = {"pixels": "pixels of the picture", "unit": "shares from 0 to 1", "thous
 
 
 class BoxRow(NamedTuple):
-    """A row of a file: its picture, and its boxes, each a name with [x1, y1, x2, y2] or with what is wrong with it."""
+    """A `BoxRow` is one row of a file: a picture with its boxes.
+
+    Each box is a category and either [x1, y1, x2, y2] or a text that explains why the box is invalid.
+    """
 
     at: Place
     image: str  # the picture's name, which is its id too
     boxes: Sequence[tuple[Any, list[float] | str]] = ()
-    asked: str = ""  # the instruction, where there is one
-    picture: Any = None  # the picture itself, where it need not be located
+    instruction: str = ""  # only for grounding
+    picture: Any = None  # the picture itself, if the reader has located it already
 
 
 def frame_of(box_format: BoxFormat, size: Size) -> Frame:
-    """The frame of a file's boxes in a picture of `size`."""
+    """Return the frame in which a file gives its boxes, for a picture of `size`."""
     return {"pixels": pixels(*size), "unit": Frame("unit", 1, 1), "thousand": MODEL}[box_format]
 
 
 def picture_row(row: BoxRow, folder: Path, findings: Findings, ids: Iterable[str], turn: bool = True) -> Row | None:
-    """The row of "images" is made for the picture of `row`, with its size; None where the picture will not do.
+    """Return the row of "images" for the picture of `row`, with its size, or None if the picture cannot be used.
 
-    With `turn` the boxes are of the picture upright, as a camera's mark has it, else as it is stored.
+    If `turn` is set, the boxes belong to the upright picture (after its EXIF rotation), otherwise to the stored one.
     """
     picture = row.picture or find_picture(findings, folder, row.image, row.at, ids)
     header = picture and usable(findings, picture, f"{row.at[0]} names it", ids)
@@ -65,10 +69,10 @@ def tables_of_rows(
     turn: bool = True,
     names: dict[Any, str] | None = None,
 ) -> Tables:
-    """The rows become COCO's three tables; a picture that several rows name is looked at once.
+    """Convert rows to COCO's three tables.  A picture that several rows name is opened once.
 
-    Without `names`, {category's id: name}, the categories are those of the boxes.  `turn` as in `picture_row`.
-    Raises `UserError` where the numbers contradict `box_format`.
+    `names` is {category's id: name}; without it the categories are those of the boxes.  `turn` is as in `picture_row`.
+    Raises `UserError` if the numbers cannot be in the units of `box_format`.
     """
     images: dict[str, Row | None] = {}
     annotations, checked = [], []
@@ -91,7 +95,7 @@ def tables_of_rows(
 
 
 def check_format(boxes: Sequence[Sequence[float]], sizes: Sequence[Size], box_format: BoxFormat, source: Path) -> None:
-    """Raise `UserError` where the numbers contradict `box_format`; `boxes` are corners in the file's units.
+    """Raise `UserError` if the numbers cannot be in the units of `box_format`; `boxes` are corners as in the file.
 
     >>> check_format([[0.1, 0.2, 0.5, 0.6]] * 9, [(640, 480)] * 9, "pixels", Path("a.jsonl"))
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""What every reader checks the same way: a picture that opens, a category that exists, a text file that is there."""
+"""This module holds the checks that all readers share: pictures open, categories exist, text files can be read."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minirft import UserError
-from minirft.data.findings import Findings, tell
+from minirft.data.findings import Findings, report
 from minirft.pictures import ASPECT, MARKED, TURNED, UNREADABLE, kind_of_file, open_picture, orientation
 
-Place = tuple[Any, str]  # a file and a row in it, as `Findings` takes them
-JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # what Windows and macOS leave beside pictures
+Place = tuple[Any, str]  # a file and a row in it, as in `Findings`
+JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files that Windows and macOS create beside pictures
 
 
 class Header(NamedTuple):
-    """What the header of a picture says: its size in pixels as stored, and whether a camera marked it as turned.
+    """A `Header` holds the stored size of a picture in pixels, and whether its EXIF orientation rotates it.
 
     >>> Header(640, 480, turned=True, marked=True).upright_size
     (480, 640)
@@ -27,17 +27,17 @@ class Header(NamedTuple):
 
     width: int
     height: int
-    turned: bool  # by a quarter, so that upright it is `height` wide
-    marked: bool  # as turned in any way, or mirrored
+    turned: bool  # by 90 or 270 degrees, so the upright picture is `height` pixels wide
+    marked: bool  # rotated in any way, or mirrored
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Width and height once the mark is applied."""
+        """Return width and height after the EXIF orientation is applied."""
         return (self.height, self.width) if self.turned else (self.width, self.height)
 
 
 def read_header(source: Any, where: str = "check data.images") -> Header:
-    """The header of a picture.  Raises `UserError`, with `where` as advice on a missing file.
+    """Read the header of a picture.  Raises `UserError`, with `where` as the advice for a missing file.
 
     >>> read_header(Path("gone.jpg"), "see row 3")
     Traceback (most recent call last):
@@ -59,7 +59,7 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
 
 
 def will_not_open(source: Any, error: Exception) -> str:
-    """What a picture that does not open is, where its first bytes tell, and what to do."""
+    """Return the message for a picture that does not open: the kind of file, if its first bytes show it, and advice."""
     kind = kind_of_file(source) if isinstance(source, Path) else ""
     if kind and not kind.endswith("picture"):
         return f"will not open as a picture: it is {kind}; replace or remove it"
@@ -67,16 +67,14 @@ def will_not_open(source: Any, error: Exception) -> str:
 
 
 def usable(findings: Findings, source: Any, where: str, ids: Iterable[str]) -> Header | None:
-    """The header of a picture is read; None, and the loss reported, where it will not do."""
-    try:
+    """Read the header of a picture; return None, and report the loss, if the picture cannot be used."""
+    with findings.losing(source, "", ids):
         return read_header(source, where)
-    except UserError as error:
-        findings.lose(source, "", str(error).removeprefix(f"{source} "), ids)
-        return None
+    return None
 
 
 def is_junk(path: Path, root: Path) -> bool:
-    """Whether a file below `root` is hidden, or one that an operating system leaves beside pictures.
+    """Return whether a file below `root` is hidden, or created by the operating system (Thumbs.db, __MACOSX).
 
     >>> is_junk(Path("pets/cat/Thumbs.db"), Path("pets")), is_junk(Path("pets/cat/1.jpg"), Path("pets"))
     (True, False)
@@ -85,47 +83,45 @@ def is_junk(path: Path, root: Path) -> bool:
 
 
 def locate(folder: Path, name: str, findings: Findings) -> Path:
-    r"""The picture that a file calls `name`: as it stands, with / for \, without leading folders that are not there.
+    r"""Return the path of the picture `name`, tried in this order, and note in `findings` if it is not the first:
 
-    Else the one file below `folder` of that last name; it is noted in `findings`.  Raises `UserError` with the folder
-    tried and what it does hold.
+    1. `folder`/`name`;  2. the same with / for \ and without leading folders that do not exist;  3. the only file
+    below `folder` with this file name.  Raises `UserError` that names the folder and what it holds instead.
     """
     first = folder / name
     if first.is_file():
         return first
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     tails = [folder.joinpath(*parts[i:]) for i in range(len(parts))]
-    found = list(dict.fromkeys(path for path in tails if path.is_file())) if parts else []
-    found = found or list(files_below(folder).get(parts[-1] if parts else "", ()))
-    if len(found) == 1:
-        findings.note("pictures found at another place than their names say", found[0])
-        return found[0]
-    if found:
-        raise UserError(f"no picture at {first}, and {len(found)} of that name, such as {found[0]}; set data.images")
+    files = list(dict.fromkeys(path for path in tails if path.is_file())) if parts else []
+    files = files or list(files_below(folder).get(parts[-1] if parts else "", ()))
+    if len(files) == 1:
+        findings.note("pictures found at another place than their names say", files[0])
+        return files[0]
+    if files:
+        raise UserError(f"no picture at {first}, and {len(files)} of that name, such as {files[0]}; set data.images")
     raise UserError(f"no picture at {first}; {_instead(folder)}")
 
 
 def find_picture(findings: Findings, folder: Path, name: str, at: Place, ids: Iterable[str]) -> Path | None:
-    """The picture that the row at `at` names is located; None, and the loss reported, where it is not there."""
-    try:
+    """Locate the picture that the row at `at` names; return None, and report the loss, if there is no such file."""
+    with findings.losing(*at, ids, "names a picture that is not there: "):
         return locate(folder, name, findings)
-    except UserError as error:
-        findings.lose(*at, f"names a picture that is not there: {error}", ids)
-        return None
+    return None
 
 
 @lru_cache(maxsize=16)
 def files_below(folder: Path) -> dict[str, list[Path]]:
-    """Every file below a folder, by its last name."""
-    found: dict[str, list[Path]] = {}
+    """Return all files below a folder, as {file name: paths}."""
+    files: dict[str, list[Path]] = {}
     for place, _, names in os.walk(folder):
         for name in sorted(names):
-            found.setdefault(name, []).append(Path(place) / name)
-    return found
+            files.setdefault(name, []).append(Path(place) / name)
+    return files
 
 
 def _instead(folder: Path) -> str:
-    """What to set in place of a folder that does not hold what was looked for."""
+    """Return the advice for a folder that does not hold the picture: what exists nearby, and what to set."""
     if not folder.is_dir():
         near = next(parent for parent in (*folder.parents, Path()) if parent.is_dir())
         inside = ", ".join(sorted(path.name for path in near.iterdir() if path.is_dir())[:5])
@@ -136,9 +132,9 @@ def _instead(folder: Path) -> str:
 
 
 def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path | str) -> list[str]:
-    """The categories to ask about, each once; all that are known when none is wanted.
+    """Return the categories to ask about, each once: those `wanted`, or all that are `known`.
 
-    A name that differs in case or in spaces at its ends is that of the file, which is said once.
+    A name that differs from the file's only in case or spaces is replaced by the file's, with one warning.
 
     >>> choose(["dgo"], ["cat", "dog"], Path("pets.json"))
     Traceback (most recent call last):
@@ -154,13 +150,13 @@ def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path | st
             advice = f"did you mean {near[0]!r}?" if near else f"it has {some or 'none'}"
             raise UserError(f"{source} has no category {name!r}; {advice}")
         if name not in every:
-            tell(f"{source} has no category {name!r} but {alike[0]!r}, which is taken")
+            report(f"{source} has no category {name!r} but {alike[0]!r}, which is taken")
         chosen.append(name if name in every else alike[0])
     return list(dict.fromkeys(chosen or every))
 
 
 def plain(name: str) -> str:
-    """A category's name without case and without needless spaces.
+    """Return a category's name in lower case and without unneeded spaces.
 
     >>> plain(" Coffee  Mug ")
     'coffee mug'
@@ -169,7 +165,7 @@ def plain(name: str) -> str:
 
 
 def floats(values: Any) -> list[float]:
-    """The finite numbers that values are; none where one of them is not.
+    """Convert values to finite numbers; return an empty list if one of them is not a finite number.
 
     >>> floats(["1", 2.5]), floats(["1", "nan"]), floats(None)
     ([1.0, 2.5], [], [])
@@ -182,13 +178,13 @@ def floats(values: Any) -> list[float]:
 
 
 def text_lines(path: Path, advice: str) -> list[tuple[int, str]]:
-    """The lines that hold something and are no comment (#), each with its number from 1; `UserError` with `advice`."""
+    """Read the lines that are neither empty nor a comment (#), numbered from 1.  Raises as `read_text`."""
     lines = read_text(path, advice).splitlines()
     return [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
 
 
 def read_text(path: Path, advice: str) -> str:
-    """A file of text, without a byte-order mark.  Raises `UserError` with `advice`, and with what the file is."""
+    """Read a text file without its byte-order mark.  Raises `UserError` with the file's real kind and `advice`."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

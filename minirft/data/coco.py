@@ -1,17 +1,17 @@
-"""COCO-format annotations as samples: one question for each category in a picture.
+"""This module turns COCO-format annotations into samples: one question for each category in a picture.
 
     instances.json    {"images": [{"id", "file_name", "width", "height"}, ...], "categories": [{"id", "name"}, ...],
                        "annotations": [{"image_id", "category_id", "bbox": [x, y, width, height]}, ...]}
     pictures/
       000000000009.jpg    the "file_name" of a row of "images"
 
-Only the headers of the pictures are read here, to see that each opens and has the size its annotations were made for;
-`screening` decodes those that are trained on.  What cannot be right is reported to `findings` by file and row.
+Only the headers of the pictures are read here, to check that each opens and has the size in its annotations;
+`screening` decodes the pictures of the training set.  Invalid rows are reported to `findings` by file and row.
 
-Deviations from COCO.  A solution names no crowd regions, because "detect all" has no true list of boxes for them; a
-category that a picture shows only as a crowd is not asked about in it, neither as present nor as absent.  The boxes of
-a solution are rounded to whole units of the model's frame, a thousandth of the picture.  `Sample.exact` keeps boxes
-and crowds as they are in the file, but for those clipped to the picture: evaluation scores these.
+Deviations from COCO.  A solution contains no crowd regions, because "detect all" has no true list of boxes for them.
+If a picture shows a category only as a crowd, no question asks about it there, neither as present nor as absent.  The
+boxes of a solution are rounded to whole units of the model's frame, a thousandth of the picture.  `Sample.exact` keeps
+boxes and crowds as they are in the file, except that some are clipped to the picture; evaluation uses `Sample.exact`.
 """
 
 from __future__ import annotations
@@ -46,44 +46,44 @@ from minirft.samples import Sample, TrueBoxes
 def samples_of_tables(
     data: DataConfig, tables: Tables, source: Path, findings: Findings, only: Collection[str] | None = None
 ) -> list[Sample]:
-    """Each pair of a picture and a category that is asked about becomes a sample, in the order of both.
+    """Return one sample for each chosen pair (picture, category), in the order of both.
 
-    `data.negatives` is the share of samples about a category that the picture does not show, drawn from all such pairs
-    by `data.seed`; a larger share only adds, and where there are too few pairs all are taken.  `only` names the samples
-    by their ids instead, absent ones too: those of a split.  What cannot be right goes to `findings`.
+    `data.negatives` is the share of samples about a category that the picture does not show.  They are drawn from all
+    such pairs with `data.seed`; a larger share only adds samples, and if there are too few pairs, all are taken.
+    `only` chooses the samples by their ids instead, also the absent ones (a split).  Invalid rows go to `findings`.
     """
     folder, names = data.images or (source if source.is_dir() else source.parent), category_names(tables, source)
     chosen = choose(data.categories, names.values() if data.categories else without_phantoms(tables, names), source)
     pictures = sized_pictures(tables["images"], folder, findings)
     pairs, crowds = read_pairs(tables["annotations"], pictures, names, source, findings)
-    asked = _present(pairs, chosen, source, findings)
+    keys = _present(pairs, chosen, source, findings)
     may_lack = None
     if data.kind == "lvis":
         may_lack = [key for key in listed(pictures, "neg_category_ids", names, chosen) if key not in pairs]
         partly = listed(pictures, "not_exhaustive_category_ids", names, chosen) if data.task == "detection" else ()
-        asked = [key for key in asked if key not in partly]
-        if not asked:
+        keys = [key for key in keys if key not in partly]
+        if not keys:
             raise UserError(f"{source}: no picture is marked exhaustively for {', '.join(chosen[:20])}; choose others")
     if only is None:
-        count = round(len(asked) * data.negatives / (1 - data.negatives))
-        asked += _absent(pairs, list(pictures), chosen, may_lack, count, data.seed)
+        count = round(len(keys) * data.negatives / (1 - data.negatives))
+        keys += _absent(pairs, list(pictures), chosen, may_lack, count, data.seed)
     else:
         absent = [key for key in _named(only, pictures, chosen) if key not in pairs] if may_lack is None else may_lack
         ids = set(only)
-        asked = [key for key in asked + absent if sample_id(key) in ids]
+        keys = [key for key in keys + absent if sample_id(key) in ids]
     place = {picture: position for position, picture in enumerate(pictures)}
     rank = {name: position for position, name in enumerate(chosen)}
-    asked.sort(key=lambda key: (place[key[0]], rank[key[1]]))
-    found = {picture: _find(folder, pictures[picture], findings) for picture in dict.fromkeys(key[0] for key in asked)}
+    keys.sort(key=lambda key: (place[key[0]], rank[key[1]]))
+    files = {picture: _find(folder, pictures[picture], findings) for picture in dict.fromkeys(key[0] for key in keys)}
     return [
-        _sample(data, *here, pictures[key[0]], key, pairs.get(key, []), crowds.get(key, []))
-        for key in asked
-        if (here := found[key[0]]) is not None
+        _sample(data, *file, pictures[key[0]], key, pairs.get(key, []), crowds.get(key, []))
+        for key in keys
+        if (file := files[key[0]]) is not None
     ]
 
 
 def _present(pairs: Pairs, chosen: list[str], source: Path, findings: Findings) -> list[Key]:
-    """The pairs of the chosen categories that have a box; `UserError` when there are none."""
+    """Return the pairs of the chosen categories that have a box.  Raises `UserError` when there are none."""
     wanted = set(chosen)
     present = [key for key, boxes in pairs.items() if boxes and key[1] in wanted]
     if not present:
@@ -94,7 +94,8 @@ def _present(pairs: Pairs, chosen: list[str], source: Path, findings: Findings) 
 
 
 def sample_id(key: Key) -> str:
-    """
+    """Return the id of the sample about a picture and a category.
+
     >>> sample_id((139, "cat"))
     '139:cat'
     """
@@ -104,7 +105,7 @@ def sample_id(key: Key) -> str:
 def _absent(
     pairs: Pairs, pictures: list[Any], chosen: list[str], may_lack: list[Key] | None, count: int, seed: int
 ) -> list[Key]:
-    """Up to `count` of the (picture, category) that the file does not mention, or of those that it says are absent."""
+    """Draw up to `count` pairs (picture, category) from `may_lack`, or without it from all that the file lacks."""
     generator = np.random.default_rng(seed)
     if may_lack is not None:
         return [may_lack[i] for i in generator.permutation(len(may_lack))[:count]]
@@ -116,18 +117,21 @@ def _absent(
 
 
 def _named(ids: Collection[str], pictures: dict[Any, Row], chosen: list[str]) -> list[Key]:
-    """The pairs that ids such as 139:cat name; an id that names none is left out."""
+    """Return the pairs that ids such as 139:cat name, without the ids that name none."""
     by_text = {str(picture): picture for picture in pictures}
-    found = []
+    pairs = []
     for name in ids:
-        parts = name.split(":")  # a picture's id may be a path, and hold one itself
+        parts = name.split(":")  # a picture's id may be a path, which may contain a colon itself
         places = [(":".join(parts[:i]), ":".join(parts[i:])) for i in range(1, len(parts))]
-        found += [(by_text[left], right) for left, right in places if left in by_text and right in chosen]
-    return found
+        pairs += [(by_text[left], right) for left, right in places if left in by_text and right in chosen]
+    return pairs
 
 
 def _find(folder: Path, row: Row, findings: Findings) -> tuple[Any, bool] | None:
-    """Where the picture of a row is, and whether to turn it: if that gives the size that its annotations are for."""
+    """Return the file of a row's picture, and whether to rotate it by its EXIF orientation.
+
+    It is rotated if only the rotated picture has the size in the row.
+    """
     ids = [f"{row['id']}:"]
     if "turn" in row:
         return row["picture"], row["turn"]
@@ -152,14 +156,13 @@ def _find(folder: Path, row: Row, findings: Findings) -> tuple[Any, bool] | None
 
 
 def _sample(
-    data: DataConfig, image: Any, upright: bool, row: Row, key: Key, found: list[Box], crowds: list[Box]
+    data: DataConfig, image: Any, upright: bool, row: Row, key: Key, boxes: list[Box], crowds: list[Box]
 ) -> Sample:
     name, frame, exact = key[1], pixels(row["width"], row["height"]), None
     if data.task == "presence":
-        solution = prompts.presence_solution(bool(found))
+        solution = prompts.presence_solution(bool(boxes))
     else:
-        exact = TrueBoxes(frame, *(np.reshape(np.array(rows, float), (-1, 4)) for rows in (found, crowds)))
-        boxes = convert(exact.boxes, frame, MODEL).clip(0, MODEL.width)
-        solution = prompts.detection_solution(boxes)
+        exact = TrueBoxes(frame, *(np.reshape(np.array(rows, float), (-1, 4)) for rows in (boxes, crowds)))
+        solution = prompts.detection_solution(convert(exact.boxes, frame, MODEL).clip(0, MODEL.width))
     problem = ask(data.task, name, data.question)
     return Sample(sample_id(key), image, data.task, problem, solution, name, exact=exact, upright=upright)

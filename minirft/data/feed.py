@@ -1,6 +1,6 @@
-"""Which samples a step sees: a pure function of the configuration and the step.
+"""This module chooses the samples of a step, as a pure function of the configuration and the step.
 
-Because no state is kept between steps, a resumed run asks for step 41 and gets what step 41 always gets.
+No state is kept between steps, so step 41 gets the same samples in a resumed run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from minirft import UserError
 from minirft.data.checks import choose
-from minirft.data.findings import tell
+from minirft.data.findings import report
 from minirft.data.identity import without_pictures_of
 from minirft.data.screening import Screening, redraw
 from minirft.data.settings import DataConfig, evaluation_data
@@ -23,8 +23,8 @@ from minirft.samples import Sample, step_seed
 Feed = Callable[[int], list[Sample]]  # step -> P samples
 
 
-class Asked(Protocol):
-    """What this module reads of a run's settings; `GRPOConfig` has it all."""
+class FeedSettings(Protocol):
+    """The protocol lists the settings that this module needs; `GRPOConfig` has all of them."""
 
     @property
     def data(self) -> DataConfig: ...
@@ -36,8 +36,8 @@ class Asked(Protocol):
     def eval_samples(self) -> int: ...
 
 
-def training_feed(config: Asked, screening: Screening | None = None) -> Feed:
-    """The training samples of every step, P at a time; `screening` as in `training_set`.
+def training_feed(config: FeedSettings, screening: Screening | None = None) -> Feed:
+    """Return the function that gives the P training samples of a step; `screening` is as in `training_set`.
 
     Raises `UserError` when there are none.
     """
@@ -48,10 +48,10 @@ def training_feed(config: Asked, screening: Screening | None = None) -> Feed:
 
 
 def training_set(data: DataConfig, screening: Screening | None = None) -> list[Sample]:
-    """The finite training set: those a split file names, k shots of each category, or with `shots` 0 all there are.
+    """Return the finite training set: the samples of a split file, k shots of each category, or all if `shots` is 0.
 
-    `screening` gathers what is bad; it opens every picture, and of one that does not open another is drawn in the
-    place.  Without one only rows and headers are looked at.
+    `screening` opens every picture and collects the problems; a picture that does not open is replaced by another draw.
+    Without `screening` only rows and headers are read.
     """
     if data.kind == "tiny":
         return k_shot_of_stream(
@@ -63,35 +63,35 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
 
 
 def _drawn(data: DataConfig, screening: Screening) -> list[Sample]:
-    """The questions of the training set, about one category each."""
+    """Return the questions of the training set, about one category each."""
     from minirft.data.readers import candidates
 
-    named = read_split(data.split, data.shots) if data.split else None
-    every = candidates(data, only=named, findings=screening.findings)
-    if data.split and named:
-        every = of_split(named, every, data.split, screening.findings)
-    if named or not data.shots:
+    ids = read_split(data.split, data.shots) if data.split else None
+    every = candidates(data, only=ids, findings=screening.findings)
+    if data.split and ids:
+        every = of_split(ids, every, data.split, screening.findings)
+    if ids or not data.shots:
         return redraw(lambda bad: [sample for sample in every if sample.id not in bad], every, screening)
     return redraw(lambda bad: k_shot(every, data.shots, data.seed, data.negatives, bad), every, screening)
 
 
-def validation(config: Asked, screening: Screening | None = None) -> list[Sample]:
-    """The samples that a run is evaluated on while it trains, `config.eval_samples` at most.
+def validation(config: FeedSettings, screening: Screening | None = None) -> list[Sample]:
+    """Return the samples for the evaluations during training, at most `config.eval_samples`.
 
-    The tiny world has a stream of its own for them, so that whoever chooses settings by a curve does not choose them by
-    the test questions.  Of other data these are the questions of `held_out`.
+    The tiny world draws them from a separate stream, so that settings chosen by these curves are not chosen by the
+    test questions.  For other data they are the questions of `held_out`.
     """
     if evaluation_data(config.data).kind == "tiny":
         return _held_out_of_tiny(config, "VALIDATION")
     return held_out(config, screening)
 
 
-def held_out(config: Asked, screening: Screening | None = None) -> list[Sample]:
-    """The test samples, `config.eval_samples` at most.
+def held_out(config: FeedSettings, screening: Screening | None = None) -> list[Sample]:
+    """Return the test samples, at most `config.eval_samples`.
 
-    Without data of its own for evaluation these are of pictures that are not trained on, also under the name of another
-    file or row with the same bytes; of data of its own `minirft data inspect` reports them.  `screening` as in
-    `training_set`.  Raises `UserError` when there are none.
+    If the settings name no evaluation data, these are the pictures that are not trained on; a copy of a training
+    picture (equal bytes under another name) is excluded too.  In separate evaluation data copies stay, and
+    `minirft data inspect` reports them.  `screening` is as in `training_set`.  Raises `UserError` when there are none.
     """
     data, count = config.data, config.eval_samples or None
     other = evaluation_data(data)
@@ -102,13 +102,14 @@ def held_out(config: Asked, screening: Screening | None = None) -> list[Sample]:
 
     screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
     part = _part(data.eval_part, parts_of(other))
-    if part != "train" or _has_evaluation_data(data):
+    own = data.eval_annotations or data.eval_folder or (data.eval_kind or data.kind) != data.kind
+    if part != "train" or own:
         prefix = "eval_" if other.kind != data.kind else ""
         left = candidates(other, part, prefix=prefix, findings=screening.findings)
     else:
         every = candidates(other, findings=screening.findings)
         left = without_pictures_of(every, training_set(data, screening))
-    sound = screening.sound(_some(together(left, other), count, data.seed))
+    sound = screening.sound(subset(together(left, other), count, data.seed))
     screening.settle()
     if not sound:
         field = "eval_annotations" if data.kind in ("coco", "lvis", "csv", "jsonl") else "eval_folder"
@@ -116,16 +117,15 @@ def held_out(config: Asked, screening: Screening | None = None) -> list[Sample]:
     return sound
 
 
-def _held_out_of_tiny(config: Asked, stream: str) -> list[Sample]:
+def _held_out_of_tiny(config: FeedSettings, stream: str) -> list[Sample]:
     from minirft.tiny import world
 
     data = evaluation_data(config.data)
-    options = _tiny_options(data, data.categories)
-    return world.held_out(data.task, config.eval_samples or 1000, getattr(world, stream), **options)
+    return world.held_out(data.task, config.eval_samples or 1000, getattr(world, stream), **_tiny_options(data))
 
 
 def _part(wanted: str, parts: Collection[str]) -> str:
-    """The part to evaluate on: that which is wanted, val in place of a test part that is not there, or train.
+    """Return the part to evaluate on: `wanted`, or val if there is no test part, or train if there are no parts.
 
     >>> _part("test", ["train", "test"]), _part("test", ["train", "val"]), _part("test", [])
     ('test', 'val', 'train')
@@ -133,13 +133,13 @@ def _part(wanted: str, parts: Collection[str]) -> str:
     if wanted in parts or not parts:
         return wanted if parts else "train"
     if wanted == "test" and "val" in parts:
-        tell("there is no test part: the val part is held out")
+        report("there is no test part: the val part is held out")
         return "val"
     raise UserError(f"data.eval_part = {wanted!r}: this data has the parts {', '.join(parts)}; name one of them")
 
 
-def _some(samples: list[Sample], count: int | None, seed: int) -> list[Sample]:
-    """`count` samples drawn by the seed, in their order: the first of a file are no fair sample of it."""
+def subset(samples: list[Sample], count: int | None, seed: int) -> list[Sample]:
+    """Draw `count` samples with the seed, in their order; the first ones of a file would be a biased choice."""
     if count is None or count >= len(samples):
         return samples
     chosen = np.random.default_rng(seed).choice(len(samples), count, replace=False)
@@ -147,7 +147,7 @@ def _some(samples: list[Sample], count: int | None, seed: int) -> list[Sample]:
 
 
 def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sample]:
-    """The `count` samples of `step` when a finite set is gone through in epochs, reshuffled for each.
+    """Return the `count` samples of `step` from a finite set, which is shuffled anew for each epoch.
 
     >>> [sorted(cycle(["a", "b"], seed=0, count=2, step=step)) for step in (1, 2)]
     [['a', 'b'], ['a', 'b']]
@@ -160,34 +160,30 @@ def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sampl
     return chosen
 
 
-def _has_evaluation_data(data: DataConfig) -> bool:
-    return bool(data.eval_annotations or data.eval_folder or (data.eval_kind or data.kind) != data.kind)
-
-
 def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
     from minirft.tiny import world
 
-    options = _tiny_options(data, data.categories)
+    options = _tiny_options(data)
     if data.task == "detection":
         options["absent"] = data.negatives
     return getattr(world, data.task)(count, seed, **options)
 
 
-def _tiny_options(data: DataConfig, categories: tuple[str, ...]) -> dict[str, Any]:
-    """What narrows a question of the tiny world down; for classification the one category is a family."""
+def _tiny_options(data: DataConfig) -> dict[str, Any]:
+    """Return the options that restrict the tiny world's questions; in classification the category is a family."""
     from minirft.tiny import CATEGORIES, FAMILIES
 
     known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
-    categories = tuple(choose(categories, known, "data.categories: the tiny world")) if categories else ()
+    chosen = choose(data.categories, known, "data.categories: the tiny world") if data.categories else []
     if data.task == "classification":
-        return {"family": categories[0] if categories else known[0]}
-    return {"categories": categories} if categories else {}
+        return {"family": chosen[0] if chosen else known[0]}
+    return {"categories": tuple(chosen)} if chosen else {}
 
 
 def _tiny_names(data: DataConfig) -> tuple[str, ...]:
-    """The categories that k-shot counts by."""
+    """Return the categories of which a k-shot set has k samples each."""
     from minirft.tiny import BASE, FAMILIES
 
     if data.task == "classification":
-        return tuple(FAMILIES[_tiny_options(data, data.categories)["family"]])
-    return _tiny_options(data, data.categories).get("categories", BASE)
+        return tuple(FAMILIES[_tiny_options(data)["family"]])
+    return _tiny_options(data).get("categories", BASE)

@@ -1,13 +1,13 @@
-"""What is wrong with data, gathered while it is read: what cost a sample, what was put right, and what to say about it.
+"""This module collects what is wrong with data while it is read: what was left out, what was repaired, what to report.
 
-Whether a sample can be used is decided before the first step, by what the files hold alone, so that a resumed run sees
-the same samples.  Three things can happen to a row or a picture:
+Whether a sample can be used is decided before the first step, from the files alone, so that a resumed run sees the
+same samples.  Three things can happen to a row or a picture:
 
-    lost      it cannot be right (a box of NaN, a torn file): its sample is left out and listed
-    mended    one reading is left (a box 5 pixels over the edge): it is put right, counted and said
-    noted     it is right (a picture that a camera turned): it is counted and said
+    lost      it cannot be correct (a box of NaN, a damaged file): its sample is left out and listed
+    mended    only one correction makes sense (a box 5 pixels over the edge): it is corrected, counted and reported
+    noted     it is correct (a picture with an EXIF rotation): it is counted and reported
 
-With `on_bad = "stop"` the first that is lost or mended stops everything.
+With `on_bad = "stop"` the first lost or mended row stops the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +31,7 @@ BAD_SAMPLES = "bad_samples.jsonl"
 
 @dataclass(frozen=True)
 class Bad:
-    """A row or a picture that cannot be used: where it is, and why; `row` is empty for a whole file.
+    """A `Bad` is a row or a picture that cannot be used, with its place and the reason; `row` is "" for a whole file.
 
     >>> str(Bad("a.json", "annotations[3]", "has no bbox"))
     'a.json: annotations[3] has no bbox'
@@ -45,69 +46,77 @@ class Bad:
 
 
 class Findings:
-    """Everything that was found in the data of one run; a loader is given one to report to.
+    """`Findings` collects the problems in the data of one run; every reader reports to one.
 
-    >>> found = Findings("skip")
-    >>> found.lose("a.json", "annotations[3]", "has no bbox", ids=["7:cat"])
-    >>> found.is_lost("7:cat"), found.is_lost("8:cat")
+    >>> findings = Findings("skip")
+    >>> findings.lose("a.json", "annotations[3]", "has no bbox", ids=["7:cat"])
+    >>> findings.is_lost("7:cat"), findings.is_lost("8:cat")
     (True, False)
     """
 
     def __init__(self, on_bad: OnBad = "stop", max_bad: float = 0.05) -> None:
         self.on_bad, self.max_bad = on_bad, max_bad
-        self.bad: dict[Bad, None] = {}  # an ordered set: the same file may be read twice
+        self.bad: dict[Bad, None] = {}  # an ordered set, because the same file may be read twice
         self._counted: dict[tuple[str, str, str], None] = {}
         self._lost: set[str] = set()
 
     def lose(self, file: Any, row: str, reason: str, ids: Iterable[str] = ()) -> None:
-        """Leave out what is at this place, and with it the samples `ids`; "7:" is every sample of picture 7."""
-        found = Bad(str(file), row, reason)
+        """Leave out a row, and with it the samples `ids`; "7:" means every sample of picture 7."""
+        bad = Bad(str(file), row, reason)
         if self.on_bad == "stop":
-            raise UserError(str(found))
-        self.bad[found] = None
+            raise UserError(str(bad))
+        self.bad[bad] = None
         self._lost.update(ids)
 
+    @contextmanager
+    def losing(self, file: Any, row: str, ids: Iterable[str] = (), prefix: str = "") -> Iterator[None]:
+        """Call `lose` for a `UserError` that is raised in the block; its message, after `prefix`, is the reason."""
+        try:
+            yield
+        except UserError as error:
+            self.lose(file, row, prefix + str(error).removeprefix(f"{file}").lstrip(": "), ids)
+
     def mend(self, what: str, file: Any, row: str, reason: str) -> None:
-        """Count what is put right, under its name in the log."""
+        """Count a repaired row, under the name `what` in the log."""
         if self.on_bad == "stop":
             raise UserError(str(Bad(str(file), row, reason)))
         self.note(what, file, row)
 
     def note(self, what: str, file: Any, row: str = "") -> None:
-        """Count what is right as it is and still worth a word, such as a picture that a camera turned."""
+        """Count something correct that should be reported, such as a picture with an EXIF rotation."""
         self._counted[what, str(file), row] = None
 
     @property
     def counts(self) -> dict[str, int]:
-        """How often each thing was put right or noted, by its name."""
+        """Return how often each thing was repaired or noted, by its name."""
         return dict(Counter(what for what, _, _ in self._counted))
 
     def is_lost(self, sample_id: str) -> bool:
-        """Whether the sample was left out because of something that was found."""
+        """Return whether the sample was left out."""
         return sample_id in self._lost or f"{sample_id.split(':', 1)[0]}:" in self._lost
 
     def settle(self, kept: int) -> None:
-        """Raise `UserError` if more was lost than `max_bad` allows beside `kept` samples that can be used."""
+        """Raise `UserError` if more was lost than `max_bad` allows; `kept` is the number of usable samples."""
         if self.bad and (not kept or too_many(len(self.bad), kept + len(self.bad), self.max_bad)):
             raise UserError(refusal(list(self.bad), kept + len(self.bad), self.max_bad))
 
-    def tell_counts(self) -> None:
-        """Say what was counted, each once with its first place, and how much was lost."""
+    def report_counts(self) -> None:
+        """Report what was counted, each kind once with its first place, and how much was lost."""
         for what, count in self.counts.items():
             file, row = next((file, row) for name, file, row in self._counted if name == what)
-            tell(f"{what}: {count}, the first in {file}{': ' if row else ''}{row}")
+            report(f"{what}: {count}, the first in {file}{': ' if row else ''}{row}")
         if self.bad:
-            tell(f"{len(self.bad)} bad rows or pictures are left out, the first: {next(iter(self.bad))}")
+            report(f"{len(self.bad)} bad rows or pictures are left out, the first: {next(iter(self.bad))}")
 
     def add(self, other: Findings) -> None:
-        """Take over what another reading found; what both found counts once."""
+        """Add the findings of another read of the data; what both contain counts once."""
         self.bad |= other.bad
         self._counted |= other._counted
         self._lost |= other._lost
 
 
 def too_many(bad: int, total: int, max_bad: float) -> bool:
-    """Whether `bad` of `total` are more than the share `max_bad`; one alone is not, unless the share is 0.
+    """Return whether `bad` of `total` exceed the share `max_bad`; a single one never does, unless the share is 0.
 
     >>> too_many(1, 4, 0.05), too_many(2, 4, 0.05), too_many(1, 1000, 0.0)
     (False, True, True)
@@ -116,7 +125,7 @@ def too_many(bad: int, total: int, max_bad: float) -> bool:
 
 
 def refusal(bad: list[Bad], total: int, max_bad: float) -> str:
-    """The line that a run stops with."""
+    """Return the error message of a run that stops because of bad data."""
     first, allowed = str(bad[0]).rstrip("."), int(max(1, max_bad * total)) if max_bad else 0
     limit = f", and data.max_bad = {max_bad:g} allows {allowed}" if len(bad) > allowed else ""
     return (
@@ -125,23 +134,23 @@ def refusal(bad: list[Bad], total: int, max_bad: float) -> str:
     )
 
 
-_said: set[str] = set()
+_reported: set[str] = set()
 
 
-def tell(text: str) -> None:
-    """Say something about the data, once in a process."""
-    if text not in _said:
-        _said.add(text)
+def report(text: str) -> None:
+    """Log a warning about the data, once in a process."""
+    if text not in _reported:
+        _reported.add(text)
         log.warning("%s", text)
 
 
 def write_bad_samples(path: Path, bad: Iterable[Bad]) -> None:
-    """A line of JSON for each: file, row, reason."""
+    """Write one line of JSON for each bad row: file, row, reason."""
     write_whole(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in bad))
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all.  Raises `UserError` when it cannot be written."""
+    """Write a file completely or not at all.  Raises `UserError` when it cannot be written."""
     part = path.with_name(f".{path.name}.part")
     with as_user_error(f"cannot write {path} ({{why}}); free some space", OSError):
         part.write_text(text, encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""The four classification sets of the paper's Table 2, in the layout in which their authors distribute them.
+"""This module reads the four classification sets of the paper's Table 2 in their authors' layout.
 
     flowers/               pets/                    aircraft/                          cars/
       imagelabels.mat        annotations/             data/                              devkit/
@@ -9,11 +9,12 @@
 
     and for cars cars_test_annos_withlabels.mat, in the folder of the set or in devkit/
 
-Labels are written as the published ViRFT_CLS sets write them, where that is known: cars year first ("2012 Audi S4
-Sedan"), aircraft variants as they are ("737-200"); but with spaces for the pets' underscores ("british shorthair").
+Labels have the form of the published ViRFT_CLS sets, as far as it is known: cars begin with the year ("2012 Audi S4
+Sedan"), aircraft variants are unchanged ("737-200"), and pets have spaces for underscores ("british shorthair").
 
-Parts: `train` is the authors' training and validation pictures together, `test` their test pictures.  For Flowers102
-that is 20 a class for training and 6,149 for testing; the paper's 2,463 flowers for testing are another split.
+The part `train` is the authors' training and validation pictures together, and `test` is their test pictures.  For
+Flowers102 this means 20 pictures per class for training and 6,149 for testing; the paper's 2,463 test flowers are
+another split.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from minirft.data.questions import Labelled, label_samples
 from minirft.data.settings import DataConfig
 from minirft.samples import Sample
 
-Found = Iterator[tuple[str, Path, str]]  # the row's place, the picture, the label
+LabelledRows = Iterator[tuple[str, Path, str]]  # the row's place, the picture, the label
 
 FLOWERS = [name for _, name in text_lines(Path(__file__).with_name("flowers102.txt"), "reinstall minirft")]
 
 
 def load_fine_grained(data: DataConfig, root: Path, part: str, findings: Findings) -> list[Sample]:
-    """Each picture of a part of one of the four sets becomes a sample, in the authors' order.
+    """Return a sample for each picture of a part of one of the four sets, in the authors' order.
 
-    Its id is its folder and file name.  A picture that will not do goes to `findings`.  Raises `UserError` naming the
-    file and the row for everything else that cannot be right.
+    Its id is its folder and file name.  A picture that cannot be used goes to `findings`.  Any other error in the
+    files raises `UserError` with file and row.
 
     >>> load_fine_grained(DataConfig("pets", "classification"), Path("nowhere"), "train", Findings())
     Traceback (most recent call last):
@@ -55,7 +56,7 @@ def load_fine_grained(data: DataConfig, root: Path, part: str, findings: Finding
     return label_samples(data, root, rows, findings)
 
 
-def _flowers(root: Path, part: str) -> Found:
+def _flowers(root: Path, part: str) -> LabelledRows:
     labels = _matrix(root / "imagelabels.mat", "labels")
     for field in ("trnid", "valid") if part == "train" else ("tstid",):
         for i, number in enumerate(_matrix(root / "setid.mat", field)):
@@ -69,29 +70,29 @@ def _flowers(root: Path, part: str) -> Found:
             yield where, root / "jpg" / f"image_{number:05d}.jpg", FLOWERS[label - 1]
 
 
-def _pets(root: Path, part: str) -> Found:
+def _pets(root: Path, part: str) -> LabelledRows:
     path = root / "annotations" / ("trainval.txt" if part == "train" else "test.txt")
     advice, form = "data.folder must hold annotations/ and images/", "NAME_NUMBER CLASS SPECIES BREED"
-    for where, found in _lines(path, r"((\w+)_\d+) \d+ [12] \d+", form, advice):
-        yield where, root / "images" / f"{found[1]}.jpg", found[2].replace("_", " ").lower()
+    for where, match in _lines(path, r"((\w+)_\d+) \d+ [12] \d+", form, advice):
+        yield where, root / "images" / f"{match[1]}.jpg", match[2].replace("_", " ").lower()
 
 
-def _aircraft(root: Path, part: str) -> Found:
+def _aircraft(root: Path, part: str) -> LabelledRows:
     path = root / "data" / f"images_variant_{'trainval' if part == 'train' else 'test'}.txt"
     advice = "data.folder must hold data/images_variant_*.txt and data/images/"
-    for where, found in _lines(path, r"(\d+) (\S.*)", "NUMBER VARIANT", advice):
-        yield where, root / "data" / "images" / f"{found[1]}.jpg", found[2]
+    for where, match in _lines(path, r"(\d+) (\S.*)", "NUMBER VARIANT", advice):
+        yield where, root / "data" / "images" / f"{match[1]}.jpg", match[2]
 
 
 def _lines(path: Path, pattern: str, form: str, advice: str) -> Iterator[tuple[str, re.Match[str]]]:
     for number, line in text_lines(path, advice):
-        found = re.fullmatch(pattern, line, re.ASCII)
-        if found is None:
+        match = re.fullmatch(pattern, line, re.ASCII)
+        if match is None:
             raise UserError(f"{path}:{number}: {line[:80]!r} is not {form}; repair the line")
-        yield f"{path}:{number}", found
+        yield f"{path}:{number}", match
 
 
-def _cars(root: Path, part: str) -> Found:
+def _cars(root: Path, part: str) -> LabelledRows:
     names = [_year_first(str(name)) for name in _matrix(root / "devkit" / "cars_meta.mat", "class_names")]
     places = [root / "devkit" / "cars_train_annos.mat"]
     if part == "test":
@@ -113,7 +114,8 @@ def _cars(root: Path, part: str) -> Found:
 
 
 def _year_first(name: str) -> str:
-    """
+    """Move the year of a car's label to the front.
+
     >>> _year_first("Chevrolet Malibu Hybrid Sedan 2010")
     '2010 Chevrolet Malibu Hybrid Sedan'
     """
@@ -121,18 +123,18 @@ def _year_first(name: str) -> str:
 
 
 def _matrix(path: Path, field: str) -> np.ndarray:
-    """One variable of a MATLAB file, a row at least."""
+    """Read one variable of a MATLAB file, as an array of at least one row."""
     if not path.is_file():
         raise UserError(f"no file {path}; data.folder must be the folder of the set as its authors distribute it")
-    # scipy raises a dozen kinds on a torn file
+    # scipy raises many kinds of errors for a damaged file
     with as_user_error(f"{path} cannot be read as a MATLAB file ({{why}}); download it again", Exception):
-        found: dict[str, Any] = loadmat(path, squeeze_me=True, variable_names=[field])
-    if field not in found:
+        variables: dict[str, Any] = loadmat(path, squeeze_me=True, variable_names=[field])
+    if field not in variables:
         raise UserError(f"{path} has no variable {field!r}; is it the file of this name that the authors distribute?")
-    return np.atleast_1d(found[field])
+    return np.atleast_1d(variables[field])
 
 
-_READERS: dict[str, Callable[[Path, str], Found]] = {
+_READERS: dict[str, Callable[[Path, str], LabelledRows]] = {
     "flowers": _flowers,
     "pets": _pets,
     "aircraft": _aircraft,

@@ -1,4 +1,4 @@
-"""A folder of folders as classification samples: the folder's name is the label.
+"""This module turns a folder of folders into classification samples: each folder's name is a label.
 
     pictures/                                          or     pictures/
       golden_retriever/     underscores are spaces              train/golden_retriever/001.jpg
@@ -7,9 +7,8 @@
       tabby_cat/
         ...
 
-In the second layout one part is trained on and the other is held out.  A turn that a camera noted is applied.  Hidden
-files and what Windows and macOS leave behind (.DS_Store, Thumbs.db) are passed over; any other file that is no picture
-is reported.
+In the second layout the run trains on one part and holds out the other.  EXIF rotations are applied.  Hidden files and
+those that Windows and macOS create (.DS_Store, Thumbs.db) are ignored; any other file that is no picture is reported.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from minirft import UserError
 from minirft.data.checks import is_junk, plain
-from minirft.data.findings import Findings, tell
+from minirft.data.findings import Findings, report
 from minirft.data.questions import Labelled, label_samples
 from minirft.data.settings import PARTS, DataConfig
 from minirft.rewards import normalise
@@ -26,20 +25,20 @@ from minirft.samples import Sample
 
 
 def parts_of_folder(root: Path) -> dict[str, Path]:
-    """The folder of each part, by the names train, val and test; empty for a folder of classes.
+    """Return {train, val or test: its folder}, or {} for a folder of classes.
 
-    Parts are told by their names where nothing else is there, train is among them, and each holds folders.
+    The folders are parts if all of them have a part's name, train is among them, and each contains folders.
     """
     folders = _folders(root) if root.is_dir() else []
-    found = {part: path for part, names in PARTS.items() for path in folders if path.name.lower() in names}
-    whole = len(folders) == len(found) > 1 and "train" in found
-    return found if whole and all(_folders(path) for path in found.values()) else {}
+    parts = {part: path for part, names in PARTS.items() for path in folders if path.name.lower() in names}
+    whole = len(folders) == len(parts) > 1 and "train" in parts
+    return parts if whole and all(_folders(path) for path in parts.values()) else {}
 
 
 def load_folder(data: DataConfig, root: Path, part: str, findings: Findings) -> list[Sample]:
-    """Each picture becomes a sample, by class and file name; its id is CLASS/FILE.
+    """Return a sample for each picture, sorted by class and file name; its id is CLASS/FILE.
 
-    `part` is train, val or test, for a folder with parts.  A file that will not do goes to `findings`.
+    `part` is train, val or test, for a folder with parts.  A file that cannot be used goes to `findings`.
 
     >>> load_folder(DataConfig("folder", "classification"), Path("nowhere"), "train", Findings())
     Traceback (most recent call last):
@@ -49,7 +48,7 @@ def load_folder(data: DataConfig, root: Path, part: str, findings: Findings) -> 
         raise UserError(f"no folder {root}; set data.folder to a folder with one folder for each class")
     parts = parts_of_folder(root)
     if parts:
-        tell(f"{root} has the parts {', '.join(parts)}: train is trained on, the other is held out")
+        report(f"{root} has the parts {', '.join(parts)}: train is trained on, the other is held out")
     every = {label for path in parts.values() for label in _classes(path)}
     classes, rows = _classes(parts.get(part, root)), []
     for label, path in classes.items():
@@ -61,7 +60,7 @@ def load_folder(data: DataConfig, root: Path, part: str, findings: Findings) -> 
 
 
 def _classes(root: Path) -> dict[str, Path]:
-    """Label -> folder.  Two folders that differ only in what an answer may differ in are refused."""
+    """Return {label: folder}; refuse two folders whose labels an answer cannot distinguish (case, underscores)."""
     folders = _folders(root)
     if not folders:
         raise UserError(f"{root} has no folder in it; give each class its own: {root}/CLASS/picture.jpg")

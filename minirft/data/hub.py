@@ -1,13 +1,13 @@
-"""A set of the `datasets` library: a folder that `save_to_disk` wrote, Parquet files, or, online, its name on the hub.
+"""This module reads a set of the `datasets` library: a `save_to_disk` folder, Parquet files, or a name on the hub.
 
     columns                                                    task
     image, label (a ClassLabel, or text)                       classification
     image, objects: {bbox: [[x, y, width, height]], category}  detection, presence
 
-    objects.category may be a ClassLabel, text, or be called label or categories; boxes are in `data.box_format`.
-    Splits are parts: train is trained on; test, or validation, is held out.
+    objects.category may be a ClassLabel or text, and its name label or categories; boxes are in `data.box_format`.
+    Splits are parts: the run trains on train, and holds out test or validation.
 
-Pictures stay on disk and are read when they are asked about.  A set with problem and solution is of kind `virft`.
+Pictures stay on disk and are read when needed.  A set with the columns problem and solution is of kind `virft`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ NAMED = ("category", "label", "categories", "labels", "category_id")
 
 
 def parts_of_set(folder: Path) -> list[str]:
-    """The parts that the set has splits for; empty for a single split."""
-    found = open_set(folder)
-    return [part for part, names in PARTS.items() if set(names) & set(found)] if isinstance(found, dict) else []
+    """Return the parts for which the set has splits; empty for a single split."""
+    data_set = open_set(folder)
+    return [part for part, names in PARTS.items() if set(names) & set(data_set)] if isinstance(data_set, dict) else []
 
 
 def hub_samples(data: DataConfig, folder: Path, part: str, findings: Findings) -> list[Sample]:
-    """Each row becomes a classification sample; its id is SET:PART:ROW."""
+    """Return a classification sample for each row; its id is SET:PART:ROW."""
     table = _split(folder, part)
     label = _column(table, folder, ("label", "labels", "class", "category", "fine_label"))
     names, rows = _names(table.features[label]), []
@@ -50,7 +50,7 @@ def hub_samples(data: DataConfig, folder: Path, part: str, findings: Findings) -
 
 
 def hub_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -> Tables:
-    """The three tables of a split are made; its boxes are [x, y, width, height] in the units of `data.box_format`."""
+    """Return the three tables of a split, whose boxes are [x, y, width, height] in the units of `data.box_format`."""
     table = _split(folder, part)
     column = _column(table, folder, ("objects", "annotations"))
     inner = table.features[column]
@@ -64,7 +64,9 @@ def hub_tables(data: DataConfig, folder: Path, part: str, findings: Findings) ->
         for i, (objects, picture) in enumerate(zip(table[column], _pictures(table, folder, part), strict=True)):
             key, where = f"{folder.name}:{part}:{i}", f"{part}, row {i}"
             yield BoxRow((folder, where), key, picture=picture)
-            for number, one in enumerate(objects if isinstance(objects, list) else _transposed(objects)):
+            if isinstance(objects, dict):  # a dict of lists instead of a list of dicts
+                objects = [dict(zip(objects, values, strict=False)) for values in zip(*objects.values(), strict=False)]
+            for number, one in enumerate(objects):
                 box = (_spell(one[named], names), _corners(one["bbox"]))
                 yield BoxRow((folder, f"{where}, object {number}"), key, [box])
 
@@ -80,10 +82,6 @@ def _corners(bbox: Any) -> list[float] | str:
     return [x, y, x + width, y + height]
 
 
-def _transposed(objects: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(objects, values, strict=False)) for values in zip(*objects.values(), strict=False)]
-
-
 def _spell(value: Any, names: list[str]) -> str:
     if isinstance(value, int) and names:
         value = names[value] if 0 <= value < len(names) else ""
@@ -91,24 +89,24 @@ def _spell(value: Any, names: list[str]) -> str:
 
 
 def _names(feature: Any) -> list[str]:
-    """The names of a ClassLabel, also inside a list."""
+    """Return the names of a ClassLabel, also inside a list."""
     while not getattr(feature, "names", None) and getattr(feature, "feature", None) is not None:
         feature = feature.feature
     return [" ".join(name.replace("_", " ").split()) for name in getattr(feature, "names", None) or []]
 
 
 def _column(table: Any, folder: Path, wanted: Sequence[str]) -> str:
-    found = next((name for name in wanted if name in table.column_names), None)
-    if found is None:
+    column = next((name for name in wanted if name in table.column_names), None)
+    if column is None:
         has = ", ".join(table.column_names)
         raise UserError(
             f"{folder} has no column {' or '.join(wanted)}; it has {has}: set data.task, or data.kind = virft"
         )
-    return found
+    return column
 
 
 def _pictures(table: Any, folder: Path, part: str) -> Iterator[StoredPicture]:
-    """The picture of every row, to be read when it is asked about."""
+    """Return the picture of every row, to be read later."""
     import datasets
 
     column = next((name for name, feature in table.features.items() if isinstance(feature, datasets.Image)), None)
@@ -118,10 +116,10 @@ def _pictures(table: Any, folder: Path, part: str) -> Iterator[StoredPicture]:
 
 
 def _split(folder: Path, part: str) -> Any:
-    found = open_set(folder)
-    if not isinstance(found, dict):
-        return found
-    name = next((name for name in PARTS[part] if name in found), None)
+    data_set = open_set(folder)
+    if not isinstance(data_set, dict):
+        return data_set
+    name = next((name for name in PARTS[part] if name in data_set), None)
     if name is None:
-        raise UserError(f"{folder} has no split {part}; it has {', '.join(found) or 'no .parquet file'}")
-    return found[name]
+        raise UserError(f"{folder} has no split {part}; it has {', '.join(data_set) or 'no .parquet file'}")
+    return data_set[name]

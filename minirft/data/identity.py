@@ -1,4 +1,4 @@
-"""Which picture a sample is about: the picture itself, not the file or the row that holds it."""
+"""This module compares pictures by their content, so that copies under different names count as one picture."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from minirft.samples import Sample
 
 
 def picture_digest(image: Any) -> bytes:
-    """16 bytes, equal for pictures whose stored bytes are equal; of a picture only in memory, for equal pixels.
+    """Return a digest of 16 bytes of the stored bytes, or of the pixels of a picture that exists only in memory.
 
-    A file is read once for each path, size and time of change.  Raises `UserError` for a file that is not there.
+    A file is read once for each path, size and time of change.  Raises `UserError` for a missing file.
 
     >>> picture_digest(Image.new("RGB", (4, 3))) == picture_digest(Image.new("RGB", (4, 3)))
     True
@@ -33,10 +33,10 @@ def picture_digest(image: Any) -> bytes:
 
 
 def picture_keys(samples: Iterable[Sample]) -> list[Hashable]:
-    """One key for each sample: equal for two of these samples if and only if their pictures are equal.
+    """Return one key for each sample: two keys are equal if and only if the pictures are equal.
 
-    Files of different sizes differ, so only those that share their size with another are read.  A file that is not
-    there is known by its path.
+    Files of different sizes differ, so only files that share their size with another are read.  The key of a missing
+    file is its path.
 
     >>> of_paths = [Sample(name, Path(name), "presence", "?", "") for name in ("a.png", "b.png", "a.png")]
     >>> first, second, third = picture_keys(of_paths)
@@ -53,7 +53,7 @@ def picture_keys(samples: Iterable[Sample]) -> list[Hashable]:
 
 
 def without_pictures_of(samples: Iterable[Sample], others: Iterable[Sample]) -> list[Sample]:
-    """Those of `samples` that are about no picture of `others`, in their order."""
+    """Return the `samples` whose picture occurs in none of `others`, in their order."""
     samples, others = list(samples), list(others)
     keys = picture_keys([*others, *samples])
     seen = set(keys[: len(others)])

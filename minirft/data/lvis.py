@@ -1,17 +1,17 @@
-"""LVIS v1 as samples: COCO's pictures with 1,203 categories, of which a picture is only marked for some.
+"""This module reads LVIS v1: COCO's pictures with 1,203 categories; each picture is annotated for some of them.
 
     lvis_v1_train.json    a COCO file, but "images" have "coco_url" instead of "file_name", and
-                          "neg_category_ids": looked for and not there
-                          "not_exhaustive_category_ids": there, but perhaps not every object is marked
+                          "neg_category_ids": categories verified to be absent
+                          "not_exhaustive_category_ids": present, but perhaps not every object has a box
     images/
       train2017/000000391895.jpg    the end of the "coco_url"
       val2017/...                   the validation file uses pictures of both folders
 
-What the file does not say is not asked.  An absent question is only drawn from `neg_category_ids`: elsewhere a
-category without boxes may well be in the picture.  "Detect all" is not asked where the marking is not exhaustive,
-"is there one" is.
+Only questions whose true answer is known are asked.  An absent question is drawn from `neg_category_ids` alone, because
+any other category without boxes may be in the picture.  Where the boxes are not exhaustive, the question "detect all"
+is not asked, but "is there one" is.
 
-Category names are used as they stand in the file, underscores included (horse_buggy), in prompts too.
+Category names are used exactly as in the file, with underscores (horse_buggy), also in prompts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LVIS_FIELDS = FIELDS | {"images": ("id", "coco_url", *LISTS)}
 
 
 def lvis_tables(data: DataConfig, source: Path, part: str, findings: Findings) -> Tables:
-    """The tables of an LVIS v1 file are read, its pictures named as COCO names them.
+    """Read the tables of an LVIS v1 file and name its pictures as COCO does.
 
     >>> lvis_tables(DataConfig("lvis"), Path("nowhere.json"), "train", Findings())
     Traceback (most recent call last):
@@ -41,7 +41,7 @@ def lvis_tables(data: DataConfig, source: Path, part: str, findings: Findings) -
 
 
 def _with_file(row: Row, names: dict[Any, str], findings: Findings) -> Row | None:
-    """The picture's row with the `file_name` that its address ends in; None where it is lost.
+    """Return the picture's row with the `file_name` at the end of its URL, or None, with a report, if it is invalid.
 
     >>> url = "http://images.cocodataset.org/train2017/000000391895.jpg"
     >>> _with_file({"coco_url": url, **{name: [] for name in LISTS}}, {}, Findings())["file_name"]
@@ -61,7 +61,7 @@ def _with_file(row: Row, names: dict[Any, str], findings: Findings) -> Row | Non
 
 
 def listed(pictures: dict[Any, Row], field: str, names: dict[Any, str], chosen: list[str]) -> dict[Key, None]:
-    """The (picture, category) pairs that a field of the pictures lists, of the chosen categories."""
+    """Return the pairs (picture, chosen category) that a field of the pictures lists."""
     wanted = set(chosen)
     pairs = [(picture, names[i]) for picture, row in pictures.items() for i in row[field] if names[i] in wanted]
     return dict.fromkeys(pairs)

@@ -1,4 +1,4 @@
-"""What is asked about a sample: the paper's question or a template of your own, and the labels of a closed set."""
+"""This module writes the question of a sample: the paper's or your own template, and the labels of a closed set."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any, Literal, NamedTuple
 
 from minirft import UserError
 from minirft.data.checks import choose, usable
-from minirft.data.findings import Findings, tell
+from minirft.data.findings import Findings, report
 from minirft.data.settings import FAMILY, FIELD, DataConfig
 from minirft.rewards import prompts
 from minirft.samples import Sample, Task
 
 ListLabels = Literal["auto", "yes", "no"]
-LISTED = 30  # labels of an own set that fit into a question
-_FORMATS = ("Output the thinking process", "Write down your reasoning")  # where a question begins to say how to answer
+LISTED = 30  # most labels of an own set that are listed in a question
+_FORMATS = ("Output the thinking process", "Write down your reasoning")  # the start of the answer instructions
 
 
 class Labelled(NamedTuple):
-    """A picture with its label; `advice` is for a picture that is not there."""
+    """A `Labelled` is a picture with its label; `advice` is part of the error if the picture is missing."""
 
     id: str
     image: Any
@@ -30,30 +30,30 @@ class Labelled(NamedTuple):
 def label_samples(
     data: DataConfig, source: Path, rows: Collection[Labelled], findings: Findings, known: Collection[str] = ()
 ) -> list[Sample]:
-    """Each row of a chosen label becomes a classification sample; a picture that will not do goes to `findings`.
+    """Return a classification sample for each row with a chosen label; an unusable picture goes to `findings`.
 
-    `known` are the labels that there are, in their order, if not just those of the rows.  The turn that a camera noted
-    is applied, but for the published sets.  Raises `UserError` for a category that is not known, and for no sample.
+    `known` are all labels of the set in their order, if the rows do not contain them all.  EXIF rotations are applied,
+    except in the published sets.  Raises `UserError` for an unknown category, and when no sample is left.
     """
     chosen = choose(data.categories, known or sorted({row.label for row in rows}), source)
     own, wanted = data.kind not in FAMILY, set(chosen)
-    asked = label_question(FAMILY.get(data.kind, data.family), chosen, data.question, data.list_labels, own)
+    text = label_question(FAMILY.get(data.kind, data.family), chosen, data.question, data.list_labels, own)
     samples = []
     for name, image, label, advice in rows:
         if label in wanted and (header := usable(findings, image, advice, [name])):
             solution, upright = prompts.label_solution(label), own and header.marked
-            samples.append(Sample(name, image, "classification", asked, solution, label, upright=upright))
+            samples.append(Sample(name, image, "classification", text, solution, label, upright=upright))
     if not samples:
         raise UserError(f"{source} has no picture with a label to ask about; check the data settings")
     return samples
 
 
 def question(task: Task, what: str, template: str = "", usual: str = "") -> str:
-    """The question of `task` about a category, an instruction, or for classification what the picture shows.
+    """Return the question of `task` about `what`: a category, an instruction, or a family for classification.
 
-    `template` replaces what the paper asks; how to answer is still the paper's, unless the template says it by naming
-    <answer> itself.  {category} or {instruction} in it is `what`; other braces stay.  `usual` is the question without
-    a template, if not the paper's.
+    `template` replaces the paper's question.  The paper's answer instructions are added, unless the template contains
+    <answer>.  {category} or {instruction} in it becomes `what`; other braces stay.  `usual` is the question without a
+    template, if it is not the paper's.
 
     >>> question("detection", "cat", "Where is every {category}?").splitlines()[0]
     'Where is every cat?'
@@ -63,44 +63,44 @@ def question(task: Task, what: str, template: str = "", usual: str = "") -> str:
     usual = usual or getattr(prompts, task)(what)
     if not template:
         return usual
-    asked = template.replace(FIELD[task], what) if FIELD[task] else template
+    text = template.replace(FIELD[task], what) if FIELD[task] else template
     if "<answer>" in template:
-        return asked
+        return text
     start = min(place for mark in _FORMATS if (place := usual.find(mark)) >= 0)
-    return f"{asked}\n{usual[start:]}"
+    return f"{text}\n{usual[start:]}"
 
 
 def label_question(
     family: str, labels: Sequence[str], template: str = "", list_labels: ListLabels = "auto", own: bool = True
 ) -> str:
-    """The classification question of a set, the same for all its pictures.
+    """Return the classification question of a set, the same for all its pictures.
 
-    {labels} in a template is the list of labels.  Without it they are added to the question if `list_labels` is "yes",
-    or if it is "auto" and the set is the user's own (the published sets keep the paper's words) and has `LISTED` at
-    most: a model cannot know that "dog" is called "dogs" here.
+    {labels} in a template becomes the list of labels.  Without it, the list is added to the question if `list_labels`
+    is "yes", or if it is "auto" and the set is the user's own with at most `LISTED` labels (the published sets keep
+    the paper's words).  Without the list a model cannot know that the label of a dog is "dogs" here.
 
     >>> label_question("pet", ["dogs", "cats"]).splitlines()[0][-33:]
     'The answer is one of: dogs, cats.'
     """
     listed = ", ".join(labels)
     if own and (pair := one_class_twice(labels)):
-        tell(f"the labels {pair[0]!r} and {pair[1]!r} look like one class: rename one, or answers to it are wrong")
-    asked = question("classification", family, template.replace("{labels}", listed))
+        report(f"the labels {pair[0]!r} and {pair[1]!r} look like one class: rename one, or answers to it are wrong")
+    text = question("classification", family, template.replace("{labels}", listed))
     if "{labels}" in template:
-        return asked
+        return text
     if list_labels == "yes" or (list_labels == "auto" and own and 1 < len(labels) <= LISTED):
-        first, _, rest = asked.partition("\n")
+        first, _, rest = text.partition("\n")
         return f"{first} The answer is one of: {listed}.\n{rest}"
     if own and (plurals := [label for label in labels if is_plural(label)]):
-        tell(
+        report(
             f"labels such as {plurals[0]!r} are plurals, and {plurals[0][:-1]!r} would earn nothing: name them as they "
             f'are to be answered, or set data.list_labels = "yes"'
         )
-    return asked
+    return text
 
 
 def one_class_twice(labels: Sequence[str]) -> tuple[str, str] | None:
-    """The first two labels that differ in case or in a plural's s alone.
+    """Return the first two labels that differ only in case or in a plural s, or None.
 
     >>> one_class_twice(["cat", "dogs", "Dog"])
     ('dogs', 'Dog')
@@ -115,7 +115,7 @@ def one_class_twice(labels: Sequence[str]) -> tuple[str, str] | None:
 
 
 def is_plural(label: str) -> bool:
-    """Whether a label ends like an English plural.
+    """Return whether a label ends like an English plural.
 
     >>> is_plural("dogs"), is_plural("grass"), is_plural("ibis"), is_plural("cactus")
     (True, False, False, False)

@@ -1,4 +1,4 @@
-"""From the settings to the samples of one part of a set: which reader, with which of the settings."""
+"""This module chooses the reader for a set's kind and returns the samples of one part."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMED_PARTS: dict[str, Callable[[Path], Collection[str]]] = {
     "folder": parts_of_folder, "yolo": parts_of_yolo, "voc": parts_of_voc, "hf": parts_of_set,
 }  # fmt: skip
 FILES = {"coco": "COCO-format JSON", "lvis": "LVIS-format JSON", "csv": "CSV", "jsonl": "JSONL"}
-# Kind -> its reader, of the settings, its file or folder, the part and the findings: boxes as tables, or samples.
+# The reader of each kind takes the settings, the file or folder, the part and the findings.
 TABLES: dict[str, Callable[[DataConfig, Path, str, Findings], Tables]] = {
     "coco": coco_tables, "lvis": lvis_tables, "csv": csv_tables, "jsonl": jsonl_tables,
     "yolo": yolo_tables, "voc": voc_tables, "hf": hub_tables,
@@ -41,7 +41,7 @@ SAMPLES: dict[str, Callable[[DataConfig, Path, str, Findings], list[Sample]]] = 
 
 
 def parts_of(data: DataConfig) -> Collection[str]:
-    """The parts that the files themselves name, of train, val and test; empty where they name none."""
+    """Return the parts (train, val, test) into which the files are divided; empty if they are not."""
     if data.kind in NAMED_PARTS and data.folder:
         return NAMED_PARTS[data.kind](data.folder)
     return PARTS.get(data.kind, ())
@@ -54,44 +54,43 @@ def candidates(
     prefix: str = "",
     findings: Findings | None = None,
 ) -> list[Sample]:
-    """All samples of one part of the files, before shots are drawn; with `only`, those ids at least.
+    """Return all samples of one part of the files, before shots are drawn; with `only`, at least those ids.
 
-    What cannot be right is left out, and added to `findings`.  Raises `UserError` for a path that is not set, whose
-    field's name begins with `prefix`, for files that are not of their kind, and where more is wrong than
-    `data.max_bad` allows.
+    Invalid rows are left out and added to `findings`.  Raises `UserError` for a path that is not set (`prefix` begins
+    the field's name in the message), for files of another kind, and if more is invalid than `data.max_bad` allows.
     """
-    found = Findings(data.on_bad, data.max_bad)
-    samples = read_part(data, part, found, only, prefix)
-    found.settle(len(samples))
+    own = Findings(data.on_bad, data.max_bad)
+    samples = read_part(data, part, own, only, prefix)
+    own.settle(len(samples))
     if findings is None:
-        found.tell_counts()
-    else:  # whoever gathers says it
-        findings.add(found)
+        own.report_counts()
+    else:  # the owner of `findings` reports them
+        findings.add(own)
     return samples
 
 
 def question_of(data: DataConfig) -> str:
-    """The question that a run of these settings asks, about its first category or a word in its place.
+    """Return the question of a run with these settings, about its first category or a placeholder.
 
-    The labels of an own set are read off its files; where these have gone it is asked without them.
+    The labels of an own set are read from its files; if the files are gone, the question is without labels.
 
     >>> question_of(DataConfig(categories=("cat",), question="Where is {category}?")).splitlines()[0]
     'Where is cat?'
     """
-    asked = (data.categories or ("INSTRUCTION" if data.task == "grounding" else "CATEGORY",))[0]
+    subject = (data.categories or ("INSTRUCTION" if data.task == "grounding" else "CATEGORY",))[0]
     if data.task != "classification":
-        return question(data.task, asked, data.question)
+        return question(data.task, subject, data.question)
     if data.kind in ("folder", "csv", "hf"):
         with contextlib.suppress(UserError, OSError):
             return candidates(data)[0].problem
-    family = asked if data.kind == "tiny" and data.categories else FAMILY.get(data.kind, data.family)
+    family = subject if data.kind == "tiny" and data.categories else FAMILY.get(data.kind, data.family)
     return question("classification", "flower" if family == "object" else family, data.question)
 
 
 def read_part(
     data: DataConfig, part: str, findings: Findings, only: Collection[str] | None = None, prefix: str = ""
 ) -> list[Sample]:
-    """The samples as `candidates` has them, however much of the files is bad."""
+    """Return the samples as `candidates` does, but without a limit on the share of bad ones."""
     source = _path_of(data, "annotations" if data.kind in FILES else "folder", prefix)
     if data.kind in ("coco", "lvis"):
         _path_of(data, "images", prefix)
@@ -101,7 +100,7 @@ def read_part(
 
 
 def _path_of(data: DataConfig, field: str, prefix: str) -> Path:
-    """A path that this kind of data needs."""
+    """Return a path that this kind of data needs.  Raises `UserError` if it is not set."""
     if (path := getattr(data, field)) is not None:
         return path
     what = {

@@ -1,4 +1,4 @@
-"""ReasonSeg (LISA, arXiv 2308.00692) as grounding samples: an instruction that takes thought, and one box.
+"""This module reads ReasonSeg (LISA, arXiv 2308.00692): instructions that need reasoning, each answered by one box.
 
     ReasonSeg/
       train/
@@ -7,12 +7,12 @@
                       "text": ["the part of the bicycle that ..."], "is_sentence": true}
       val/  test/    the same
 
-Every instruction of a picture is a sample.  Its box is the bounds of all target polygons, clipped to the picture.
+Every instruction of a picture is a sample.  Its box is the bounding box of all target polygons, clipped to the picture.
 `masks` draws the polygons, for an IoU of masks (gIoU).
 
-Deviations from the paper, which takes the first polygon's bounds only, cuts coordinates down to whole numbers, and in
-evaluation reads the first instruction only.  As in LISA's own reader, "flag" polygons are left out, and what is
-neither that nor "ignore" is a target.
+Deviations from the paper: it uses the bounds of the first polygon only, rounds coordinates down to whole numbers, and
+evaluates the first instruction only.  As in LISA's own reader, "flag" polygons are left out, and a polygon that is
+neither "flag" nor "ignore" is a target.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Polygon = tuple[str, Array]  # "target" or "ignore", and the corners, (n, 2) in 
 
 
 def load_reasonseg(data: DataConfig, folder: Path, part: str, findings: Findings) -> list[Sample]:
-    """Each instruction of a part becomes a sample, by file name; its id is NAME:NUMBER.
+    """Return a sample for each instruction of a part, sorted by file name; its id is NAME:NUMBER.
 
-    A file that is wrong goes to `findings`.
+    An invalid file goes to `findings`.
 
     >>> load_reasonseg(DataConfig("reasonseg", "grounding"), Path("nowhere"), "val", Findings())
     Traceback (most recent call last):
@@ -57,17 +57,16 @@ def load_reasonseg(data: DataConfig, folder: Path, part: str, findings: Findings
         raise UserError(f"{root} has no {min(missing, default='*')}.json; unpack the archive again")
     samples = []
     for path in files:
-        try:
+        with findings.losing(path, "", [f"{part}/{path.stem}:"]):
             samples += _samples(path, part, data.question)
-        except UserError as error:
-            findings.lose(path, "", str(error).removeprefix(f"{path}").lstrip(": "), [f"{part}/{path.stem}:"])
     return samples
 
 
 def masks(sample: Sample) -> tuple[Mask, Mask]:
-    """What is meant and what does not count, each (height, width); edges belong to a polygon, smaller ones lie on top.
+    """Return the masks of the target and of the pixels to ignore, each (height, width).
 
-    An intersection over union must leave out the second mask.  Raises `UserError` for a sample of another set.
+    A polygon contains its edges, and smaller polygons lie on top of larger ones.  An intersection over union must leave
+    out the second mask.  Raises `UserError` for a sample of another set.
     """
     if not isinstance(sample.image, Path) or not sample.image.with_suffix(".json").is_file():
         raise UserError(f"sample {sample.id} has no polygons beside its picture; masks are for ReasonSeg only")
@@ -104,7 +103,7 @@ def _samples(path: Path, part: str, question: str) -> list[Sample]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """The file and its name; some of the published ones are in Windows' encoding."""
+    """Return the content of a file and its name; some published files are in Windows' encoding."""
     with as_user_error(f"{path} cannot be read as JSON ({{why}}); unpack the archive again", OSError, ValueError):
         raw = path.read_bytes()
         try:

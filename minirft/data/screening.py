@@ -1,11 +1,11 @@
-"""Every picture of a run is opened and decoded before the first step, in parallel; one that will not open costs itself.
+"""This module decodes every picture of a run before the first step, in parallel, and leaves out those that fail.
 
     screening = Screening.of(config.data, folder_of_a_resumed_run)
-    samples = screening.sound(samples)        # decodes what it has not seen yet
+    samples = screening.sound(samples)        # decodes the pictures that it has not decoded yet
     screening.save(run_folder)                # bad_samples.jsonl, and pictures.json for a resume
 
-What was seen is kept in the run's folder: a resumed run opens none of these again and decides as the first one did,
-whatever has become of the files since.
+The results are saved in the run's folder.  A resumed run does not open these pictures again and makes the same choices
+as the first one, even if the files have changed since.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from minirft.data.settings import DataConfig, evaluation_data
 from minirft.pictures import UNREADABLE, habits, open_picture, to_rgb
 from minirft.samples import Sample
 
-OPENED = "pictures.json"  # in the folder of a run: what is wrong with each picture that was opened, "" for nothing
+OPENED = "pictures.json"  # in the folder of a run: the problem of each picture that was opened, "" for none
 THREADS = min(16, 2 * (os.cpu_count() or 1))
 
 
 class Screening:
-    """What reading the data of one run has found, and which of its pictures open.
+    """A `Screening` holds the findings in the data of one run, and which of its pictures open.
 
-    Without `open_pictures` only rows and headers are looked at, as a dry run does.
+    Without `open_pictures` only rows and headers are read, as in a dry run.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Screening:
 
     @classmethod
     def of(cls, data: DataConfig, folder: Path | None = None, progress: bool = False) -> Screening:
-        """The screening that the settings `data` ask for; what the run in `folder` has opened is not opened again."""
+        """Return the screening for the settings `data`, with the results of the run in `folder`, if any."""
         made = cls(data.on_bad, data.max_bad, progress=progress)
         if folder and (folder / OPENED).is_file():
-            with contextlib.suppress(OSError, ValueError, TypeError):  # a torn file: they are opened once more
+            with contextlib.suppress(OSError, ValueError, TypeError):  # a damaged file: open the pictures once more
                 made.opened = dict(json.loads((folder / OPENED).read_text(encoding="utf-8")))
         return made
 
     def sound(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Those of the samples whose pictures decode, in their order; the others are reported as lost."""
+        """Return the samples whose pictures decode, in their order; the others are reported as lost."""
         if not self.open_pictures:
             return list(samples)
         first: dict[str, Sample] = {}
@@ -72,19 +72,19 @@ class Screening:
         return [sample for sample in samples if key(sample) not in bad]
 
     def settle(self) -> None:
-        """Raise `UserError` where more pictures are bad than `max_bad` allows; say what was counted."""
+        """Raise `UserError` if more pictures are bad than `max_bad` allows; report the counts otherwise."""
         bad = [Bad(name, "", reason) for name, reason in self.opened.items() if reason]
         if too_many(len(bad), len(self.opened), self.findings.max_bad):
             raise UserError(refusal(bad, len(self.opened), self.findings.max_bad))
-        self.findings.tell_counts()
+        self.findings.report_counts()
 
     def row(self) -> dict[str, Any]:
-        """What a run's log says about its data; empty where nothing is to be said."""
+        """Return the row about the data for a run's log; empty if there is nothing to report."""
         counts = {"mended": self.findings.counts} if self.findings.counts else {}
         return ({"bad_samples": len(self.findings.bad)} if self.findings.bad else {}) | counts
 
     def save(self, folder: Path) -> None:
-        """Write bad_samples.jsonl, if there are any, and what was opened, into the folder of a run."""
+        """Write bad_samples.jsonl, if there are any, and pictures.json into the folder of a run."""
         if self.findings.bad:
             write_bad_samples(folder / BAD_SAMPLES, self.findings.bad)
         if self.opened:
@@ -102,7 +102,7 @@ class Screening:
 
 @dataclass(frozen=True)
 class Checked:
-    """What is in all files of a set: samples that can be used, pictures opened, what is bad, and what was counted."""
+    """A `Checked` is the result of `check_all`: numbers of usable samples and opened pictures, bad rows, and counts."""
 
     samples: int
     pictures: int
@@ -111,7 +111,7 @@ class Checked:
 
 
 def check_all(data: DataConfig, progress: bool = False) -> Checked:
-    """Read every part of the data that is trained or evaluated on and open every picture, however many are bad."""
+    """Read every part of the data for training and evaluation and open every picture, even if many are bad."""
     from minirft.data.readers import candidates
 
     screening, kept = Screening("skip", 1.0, progress=progress), 0
@@ -123,7 +123,7 @@ def check_all(data: DataConfig, progress: bool = False) -> Checked:
 
 
 def _places(data: DataConfig) -> list[tuple[DataConfig, str, str]]:
-    """Settings, part and prefix of everything that a run of these settings may read."""
+    """Return settings, part and prefix of each set of files that a run with these settings may read."""
     from minirft.data.readers import parts_of
 
     if data.kind == "tiny":
@@ -136,12 +136,12 @@ def _places(data: DataConfig) -> list[tuple[DataConfig, str, str]]:
 
 
 def key(sample: Sample) -> str:
-    """What a picture is known by: its path, or its table and row."""
+    """Return the key of a sample's picture: its path, or its table and row."""
     return f"in memory: {sample.id}" if isinstance(sample.image, Image.Image) else str(sample.image)
 
 
 def decode(sample: Sample) -> tuple[str, list[str]]:
-    """What is wrong with a sample's picture, "" for nothing; and what about it is worth saying."""
+    """Decode a sample's picture; return its problem, "" for none, and its properties that should be reported."""
     try:
         with open_picture(sample.image) as picture:
             noted = habits(picture)
@@ -152,9 +152,9 @@ def decode(sample: Sample) -> tuple[str, list[str]]:
 
 
 def redraw(draw: Callable[[set[str]], list[Sample]], every: list[Sample], screening: Screening) -> list[Sample]:
-    """What `draw(without)` takes of `every`, drawn anew without those whose pictures do not open until all are sound.
+    """Call `draw(without)` until all pictures of the drawn samples open, and return these samples of `every`.
 
-    `without` are ids.
+    `without` are the ids of samples whose pictures did not open.
     """
     without: set[str] = set()
     while True:

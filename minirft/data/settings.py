@@ -1,6 +1,6 @@
-"""Which data a run reads: every setting with its unit, and what can be asked of each kind of data.
+"""This module defines the data settings of a run, with units, and the tasks that each kind of data supports.
 
-`minirft.runs.config` holds it as `config.data`; `minirft.data.feed` acts on it.
+They are `config.data` in `minirft.runs.config`, and `minirft.data.feed` uses them.
 """
 
 from __future__ import annotations
@@ -32,77 +32,77 @@ TASKS_OF: dict[str, tuple[str, ...]] = {
     "virft": ("detection", *LABELS, "grounding"),
 }
 
-# What the folders, files and splits of a part are called.
+# Names of the folders, files and splits of a part.
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 FAMILY = {"flowers": "flower", "pets": "pet", "aircraft": "aircraft", "cars": "car"}  # of the published sets
 FIELD = {"detection": "{category}", "presence": "{category}", "grounding": "{instruction}", "classification": ""}
 WITH_VAL = ("reasonseg", "folder", "yolo", "voc", "hf")
 
-Rule = tuple[bool, str, str]  # (holds, field, what is wrong and what to do)
+Rule = tuple[bool, str, str]  # (holds, field, advice)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the samples come from; `docs/data.md` draws every kind's files."""
+    """`DataConfig` holds all settings of the data; `docs/data.md` shows the files of every kind."""
 
     kind: Kind = "tiny"
-    """`tiny` draws scenes from the seed; `coco`, `yolo`, `voc`, `lvis` read boxes; `csv` a table; `jsonl` grounding
-    rows of other trainers; `folder` one folder for each class; `hf` a set of the datasets library;
-    `flowers`, `pets`, `aircraft`, `cars`, `reasonseg` their authors' layout; `virft` the published sets."""
+    """`tiny` draws scenes from the seed; `coco`, `yolo`, `voc`, `lvis` read boxes; `csv` reads a table; `jsonl` reads
+    rows of other trainers; `folder` reads one folder for each class; `hf` reads a set of the datasets library;
+    `flowers`, `pets`, `aircraft`, `cars`, `reasonseg` read their authors' layout; `virft` reads the published sets."""
     task: Task = "detection"
-    """What is asked about a picture."""
+    """Kind of question about a picture."""
     annotations: Path | None = None
-    """File of the training pictures, for `coco`, `lvis`, `csv` and `jsonl`."""
+    """Annotation file of the training pictures, for `coco`, `lvis`, `csv` and `jsonl`."""
     images: Path | None = None
-    """Folder that holds the training pictures, for the same; of `csv` and `jsonl` that of the file if left out."""
+    """Folder of the training pictures, for the same kinds; `csv` and `jsonl` default to the folder of the file."""
     folder: Path | None = None
     """Folder of the set, for all other kinds; for `virft` also a .parquet file, for `hf` a name on the hub."""
     eval_kind: Kind | None = None
-    """Kind of the evaluation data; without it `kind`."""
+    """Kind of the evaluation data; the default is `kind`."""
     eval_annotations: Path | None = None
-    """JSON file to evaluate on; without it the training pictures that were not drawn as shots."""
+    """Annotation file to evaluate on; the default is the training pictures that were not drawn as shots."""
     eval_images: Path | None = None
-    """Folder of the evaluation pictures; without it `images`."""
+    """Folder of the evaluation pictures; the default is `images`."""
     eval_folder: Path | None = None
-    """Folder to evaluate on; without it `folder`'s own test part, or what was not drawn where it has none."""
+    """Folder to evaluate on; the default is the test part of `folder`, or the pictures that were not drawn as shots."""
     eval_part: Literal["test", "val", "train"] = "test"
-    """Part of a set with parts to evaluate on; `train` is what was not drawn as shots."""
+    """Part to evaluate on, for a set with parts; `train` means the pictures that were not drawn as shots."""
     categories: tuple[str, ...] = ()
-    """Names of the categories asked about; empty means all."""
+    """Names of the categories to ask about; empty means all."""
     eval_categories: tuple[str, ...] = ()
-    """Names of the categories evaluated on; empty means `categories`."""
+    """Names of the categories to evaluate on; empty means `categories`."""
     family: str = "object"
-    """What the pictures of a `folder` show, as the question says it: flower, pet, car, aircraft or your own noun."""
+    """Noun for what the pictures of a `folder` show, used in the question: flower, pet, car, aircraft or your own."""
     box_format: Literal["pixels", "unit", "thousand"] = "pixels"
-    """Units of the boxes of `csv`, `jsonl` and `hf`: pixels, 0 to 1, or 0 to 1000; the others say it themselves."""
+    """Units of the boxes of `csv`, `jsonl` and `hf`: pixels, 0 to 1, or 0 to 1000; other kinds have fixed units."""
     split: Path | None = None
-    """File of `minirft data split` that names the training samples; `shots` beside it: 0, or those of the file."""
+    """File of `minirft data split` that names the training samples; `shots` must then be 0 or the k of the file."""
     shots: int = 0
-    """Pictures per category (k of k-shot); 0 means all of them, and for `tiny` fresh scenes at every step."""
+    """Pictures per category (k of k-shot); 0 means all of them, and for `tiny` new scenes at every step."""
     negatives: float = 0.2
-    """Share of questions about a category that is not in the picture, in [0, 1), where absence is known.  Measured on
-    an earlier base: at 0.1 the ability to abstain is lost; the released few-shot sets have none.  `tiny` presence
-    questions are half absent, whatever it says."""
+    """Share of questions about a category that is not in the picture, in [0, 1), if the data shows what is absent.
+    Measured on an earlier base: at 0.1 the ability to abstain is lost; the released few-shot sets have none.  In
+    `tiny` half of the presence questions are absent, whatever the value."""
     question: str = ""
-    """Your own question: {category}, {instruction} or {labels} in it is filled in, and how to answer is added unless it
-    names <answer>; empty means the paper's."""
+    """Your own question: {category}, {instruction} or {labels} in it is filled in, and the answer instructions are
+    added unless it contains <answer>; empty means the paper's question."""
     categories_per_question: int = 1
-    """Categories asked about in one detection question, each box answered with its label; the paper asks one."""
+    """Categories in one detection question; with several, each box is answered with its label.  Paper: 1."""
     list_labels: Literal["auto", "yes", "no"] = "auto"
-    """Add the labels to a classification question; `auto`: for own sets of 2 to 30 labels."""
+    """Add the labels to a classification question; `auto` adds them for own sets of 2 to 30 labels."""
     on_bad: Literal["skip", "stop"] = "skip"
-    """What a row or a picture that cannot be right does: cost its sample, or stop the run before it begins."""
+    """Effect of an invalid row or picture: `skip` leaves out its sample, `stop` stops the run before it begins."""
     max_bad: float = 0.05
     """Share of bad samples, in [0, 1], above which a run does not begin; a single one never stops it, unless 0."""
     seed: int = 0
-    """Draws the k-shot split.  Apart from the training seed, so that seeds share a split."""
+    """Seed of the k-shot split.  It is not the training seed, so that runs with several seeds share a split."""
 
     def __post_init__(self) -> None:
         check(self, _rules(self), "data.")
 
 
 def evaluation_data(data: DataConfig) -> DataConfig:
-    """The settings of the evaluation data: each `eval_` field in the place of its own where it is set.
+    """Return the settings of the evaluation data: each `eval_` field that is set replaces the field without `eval_`.
 
     >>> evaluation_data(DataConfig(categories=("cat",), eval_categories=("dog",))).categories
     ('dog',)
@@ -113,7 +113,7 @@ def evaluation_data(data: DataConfig) -> DataConfig:
 
 
 def check(config: Any, rules: Iterator[Rule], prefix: str = "") -> None:
-    """Raise `UserError`, with the field and its value, for the first rule of a config that does not hold."""
+    """Raise `UserError`, with field and value, for the first rule that the config breaks."""
     for holds, name, advice in rules:
         if not holds:
             value = getattr(config, name)
@@ -134,12 +134,12 @@ def _rules(c: DataConfig) -> Iterator[Rule]:
     yield c.shots >= 0, "shots", "pictures per category; 0 means all"
     for kind in (c.kind, c.eval_kind or c.kind):
         tasks = TASKS_OF[kind]
-        asked, choices = " or ".join(tasks), " or ".join(f'"{task}"' for task in tasks)
-        yield c.task in tasks, "task", f"kind {kind} asks {asked} questions only: set data.task = {choices}"
+        words, choices = " or ".join(tasks), " or ".join(f'"{task}"' for task in tasks)
+        yield c.task in tasks, "task", f"kind {kind} asks {words} questions only: set data.task = {choices}"
     counts = c.task != "grounding"
     yield counts or not c.shots, "shots", "instructions have no categories to count shots by; set it to 0"
-    named = not (c.categories or c.eval_categories)
-    yield named or "reasonseg" not in (c.kind, c.eval_kind), "kind", "it has instructions, no categories: name none"
+    nameless = not (c.categories or c.eval_categories)
+    yield nameless or "reasonseg" not in (c.kind, c.eval_kind), "kind", "it has instructions, no categories: name none"
     yield not c.split or c.kind != "tiny", "split", "the tiny world is drawn from data.seed, which is its split"
     parted = (c.eval_kind or c.kind) in WITH_VAL
     advice = f"only {', '.join(WITH_VAL)} can have a val part; `train` is what was not drawn"

@@ -1,7 +1,7 @@
-"""k-shot splits: k pictures of each category, drawn by a seed, and the file that lets others use the same ones.
+"""This module draws k-shot splits, k pictures of each category, and writes them to files so that others can use them.
 
-Deviation from the paper: its splits other than 4 shots were never published; these are our own, and nested: for one
-seed the 1-shot pictures are among the 2-shot pictures, so more shots never means other shots.
+Deviation from the paper: it published its 4-shot splits only; the others here are our own.  They are nested: with one
+seed the 1-shot pictures are among the 2-shot pictures, so more shots only add pictures.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 def k_shot(
     samples: list[Sample], k: int, seed: int, negatives: float = 0.0, without: Collection[str] = ()
 ) -> list[Sample]:
-    """k samples of each category among those that show it, and a share `negatives` of absent ones, in their order.
+    """Draw k samples that show each category, and a share `negatives` of absent ones; keep their order.
 
     A category's shots depend on the seed and its own samples, not on their order or on other categories.  They are k
-    different pictures: of copies one is drawn.  A category that has fewer gives all it has, and a warning is logged.
-    In the place of an id in `without` the next is drawn.
-    Absent ones are drawn from all of `samples`; where there are too few, all are taken.
+    different pictures; of several copies one is drawn.  If a category has fewer than k, all are taken and a warning is
+    logged.  An id in `without` is replaced by the next draw.
+    Absent samples are drawn from all of `samples`; if there are too few, all are taken.
     Raises `UserError` when nothing can be drawn.
 
     >>> cats = [Sample(f"{i}", Path(f"{i}"), "classification", "?", "<answer>cat</answer>", "cat") for i in range(9)]
@@ -61,9 +61,9 @@ def k_shot(
 def k_shot_of_stream(
     draw: Callable[[int], list[Sample]], names: Sequence[str], k: int, seed: int, negatives: float = 0.0
 ) -> list[Sample]:
-    """`k_shot` of an endless world: as many samples are drawn as show each of `names` k times.
+    """Apply `k_shot` to an endless stream: take as many samples as are needed to show each of `names` k times.
 
-    `draw(n)` gives n samples; the first of them must not depend on n.
+    `draw(n)` returns the first n samples of the stream.
     """
     pool, every, enough = 64, [], False
     while not enough:
@@ -75,7 +75,7 @@ def k_shot_of_stream(
 
 
 def is_present(sample: Sample) -> bool:
-    """Whether the picture shows what the sample asks about: a box, a yes; with a label or a grounded box, always.
+    """Return whether the picture shows what the question names: a box or a yes; for labels and grounding, always.
 
     >>> is_present(Sample("0", Path("0.jpg"), "presence", "Is there a cat?", "<answer>no</answer>", "cat"))
     False
@@ -85,9 +85,9 @@ def is_present(sample: Sample) -> bool:
 
 
 def write_split(path: str | Path, samples: list[Sample], overwrite: bool = False, **origin: Any) -> None:
-    """The ids of `samples` as a JSON file, beside what they were drawn with (`k=4, seed=0`, the annotations' name).
+    """Write the ids of `samples` and how they were drawn (`k=4, seed=0`, the annotations' name) to a JSON file.
 
-    Raises `UserError` where another file is there already, unless it is to be overwritten.
+    Raises `UserError` if a different file exists already, unless `overwrite` is set.
     """
     path = Path(path)
     text = json.dumps({**origin, "samples": [sample.id for sample in samples]}, indent=1, ensure_ascii=False) + "\n"
@@ -98,9 +98,9 @@ def write_split(path: str | Path, samples: list[Sample], overwrite: bool = False
 
 
 def read_split(path: Path, shots: int = 0) -> list[str]:
-    """The ids in a split file are read, each once.
+    """Read the ids in a split file, each once.
 
-    Raises `UserError` for a file that is no split, or that was drawn with another number of shots, where these are set.
+    Raises `UserError` for a file that is no split, and if `shots` is set and differs from the file's.
     """
     with as_user_error(f"{path} is not a split ({{why}}); make one with minirft data split", OSError, ValueError):
         split = json.loads(path.read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def read_split(path: Path, shots: int = 0) -> list[str]:
 
 
 def of_split(names: Sequence[str], samples: list[Sample], path: Path, findings: Findings) -> list[Sample]:
-    """The samples that the split read from `path` names, in its order, without those that `findings` has lost.
+    """Return the samples that the split in `path` names, in its order, without those that `findings` has lost.
 
     Raises `UserError` for an id that no sample has.
     """
@@ -132,7 +132,7 @@ def of_split(names: Sequence[str], samples: list[Sample], path: Path, findings: 
 def _draw(
     category: str, names: list[str], k: int, seed: int, pictures: dict[str, Hashable], without: Collection[str]
 ) -> list[str]:
-    """The first k of the samples in random order, one for each of `pictures` (id -> key; else itself)."""
+    """Return the first k of the samples in random order, one for each of `pictures` (id -> key, or the id itself)."""
     generator = np.random.default_rng([seed, zlib.crc32(category.encode())])
     first: dict[Hashable, str] = {}
     for name in generator.permutation(sorted(names)).tolist():

@@ -1,4 +1,4 @@
-"""What a set of samples holds, counted, and what about it would spoil a run."""
+"""This module counts what a set of samples holds, and warns of properties that would spoil a run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from minirft.data.shots import is_present
 from minirft.rewards import true_boxes
 from minirft.samples import Sample
 
-THIN = 10  # thousandths of the picture; a box this thin is missed (IoU < .5) by an error of a few thousandths
-UNEQUAL = 20  # times as many samples of one category as of another
+THIN = 10  # thousandths of the picture; an error of a few thousandths misses a box this thin (IoU < .5)
+UNEQUAL = 20  # ratio of the largest to the smallest category
 SHOWN = 5  # names in a warning
 
 
 def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Counts, ready for JSON: samples, pictures, boxes, the share of absent questions, and those by category.
+    """Count samples, pictures, boxes, the share of absent questions, and all of these by category, ready for JSON.
 
-    For grounding the categories are instructions, so that they are counted and not listed.
+    In grounding the categories are instructions, so they are counted but not listed.
     """
     table: dict[str, dict[str, int]] = {}
     for sample in samples:
@@ -49,40 +49,40 @@ def warnings(
     held_out: Sequence[Sample] = (),
     wanted: Sequence[str] = (),
 ) -> list[str]:
-    """One line for each thing that would spoil training on `samples` or make evaluation on `held_out` unfair.
+    """Return one line for each property that would spoil training on `samples` or make `held_out` an unfair test.
 
-    `wanted` are the categories that were asked for by name.
+    `wanted` are the categories that the settings name.
     """
-    found = []
+    lines = []
     present, absent = Counter[str](), Counter[str]()
     for sample in samples:
         (present if is_present(sample) else absent)[sample.category] += 1
     if {sample.task for sample in samples} & {"detection", "presence"} and not absent:
-        found.append("no question is about an absent category: nothing teaches the answer No Objects (or no)")
+        lines.append("no question is about an absent category: nothing teaches the answer No Objects (or no)")
     never = [name for name in dict.fromkeys([*wanted, *absent]) if name not in present]
     if never:
-        found.append(f"in no picture: {_some(never)}")
+        lines.append(f"in no picture: {_some(never)}")
     grounding = any(sample.task == "grounding" for sample in samples)
     if present and not grounding and max(present.values()) >= UNEQUAL * min(present.values()):
         (most, many), (least, few) = present.most_common()[0], present.most_common()[-1]
-        found.append(f"unequal categories: {many} pictures of {most}, {few} of {least}; data.shots evens them out")
+        lines.append(f"unequal categories: {many} pictures of {most}, {few} of {least}; data.shots evens them out")
     long = [sample.id for sample in samples if len(re.findall(r"\d", sample.solution)) > max_completion_length]
     if long:
         limit = f"the {max_completion_length} tokens of max_completion_length, and every digit is a token"
-        found.append(f"{len(long)} solutions have more digits than {limit}: {_some(long)}")
+        lines.append(f"{len(long)} solutions have more digits than {limit}: {_some(long)}")
     boxes = np.concatenate([np.zeros((0, 4)), *(true_boxes(sample) for sample in samples)])
     thin = int(((boxes[:, 2:] - boxes[:, :2]).min(-1, initial=np.inf) < THIN).sum()) if len(boxes) else 0
     if thin > len(boxes) / 10:
-        found.append(f"{thin} of {len(boxes)} boxes are thinner than {THIN} thousandths of the picture: hard to hit")
+        lines.append(f"{thin} of {len(boxes)} boxes are thinner than {THIN} thousandths of the picture: hard to hit")
     twice = [name for (_, name), count in Counter((_picture(s), s.problem) for s in samples).items() if count > 1]
     if twice:
-        found.append(f"{len(twice)} questions are asked more than once about the same picture")
-    return found + _copies(samples, held_out)
+        lines.append(f"{len(twice)} questions are asked more than once about the same picture")
+    return lines + _copies(samples, held_out)
 
 
 def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
-    """What the contents of the pictures say, whatever their names: copies within a part, and in both."""
-    keys, found = picture_keys([*samples, *held_out]), []
+    """Return warnings of pictures with equal content under different names, within a part or in both."""
+    keys, lines = picture_keys([*samples, *held_out]), []
     trained, tested = keys[: len(samples)], set(keys[len(samples) :])
     places: dict[Any, set[Any]] = {}
     for sample, key in zip(samples, trained, strict=True):
@@ -90,17 +90,17 @@ def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
     copies = sum(len(files) - 1 for files in places.values())
     if copies:
         example = next(sorted(map(str, files)) for files in places.values() if len(files) > 1)
-        found.append(f"{copies} pictures are copies of others, such as {example[0]} and {example[1]}")
+        lines.append(f"{copies} pictures are copies of others, such as {example[0]} and {example[1]}")
     shared = {key: sample.image for sample, key in zip(samples, trained, strict=True) if key in tested}
     if shared:
-        found.append(
+        lines.append(
             f"{len(shared)} pictures are both trained and evaluated on, such as {min(map(str, shared.values()))}"
         )
-    return found
+    return lines
 
 
 def _picture(sample: Sample) -> Any:
-    """What tells pictures apart: the file, the row of a table, or a picture that is only in memory."""
+    """Return the key of a sample's picture: its file, its row of a table, or its id if it exists only in memory."""
     image: Any = sample.image
     if isinstance(image, Path):
         return image.resolve()

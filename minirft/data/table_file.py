@@ -1,11 +1,11 @@
-"""A CSV file of pictures and labels, or of pictures, boxes and labels, as exported by hand or by a spreadsheet.
+"""This module reads a CSV file of pictures and labels, with or without boxes.
 
     image,label            image,xmin,ymin,xmax,ymax,label           (also x1,y1,x2,y2 or x,y,width,height)
     cats/1.jpg,tabby       cats/1.jpg,10,20,110,220,tabby            a row for each box
     dogs/1.jpg,poodle      yard/7.jpg,,,,,                           a picture that shows none of the labels
 
-Columns are known by their names, in any order and case; the separator may be a comma, a semicolon or a tab.  Pictures
-lie in `images`, or below the folder of the file.
+Columns are found by their names, in any order and case; the separator may be a comma, a semicolon or a tab.  Pictures
+are in `images`, or below the folder of the file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CsvRow = tuple[str, str, str, dict[str, str]]  # "line 3", the picture's name, t
 
 
 def csv_samples(data: DataConfig, source: Path, part: str, findings: Findings) -> list[Sample]:
-    """Each row becomes a classification sample; its id is the picture's name, with #2 for its second row."""
+    """Return a classification sample for each row; its id is the picture's name, with #2 for its second row."""
     folder, rows, count = data.images or source.parent, [], dict[str, int]()
     for where, picture, label, _ in _rows(source)[0]:
         if not label or not picture:
@@ -45,7 +45,7 @@ def csv_samples(data: DataConfig, source: Path, part: str, findings: Findings) -
 
 
 def csv_tables(data: DataConfig, source: Path, part: str, findings: Findings) -> Tables:
-    """The three tables of a file with boxes are read.  Boxes of a picture that a camera turned are of it upright."""
+    """Read the three tables of a file with boxes.  The boxes belong to the pictures after their EXIF rotation."""
     rows, columns = _rows(source)
     box = next((four for four in (*CORNERS, *SIDES) if set(four) <= set(columns)), None)
     if box is None:
@@ -59,7 +59,7 @@ def csv_tables(data: DataConfig, source: Path, part: str, findings: Findings) ->
 
 
 def _rows(source: Path) -> tuple[Iterator[CsvRow], list[str]]:
-    """The rows, and the names of the columns in small letters."""
+    """Return the rows, and the names of the columns in lower case."""
     text = read_text(source, "set data.annotations to a CSV file")
     first = text.partition("\n")[0]
     reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
@@ -75,11 +75,11 @@ def _rows(source: Path) -> tuple[Iterator[CsvRow], list[str]]:
 
 
 def _column(source: Path, columns: list[str], names: tuple[str, ...]) -> str:
-    found = next((name for name in names if name in columns), None)
-    if found is None:
+    match = next((name for name in names if name in columns), None)
+    if match is None:
         has = ", ".join(columns) or "nothing"
         raise UserError(f"{source} has no column {' or '.join(names[:4])} in its first line; it has {has}")
-    return found
+    return match
 
 
 def _corners(row: dict[str, str], columns: tuple[str, ...]) -> list[float] | str:

@@ -1,12 +1,12 @@
-"""The three tables of COCO's format, row by row: what is right, what can be put right, and what cannot.
+"""This module checks the three tables of COCO's format row by row: it accepts, corrects or rejects each row.
 
-    images         {"id", "file_name", "width", "height"}: without a size it is read off the picture
-    categories     {"id", "name"}: spaces at the ends of a name do not count
+    images         {"id", "file_name", "width", "height"}: a missing size is read from the picture
+    categories     {"id", "name"}: spaces at the ends of a name are ignored
     annotations    {"image_id", "category_id", "bbox": [x, y, width, height]}
 
-Other readers make these tables too.  Their rows hold under "at" where they come from, as (file, row).  Those of
-pictures may hold the "picture" itself, and "turn", whether it is to be turned, where the size is that of it upright;
-those of boxes a "problem" that was found.
+Other readers produce these tables too.  The key "at" of a row holds its place, (file, row).  A row of "images" may
+have the "picture" itself, and "turn": whether to rotate it by its EXIF orientation (the size is then that of the
+upright picture).  A row of "annotations" may have a "problem", which makes it invalid.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from minirft.data.checks import locate, read_header, read_text
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 
-TOLERANCE = 1.0  # pixels a box may reach over the edge, as rounding does
-KEPT = 0.5  # share of a box that must lie in its picture for clipping it to be no guess
-CORNERS = (3, 0.2)  # so many boxes outside, and so large a share of all: are they corners?
+TOLERANCE = 1.0  # pixels by which a box may exceed the picture, because of rounding
+KEPT = 0.5  # share of a box that must lie in its picture; below it, clipping would be a guess
+CORNERS = (3, 0.2)  # number and share of boxes outside their pictures from which they may be [x1, y1, x2, y2]
 FIELDS = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id", "bbox"),
@@ -40,7 +40,7 @@ Pairs = dict[Key, list[Box]]
 
 
 def coco_tables(data: DataConfig, source: Path, part: str, findings: Findings) -> Tables:
-    """The tables of a COCO-format file are read; a row that lacks a field goes to `findings`.
+    """Read the tables of a COCO-format file; a row that lacks a field goes to `findings`.
 
     >>> coco_tables(DataConfig("coco"), Path("nowhere.json"), "train", Findings())
     Traceback (most recent call last):
@@ -50,7 +50,7 @@ def coco_tables(data: DataConfig, source: Path, part: str, findings: Findings) -
 
 
 def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Findings) -> Tables:
-    """The tables of the file, without the rows that lack a field that is `needed`."""
+    """Read the tables of the file, without the rows that lack a `needed` field."""
     if not source.exists():
         raise UserError(f"no annotations at {source}; check data.annotations")
     text = read_text(source, "give a COCO-format file in data.annotations")
@@ -73,24 +73,24 @@ def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Find
 
 
 def make_tables(images: list[Row], annotations: list[Row], source: Path, names: dict[Any, str] | None = None) -> Tables:
-    """The three tables are put together; without `names` the categories are those that the annotations name."""
+    """Return the three tables; without `names` the categories are those in the annotations."""
     names = names or {name: name for row in annotations if isinstance(name := row["category_id"], str) and name}
     categories = [{"id": number, "name": name, "at": (source, "")} for number, name in names.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def _ids_of(table: str, row: Any) -> list[str]:
-    """The samples that a torn row costs: those of its picture."""
+    """Return the ids of the samples that an incomplete row invalidates: those of its picture."""
     field = {"images": "id", "annotations": "image_id"}.get(table, "")
     return [f"{row[field]}:"] if isinstance(row, dict) and field in row else []
 
 
 def sized_pictures(rows: Sequence[Row], folder: Path, findings: Findings) -> dict[Any, Row]:
-    """The rows of pictures by their ids, with sizes in pixels; one without a size gets that of its file."""
+    """Return {id: row} of the pictures with sizes in pixels; a missing size is read from the file."""
     pictures = {}
     for row in rows:
         size = [row.get("width"), row.get("height")]
-        try:
+        with findings.losing(*row["at"], [f"{row['id']}:"]):
             if None in size and not any(size):
                 source = row.get("picture") or locate(folder, str(row["file_name"]), findings)
                 header = read_header(source)
@@ -98,18 +98,15 @@ def sized_pictures(rows: Sequence[Row], folder: Path, findings: Findings) -> dic
                 findings.note("pictures without a size in their rows, which is read off the files", source)
             elif not _numbers(size) or min(size) < 1:
                 raise UserError(f"has size {row.get('width')!r} x {row.get('height')!r}; give it in pixels")
-        except UserError as error:
-            findings.lose(*row["at"], str(error), [f"{row['id']}:"])
-            continue
-        pictures[row["id"]] = row
+            pictures[row["id"]] = row
     return pictures
 
 
 def category_names(data: Tables, source: str | Path) -> dict[Any, str]:
-    """Returns the name of each category by its id.
+    """Return {id: name} of the categories.
 
-    Of categories with one name, that with boxes is meant.  Raises `UserError` where several of them have boxes: an
-    answer has a name alone, so nobody could say of which of them it is.
+    If several categories have the same name, the one with boxes is used.  Raises `UserError` if several of them have
+    boxes, because an answer contains the name only and would be ambiguous.
 
     >>> rows = [{"id": 0, "name": "cat"}, {"id": 1, "name": " cat "}]
     >>> category_names({"categories": rows, "annotations": [{"category_id": 1}]}, "cats.json")
@@ -131,7 +128,7 @@ def category_names(data: Tables, source: str | Path) -> dict[Any, str]:
 
 
 def without_phantoms(data: Tables, names: dict[Any, str]) -> list[str]:
-    """The names to ask about: not the one that Roboflow puts first, which has no box and is above all others.
+    """Return the names to ask about, without the root category of Roboflow's exports, which has no boxes.
 
     >>> rows = [{"id": 0, "name": "pets", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "pets"}]
     >>> without_phantoms({"categories": rows, "annotations": [{"category_id": 1}]}, {0: "pets", 1: "cat"})
@@ -145,9 +142,9 @@ def without_phantoms(data: Tables, names: dict[Any, str]) -> list[str]:
 def read_pairs(
     rows: Sequence[Row], pictures: dict[Any, Row], names: dict[Any, str], source: Path, findings: Findings
 ) -> tuple[Pairs, Pairs]:
-    """The boxes of every (picture, category) that the rows mention, and its crowds.
+    """Return the boxes of every pair (picture, category) in the rows, and the crowd boxes.
 
-    A pair with a box that is lost has none: what its picture shows is not known, so it is asked about in no way.
+    A pair with an invalid box gets none: the true answer is then unknown, so no question asks about the pair.
     """
     pairs: Pairs = {}
     crowds: Pairs = {}
@@ -173,7 +170,7 @@ def read_pairs(
 
 
 def _misplaced(row: Row, pictures: dict[Any, Row], by_text: dict[str, Any], name: str | None) -> str:
-    """Why the row belongs to no picture or to no category."""
+    """Return the reason why the row belongs to no picture or to no category, or ""."""
     image, category = row["image_id"], row["category_id"]
     if name is None:
         return f"is of category {category!r}, which 'categories' does not list; repair the row"
@@ -184,11 +181,11 @@ def _misplaced(row: Row, pictures: dict[Any, Row], by_text: dict[str, Any], name
 
 
 def _box(row: Row, picture: Row, name: str | None, findings: Findings) -> Box | str | None:
-    """The box of a row, put right where that is no guess; None for one that is nothing, a text for one that is lost."""
-    bbox, found = row["bbox"], _corners(row["bbox"], picture)
-    if not isinstance(found, str) or row.get("iscrowd"):
-        return None if isinstance(found, str) else found
-    problem = f"is a {name} in {picture['file_name']} with the box {bbox}, which {found}; repair the row"
+    """Return the box of a row, corrected if that is safe; None for an empty box, a text for an invalid one."""
+    bbox, corners = row["bbox"], _corners(row["bbox"], picture)
+    if not isinstance(corners, str) or row.get("iscrowd"):
+        return None if isinstance(corners, str) else corners
+    problem = f"is a {name} in {picture['file_name']} with the box {bbox}, which {corners}; repair the row"
     if not _is_box(bbox) or min(bbox[2:]) < 0:
         return problem
     x, y, width, height = bbox
@@ -204,7 +201,9 @@ def _box(row: Row, picture: Row, name: str | None, findings: Findings) -> Box | 
 
 
 def _corners(bbox: Any, picture: Row) -> Box | str:
-    """A COCO box [x, y, width, height] as corners, at most `TOLERANCE` outside the picture, or what is wrong with it.
+    """Convert a COCO box [x, y, width, height] to corners, or return what is wrong with it.
+
+    A box may exceed the picture by at most `TOLERANCE`.
 
     >>> _corners([10, 20, 30, 40.5], {"width": 40, "height": 60})
     (10, 20, 40, 60.5)
@@ -222,7 +221,7 @@ def _corners(bbox: Any, picture: Row) -> Box | str:
 
 
 def _refuse_corners(rows: Sequence[Row], pictures: dict[Any, Row], source: Path) -> None:
-    """Raise `UserError` where many boxes reach outside, and every one fits as [x1, y1, x2, y2]."""
+    """Raise `UserError` if many boxes exceed their pictures, and every one fits as [x1, y1, x2, y2]."""
     shown = [(row["bbox"], pictures.get(_hashable(row["image_id"]))) for row in rows if "problem" not in row]
     sound = [(bbox, (at["width"], at["height"])) for bbox, at in shown if at and _is_box(bbox)]
     places, sizes = (np.array([pair[i] for pair in sound], float).reshape(-1, n) for i, n in ((0, 4), (1, 2)))
@@ -237,7 +236,7 @@ def _refuse_corners(rows: Sequence[Row], pictures: dict[Any, Row], source: Path)
 
 
 def _hashable(value: Any) -> Any:
-    """A picture's or category's id; what cannot be one (a list) is no row's."""
+    """Return a picture's or category's id; a value that cannot be an id, such as a list, becomes an unknown one."""
     return value if isinstance(value, int | str | float) else repr(value)
 
 

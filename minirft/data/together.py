@@ -1,4 +1,4 @@
-"""Several categories asked about in one detection question: the questions about one picture, joined."""
+"""This module joins the detection questions about one picture into questions about several categories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minirft.samples import Sample, TrueBoxes
 
 
 def together(samples: Sequence[Sample], data: DataConfig) -> list[Sample]:
-    """The samples as they are asked: with `data.categories_per_question` = k, up to k of a picture as one.
+    """Join up to `data.categories_per_question` samples about the same picture into one.
 
     A joined sample has the boxes of all its categories, each with its label; pictures keep their order.
 
@@ -35,7 +35,7 @@ def together(samples: Sequence[Sample], data: DataConfig) -> list[Sample]:
 
 
 def _picture(sample: Sample) -> str:
-    """The part of an id such as 139:cat that names the picture."""
+    """Return the part of an id such as 139:cat that names the picture."""
     return sample.id.removesuffix(f":{sample.category}")
 
 
@@ -43,11 +43,11 @@ def _joined(samples: Sequence[Sample], data: DataConfig) -> Sample:
     names = tuple(sample.category for sample in samples)
     boxes = [(box, s.category) for s in samples for box in parse_solution("detection", s.solution).boxes]
     solution = prompts.detection_solution([box for box, _ in boxes], labels=[name for _, name in boxes])
-    asked = question("detection", ", ".join(names), data.question, prompts.detection_together(names))
+    problem = question("detection", ", ".join(names), data.question, prompts.detection_together(names))
     return replace(
         samples[0],
         id=f"{_picture(samples[0])}:{'+'.join(names)}",
-        problem=asked,
+        problem=problem,
         solution=solution,
         category=", ".join(names),
         asked=names,
@@ -59,8 +59,7 @@ def _exact(samples: Sequence[Sample]) -> TrueBoxes | None:
     known = [(sample.category, sample.exact) for sample in samples if sample.exact is not None]
     if not known:
         return None
-    labels = [name for name, exact in known for _ in exact.boxes] + [
-        name for name, exact in known for _ in exact.crowds
-    ]
+    labels = [name for name, exact in known for _ in exact.boxes]
+    labels += [name for name, exact in known for _ in exact.crowds]
     boxes, crowds = (np.concatenate(side) for side in zip(*((e.boxes, e.crowds) for _, e in known), strict=True))
     return TrueBoxes(known[0][1].frame, boxes, crowds, tuple(labels))

@@ -1,4 +1,4 @@
-"""The published Visual-RFT sets (laolao77/ViRFT_*), or a set of your own with the same three columns.
+"""This module reads the published Visual-RFT sets (laolao77/ViRFT_*), or a set of your own with the same columns.
 
     ViRFT_COCO_8_cate_4_shot/                        or, written by `save_to_disk`,  my_set/
       data/                                                                            dataset_dict.json
@@ -6,12 +6,12 @@
                                                                                          dataset_info.json, state.json
     columns: image, problem, solution                                                    data-00000-of-00001.arrow
 
-A single .parquet file will do too.  Questions are kept word for word, because a prompt is part of a result; only the
-literal "<image>" that some evaluation texts begin with is taken off.  Every solution is read by the task's parser
-before anything is trained.  Needs the `datasets` package; pictures stay on disk and are decoded when asked about.
+A single .parquet file works too.  Questions are kept word for word, because a prompt is part of a result; only the
+literal "<image>" at the start of some evaluation texts is removed.  Every solution is parsed before training begins.
+This module needs the `datasets` package; pictures stay on disk and are decoded when needed.
 
-The released code takes only the second form, and the hub gives the first; a set for one task with the script of
-another trained there without a word, at reward 0.  Here either form is read, and the wrong task is refused.
+The released code reads only the second form, while the hub provides the first; and with the script of another task it
+trains at reward 0 without any message.  Here both forms are read, and a wrong task is refused.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _IMAGE_MARK = re.compile(r"\A\s*<image>\n?")
 
 
 def load_virft(data: DataConfig, source: Path, part: str, findings: Findings) -> list[Sample]:
-    """Each row of a parquet file, a folder of them, or a `save_to_disk` folder becomes a sample; its id is SET:ROW.
+    """Return a sample for each row of a parquet file, a folder of them, or a `save_to_disk` folder; its id is SET:ROW.
 
-    A sample's category is what its question asks for, its label, or its instruction.  A row that is wrong goes to
+    A sample's category is the category in its question, its label, or its instruction.  An invalid row goes to
     `findings`.
 
     >>> load_virft(DataConfig("virft"), Path("nowhere"), "train", Findings())
@@ -55,10 +55,8 @@ def load_virft(data: DataConfig, source: Path, part: str, findings: Findings) ->
         raise UserError(f"{source} has no column {' and no '.join(lacking)}; it has {', '.join(table.column_names)}")
     pictures, kept = stored_pictures(table, "image", str(source)), []
     for i, (picture, row) in enumerate(zip(pictures, table.select_columns(["problem", "solution"]), strict=True)):
-        try:
+        with findings.losing(source, f"row {i}", [f"{source.stem}:{i}"]):
             kept.append(_sample(source, picture, row, data.task, findings))
-        except UserError as error:
-            findings.lose(source, f"row {i}", str(error), [f"{source.stem}:{i}"])
     if not kept:
         raise UserError(f"{source} has no row that can be used; check data.folder")
     chosen = set(choose(data.categories, (sample.category for sample in kept), source))
@@ -75,13 +73,16 @@ def _sample(source: Path, picture: StoredPicture, texts: dict[str, Any], task: T
         findings.mend("empty or inverted boxes left out of solutions", source, f"row {picture.row}", what)
     with as_user_error(f"has a solution that cannot be read: {{why}}; is data.task = {task!r} right?", UserError):
         truth = parse_solution(task, sound)
-    _check_picture(picture)
-    category = truth if isinstance(truth, str) else _asked(task, problem)
+    try:
+        read_header(picture)
+    except UserError as error:
+        raise UserError(f"has a picture that {str(error).removeprefix(f'{picture} ')}") from None
+    category = truth if isinstance(truth, str) else _subject(task, problem)
     return Sample(f"{source.stem}:{picture.row}", picture, task, problem, sound, category)
 
 
 def _without_bad_boxes(task: Task, solution: str) -> str:
-    """The solution without boxes that are none, as it was where no box is left.
+    """Remove invalid boxes from the solution; if no box would be left, return it unchanged.
 
     >>> _without_bad_boxes("grounding", "<answer>(10,20),(10,40)</answer>")  # refused when it is parsed
     '<answer>(10,20),(10,40)</answer>'
@@ -93,19 +94,11 @@ def _without_bad_boxes(task: Task, solution: str) -> str:
     return prompts.detection_solution(answer.boxes, 1 if certain else answer.confidence)
 
 
-def _asked(task: Task, problem: str) -> str:
-    """The category or the instruction in a question; a question in other words stands for itself.
+def _subject(task: Task, problem: str) -> str:
+    """Return the category or the instruction in a question, or the whole question if its wording is unknown.
 
-    >>> _asked("detection", prompts.detection("fire hydrant")), _asked("grounding", prompts.grounding("the taller cup"))
-    ('fire hydrant', 'the taller cup')
+    >>> _subject("detection", prompts.detection("fire hydrant")), _subject("grounding", prompts.grounding("the cup"))
+    ('fire hydrant', 'the cup')
     """
-    found = (_INSTRUCTION if task == "grounding" else _CATEGORY).search(problem)
-    return found[1].strip() if found else problem.strip()
-
-
-def _check_picture(picture: StoredPicture) -> None:
-    try:
-        read_header(picture)
-    except UserError as error:
-        what = str(error).removeprefix(f"{picture} ")
-        raise UserError(f"has a picture that {what}") from None
+    match = (_INSTRUCTION if task == "grounding" else _CATEGORY).search(problem)
+    return match[1].strip() if match else problem.strip()

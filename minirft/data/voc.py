@@ -1,4 +1,4 @@
-"""Pascal VOC's layout (also LabelImg's, CVAT's and Roboflow's) as the tables of COCO's format.
+"""This module reads Pascal VOC's layout (also LabelImg's, CVAT's and Roboflow's) into the tables of COCO's format.
 
     VOC2012/                                     or    pets/
       ImageSets/Main/train.txt, val.txt, test.txt        train/1.jpg, train/1.xml
@@ -9,8 +9,8 @@
                <object><name>cat</name><difficult>0</difficult>
                  <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>200</xmax><ymax>100</ymax></bndbox></object></annotation>
 
-As the VOC development kit has it, the first pixel is 1 and the last belongs to the box: 1 to 200 is 0 to 200 here.  A
-difficult object is neither asked for nor counted as false, like a crowd of COCO's.
+As in the VOC development kit, pixels are counted from 1 and the last one belongs to the box: 1 to 200 there is 0 to 200
+here.  A difficult object is treated like a COCO crowd: it is not part of a solution, and a box on it is no error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def parts_of_voc(root: Path) -> dict[str, list[Path]]:
-    """The annotation files of each part, by the names train, val and test; empty where there are no parts."""
+    """Return {train, val or test: its annotation files}, or {} if there are no parts."""
     lists = root / "ImageSets" / "Main"
     if lists.is_dir():
         names = {"train": "train", "val": "val", "test": "test"}
@@ -39,14 +39,14 @@ def parts_of_voc(root: Path) -> dict[str, list[Path]]:
         return {part: list(_listed(root, path)) for part, path in files.items() if path.is_file()}
     below = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
     folders = {part: path for part, names in PARTS.items() for path in below if path.name.lower() in names}
-    found = {part: _annotations(path) for part, path in folders.items()}
-    return found if found.get("train") else {}
+    parts = {part: _annotations(path) for part, path in folders.items()}
+    return parts if parts.get("train") else {}
 
 
 def voc_tables(data: DataConfig, root: Path, part: str, findings: Findings) -> Tables:
-    """The three tables of a part are read, or of the whole folder where it has no parts.
+    """Read the three tables of a part, or of the whole folder if it has no parts.
 
-    Raises `UserError` for a folder without annotations; a file that is wrong goes to `findings`.
+    Raises `UserError` for a folder without annotations; an invalid file goes to `findings`.
     """
     parts = parts_of_voc(root)
     files = parts.get(part, []) if parts else _annotations(root)
@@ -81,13 +81,13 @@ def _annotations(folder: Path) -> list[Path]:
 
 
 def _picture(path: Path, name: str) -> Path:
-    """The picture of an annotation file: of the name in it or of the file's own, beside it or in JPEGImages."""
+    """Return the picture of an annotation file: with the name in it or the file's stem, beside it or in JPEGImages."""
     base = name.replace("\\", "/").split("/")[-1]
     folders = (path.parent, path.parent.parent / "JPEGImages", path.parent.parent / "images")
-    named = [folder / base for folder in folders]
-    alike = [found for folder in folders if folder.is_dir() for found in sorted(folder.glob(f"{path.stem}.*"))]
-    pictures = [found for found in alike if found.suffix.lower() not in (".xml", ".txt")]
-    return next((found for found in (*named, *pictures) if found.is_file()), named[0])
+    by_name = [folder / base for folder in folders]
+    by_stem = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob(f"{path.stem}.*"))]
+    pictures = [file for file in by_stem if file.suffix.lower() not in (".xml", ".txt")]
+    return next((file for file in (*by_name, *pictures) if file.is_file()), by_name[0])
 
 
 def _objects(path: Path, name: str, tree: ElementTree.Element) -> Iterator[Row]:

@@ -1,15 +1,15 @@
-"""YOLO's layout (Ultralytics, and Roboflow's export of it) as the tables of COCO's format.
+"""This module reads YOLO's layout (Ultralytics, and Roboflow's export of it) into the tables of COCO's format.
 
-    data.yaml                  path: .            the root; left out, the folder of this file
+    data.yaml                  path: .            the root; the default is the folder of this file
                                train: images/train     a folder, a list of folders, or a .txt of pictures
                                val: images/val         (test: likewise)
                                names: {0: cat, 1: dog}     or a list
     images/train/1.jpg
     labels/train/1.txt         a line for each object: CLASS CENTRE_X CENTRE_Y WIDTH HEIGHT, shares of the picture;
-                               of a polygon (CLASS X Y X Y X Y ...) the bounds are taken
+                               a polygon (CLASS X Y X Y X Y ...) is replaced by its bounding box
 
-A picture without a label file shows none of the categories.  Shares are of the picture upright, as Ultralytics reads
-it: a turn that a camera noted is applied.
+A picture without a label file shows none of the categories.  Shares refer to the picture after its EXIF rotation, as in
+Ultralytics.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ from minirft.data.checks import floats, is_junk, read_text
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.tables import Tables
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif"}
+from minirft.pictures import SUFFIXES
 
 
 def parts_of_yolo(folder: Path) -> list[str]:
-    """The parts that data.yaml names, of train, val and test."""
+    """Return the parts (train, val, test) that data.yaml names."""
     data = _settings(_yaml(folder))
     return [part for part in ("train", "val", "test") if data.get(part)]
 
 
 def yolo_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -> Tables:
-    """The three tables of a part are read; `folder` is that of data.yaml, or the file itself.
+    """Read the three tables of a part; `folder` holds data.yaml, or is that file.
 
-    Raises `UserError` for a data.yaml that cannot be read; a label file's line that is wrong goes to `findings`.
+    Raises `UserError` for a data.yaml that cannot be read; an invalid line of a label file goes to `findings`.
     """
     source = _yaml(folder)
     settings = _settings(source)
@@ -55,11 +54,11 @@ def yolo_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -
 def _yaml(folder: Path) -> Path:
     if folder.is_file():
         return folder
-    found = [path for name in ("data.yaml", "dataset.yaml", "data.yml") if (path := folder / name).is_file()]
-    found = found or sorted(folder.glob("*.yaml"))
-    if not found:
+    files = [path for name in ("data.yaml", "dataset.yaml", "data.yml") if (path := folder / name).is_file()]
+    files = files or sorted(folder.glob("*.yaml"))
+    if not files:
         raise UserError(f"no data.yaml in {folder}; set data.folder to it or to its folder")
-    return found[0]
+    return files[0]
 
 
 def _settings(source: Path) -> dict[str, Any]:
@@ -72,9 +71,9 @@ def _settings(source: Path) -> dict[str, Any]:
 
 
 def _pictures(source: Path, data: dict[str, Any], part: str) -> Iterator[Path]:
-    """The pictures of a part: of its folders, or those that its .txt files list."""
+    """Return the pictures of a part: those in its folders, or those that its .txt files list."""
     root = source.parent / str(data.get("path") or "")
-    root = root if root.is_dir() else source.parent  # `path` is often one of the machine that wrote the file
+    root = root if root.is_dir() else source.parent  # `path` is often a path on the machine that wrote the file
     entries = data.get(part) or []
     for entry in entries if isinstance(entries, list) else [entries]:
         place = root / str(entry)
@@ -91,7 +90,7 @@ def _pictures(source: Path, data: dict[str, Any], part: str) -> Iterator[Path]:
 
 
 def _label_file(picture: Path) -> Path:
-    """labels/a.txt of images/a.jpg: the last folder "images" of the path becomes "labels"."""
+    """Return the label file of a picture: the last folder "images" becomes "labels", as in labels/a.txt."""
     parts = list(picture.parts)
     at = max((i for i, part in enumerate(parts[:-1]) if part == "images"), default=None)
     if at is not None:
@@ -100,7 +99,7 @@ def _label_file(picture: Path) -> Path:
 
 
 def _rows(picture: Path, name: str, source: Path) -> Iterator[BoxRow]:
-    """The picture itself, whose boxes may be none, and a row for each line of its label file."""
+    """Yield a row without boxes for the picture itself, and a row for each line of its label file."""
     yield BoxRow((source, ""), name, picture=picture)
     path = _label_file(picture)
     for number, line in enumerate(read_text(path, "").splitlines() if path.is_file() else [], 1):
@@ -111,7 +110,7 @@ def _rows(picture: Path, name: str, source: Path) -> Iterator[BoxRow]:
 
 
 def _corners(words: list[str]) -> list[float] | str:
-    """The box of a line in shares of the picture, [x1, y1, x2, y2], or its problem."""
+    """Return the box of a line in shares of the picture, [x1, y1, x2, y2], or its problem."""
     numbers = floats(words)
     polygon = len(numbers) >= 6 and len(numbers) % 2 == 0
     if len(numbers) != 4 and not polygon:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from minirft.pictures.opening import (
         ASPECT,
         MARKED,
+        SUFFIXES,
         TURNED,
         UNREADABLE,
         habits,

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 TURNED, MARKED, ORIENTATION = range(5, 9), range(2, 9), 0x0112  # EXIF values: quarter turns, any change; their tag
 # Pillow's errors for a damaged file, a file that is no picture, and a decompression bomb.
 UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif")
 ASPECT = 200  # Qwen2-VL's processor refuses a picture with a side over 200 times the other
 
 

@@ -1,4 +1,4 @@
-"""Runs: a run on disk, from its settings to its log, checkpoints, answers and exports, and the loop that drives it."""
+"""Runs: this room holds a run on disk (settings, log, checkpoints, answers, exports) and the loop that drives it."""
 
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     )
     from minirft.runs.history import History, groups_of, read_history
     from minirft.runs.log import METRICS, library_version, plain, provenance, read_log
-    from minirft.runs.loop import frame_warning, generate, judged, run_steps
-    from minirft.runs.new_pictures import DRAWN, find_pictures
+    from minirft.runs.loop import generate, judged, run_steps
     from minirft.runs.predictions import default_file, predict, settings, write_coco_results
     from minirft.runs.step import (
         Row,
@@ -38,5 +37,6 @@ if TYPE_CHECKING:
     from minirft.runs.toml import differences, from_table, read_toml
     from minirft.runs.tracking import tracked
     from minirft.runs.two_stages import NO, answers_in_two_stages, presence_question
+    from minirft.runs.watches import frame_warning
 
 __getattr__, __all__ = lazily(__name__)

@@ -1,8 +1,8 @@
-"""Asking a policy about new pictures: a question, its answers, and each of them in the pixels of the picture itself.
+"""This module asks a policy about new pictures and returns the answers in the pixels of each picture.
 
 A category, a family or an instruction becomes the question that the policy was trained on (`prompts`); any other text
-is asked as it is.  With several answers to a picture their agreement shows how sure the policy is, whatever confidence
-it writes down.
+is asked unchanged.  With several sampled answers to a picture, their agreement shows how certain the policy is,
+independently of the confidence in its answers.
 """
 
 from __future__ import annotations
@@ -18,31 +18,22 @@ from PIL import Image
 
 from minirft import UserError
 from minirft.data import question as own_question
+from minirft.pictures import UNREADABLE, open_picture, to_rgb
 from minirft.policy import Policy
-from minirft.rewards import (
-    MODEL,
-    Detections,
-    ParseFailure,
-    convert,
-    iou,
-    match_hungarian,
-    normalise,
-    parse,
-    pixels,
-)
-from minirft.runs.new_pictures import upright
+from minirft.rewards import MODEL, Detections, ParseFailure, convert, iou, match_hungarian, normalise, parse, pixels
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Sample, Task
 
-SENTENCE = (".", "?", "!", ":")  # a text that ends so is no name
+SENTENCE = (".", "?", "!", ":")  # the end of a text that is a sentence, not a name
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was answered about one picture.
+    """An `Answer` is the parsed answer to a question about one picture.
 
-    `boxes` are xyxy in pixels of the upright picture, `confidence` one for each where the task has them, `label` a
-    label, or yes or no; `failure` is why the text could not be read or the picture not be asked about, else None.
+    `boxes` are xyxy in pixels of the upright picture; `confidence` has one number for each box, if the task has
+    confidences; `label` is a label, or yes or no; `failure` is the reason why the text could not be parsed or the
+    picture could not be used, or None.
     """
 
     picture: str
@@ -54,16 +45,16 @@ class Answer:
     failure: str | None = None
 
     def row(self) -> dict[str, Any]:
-        """The answer as JSON holds it."""
+        """Return the answer as a dict for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A picture with its answer; `picture` is None where it did not open.
+    """An `Answered` is a picture with its answer; `picture` is None if it did not open.
 
-    Of several sampled answers `answer` is the one that most others are like, `agreement` the share of all that are,
-    and `texts` has all of them; a greedy answer has neither.
+    With several sampled answers, `texts` has all of them, `answer` is the most common one, and `agreement` is the share
+    of answers that are alike to it.  With a greedy answer, `texts` is empty and `agreement` is None.
     """
 
     picture: Image.Image | None
@@ -74,10 +65,10 @@ class Answered:
 
 @dataclass(frozen=True)
 class Asking:
-    """How to ask: the kind of question, and how completions are drawn; `samples` = 0 is one greedy answer."""
+    """`Asking` holds the kind of question and the sampling settings; `samples` = 0 means one greedy answer."""
 
     task: Task = "detection"
-    question: str = ""  # a template of the run's own, as `data.question`
+    question: str = ""  # the run's template, as in `data.question`
     samples: int = 0
     temperature: float = 1.0
     max_completion_length: int = 256
@@ -85,8 +76,21 @@ class Asking:
     seed: int = 0
 
 
+def upright(picture: Path | Image.Image) -> Image.Image:
+    """Open a picture or its file in RGB and apply its EXIF rotation.  Raises `UserError` if it does not open."""
+    try:
+        if isinstance(picture, Image.Image):
+            return to_rgb(picture, upright=True)
+        with open_picture(picture) as opened:
+            return to_rgb(opened, upright=True)
+    except FileNotFoundError:
+        raise UserError(f"no picture at {picture}; check the path") from None
+    except UNREADABLE as error:
+        raise UserError(f"{picture} will not open as a picture ({error}); repair or remove it") from None
+
+
 def answer(policy: Policy, picture: Path | Image.Image, question: str, how: Asking | None = None) -> Answer:
-    """The policy answers one question about one picture.
+    """Return the policy's answer to one question about one picture.
 
     Raises `UserError` for a picture that will not open or does not fit into the prompt.
 
@@ -103,9 +107,9 @@ def answer(policy: Policy, picture: Path | Image.Image, question: str, how: Aski
 
 
 def ask(policy: Policy, pictures: Sequence[Path], question: str, how: Asking) -> Iterator[Answered]:
-    """The policy answers the question about each picture, in order.
+    """Yield the policy's answer to the question about each picture, in order.
 
-    A picture that will not open, or cannot be asked about, gets an answer whose `failure` says why.
+    A picture that does not open, or does not fit into the prompt, gets an answer with the reason in `failure`.
     """
     for start in range(0, len(pictures), how.batch):
         refused: dict[Path, Answered] = {}
@@ -115,63 +119,63 @@ def ask(policy: Policy, pictures: Sequence[Path], question: str, how: Asking) ->
                 good.append(policy.encode(sample_of(upright(path), str(path), question, how)))
             except UserError as error:
                 refused[path] = Answered(None, Answer(str(path), wording(question, how), failure=str(error)))
-        found = iter(_answers(policy, good, how, how.seed + start))
-        yield from (refused.get(path) or next(found) for path in pictures[start : start + how.batch])
+        answers = iter(_answers(policy, good, how, how.seed + start))
+        yield from (refused.get(path) or next(answers) for path in pictures[start : start + how.batch])
 
 
-def _answers(policy: Policy, asked: list[Prompt], how: Asking, seed: int) -> list[Answered]:
-    """What stands for the completions of each of P prompts."""
-    if not asked:
+def _answers(policy: Policy, prompts: list[Prompt], how: Asking, seed: int) -> list[Answered]:
+    """Return the most common answer to each of P prompts."""
+    if not prompts:
         return []
     rollout = sample_groups(
         policy,
-        asked,
+        prompts,
         group_size=how.samples or 1,
         temperature=how.temperature,
         max_completion_length=how.max_completion_length,
         generator=torch.Generator().manual_seed(seed),
         greedy=not how.samples,
     )
-    found = []
-    for p, prompt in enumerate(asked):
+    answers = []
+    for p, prompt in enumerate(prompts):
         picture, texts = prompt.sample.picture(), rollout.texts[rollout.rows(p)]
-        place, agreement = standing(how.task, texts)
+        place, agreement = most_common(how.task, texts)
         sampled = (agreement, tuple(texts)) if how.samples else ()
-        found.append(Answered(picture, read_answer(prompt.sample, texts[place], picture.size), *sampled))
-    return found
+        answers.append(Answered(picture, parse_answer(prompt.sample, texts[place], picture.size), *sampled))
+    return answers
 
 
-def read_answer(sample: Sample, text: str, size: tuple[int, int]) -> Answer:
-    """A completion is read as an answer in pixels of a picture of `size`, (width, height).
+def parse_answer(sample: Sample, text: str, size: tuple[int, int]) -> Answer:
+    """Parse a completion as an answer in pixels of a picture of `size`, (width, height).
 
     >>> sample = Sample("a.jpg", Path("a.jpg"), "grounding", "the cup", "")
-    >>> read_answer(sample, "<answer>(100,200),(500,1000)</answer>", (640, 480)).boxes
+    >>> parse_answer(sample, "<answer>(100,200),(500,1000)</answer>", (640, 480)).boxes
     [[64.0, 96.0, 320.0, 480.0]]
     """
-    found = parse(sample.task, text)
+    parsed = parse(sample.task, text)
     boxes, confidence, label, failure = np.zeros((0, 4)), [], None, None
-    if isinstance(found, ParseFailure):
-        failure = found.reason
-    elif isinstance(found, Detections):
-        boxes, confidence = found.boxes, found.confidence.tolist()
-        failure = f"{found.invalid} of {len(found)} boxes are malformed" if found.invalid else None
-    elif isinstance(found, np.ndarray):
-        boxes = found[None]
+    if isinstance(parsed, ParseFailure):
+        failure = parsed.reason
+    elif isinstance(parsed, Detections):
+        boxes, confidence = parsed.boxes, parsed.confidence.tolist()
+        failure = f"{parsed.invalid} of {len(parsed)} boxes are malformed" if parsed.invalid else None
+    elif isinstance(parsed, np.ndarray):
+        boxes = parsed[None]
     else:
-        label = ("yes" if found else "no") if isinstance(found, bool) else found
-    here = convert(boxes, MODEL, pixels(*size)).round(2).tolist()
-    return Answer(sample.id, sample.problem, text, here, confidence, label, failure)
+        label = ("yes" if parsed else "no") if isinstance(parsed, bool) else parsed
+    in_pixels = convert(boxes, MODEL, pixels(*size)).round(2).tolist()
+    return Answer(sample.id, sample.problem, text, in_pixels, confidence, label, failure)
 
 
 # ------------------------------------------------------------------ agreement
 
 
-def standing(task: Task, texts: Sequence[str]) -> tuple[int, float]:
-    """The answer that most others are like stands for all: its place, and the share of all that are like it.
+def most_common(task: Task, texts: Sequence[str]) -> tuple[int, float]:
+    """Return the index of the answer that is alike to most others, and the share of answers that are alike to it.
 
-    An answer that cannot be read is like no other, nor itself: where none can be read the agreement is 0.
+    An answer that cannot be parsed is alike to none, not even to itself; if all are such, the share is 0.
 
-    >>> standing("presence", ["<answer>no</answer>", "<answer>yes</answer>", "<answer>Yes.</answer>", "hm"])
+    >>> most_common("presence", ["<answer>no</answer>", "<answer>yes</answer>", "<answer>Yes.</answer>", "hm"])
     (1, 0.5)
     """
     answers = [parse(task, text) for text in texts]
@@ -181,7 +185,7 @@ def standing(task: Task, texts: Sequence[str]) -> tuple[int, float]:
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Whether two parsed answers are equal: the same label, or as many boxes that match one to one at IoU .5.
+    """Return whether two parsed answers have the same label, or equally many boxes that match one to one at IoU .5.
 
     >>> alike("Basset hound", "basset-hound"), alike(np.array([0, 0, 9.0, 9]), np.array([5.0, 5, 9, 9]))
     (True, False)
@@ -200,10 +204,10 @@ def alike(a: Any, b: Any) -> bool:
 
 
 def wording(text: str, how: Asking) -> str:
-    """A name or an instruction is put into the words of `prompts` or of `how.question`; any other text is kept.
+    """Put a name or an instruction into the question of `prompts` or of `how.question`; return other text unchanged.
 
-    A name is one line without a mark of a sentence at its end; what has an <answer> tag is a whole question.  An
-    instruction, for grounding, may be a sentence.
+    A name is one line that does not end like a sentence.  A text with an <answer> tag is a whole question.  In
+    grounding an instruction may be a sentence.
 
     >>> wording("cat", Asking("presence")).splitlines()[0]
     "Look at the image: is there at least one object of the category 'cat' in it?"
@@ -216,5 +220,5 @@ def wording(text: str, how: Asking) -> str:
 
 
 def sample_of(picture: Image.Image, name: str, question: str, how: Asking) -> Sample:
-    """A question about a picture becomes a sample without a solution."""
+    """Return a sample without a solution for a question about a picture."""
     return Sample(name, picture, how.task, wording(question, how), "", question)

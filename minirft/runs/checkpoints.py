@@ -1,12 +1,12 @@
-"""Checkpoints from which a run goes on bit for bit.
+"""This module writes and reads checkpoints, from which a run continues bit for bit.
 
-    folder/step-000040/weights.safetensors     what is trained: an adapter, or all weights
+    folder/step-000040/weights.safetensors     the trained weights: an adapter, or all weights
                        optimizer.safetensors   the optimiser's tensors
                        state.json              everything else: step, param groups, place in the data
                        manifest.json           SHA-256 of the three files above
 
-A checkpoint appears whole or not at all: it is written beside its place, flushed to the disk, and renamed.
-There is no pickle in it.  The manifest tells a damaged one, and then the one before it is used.
+A checkpoint is written completely or not at all: it is written under another name, flushed to the disk, and renamed.
+It contains no pickle.  If the manifest shows that a checkpoint is damaged, the one before it is used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load_checkpoint` found; give `optimizer` to the optimiser's `load_state_dict`."""
+    """A `Checkpoint` is the result of `load_checkpoint`; `optimizer` is for the optimiser's `load_state_dict`."""
 
     path: Path
     step: int
@@ -45,9 +45,9 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, step: int, weights: Mapping[str, Tensor], optimizer: Optimizer, extra: dict[str, Any], keep: int = 2
 ) -> Path:
-    """Write `folder/step-000040` whole or not at all, then remove all but the newest `keep`.
+    """Write `folder/step-000040` completely or not at all, then remove all but the newest `keep`.
 
-    `extra` is anything JSON can hold.  Whatever stops the save, the earlier checkpoints stay as they are.
+    `extra` is anything that JSON can hold.  If the save fails for any reason, the earlier checkpoints are unchanged.
     Raises `UserError` when the disk is full or cannot be written.
     """
     folder, target = Path(folder), Path(folder) / f"step-{step:06d}"
@@ -61,7 +61,7 @@ def save_checkpoint(
         for name, data in files.items():
             _write(temporary / name, data)
         _flush_folder(temporary)
-        if target.exists():  # never without a whole checkpoint: the old one keeps a name that loads
+        if target.exists():  # rename the old one to a name that still loads, so that one complete checkpoint remains
             os.replace(target, _free_name(target))
         os.replace(temporary, target)
         _flush_folder(folder)
@@ -76,14 +76,18 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """The newest checkpoint whose files are all as they were written; `notes` names the damaged ones skipped.
+    """Load the newest checkpoint without damage; `notes` names the damaged ones that were skipped.
 
     Raises `UserError` when there is none.
     """
     notes: list[str] = []
     for path in _newest_first(Path(folder)):
         try:
-            return Checkpoint(path, *_decode(_read(path)), notes)
+            files = _read(path)
+            weights, tensors = (safetensors.torch.load(files[name]) for name in FILES[:2])
+            state = json.loads(files["state.json"])
+            optimizer = _with_tensors(state["optimizer"], tensors)
+            return Checkpoint(path, state["step"], weights, optimizer, state["extra"], notes)
         except (OSError, ValueError) as damage:
             notes.append(f"checkpoint {path} is damaged ({damage}); using the one before it")
     if notes:
@@ -95,7 +99,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _encode(step: int, weights: Mapping[str, Tensor], optimizer: Any, extra: Any) -> dict[str, bytes]:
-    """The four files of a checkpoint, the manifest last."""
+    """Return the four files of a checkpoint, the manifest last."""
     tensors: dict[str, Tensor] = {}
     state = {"step": step, "optimizer": _without_tensors(optimizer, tensors), "extra": extra}
     files = {
@@ -107,16 +111,10 @@ def _encode(step: int, weights: Mapping[str, Tensor], optimizer: Any, extra: Any
     return {**files, MANIFEST: json.dumps(digests).encode()}
 
 
-def _decode(files: dict[str, bytes]) -> tuple[int, dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    weights, tensors = (safetensors.torch.load(files[name]) for name in FILES[:2])
-    state = json.loads(files["state.json"])
-    return state["step"], weights, _with_tensors(state["optimizer"], tensors), state["extra"]
-
-
 def _without_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """`tree` as JSON, its tensors moved to `tensors` under their number.
+    """Convert `tree` to JSON and move its tensors to `tensors`, under their number.
 
-    Integer keys and tuples, which JSON lacks and optimisers use, are spelled out; a tensor that occurs twice
+    Integer keys and tuples, which JSON lacks and optimisers use, are encoded as lists; a tensor that occurs twice
     (bitsandbytes shares its quantisation maps) is stored once.
     """
     if isinstance(tree, Tensor):
@@ -132,7 +130,7 @@ def _without_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _with_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `_without_tensors`."""
+    """Invert `_without_tensors`."""
     if not isinstance(tree, dict):
         return tree
     [(kind, content)] = tree.items()
@@ -164,7 +162,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, bytes]:
-    """The files of a checkpoint, each compared with its digest; `ValueError` names the first that differs."""
+    """Read the files of a checkpoint and check their digests.  Raises `ValueError` with the first that differs."""
     digests = json.loads((path / MANIFEST).read_bytes())
     files = {name: (path / name).read_bytes() for name in FILES}
     for name, data in files.items():
@@ -174,7 +172,7 @@ def _read(path: Path) -> dict[str, bytes]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Checkpoints by descending step; one that was set aside (`step-000040-1`) after the one that replaced it."""
+    """Return the checkpoints by descending step; a replaced one (`step-000040-1`) comes after its replacement."""
     numbered = [([int(part) for part in path.name.split("-")[1:]], path) for path in folder.glob("step-[0-9]*")]
     return [path for _, path in sorted(numbered, key=lambda item: (-item[0][0], len(item[0]), item[0]))]
 

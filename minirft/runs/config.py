@@ -1,10 +1,10 @@
-"""Every setting of a run in one frozen dataclass, and the TOML files that fill it in.
+"""This module defines all settings of a run in one frozen dataclass, and reads them from TOML files.
 
-Each field says its unit, its symbol, and where the default comes from: *paper* (Visual-RFT, arXiv 2503.01785),
-*released* (github.com/Liuziyu77/Visual-RFT), *TRL* (1.16), or *measured* (by us, on the embedded model).  The
-defaults train the embedded model on one CPU core; `configs/coco_8cate_4shot.toml` holds the paper's settings.
+Each field is documented with its unit, its symbol, and the source of the default: *paper* (Visual-RFT, arXiv
+2503.01785), *released* (github.com/Liuziyu77/Visual-RFT), *TRL* (1.16), or *measured* (by us, on the embedded model).
+The defaults train the embedded model on one CPU core; `configs/coco_8cate_4shot.toml` holds the paper's settings.
 
-A mistake in a file or a flag is a `UserError` of one line: what, where, what to do.
+A mistake in a file or a flag raises a `UserError` of one line: what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHIPPED = Path(__file__).parents[1] / "configs"
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """All settings of one run.  `dataclasses.replace(config, group_size=4)` varies it.
+    """`GRPOConfig` holds all settings of one run.  `dataclasses.replace(config, group_size=4)` makes a variant.
 
     >>> GRPOConfig(group_size=1)
     Traceback (most recent call last):
@@ -38,13 +38,13 @@ class GRPOConfig:
     model: str = "tiny"
     """`tiny` (the embedded model), `qwen2-vl-2b`, `qwen2-vl-7b`, or the folder of a Qwen2-VL."""
     quantize: Literal["none", "nf4"] = "none"
-    """`nf4` holds the frozen linear layers in 4 bits (bitsandbytes); it needs `train = "lora"`."""
+    """`nf4` stores the frozen linear layers in 4 bits (bitsandbytes); it needs `train = "lora"`."""
     train: Literal["lora", "full"] = "full"
-    """What learns: low-rank adapters or all language-model weights.  Released: full."""
+    """Trainable weights: low-rank adapters, or all language-model weights.  Released: full."""
     train_vision: bool = False
-    """Let the vision tower learn too.  Released: yes; ours: no, so that picture features are computed once."""
+    """Train the vision tower too.  Released: yes; ours: no, so that picture features are computed once."""
     lora: LoraSettings = field(default_factory=LoraSettings)
-    """Adapter settings, read when `train = "lora"`."""
+    """Adapter settings, used when `train = "lora"`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the weights; `auto` is float32 on a CPU and bfloat16 on a GPU."""
     device: str = "auto"
@@ -54,15 +54,15 @@ class GRPOConfig:
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time.  Released: off."""
     shared_prefix: bool = True
-    """Pass prompt and picture through the model once for a group; false is the naive path, the same numbers slower."""
+    """Run the model on prompt and picture once per group; false gives the same numbers more slowly."""
     offload_vision: bool = False
-    """Keep the frozen vision tower in host memory; it visits the GPU only for a picture it has not seen."""
+    """Keep the frozen vision tower in host memory, and copy it to the GPU only for a new picture."""
     offload_embedding: bool = False
-    """Look tokens up in host memory; only where the embedding is not also the head, as in 7B."""
+    """Look up tokens in host memory; possible only if the embedding is not also the head, as in 7B."""
 
     # --- the data
     data: DataConfig = field(default_factory=DataConfig)
-    """Where the samples come from."""
+    """Settings of the data."""
     max_pixels: int | None = None
     """Largest picture in pixels (28 x 28 pixels are one token); None keeps the model's own.  Released: 401408."""
     max_prompt_length: int = 1024
@@ -70,53 +70,54 @@ class GRPOConfig:
 
     # --- the rollout
     seed: int = 0
-    """All randomness of a step is a function of (seed, step)."""
+    """Seed of the run; all randomness of a step is a function of (seed, step)."""
     steps: int = 60
-    """Rollouts in the run.  Paper: 200 for few-shot."""
+    """Training steps, one rollout each.  Paper: 200 for few-shot."""
     prompts_per_step: int = 8
-    """P, prompts in a step.  Released: 16 (8 GPUs x accumulation 2).  Measured: 8 suffice for `tiny`."""
+    """P, prompts in a step.  Released: 16 (8 GPUs x accumulation 2).  Measured: 8 are enough for `tiny`."""
     group_size: int = 8
     """G, completions per prompt.  Paper: 8 for 2B, 4 for 7B."""
     temperature: float = 1.0
-    """Divides the logits, in sampling and in every log-probability.  Released: 1."""
+    """Divisor of the logits, in sampling and in every log-probability.  Released: 1."""
     max_completion_length: int = 96
     """T, longest completion in tokens.  TRL: 256, which the released scripts use; `tiny` answers in about 40."""
 
     decoder: Literal["growing", "graph"] = "growing"
-    """How a token is decoded: `growing` drops rows that ended; `graph` replays a CUDA graph (not measured yet)."""
+    """Decoding method: `growing` drops rows that have ended; `graph` replays a CUDA graph (not measured yet)."""
     prompts_per_decode: int = 0
-    """Prompts whose groups are decoded together; 0 = all of the step.  Fewer, less memory, the same completions."""
+    """Prompts whose groups are decoded together; 0 = all of the step.  Fewer need less memory; the completions are the
+    same."""
 
     # --- reward and advantage
     reward: str = "strict"
-    """`strict` (ours), `paper` (its equations), `official` (what the released code computes), or your own function:
-    FILE.py:NAME."""
+    """Reading of the reward: `strict` (ours), `paper` (its equations) or `official` (the released code); or a function
+    of your own, FILE.py:NAME."""
     reward_timeout: float = 10.0
-    """Seconds that one call of a function of your own may take; 0 = no limit."""
+    """Time limit for one call of a function of your own, in seconds; 0 = no limit."""
     reward_weights: dict[str, float] = field(default_factory=dict)
-    """Weight of each part, such as {"confidence": 0.0}; a part left out weighs 1.  Paper, equation 5: all 1."""
+    """Weight of each part, such as {"confidence": 0.0}; the default is 1.  Paper, equation 5: all 1."""
     advantage_scale: Literal["std", "mean", "batch", "none"] = "std"
-    """Divide by the group's standard deviation (GRPO), by nothing (`mean`, Dr. GRPO), by the batch's, or
-    take the bare rewards (`none`)."""
+    """Divide by the group's standard deviation (`std`, GRPO), by nothing (`mean`, Dr. GRPO), or by the batch's
+    (`batch`); `none` uses the rewards themselves as advantages."""
     advantage_eps: float = 1e-4
     """Added to the standard deviation, in reward units.  TRL, released: 1e-4."""
     skip_degenerate: bool = False
-    """Leave groups of equal rewards out of the update.  They carry no advantage, but do count as tokens.
-    Refused with `advantage_scale = "none"`, where they do carry it."""
+    """Leave groups of equal rewards out of the update.  Their advantages are 0, but their tokens count in the loss.
+    Refused with `advantage_scale = "none"`, where their advantages are not 0."""
 
     # --- the loss
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo"] = "grpo"
-    """Which member of the family.  Paper: grpo."""
+    """Member of the GRPO family.  Paper: grpo."""
     clip_eps: float = 0.2
-    """epsilon, how far the ratio may fall below 1 before its gradient stops.  TRL: 0.2."""
+    """epsilon, the amount by which the ratio may fall below 1 before its gradient becomes 0.  TRL: 0.2."""
     clip_eps_high: float = 0.2
-    """The same above 1.  TRL: equal to `clip_eps`; DAPO: 0.28."""
+    """epsilon above 1, the amount by which the ratio may exceed 1.  TRL: equal to `clip_eps`; DAPO: 0.28."""
     importance_cap: float = 0.0
-    """Weigh each token by min(π_learning / π_sampling, cap), the same weights in two arithmetics; 0 = off.  TRL's
-    `token_truncate`: 3."""
+    """Multiply each token's loss by min(π_learning / π_sampling, cap), for one policy computed in two ways; 0 = off.
+    TRL's `token_truncate`: 3."""
     kl_coef: float = 0.0
     """beta, weight of the divergence from the reference, per nat; 0 needs no reference.  The paper's runs had
-    0.04 (TRL <= 0.18); later TRL says 0.  Measured: no benefit on `tiny`."""
+    0.04 (TRL <= 0.18); the default of later TRL is 0.  Measured: no benefit on `tiny`."""
     kl: Literal["k1", "k2", "k3"] = "k3"
     """Estimator of that divergence.  DeepSeekMath, TRL: k3."""
 
@@ -124,9 +125,9 @@ class GRPOConfig:
     optimiser: Literal["adamw", "adamw8bit"] = "adamw"
     """`adamw8bit` keeps the two moments in 8 bits (bitsandbytes): 2 bytes a weight instead of 8."""
     updates_per_rollout: int = 1
-    """mu, optimiser steps on one rollout; clipping acts from the second on.  TRL: 1."""
+    """mu, optimiser steps on one rollout; clipping has an effect from the second on.  TRL: 1."""
     learning_rate: float = 2e-4
-    """Peak step size.  Released: 1e-6, full-parameter 2B.  Measured on `tiny`: 5e-5 to 2e-4 end level."""
+    """Peak step size.  Released: 1e-6, full-parameter 2B.  Measured on `tiny`: 5e-5 to 2e-4 give equal results."""
     lr_schedule: Literal["constant", "linear"] = "constant"
     """`linear` falls to 0 at the last step.  TRL: linear."""
     warmup_steps: int = 0
@@ -136,7 +137,7 @@ class GRPOConfig:
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this 2-norm.  TRL: 1."""
     rows_per_pass: int = 0
-    """Completions per backward pass; 0 = all of the step at once.  More passes, less memory, the same gradient."""
+    """Completions per backward pass; 0 = all of the step.  Fewer need less memory; the gradient is the same."""
 
     # --- supervised fine-tuning, the baseline
     sft_target: Literal["answer", "reasoning"] = "answer"
@@ -156,7 +157,7 @@ class GRPOConfig:
     save_every: int = 20
     """Steps between checkpoints; the last step is always saved.  Released: 100."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept; with 2, a damaged one has one before it."""
+    """Number of newest checkpoints to keep; 2 allow for a damaged one."""
     out: Path = Path("runs/train")
     """Folder of the run."""
 
@@ -170,15 +171,8 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
     for name in ("steps", "prompts_per_step", "max_completion_length", "max_prompt_length", "updates_per_rollout",
                  "sft_steps", "save_every", "keep_checkpoints", "eval_batch"):  # fmt: skip
         yield getattr(c, name) >= 1, name, "use a whole number of at least 1"
-    for name in (
-        "seed",
-        "threads",
-        "warmup_steps",
-        "rows_per_pass",
-        "prompts_per_decode",
-        "eval_every",
-        "eval_samples",
-    ):
+    for name in ("seed", "threads", "warmup_steps", "rows_per_pass", "prompts_per_decode", "eval_every",
+                 "eval_samples"):  # fmt: skip
         yield getattr(c, name) >= 0, name, "use a whole number of at least 0"
     for name in ("learning_rate", "sft_learning_rate", "max_grad_norm", "clip_eps", "clip_eps_high"):
         yield 0 < getattr(c, name) < math.inf, name, "use a positive number"
@@ -191,7 +185,7 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
     yield plain, "reward", "the released code knows no labels of boxes: set data.categories_per_question = 1"
     yield known, "reward", f"use {', '.join(get_args(Variant))}, or a function of your own as FILE.py:NAME"
     yield all(map(math.isfinite, c.reward_weights.values())), "reward_weights", "use finite numbers"
-    # Bare rewards are the advantages there, and equal rewards of 1 push as hard as any others.
+    # The rewards are the advantages then, so a group of equal rewards changes the weights too.
     keeps = c.advantage_scale != "none" or not c.skip_degenerate
     yield keeps, "skip_degenerate", 'with advantage_scale = "none" such groups carry advantage: leave it off'
     yield c.quantize == "none" or c.train == "lora", "train", 'quantised weights cannot learn: set train = "lora"'
@@ -202,7 +196,7 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
 
 
 def load_config(source: str | Path) -> GRPOConfig:
-    """The configuration in a TOML file, given by its path or by the name of a shipped one.
+    """Read the configuration in a TOML file; `source` is its path or the name of a shipped one.
 
     Raises `UserError` for a missing file, wrong syntax (with the line), an unknown key (with the nearest right
     one), a wrong type, or a value that cannot work.
@@ -216,7 +210,7 @@ def load_config(source: str | Path) -> GRPOConfig:
 
 
 def find_config(source: str | Path) -> Path:
-    """The TOML file that `source` names: a path, or a shipped configuration without its ending."""
+    """Return the TOML file that `source` names: a path, or a shipped configuration without its ending."""
     shipped = SHIPPED / f"{source}.toml"
     if shipped.is_file() and shipped.parent == SHIPPED:
         return shipped

@@ -1,15 +1,15 @@
-"""Taking the policy out of a run, for PEFT, transformers and vLLM; and what of the training is lost on the way.
+"""This module exports the policy of a run for PEFT, transformers and vLLM, and measures what a merge loses.
 
-`adapter`   the update alone: exact.  It belongs on the base as the run had it, in 4 bits or not.
-`merged`    W + s B A in one matrix, rounded to the number format of the export.  Two things change:
+`adapter`   is the update alone, without loss.  It must be used on the run's base, in 4 bits if the run was.
+`merged`    is W + s B A in one matrix, rounded to the number format of the export.  Two things change:
 
-- A run on 4-bit weights learnt on the rounded base, and is merged into the one that is not rounded: merging into 4-bit
-  weights would round the update away.  On the embedded model with random adapters that moves log-probs by .034 nats a
+- A run on 4-bit weights trained on the rounded base but is merged into the original base, because merging into 4-bit
+  weights would round the update away.  On the embedded model with random adapters this moves log-probs by .034 nats a
   token, more than the update itself (.0165; docs/experiments.md).
-- Updates are small beside their weights, so 16 bits round part of them away.  `lost` measures how much.
+- Updates are small compared with their weights, so 16 bits round part of them away.  `merge` measures the lost share.
 
-Both folders carry the run's settings (`minirft.toml`), so that `minirft eval FOLDER` scores what is given away, the
-whole processor with the run's `max_pixels`, and a model card with lines that load it (`model_card`).
+Both folders contain the run's settings (`minirft.toml`), so that `minirft eval FOLDER` scores the export itself, the
+whole processor with the run's `max_pixels`, and a model card with the code that loads it (`model_card`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Exported:
-    """A folder that was written."""
+    """An `Exported` is the folder of an export."""
 
     folder: Path
-    notes: list[str]  # how the export differs from the policy that was trained, a line each
+    notes: list[str]  # one line for each difference between the export and the trained policy
 
 
 def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype: Dtype | None = None) -> Exported:
-    """Writes the policy of a run as an adapter, or merged into a whole model in `dtype` (None: that of the run).
+    """Write the policy of a run as an adapter, or merged into a whole model in `dtype` (None: the run's).
 
     Raises `UserError` for an adapter of a run that trained all weights, or a `dtype` for an adapter.
     """
@@ -51,10 +51,10 @@ def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype:
     if to == "adapter":
         policy, notes = load_run_policy(run, config), []
     else:
-        given = replace(config, quantize="none", dtype=dtype or config.dtype)
-        policy = load_run_policy(run, given)
+        unquantised = replace(config, quantize="none", dtype=dtype or config.dtype)
+        policy = load_run_policy(run, unquantised)
         notes = _merged(policy, config.quantize, folder)
-        config = replace(given, train="full", model=str(folder), dtype=dtype_of(policy))
+        config = replace(unquantised, train="full", model=str(folder), dtype=dtype_of(policy))
     export(policy, folder)
     write_processor(policy.processor, folder)
     largest = policy.image_processor.size["longest_edge"]
@@ -64,12 +64,12 @@ def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype:
 
 
 def dtype_of(policy: Policy) -> str:
-    """The number format of a policy's weights, as configs and transformers name it."""
+    """Return the name of the number format of a policy's weights, as in configs and transformers."""
     return str(policy.dtype).removeprefix("torch.")
 
 
 def _merged(policy: Policy, quantize: str, folder: Path) -> list[str]:
-    """Merges the adapters of the policy, if it has any; returns what that changes."""
+    """Merge the adapters of the policy, if it has any; return one note for each change."""
     if not policy.has_lora:
         return []
     share, dtype = merge(policy), dtype_of(policy)
@@ -83,7 +83,7 @@ def _merged(policy: Policy, quantize: str, folder: Path) -> list[str]:
 
 
 def merge(policy: Policy) -> float:
-    """Adds the adapters into the weights, one layer at a time; returns the share of the update that rounding took.
+    """Add the adapters to the weights, one layer at a time; return the share of the update that rounding removed.
 
     lost = |W' - W - s B A| / |s B A| over all adapted layers, in the Frobenius norm, with W' the stored sum.
     """

@@ -1,22 +1,22 @@
-"""A run as a folder: opening it, going back to its checkpoint, taking its policy out.
+"""This module opens the folder of a run, resumes the run from its checkpoint, and exports its policy.
 
-    RUN/config.toml        the settings, every one spelt out
+    RUN/config.toml        all settings
         log.jsonl          one row per step and per evaluation, with a provenance header
-        completions.jsonl  what was written at each step, for reading
+        completions.jsonl  the completions of each step
         held_out.jsonl     the answers of each evaluation
-        checkpoints/       where `--resume RUN` goes on
+        checkpoints/       the states from which `--resume RUN` continues
         policy/            the result: an adapter for PEFT, or a model folder for transformers
 
-A step is a pure function of (weights, optimiser state, loss scale, seed, step).  That is why a checkpoint of the
-first three and the step is enough to go on bit for bit, and why everything written after it can be cut off and redone.
+A step is a pure function of (weights, optimiser state, loss scale, seed, step).  Therefore a checkpoint of the first
+three and the step is enough to continue bit for bit, and everything written after it can be cut off and done again.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -25,31 +25,31 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.engine import HUB, LossScale
 from minirft.policy import Policy
 from minirft.reference import Reference, make_reference
 from minirft.rewards import RewardFn, fingerprint, is_own
 from minirft.runs.checkpoints import load_checkpoint, save_checkpoint
 from minirft.runs.config import GRPOConfig, load_config
-from minirft.runs.log import RunLog, read_log, truncate_after
+from minirft.runs.log import RunLog, read_log, truncate_after, write_rows
 from minirft.runs.step import Row, make_optimiser
 from minirft.runs.toml import differences, to_toml
 
 Method = Literal["grpo", "sft"]
-# What a resumed run may set anew: none of these changes what a step computes, but for `steps` under a linear
-# schedule, which moves the learning rates still to come.  Settings that only reorder sums, such as `rows_per_pass`
-# or `prompts_per_decode`, are not here: they change the last bits.
+# A resumed run may change these, because they do not change what a step computes (except `steps` under a linear
+# schedule, which changes the learning rates to come).  Settings that reorder sums, such as `rows_per_pass` or
+# `prompts_per_decode`, are not here: they change the last bits.
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 MAY_CHANGE |= {"offload_vision", "offload_embedding"}
 HELD_OUT = "held_out.jsonl"  # the answers of the evaluations
-LOCK = ".lock"  # held while a process trains in the folder
-EXPORTED = "minirft.toml"  # in an export: the settings of its run, with what the export changed
+LOCK = ".lock"  # locked while a process trains in the folder
+EXPORTED = "minirft.toml"  # in an export: the settings of its run, with the changes of the export
 
 
 @dataclass
 class Run:
-    """A run in progress: its state is the weights, the optimiser, and how many steps are done."""
+    """A `Run` is a run in progress; its state is the weights, the optimiser, and the number of steps done."""
 
     method: Method
     config: GRPOConfig
@@ -68,32 +68,26 @@ class Run:
         save_checkpoint(self.folder / "checkpoints", self.step, weights, self.optimiser, extra, keep)
 
     def record(self, completions: list[Row], name: str = "completions.jsonl") -> None:
-        """Append what was written at this step to a file of the run: in training, or in an evaluation."""
-        text = "".join(json.dumps({"step": self.step, **row}, ensure_ascii=False) + "\n" for row in completions)
-        path = self.folder / name
-        try:
-            with path.open("ab") as file:
-                file.write(text.encode("utf-8", "replace"))  # half of a surrogate pair has no UTF-8
-        except OSError as error:
-            raise UserError(f"cannot write {path} ({error.strerror}); free some space and resume") from error
+        """Append the completions of this step, or the answers of an evaluation, to a file of the run."""
+        write_rows(self.folder / name, [{"step": self.step, **row} for row in completions])
 
 
 def anchored(config: GRPOConfig) -> GRPOConfig:
-    """The settings with whole paths in place of relative ones, so that a run goes on from any working folder.
+    """Make the paths in the settings absolute, so that a run can be resumed from any working folder.
 
-    A path at which there is nothing stays as it is: it may be a name on the hub.
+    A path that does not exist is unchanged, because it may be a name on the hub.
     """
     paths = {name: path for name, path in vars(config.data).items() if isinstance(path, Path) and path.exists()}
     data = replace(config.data, **{name: path.absolute() for name, path in paths.items()})
-    named = config.model == "tiny" or config.model in HUB or not Path(config.model).is_dir()
+    by_name = config.model == "tiny" or config.model in HUB or not Path(config.model).is_dir()
     file, _, name = config.reward.rpartition(":")
     reward = f"{Path(file).absolute()}:{name}" if is_own(config.reward) and Path(file).exists() else config.reward
-    model = config.model if named else str(Path(config.model).absolute())
+    model = config.model if by_name else str(Path(config.model).absolute())
     return replace(config, data=data, model=model, reward=reward)
 
 
 def load_policy(config: GRPOConfig) -> Policy:
-    """The policy a configuration starts from."""
+    """Load the policy from which a configuration starts."""
     if config.threads:
         torch.set_num_threads(config.threads)
     return Policy.load(
@@ -114,11 +108,11 @@ def load_policy(config: GRPOConfig) -> Policy:
 
 
 def open_run(method: Method, config: GRPOConfig, resume: Path | None = None, reward: RewardFn | None = None) -> Run:
-    """A fresh run in `config.out`, or the one in `resume` where its newest intact checkpoint left it.
+    """Open a new run in `config.out`, or resume the run in `resume` from its newest intact checkpoint.
 
-    The log's header keeps the hash of a reward of one's own.  Raises `UserError` when the folder already holds a run,
-    when `resume` does not, when the configuration or that reward differs in more than what may change, or another
-    process is at work in it.
+    The log's header holds the hash of a reward function of your own.  Raises `UserError` if the folder already holds a
+    run, if `resume` holds none, if the reward or a setting that must not change differs, or if another process uses
+    the folder.
     """
     folder, config = Path(resume or config.out), anchored(config)
     lock, own = FileLock(folder / LOCK), fingerprint(reward) if reward else None
@@ -128,7 +122,7 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None, rew
     elif _has_steps(folder):
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --out")
     try:
-        policy = load_policy(config)  # before anything is written: a wrong model leaves no folder behind
+        policy = load_policy(config)  # before anything is written, so that a wrong model leaves no folder behind
         _take(lock, folder)
         return _open_locked(method, config, folder, policy, lock, own, resume is not None)
     except BaseException:
@@ -139,13 +133,15 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None, rew
 def _open_locked(
     method: Method, config: GRPOConfig, folder: Path, policy: Policy, lock: BaseFileLock, own: str | None, resume: bool
 ) -> Run:
-    _write_config(config, folder)
-    if not resume:  # of an attempt that failed before its first step
+    with _choosing_another_out(folder):
+        (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
+        os.replace(folder / ".config.toml", folder / "config.toml")
+    if not resume:  # the log of an attempt that failed before its first step
         (folder / "log.jsonl").unlink(missing_ok=True)
     header = {"method": method, **asdict(config)} | ({"reward_sha256": own} if own else {})
     device = str(policy.device)
     log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume)
-    # The reference is the policy before any step: it is taken before a checkpoint is put back.
+    # The reference is the policy before any step, so it is made before a checkpoint is loaded.
     reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
     run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference, lock)
     if resume:
@@ -155,7 +151,7 @@ def _open_locked(
 
 
 def run_config(folder: Path) -> GRPOConfig:
-    """The configuration of the run or of the export in `folder`.  Raises `UserError` when there is none."""
+    """Read the configuration of the run or the export in `folder`.  Raises `UserError` when there is none."""
     if (folder / EXPORTED).is_file():
         config = load_config(folder / EXPORTED)
         return replace(config, model=str(folder)) if is_merged(folder) else config
@@ -165,12 +161,12 @@ def run_config(folder: Path) -> GRPOConfig:
 
 
 def is_merged(folder: Path) -> bool:
-    """Is this the export of a whole model?  An adapter has no config.json."""
+    """Return whether the folder is the export of a whole model; an adapter has no config.json."""
     return (folder / EXPORTED).is_file() and (folder / "config.json").is_file()
 
 
 def _has_steps(folder: Path) -> bool:
-    """Is there anything in the folder that took time to compute?"""
+    """Return whether the folder holds results of a run: a checkpoint or a logged row."""
     log = folder / "log.jsonl"
     return any((folder / "checkpoints").glob("step-*")) or (log.exists() and log.read_bytes().count(b"\n") > 1)
 
@@ -185,52 +181,47 @@ def _check_same_run(method: Method, config: GRPOConfig, folder: Path, reward: st
     log = folder / "log.jsonl"
     if not log.exists() or b"\n" not in log.read_bytes():
         return
-    began = read_log(log)[0]["config"]
-    if began.get("reward_sha256") != reward:
+    logged = read_log(log)[0]["config"]
+    if logged.get("reward_sha256") != reward:
         raise UserError(
             f"{folder} began with another reward (its file or function has changed, or is not given now): put that "
             f"one back, or start a new run with another --out"
         )
-    if began["method"] != method:
-        command = {"grpo": "minirft train", "sft": "minirft sft"}[began["method"]]
+    if logged["method"] != method:
+        command = {"grpo": "minirft train", "sft": "minirft sft"}[logged["method"]]
         raise UserError(f"{folder} holds a run of another kind: resume it with {command} --resume {folder}")
 
 
 def _notice_other_threads(folder: Path) -> None:
-    """Another number of threads adds in another order: the last bits of what follows differ.  Said, not refused."""
-    began, now = read_log(folder / "log.jsonl")[0].get("threads", 0), torch.get_num_threads()
-    if began and began != now:
+    """Warn if the number of threads has changed: sums are then in another order and differ in the last bits."""
+    before, now = read_log(folder / "log.jsonl")[0].get("threads", 0), torch.get_num_threads()
+    if before and before != now:
         print(
-            f"minirft: {folder} began with {began} CPU threads and goes on with {now}, which changes the last bits; "
-            f"set OMP_NUM_THREADS={began} for the same numbers",
+            f"minirft: {folder} began with {before} CPU threads and goes on with {now}, which changes the last bits; "
+            f"set OMP_NUM_THREADS={before} for the same numbers",
             file=sys.stderr,
         )
 
 
+def _choosing_another_out(folder: Path) -> AbstractContextManager[None]:
+    return as_user_error(f"cannot write into {folder} ({{why}}); choose another --out", OSError)
+
+
 def _take(lock: BaseFileLock, folder: Path) -> None:
-    """Lock the folder until the run ends; the system takes the lock back from a process that was killed."""
-    try:
+    """Lock the folder until the run ends; the system releases the lock of a process that was killed."""
+    with _choosing_another_out(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"{folder} is in use by another process, or by an unfinished run of this one: wait for it or stop it, or "
-            f"choose another --out"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --out") from error
-
-
-def _write_config(config: GRPOConfig, folder: Path) -> None:
-    try:
-        (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
-        os.replace(folder / ".config.toml", folder / "config.toml")
-    except OSError as error:
-        raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --out") from error
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{folder} is in use by another process, or by an unfinished run of this one: wait for it or stop it, "
+                f"or choose another --out"
+            ) from None
 
 
 def _go_back_to_checkpoint(run: Run) -> None:
-    """Weights and optimiser as the checkpoint has them; what was logged after it is cut off and done again."""
+    """Load weights and optimiser from the newest checkpoint, and cut off the rows that were logged after it."""
     if any((run.folder / "checkpoints").glob("step-*")):
         checkpoint = load_checkpoint(run.folder / "checkpoints")
         for note in checkpoint.notes:
@@ -239,37 +230,35 @@ def _go_back_to_checkpoint(run: Run) -> None:
         run.optimiser.load_state_dict(checkpoint.optimizer)
         run.policy.loss_scale = LossScale(**checkpoint.extra.get("loss_scale", {}))
         run.step = checkpoint.step
-    # Killed before the first save: step 0 and its evaluation are done again too.
-    run.log.truncate_after(run.step or -1)
+    # A run that was killed before its first save repeats the evaluation of step 0 too.
+    truncate_after(run.log.path, run.step or -1)
     for completions, last in ((run.folder / "completions.jsonl", run.step), (run.folder / HELD_OUT, run.step or -1)):
         if completions.exists():
             truncate_after(completions, last)
 
 
 def load_weights(policy: Policy, weights: dict[str, Tensor]) -> None:
-    """Copy `weights`, by name, into what learns."""
+    """Copy `weights` into the trainable weights of the same names."""
     with torch.no_grad():
         for name, weight in policy.trainable().items():
             weight.copy_(weights[name])
 
 
-# ------------------------------------------------------------------ taking the policy out
+# ------------------------------------------------------------------ exporting the policy
 
 
 def export(policy: Policy, folder: Path) -> None:
-    """The policy in a folder that PEFT or transformers loads; the folder appears whole or not at all."""
+    """Write the policy to a folder that PEFT or transformers loads, completely or not at all."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    try:
+    with as_user_error(f"cannot write {folder} ({{why}}); free some space", OSError):
         policy.save(part)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder} ({error.strerror or error}); free some space") from error
 
 
 def load_run_policy(folder: Path, config: GRPOConfig) -> Policy:
-    """The policy of a run, as its newest intact checkpoint has it, or of an export.  Raises `UserError` without one."""
+    """Load the policy of an export, or of a run's newest intact checkpoint.  Raises `UserError` if there is none."""
     if (folder / EXPORTED).is_file():
         policy = load_policy(config)
         if not is_merged(folder):

@@ -1,6 +1,6 @@
-"""What a run left behind, as a report shows it: its rows, its held-out answers, and groups of completions to replay.
+"""This module reads the folder of a run for a report: logged rows, held-out answers, and groups of completions.
 
-Pictures are drawn again from the run's settings.  Where the data has moved, what needs no picture is still there.
+Pictures are loaded again with the run's settings.  If the data has moved, everything that needs no picture still works.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROW = "a row of completions; remove that line"
 
 @dataclass(frozen=True)
 class GroupOfStep:
-    """One group of a step: the rows of `completions.jsonl`, where they begin, and the parts of all B rows."""
+    """A `GroupOfStep` is one group of a step: its rows, the index of the first, and the parts of all B rows."""
 
     step: int
     sample: Sample
@@ -37,9 +37,9 @@ class GroupOfStep:
 
 @dataclass(frozen=True)
 class History:
-    """A run's settings, the rows of its log, and the answers to its held-out samples at some steps.
+    """A `History` holds a run's settings, the rows of its log, and the answers to its held-out samples.
 
-    `answers` is {step: texts}, in the order of `samples`; step -1 stands for a later `minirft eval`.
+    `answers` is {step: texts}, in the order of `samples`; step -1 means a later `minirft eval`.
     """
 
     name: str
@@ -52,39 +52,39 @@ class History:
 
     @property
     def evaluations(self) -> list[Row]:
-        """The evaluations in the log, metrics alone, in order."""
+        """Return the metrics of the evaluations in the log, in order."""
         kept = [row for row in self.rows if row.get("kind") == "eval"]
         return [{key: value for key, value in row.items() if not isinstance(value, str)} for row in kept]
 
     @property
     def steps(self) -> int:
-        """Training steps that were logged."""
+        """Return the number of training steps in the log."""
         return max((row["step"] for row in self.rows if row.get("kind") == "train"), default=0)
 
 
 def read_history(folder: Path) -> History:
-    """A run's folder is read; held-out samples are loaded where the run kept answers to them.
+    """Read a run's folder; load the held-out samples if the run kept answers to them.
 
-    Raises `UserError` where `folder` holds no run, or a file of it is damaged.
+    Raises `UserError` if `folder` holds no run, or if one of its files is damaged.
     """
     config = run_config(folder)
     header, rows = read_log(folder / "log.jsonl")
     by_step = _answers(folder)
     samples = _held_out(config) if by_step else []
-    known = {text_id for answers in by_step.values() for text_id in answers}
+    known = {sample_id for texts in by_step.values() for sample_id in texts}
     samples = [sample for sample in samples if sample.id in known]
     answers = {
-        step: [found[sample.id] for sample in samples]
-        for step, found in by_step.items()
-        if samples and all(sample.id in found for sample in samples)
+        step: [texts[sample.id] for sample in samples]
+        for step, texts in by_step.items()
+        if samples and all(sample.id in texts for sample in samples)
     }
     return History(folder.resolve().name, folder, config, header, rows, samples, answers)
 
 
 def groups_of(history: History, count: int) -> list[GroupOfStep]:
-    """At most `count` steps, spread over the run, each with the group whose rewards differ most.
+    """Return, for at most `count` steps spread over the run, the group whose rewards differ most.
 
-    A run without rewards, one of SFT, has none; nor has a step whose samples cannot be drawn again.
+    An SFT run has no rewards, so its list is empty; a step whose samples cannot be loaded is left out.
     """
     steps: dict[int, list[Row]] = defaultdict(list)
     for row in _rows(history.folder / "completions.jsonl"):
@@ -94,33 +94,32 @@ def groups_of(history: History, count: int) -> list[GroupOfStep]:
         feed = training_feed(history.config) if steps else None
     except UserError:
         return []
-    found = []
+    groups = []
     for step in _spread(sorted(steps), count):
         samples = {sample.id: sample for sample in feed(step)} if feed else {}
         group = _widest(step, steps[step], history.config.group_size, samples)
-        found += [group] if group else []
-    return found
+        groups += [group] if group else []
+    return groups
 
 
 def _widest(step: int, rows: list[Row], size: int, samples: Mapping[str, Sample]) -> GroupOfStep | None:
-    """The group of a step whose rewards differ most, among those whose sample is known."""
+    """Return the group of a step whose rewards differ most, among those whose sample is known."""
     groups = [rows[first : first + size] for first in range(0, len(rows), size)]
-    # A group of which one reward failed taught nothing.
-    rows = [row for group in groups if all(row["reward"] is not None for row in group) for row in group]
+    # A group with a failed reward was not part of the update.
+    groups = [group for group in groups if len(group) == size and all(row["reward"] is not None for row in group)]
+    rows = [row for group in groups for row in group]
     names = dict.fromkeys(name for row in rows for name in row["parts"])
     parts = {name: [row["parts"].get(name, 0.0) for row in rows] for name in names}
-    spread = {}
-    for first in range(0, len(rows) - size + 1, size):
-        if rows[first]["sample"] in samples:
-            spread[first] = np.std([row["reward"] for row in rows[first : first + size]])
-    if not spread:
+    known = [i for i, group in enumerate(groups) if group[0]["sample"] in samples]
+    if not known:
         return None
-    first = max(spread, key=spread.__getitem__)
-    return GroupOfStep(step, samples[rows[first]["sample"]], rows[first : first + size], first, parts)
+    best = max(known, key=lambda i: np.std([row["reward"] for row in groups[i]]))
+    return GroupOfStep(step, samples[groups[best][0]["sample"]], groups[best], best * size, parts)
 
 
 def _spread(steps: Sequence[int], count: int) -> list[int]:
-    """
+    """Return at most `count` of the steps, at equal distances.
+
     >>> _spread(range(1, 101), 3), _spread([1, 2], 3)
     ([1, 51, 100], [1, 2])
     """
@@ -129,20 +128,20 @@ def _spread(steps: Sequence[int], count: int) -> list[int]:
 
 
 def _answers(folder: Path) -> dict[int, dict[str, str]]:
-    """{step: {sample: text}}: of the run's own evaluations, or of the newest greedy `minirft eval`, as step -1."""
-    found: dict[int, dict[str, str]] = defaultdict(dict)
+    """Return {step: {sample: text}} of the run's evaluations, or of the newest greedy `minirft eval`, as step -1."""
+    answers: dict[int, dict[str, str]] = defaultdict(dict)
     for row in _rows(folder / HELD_OUT):
-        found[row["step"]][row["sample"]] = row["text"]
+        answers[row["step"]][row["sample"]] = row["text"]
     files = sorted(folder.glob("eval/greedy-*/predictions.jsonl"), key=lambda file: file.stat().st_mtime)
-    if not found and files:
-        found[-1] = {row["id"]: row["text"] for row in _rows(files[-1]) if "text" in row}
-    return dict(sorted(found.items()))
+    if not answers and files:
+        answers[-1] = {row["id"]: row["text"] for row in _rows(files[-1]) if "text" in row}
+    return dict(sorted(answers.items()))
 
 
 def _held_out(config: GRPOConfig) -> list[Sample]:
     try:
-        asked = [*validation(config), *held_out(config)]  # while it trained, and by `minirft eval`
-        return list({sample.id: sample for sample in asked}.values())
+        samples = [*validation(config), *held_out(config)]  # of evaluations in training, and of `minirft eval`
+        return list({sample.id: sample for sample in samples}.values())
     except UserError:
         return []
 

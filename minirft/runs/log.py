@@ -1,7 +1,7 @@
-"""The log of a run: JSON lines, the first of which says where the numbers come from.
+"""This module writes and reads the log of a run: a file of JSON lines that begins with a header.
 
-The header holds configuration, seed, commit, versions and device.  Every other line is one row, and every
-key of a row is defined in `METRICS`, the metrics glossary.  Checkpoints are in `checkpoints`.
+The header holds configuration, seed, commit, versions and device, that is, the origin of the numbers.  Every other line
+is one row, and every key of a row is defined in `METRICS`, the metrics glossary.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from minirft import UserError, as_user_error
 from minirft.runs.toml import read_toml
 
 METRICS: dict[str, str] = read_toml(Path(__file__).with_name("metrics.toml"))
-"""Every key that a row may have, and what it means.  To log something new, define it in `metrics.toml`."""
+"""All keys that a row may have, with their meaning.  To log something new, define it in `metrics.toml`."""
 
 ROW = "a row of a run log; remove that line"
 LIBRARIES = ("minirft", "torch", "transformers", "peft", "bitsandbytes", "safetensors", "numpy")
 
 
 def provenance(config: Mapping[str, Any], seed: int, device: str) -> dict[str, Any]:
-    """Where a run's numbers come from: the first line of its log."""
+    """Return the origin of a run's numbers, which is the first line of its log."""
     return {
         "kind": "header",
         "config": dict(config),
@@ -48,7 +48,7 @@ def provenance(config: Mapping[str, Any], seed: int, device: str) -> dict[str, A
 
 def _commit() -> str:
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed: a repository further up is not ours
+    if not (root / ".git").exists():  # the package is installed, so a repository above it is not ours
         return "unknown"
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -58,7 +58,7 @@ def _commit() -> str:
 
 
 def library_version(library: str) -> str:
-    """The installed version of a library, or "absent".
+    """Return the installed version of a library, or "absent".
 
     >>> library_version("no-such-library")
     'absent'
@@ -70,7 +70,7 @@ def library_version(library: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: 0-d tensors and arrays as numbers, NaN and infinities as null."""
+    """Convert a value for JSON: 0-d tensors and arrays become numbers, NaN and infinities become None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -82,12 +82,12 @@ def plain(value: Any) -> Any:
 
 
 class RunLog:
-    """An append-only JSON-lines file: a header, then rows `{"kind": ..., "step": ..., ...}` in order of time.
+    """A `RunLog` is an append-only JSON-lines file: a header, then rows `{"kind": ..., "step": ..., ...}`.
 
-    A fresh log refuses a file that is already there; `resume=True` goes on with it.  Each row is one write
-    of one whole line, so a killed process leaves at most its last line torn, and resuming cuts that line.
-    Raises `UserError` when the file exists, cannot be written or is damaged, `ValueError` on a key that
-    `METRICS` does not define and that is no part of a reward of one's own, reward_NAME.
+    A new log refuses an existing file; `resume=True` continues it.  Each row is one write of one whole line, so only
+    the last line of a killed process can be incomplete, and resuming removes that line.
+    Raises `UserError` when the file exists, cannot be written or is damaged, and `ValueError` for a key that is neither
+    in `METRICS` nor a part of a reward, reward_NAME.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -103,42 +103,38 @@ class RunLog:
         if self.path.exists() and not resume:
             raise UserError(f"{self.path} already holds a run; resume it or choose another output folder")
         if self.path.exists():
-            self.truncate_after(math.inf)  # a torn last line
+            truncate_after(self.path, math.inf)  # removes an incomplete last line
         if not self.path.exists() or self.path.stat().st_size == 0:
             self._append(provenance(config, seed, device))
 
     def row(self, kind: str, **values: Any) -> None:
-        """Append one row; numbers that are not finite are written as null."""
+        """Append one row; infinite numbers and NaN are written as null."""
         unknown = sorted(key for key in values.keys() - METRICS.keys() if not key.startswith("reward_"))
         if unknown or kind == "header":
             raise ValueError(f"row of kind {kind!r} with undefined keys {unknown}; define them in runlog.METRICS")
         self._append({"kind": kind, **values})
-
-    def truncate_after(self, step: float) -> None:
-        """Cut everything from the first row beyond `step` on: what a resumed run redoes."""
-        truncate_after(self.path, step)
 
     def _append(self, row: dict[str, Any]) -> None:
         write_rows(self.path, [plain(row)], "the run log ")
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], what: str = "", mode: Literal["ab", "wb"] = "ab") -> None:
-    """Rows are appended to a file of JSON lines in one write, or begin it anew.  Raises `UserError` when they cannot.
+    """Append rows to a file of JSON lines in one write, or replace the file.  Raises `UserError` when this fails.
 
-    `what` the file is stands before its name in the error.
+    `what` precedes the file's name in the error.
     """
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    text = "".join(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
     with as_user_error(f"cannot write {what}{path} ({{why}}); free some space, or choose another place", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open(mode) as file:
-            file.write(text.encode())
+            file.write(text.encode("utf-8", "replace"))  # UTF-8 cannot encode one half of a surrogate pair
 
 
 def truncate_after(path: Path, step: float) -> None:
-    """Cut a file of JSON lines from the first row beyond `step` on, and any torn line.
+    """Cut a file of JSON lines before the first row beyond `step`, or before an incomplete line.
 
-    A step's rows must be written before its checkpoint; then the file ends as if the run never stopped.
-    Raises `UserError` on a line that is not a row.
+    A step's rows must be written before its checkpoint; then the file is as if the run had never stopped.
+    Raises `UserError` for a line that is not a row.
     """
     end = 0
     with Path(path).open("r+b") as file:
@@ -150,7 +146,7 @@ def truncate_after(path: Path, step: float) -> None:
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The header and the rows of a run log.  A torn last line, left by a killed process, is dropped.
+    """Read the header and the rows of a run log, without an incomplete last line of a killed process.
 
     Raises `UserError` on a missing file, a missing header, or a line that is not a row.
     """
@@ -162,13 +158,13 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def read_rows(path: Path, wanted: str = ROW) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines are read, a torn last one left out.  Raises as `parse_row` and `open` do."""
+    """Read the rows of a file of JSON lines, without an incomplete last one.  Raises as `parse_row` and `open` do."""
     lines = path.read_bytes().split(b"\n")[:-1]
     return [parse_row(line, path, number, wanted) for number, line in enumerate(lines, 1)]
 
 
 def parse_row(line: bytes, path: Path, number: int, wanted: str = ROW) -> dict[str, Any]:
-    """A line of JSON is read as a row.  Raises `UserError` for anything but an object: the line is not `wanted`."""
+    """Parse a line of JSON as a row.  Raises `UserError` if it is not an object: the line is not `wanted`."""
     try:
         row = json.loads(line)
     except ValueError:

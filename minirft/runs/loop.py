@@ -1,6 +1,6 @@
-"""The loop around a training step: progress, log, evaluation, checkpoints, Ctrl-C, and the optimiser's part.
+"""This module is the loop around a training step: progress, log, evaluation, checkpoints and Ctrl-C.
 
-GRPO and SFT differ in their step only; both are run by `run_steps`.
+GRPO and SFT differ only in the step; `run_steps` runs both.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from minirft.data import Feed, Screening, step_seed, validation
 from minirft.evaluation import metrics
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
-from minirft.runs.failed_rewards import FailedRewards
 from minirft.runs.folder import HELD_OUT, Row, Run, export
-from minirft.runs.frame_watch import FrameWatch, frame_warning
-from minirft.runs.idle_watch import IdleWatch
 from minirft.runs.log import read_log
+from minirft.runs.watches import FailedRewards, FrameWatch, IdleWatch, frame_warning
 from minirft.sampler import sample_groups
 from minirft.samples import Sample
 
@@ -34,11 +32,11 @@ DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
 def run_steps(
     run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening | None = None
 ) -> Iterator[Row]:
-    """Do the steps that are left; log, evaluate and save as configured; yield every row that is logged.
+    """Do the remaining steps; log, evaluate and save as configured; yield every row that is logged.
 
-    `feed(step)` gives the samples of a step, `do_step(samples, step)` its row and what was written at it; what
-    `screening` found in the data is logged first.  Ctrl-C lets the step finish, saves, and raises `KeyboardInterrupt`
-    with the way to go on; a second one stops at once.
+    `feed(step)` returns the samples of a step, and `do_step(samples, step)` its row and its completions.  The findings
+    of `screening` are logged first.  The first Ctrl-C finishes the step, saves, and raises `KeyboardInterrupt` with the
+    command that resumes; the second one stops at once.
     """
     try:
         yield from _steps(run, steps, feed, do_step, progress, screening)
@@ -50,11 +48,11 @@ def _steps(
     run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening | None
 ) -> Iterator[Row]:
     config = run.config
-    asked = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute
+    questions = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute
     if screening:
         screening.save(run.folder)
-    watch, failures = FrameWatch(run), FailedRewards(run)
-    idle = IdleWatch(config, (row for row in read_log(run.log.path)[1] if row["kind"] == "train"))
+    logged = read_log(run.log.path)[1]
+    frames, idle, failures = FrameWatch(run, logged), IdleWatch(config, logged), FailedRewards(run, logged)
     shape = "{n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
     bar = tqdm(total=steps, initial=run.step, disable=not progress, dynamic_ncols=True, bar_format=shape)
     with bar, _interrupts() as interrupted:
@@ -62,30 +60,25 @@ def _steps(
             run.log.row("data", step=0, **screening.row())
             yield {"kind": "data", "step": 0, **screening.row()}
         if run.step == 0 and config.eval_every:
-            yield _log_evaluation(run, asked, watch)
+            yield _log_evaluation(run, questions, frames)
         while run.step < steps:
             samples = feed(run.step + 1)
             row, completions = _guarded(do_step, samples, run)
             run.step += 1
             run.record(completions)
-            row |= watch.training(row, completions, samples) | idle.training(row)
-            row |= failures.look(run.step, completions)
+            row |= frames.training(row, completions, samples) | idle.training(row) | failures.training(completions)
             run.log.row("train", **row)
             bar.set_postfix_str(bar_text(row))
             bar.update()
             yield {"kind": "train", **row}
             if config.eval_every and run.step % config.eval_every == 0:
-                yield _log_evaluation(run, asked, watch)
+                yield _log_evaluation(run, questions, frames)
             if run.step % config.save_every == 0 or run.step == steps or interrupted.is_set():
                 run.save()
             if interrupted.is_set() and run.step < steps:
-                raise KeyboardInterrupt(f"stopped and saved after step {run.step}; go on with {how_to_resume(run)}")
+                command = f"minirft {'train' if run.method == 'grpo' else 'sft'} --resume {run.folder}"
+                raise KeyboardInterrupt(f"stopped and saved after step {run.step}; go on with {command}")
         export(run.policy, run.folder / "policy")
-
-
-def how_to_resume(run: Run) -> str:
-    """The command that goes on with a run."""
-    return f"minirft {'train' if run.method == 'grpo' else 'sft'} --resume {run.folder}"
 
 
 def _guarded(do_step: DoStep, samples: list[Sample], run: Run) -> tuple[Row, list[Row]]:
@@ -100,7 +93,7 @@ def _guarded(do_step: DoStep, samples: list[Sample], run: Run) -> tuple[Row, lis
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second raises `KeyboardInterrupt` as usual."""
+    """Yield an event that the first Ctrl-C sets; the second raises `KeyboardInterrupt` as usual."""
     interrupted = threading.Event()
 
     def on_interrupt(*_: object) -> None:
@@ -119,7 +112,7 @@ def _interrupts() -> Iterator[threading.Event]:
 
 
 def bar_text(row: Row, width: int = 50) -> str:
-    """What the progress bar says about a step: what matters first, and no more than fits a terminal of 80 columns.
+    """Return the text of the progress bar: the main metrics first, as many as fit a terminal of 80 columns.
 
     >>> row = {"reward": 1.5, "reward_iou": 0.2, "parse_rate": 1.0, "degenerate_groups": 0.25, "kl": 0.01, "loss": 0.1}
     >>> bar_text(row), bar_text({"loss": 0.1})
@@ -135,12 +128,12 @@ def bar_text(row: Row, width: int = 50) -> str:
         "loss": "loss {:.3f}",
         "tokens_per_second": "tokens/s {:.0f}",
     }
-    said = ""
+    line = ""
     for text in (text.format(row[key]) for key, text in shown.items() if row.get(key) is not None):
-        if len(said) + len(text) + 2 > width:
+        if len(line) + len(text) + 2 > width:
             break
-        said += f", {text}" if said else text
-    return said
+        line += f", {text}" if line else text
+    return line
 
 
 # ------------------------------------------------------------------ evaluating
@@ -149,7 +142,7 @@ def bar_text(row: Row, width: int = 50) -> str:
 def evaluate_policy(
     policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy"
 ) -> tuple[Row, list[str]]:
-    """Held-out metrics and the answers; `mode` is "greedy", or "sampled" at the temperature of training."""
+    """Return the held-out metrics and the answers; `mode` is "greedy", or "sampled" at the training temperature."""
     start = time.perf_counter()
     completions = generate(policy, config, samples, mode)
     seconds = time.perf_counter() - start
@@ -157,20 +150,20 @@ def evaluate_policy(
 
 
 def judged(policy: Policy, completions: Sequence[str], samples: Sequence[Sample]) -> Row:
-    """Metrics of completions, and `frame_warning` where their coordinates are in another frame than asked for."""
+    """Return the metrics of completions, with `frame_warning` if their coordinates are in a wrong frame."""
     warning = frame_warning(policy, completions, samples)
     return metrics(samples[0].task, completions, samples) | ({"frame_warning": warning} if warning else {})
 
 
 def generate(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> list[str]:
-    """One completion for each sample, `config.eval_batch` at a time."""
+    """Return one completion for each sample, `config.eval_batch` at a time."""
     return [text for texts in generate_batches(policy, config, samples, mode) for text in texts]
 
 
 def generate_batches(
     policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy", first: int = 0
 ) -> Iterator[list[str]]:
-    """The completions of `generate` batch by batch, from sample `first` on, a multiple of `config.eval_batch`."""
+    """Yield the completions of `generate` batch by batch, from sample `first` (a multiple of `config.eval_batch`)."""
     for start in range(first, len(samples), config.eval_batch):
         prompts = [policy.encode(sample) for sample in samples[start : start + config.eval_batch]]
         rollout = sample_groups(
@@ -185,11 +178,11 @@ def generate_batches(
         yield rollout.texts
 
 
-def _log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
-    found, texts = evaluate_policy(run.policy, run.config, samples)
+def _log_evaluation(run: Run, samples: list[Sample], frames: FrameWatch) -> Row:
+    scores, texts = evaluate_policy(run.policy, run.config, samples)
     rows = [{"sample": s.id, "solution": s.solution, "text": text} for s, text in zip(samples, texts, strict=True)]
     run.record(rows, HELD_OUT)
-    row = {"step": run.step, **found}
-    watch.tell(row.get("frame_warning"))
+    row = {"step": run.step, **scores}
+    frames.warn(row.get("frame_warning"))
     run.log.row("eval", **row)
     return {"kind": "eval", **row}

@@ -1,6 +1,6 @@
-"""The model card of an export: what it was made of, what it scored, and lines that load it; every value from the run.
+"""This module writes the model card of an export: its origin, its scores, and code that loads it.
 
-The lines need no torchvision, which `AutoProcessor` of transformers 5 wants for a video processor.
+All values come from the run.  The code needs no torchvision, which `AutoProcessor` of transformers 5 requires.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ TEXT = Path(__file__).with_name("model_card.md.jinja")
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says: settings and log of the run, the export's dtype, and how it differs from what was trained."""
+    """A `Card` is the content of a model card: settings and log of the run, and how the export differs from it."""
 
     config: GRPOConfig  # of the run
     kind: str  # "adapter" or "merged"
-    dtype: str  # of the weights it is used with
+    dtype: str  # of the model's weights
     header: Mapping[str, Any]
-    scores: Sequence[Mapping[str, Any]]  # the first and the last evaluation, as the log has them
+    scores: Sequence[Mapping[str, Any]]  # the first and the last evaluation in the log
     notes: Sequence[str] = ()
-    max_pixels: int = 0  # the largest picture, as the exported processor has it
+    max_pixels: int = 0  # the largest picture of the exported processor
 
 
 def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str], max_pixels: int) -> Card:
-    """The card of a run's export is filled from its settings and its log; a run without a log has no scores."""
+    """Return the card of a run's export, from its settings and its log; a run without a log has no scores."""
     try:
         header, rows = read_log(run / "log.jsonl")
     except UserError:
@@ -48,14 +48,14 @@ def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequenc
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """The card is written as README.md, in place of PEFT's blank one."""
+    """Write the card to README.md, in place of PEFT's empty one."""
     (folder / "README.md").write_text(text_of(card, folder.name), encoding="utf-8")
 
 
 def text_of(card: Card, name: str) -> str:
-    """The card as Markdown, with the front matter that the hub reads.
+    """Return the card as Markdown, with the front matter for the hub.
 
-    Its lines of Python need plain transformers, and PEFT for an adapter; they answer the question about photo.jpg.
+    Its code needs only transformers, and PEFT for an adapter; it asks the question about photo.jpg.
     """
     template = Template(TEXT.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
     adapter, last = card.kind == "adapter", card.scores[-1] if card.scores else {}
@@ -64,7 +64,9 @@ def text_of(card: Card, name: str) -> str:
         name=name,
         config=card.config,
         data=card.config.data,
-        base=_hub_name(card.config.model),
+        base="the embedded tiny model"
+        if card.config.model == "tiny"
+        else HUB.get(card.config.model, card.config.model),
         adapter=adapter,
         four_bits=adapter and card.config.quantize == "nf4",
         method=card.header.get("config", {}).get("method", "grpo"),
@@ -76,9 +78,9 @@ def text_of(card: Card, name: str) -> str:
 
 
 def write_processor(processor: Processor, folder: Path) -> None:
-    """Tokenizer, chat template and picture settings are saved, named as Qwen2-VL's, with the run's largest picture.
+    """Save tokenizer, chat template and picture settings, with the run's largest picture size.
 
-    The class names are those of the published model, which every version of transformers and vLLM knows.
+    The class names are those of the published Qwen2-VL, which all versions of transformers and vLLM support.
     """
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
@@ -98,7 +100,3 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
         return "–"
     bounds = row.get("ci", {}).get(name)
     return f"{row[name]:.3f}" + (f" [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else "")
-
-
-def _hub_name(model: str) -> str:
-    return "the embedded tiny model" if model == "tiny" else HUB.get(model, model)

@@ -1,4 +1,4 @@
-"""What every step of a run has beside its loss: the optimiser and its rate, the cause of a NaN, the row of the log."""
+"""This module holds the parts of a step besides its loss: the optimiser, the cause of a NaN, the row of the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.advantages import degenerate_groups
 from minirft.engine import need_bitsandbytes
 from minirft.policy import Policy
@@ -23,9 +23,10 @@ Row = dict[str, Any]
 
 
 def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
-    """AdamW over what learns, its moments in 32 or 8 bits; the rate is set at every step.
+    """Return AdamW over the trainable weights, with moments in 32 or 8 bits; the rate is set at every step.
 
-    Raises `UserError` for a whole model of 16 bits: its 8 or 11 significant bits swallow steps of a usual size.
+    Raises `UserError` if a whole model of 16 bits is to be trained: steps of a usual size are smaller than the rounding
+    error of its 8 or 11 significant bits.
     """
     half = [name for name, weight in policy.trainable().items() if weight.dtype in (torch.bfloat16, torch.float16)]
     if half and not policy.has_lora:
@@ -36,25 +37,17 @@ def make_optimiser(policy: Policy, config: GRPOConfig) -> torch.optim.Optimizer:
     kind: Any = torch.optim.AdamW
     if config.optimiser == "adamw8bit":
         kind = need_bitsandbytes("optimiser = adamw").optim.AdamW8bit
-        _check_8_bit_runs(kind, policy.device)
+        # Some versions of bitsandbytes lack 8-bit optimisers for some devices: try a step before the first rollout.
+        weight = torch.nn.Parameter(torch.zeros(4096, device=policy.device))
+        weight.grad = torch.zeros_like(weight)
+        advice = f"this bitsandbytes has no 8-bit AdamW on {policy.device} ({{why}}): upgrade it, or set optimiser = "
+        with as_user_error(advice + "adamw", RuntimeError):
+            kind([weight]).step()
     return kind(policy.trainable().values(), lr=0.0, weight_decay=config.weight_decay)
 
 
-def _check_8_bit_runs(kind: Any, device: torch.device) -> None:
-    """Not every bitsandbytes has 8-bit optimisers for every device: one step on zeros tells, before a rollout does."""
-    weight = torch.nn.Parameter(torch.zeros(4096, device=device))
-    weight.grad = torch.zeros_like(weight)
-    try:
-        kind([weight]).step()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"this bitsandbytes has no 8-bit AdamW on {device} ({reason}): upgrade it, or set optimiser = adamw"
-        ) from None
-
-
 def learning_rate(step: int, steps: int, peak: float, schedule: str, warmup: int) -> float:
-    """The rate of step 1..steps: a rise over `warmup` steps, then constant or a straight fall towards 0.
+    """Return the rate of step 1..steps: it rises over `warmup` steps, then is constant or falls linearly towards 0.
 
     >>> [learning_rate(step, 4, 1.0, "linear", 0) for step in (1, 2, 3, 4)]
     [1.0, 0.75, 0.5, 0.25]
@@ -73,11 +66,11 @@ def optimiser_step(
     rows: list[int],
     step: int,
 ) -> float | None:
-    """Step on the gradients of a loss that `policy.loss_scale` multiplied; returns their norm, clipped to `max_norm`.
+    """Make one optimiser step on gradients scaled by `policy.loss_scale`; return their norm before clipping.
 
-    None: a gradient overflowed float16.  The gradients are dropped and the scale is halved; the caller adds them once
-    more, for the rollout behind them cost far more than a backward pass.  Raises `UserError` when the scale is not to
-    blame, with the weight or the sample of `rollout` that is.
+    If a gradient has overflowed float16, drop the gradients, halve the scale and return None.  The caller then computes
+    the gradients again, because the rollout cost far more than a backward pass.  Raises `UserError` if the scale is not
+    the cause, and names the weight or the sample of `rollout` that is.
     """
     scale = policy.loss_scale
     scale.remove_from(policy.trainable().values())
@@ -97,9 +90,9 @@ def optimiser_step(
 
 
 def apply_gradients(policy: Policy, optimiser: torch.optim.Optimizer, rate: float, max_norm: float) -> float:
-    """One optimiser step on the gradients at hand, scaled to `max_norm`; returns their norm before that.
+    """Make one optimiser step on the present gradients, clipped to `max_norm`; return their norm before clipping.
 
-    Raises `FloatingPointError`, with the weights as they were, when the norm is not finite.
+    Raises `FloatingPointError`, without changing the weights, when the norm is not finite.
     """
     weights = [weight for weight in policy.trainable().values() if weight.grad is not None]
     norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
@@ -114,9 +107,9 @@ def apply_gradients(policy: Policy, optimiser: torch.optim.Optimizer, rate: floa
 
 
 def blame(policy: Policy, rollout: Rollout, rows: list[int]) -> str:
-    """The weight or the sample that makes a gradient infinite or NaN.
+    """Find the weight or the sample that makes a gradient infinite or NaN.
 
-    The gradient of each prompt's mean log-prob is taken again, alone.
+    The gradient of each prompt's mean log-prob is computed again, alone.
     """
     for name, weight in policy.trainable().items():
         if not weight.isfinite().all():
@@ -133,11 +126,11 @@ def blame(policy: Policy, rollout: Rollout, rows: list[int]) -> str:
 
 
 def rollout_metrics(rollout: Rollout, scores: list[Score], rewards: Tensor) -> Row:
-    """Means over the rollout; `log.METRICS` defines each.  `rewards` is (P, G)."""
+    """Return the means over the rollout that `log.METRICS` defines.  `rewards` is (P, G)."""
     names = dict.fromkeys(name for score in scores for name in score.parts)
     parts = {name: fmean(score.parts[name] for score in scores if name in score.parts) for name in names}
     return {
-        "reward": rewards.nanmean().item(),  # a reward that failed is NaN
+        "reward": rewards.nanmean().item(),  # a failed reward is NaN
         **{f"reward_{name}": mean for name, mean in parts.items()},
         "reward_std": rewards.std(-1).nanmean().item(),
         "degenerate_groups": degenerate_groups(rewards).float().mean().item(),
@@ -148,7 +141,7 @@ def rollout_metrics(rollout: Rollout, scores: list[Score], rewards: Tensor) -> R
 
 
 def mismatch(rollout: Rollout, old_logprobs: Tensor, rows: list[int], step: int, bound: float = 0.05) -> Row:
-    """Mean |log π_old - log π_sampler| over the tokens of the rows that learn, in nats; above `bound` that is said."""
+    """Return the mean |log π_old - log π_sampler| over the tokens of `rows`, in nats; warn if it exceeds `bound`."""
     if not rows:
         return {}
     apart = (old_logprobs - rollout.logprobs)[rows][rollout.completion_mask[rows]].abs().mean().item()
@@ -162,17 +155,17 @@ def mismatch(rollout: Rollout, old_logprobs: Tensor, rows: list[int], step: int,
 
 
 def times(clock: list[float], rollout: Rollout) -> Row:
-    """Seconds of the four parts of a step, from the five readings of the clock around them."""
+    """Return the seconds of the four parts of a step, from the five times around them."""
     names, seconds = ("prepare", "rollout", "score", "update"), clock[-1] - clock[0]
     row = {f"seconds_{name}": end - start for name, (start, end) in zip(names, pairwise(clock), strict=True)}
     return {"seconds": seconds, **row, "tokens_per_second": rollout.lengths.sum().item() / seconds}
 
 
 def written(rollout: Rollout, scores: list[Score], advantages: Tensor) -> list[Row]:
-    """The completions of the step with what they earned, for `completions.jsonl`."""
+    """Return the completions of the step with their rewards and advantages, for `completions.jsonl`."""
     rows = []
-    for b, (won, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
+    for b, (score, advantage) in enumerate(zip(scores, advantages.flatten().tolist(), strict=True)):
         row = {"sample": rollout.sample_of(b).id, "solution": rollout.sample_of(b).solution, "text": rollout.texts[b]}
-        reward = won.total if math.isfinite(won.total) else None  # JSON has no NaN
-        rows.append(row | {"parts": won.parts, "reward": reward, "failure": won.failure, "advantage": advantage})
+        reward = score.total if math.isfinite(score.total) else None  # JSON has no NaN
+        rows.append(row | {"parts": score.parts, "reward": reward, "failure": score.failure, "advantage": advantage})
     return rows

@@ -1,11 +1,11 @@
-"""The supervised baseline: imitate written answers instead of rewarding sampled ones.
+"""This module is the supervised baseline: it imitates written answers instead of rewarding sampled ones.
 
-Same samples, same trainable weights, same optimiser, same evaluation as GRPO; a completion is given instead of
-sampled, and the loss is cross-entropy.  One setting decides what is imitated: `sft_target = "answer"`, as in the
-paper, or "reasoning", which is the harder rival.
+Samples, trainable weights, optimiser and evaluation are the same as for GRPO.  The completions are the written targets,
+and the loss is cross-entropy.  The target is the answer alone (`sft_target = "answer"`, as in the paper) or the answer
+with its reasoning ("reasoning"), which is the stronger baseline.
 
-Deviation from the paper: its baseline is LoRA at 64 rows a step with half the run as warm-up, beside full-parameter
-RFT at 16; here the two differ in nothing but the objective.
+Deviation from the paper: its baseline is LoRA with 64 rows per step and half the run as warm-up, and its RFT trains all
+weights with 16 rows per step; here the two differ only in the objective.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from minirft.samples import Rollout, Sample, pad_rows
 
 
 def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
-    """Run or go on with a supervised run; yields every logged row as it happens.  Raises as `train` does."""
+    """Start or resume a supervised run; yield every row when it is logged.  Raises as `minirft.train.run` does."""
     config = anchored(config)
     screening = Screening.of(config.data, resume, progress)
     feed = training_feed(config, screening)
@@ -43,7 +43,7 @@ def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) 
 def sft_step(
     policy: Policy, optimiser: torch.optim.Optimizer, samples: list[Sample], config: GRPOConfig, step: int
 ) -> tuple[Row, list[Row]]:
-    """One step on P samples: L = -(1 / tokens) Σ_b Σ_t log π(token | prompt, tokens before), at temperature 1."""
+    """Do one step on P samples: L = -(1 / tokens) Σ_b Σ_t log π(token | prompt, tokens before), at temperature 1."""
     start = time.perf_counter()
     rollout = written_rollout(policy, samples, config.sft_target)
     rows = list(range(len(samples)))
@@ -58,14 +58,14 @@ def sft_step(
 
 
 def add_gradients(policy: Policy, rollout: Rollout, rows: list[int]) -> float:
-    """Add the gradient of the loss on `rows`, a part of the step; returns their share of the loss."""
+    """Add the gradient of the loss on `rows`, a part of the step; return their share of the loss."""
     loss = -policy.logprobs(rollout, rows).sum() / rollout.lengths.sum()
     (loss * policy.loss_scale.value).backward()
     return loss.item()
 
 
 def written_rollout(policy: Policy, samples: list[Sample], target: str) -> Rollout:
-    """The targets of P samples take the shape of a rollout with one completion each."""
+    """Return the targets of P samples as a rollout with one completion each."""
     texts = [target_text(sample, target) for sample in samples]
     ids = [policy.tokenizer.encode(text, add_special_tokens=False) for text in texts]
     return given_rollout(policy, samples, texts, [[*row, policy.tokenizer.eos_token_id] for row in ids])
@@ -74,9 +74,9 @@ def written_rollout(policy: Policy, samples: list[Sample], target: str) -> Rollo
 def given_rollout(
     policy: Policy, samples: Sequence[Sample], texts: list[str], ids: Sequence[Sequence[int]], temperature: float = 1.0
 ) -> Rollout:
-    """Completions that were not sampled here take the shape of a rollout: as many to each of P samples, log-probs 0.
+    """Return completions that were not sampled as a rollout with log-probs 0; each of the P samples has equally many.
 
-    `ids` are the tokens of the `texts`, with the one that ends each.
+    `ids` are the tokens of the `texts`, each with its end token.
     """
     rows = [torch.tensor(row, device=policy.device) for row in ids]
     mask = pad_rows([torch.ones_like(row, dtype=torch.bool) for row in rows])
@@ -93,7 +93,7 @@ def given_rollout(
 
 
 def target_text(sample: Sample, target: str) -> str:
-    """The completion to imitate.  Raises `UserError` when reasoning is asked for and nobody wrote any.
+    """Return the completion to imitate.  Raises `UserError` if the target is "reasoning" and the sample has none.
 
     >>> target_text(Sample("s0", Path("a.png"), "presence", "A cat?", "<answer>yes</answer>"), "answer")
     '<answer>yes</answer>'

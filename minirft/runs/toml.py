@@ -1,6 +1,6 @@
-"""Config dataclasses from TOML and back, with every key and type checked.
+"""This module converts TOML to config dataclasses and back, and checks every key and type.
 
-A mistake is a `UserError` that names the key, what was expected, and the nearest right key.
+A mistake raises a `UserError` with the key, the expected type, and the nearest known key.
 """
 
 from __future__ import annotations
@@ -16,25 +16,23 @@ from typing import Any, Literal
 
 from minirft import UserError, as_user_error
 
+# Keys of earlier versions: renamed with other values; removed, with the one value that is still accepted (run folders
+# hold it) and the advice for another; renamed with the same values.
 RENAMED = {"data.bad_boxes": 'data.on_bad ("skip" for "drop", "stop" for "refuse")'}
+GONE = {"lora.dtype": ("float32", "adapters are always float32; remove the line")}
+NEW_NAMES = {"prompts_per_rollout": "prompts_per_decode"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table in a TOML file.  Raises `UserError` when it cannot be read, or with the line that is wrong."""
+    """Read the table in a TOML file.  Raises `UserError` if it cannot be read or has a syntax error, with the line."""
     with as_user_error("cannot be read: {why}", OSError, UnicodeDecodeError):
         text = path.read_text(encoding="utf-8")
     with as_user_error("not valid TOML: {why}", tomllib.TOMLDecodeError):
         return tomllib.loads(text)
 
 
-# Keys of earlier versions: the one value that says what is so now, which their run folders hold, and what to do with
-# another.
-GONE = {"lora.dtype": ("float32", "adapters are always float32; remove the line")}
-NEW_NAMES = {"prompts_per_rollout": "prompts_per_decode"}  # keys of earlier versions that mean the same
-
-
 def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
-    """A TOML table becomes a config dataclass, every key and type checked; raises `UserError`.
+    """Convert a TOML table to a config dataclass.  Raises `UserError` for an unknown key or a wrong type.
 
     >>> Example = dataclasses.make_dataclass("Example", [("steps", int, 60)])
     >>> from_table(Example, {"stpes": 3}, "data.")
@@ -57,7 +55,7 @@ def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
-    """`value`, as TOML reads it, as the type `hint` asks for."""
+    """Convert a value from TOML to the type `hint`."""
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return from_table(hint, value, key + ".")
     origin, options = typing.get_origin(hint), typing.get_args(hint)
@@ -79,7 +77,8 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
 
 
 def _in_words(hint: Any) -> str:
-    """
+    """Describe a type in words.
+
     >>> _in_words(tuple[str, ...]), _in_words(Literal["none", "nf4"])
     ('a list of text in quotes', 'one of none, nf4')
     """
@@ -93,7 +92,7 @@ def _in_words(hint: Any) -> str:
 
 
 def to_toml(config: Any, prefix: str = "") -> str:
-    """The configuration as TOML, every field spelt out; `from_table` reads it back to an equal one.
+    """Convert the configuration to TOML with all its fields; `from_table` converts it back to an equal one.
 
     >>> Example = dataclasses.make_dataclass("Example", [("steps", int, 60), ("names", tuple[str, ...], ("cat",))])
     >>> print(to_toml(Example()))
@@ -121,7 +120,7 @@ def _toml_value(value: Any) -> str:
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Names of the fields in which two configurations differ, nested ones dotted.
+    """Return the names of the fields in which two configurations differ, such as "data.seed".
 
     >>> Example = dataclasses.make_dataclass("Example", [("steps", int, 60)])
     >>> differences(Example(1), Example(2))

@@ -1,6 +1,6 @@
-"""Rows of a run, handed on to a tracker as they happen, through that project's own client; off unless asked for.
+"""This module sends the rows of a run to a tracker through the tracker's own client; it is off by default.
 
-The run's own log stays the record: a tracker gets every number in it, under `train/` and `eval/`, and nothing else.
+The run's log stays the complete record; a tracker gets every number in it, under `train/` and `eval/`, and no text.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from minirft.runs.config import GRPOConfig
 from minirft.runs.log import plain
 
 Tracker = Literal["none", "tensorboard", "trackio", "wandb"]
+MODULES = {"tensorboard": "torch.utils.tensorboard"}
 Row = Mapping[str, Any]
-Write = tuple[Callable[[dict[str, float], int], None], Callable[[], None]]  # what logs numbers of a step, what ends
+Write = tuple[Callable[[dict[str, float], int], None], Callable[[], None]]  # log the numbers of a step; end the run
 
 
 def tracked(rows: Iterable[dict[str, Any]], tracker: Tracker, config: GRPOConfig, folder: Path) -> Iterator[dict]:
-    """The rows pass on as they are, and their numbers also go to the tracker.
+    """Yield the rows unchanged, and send their numbers to the tracker.
 
-    Raises `UserError`, before the first step, where the tracker's package is not installed.
+    Raises `UserError`, before the first step, if the tracker's package is not installed.
     """
     if tracker == "none":
         yield from rows
         return
-    client, started = _client(tracker), None
+    name, advice = MODULES.get(tracker, tracker), f"pip install 'minirft[{tracker}]', or leave --track out"
+    with as_user_error(f"--track {tracker} needs its package ({{why}}): {advice}", ImportError):
+        client = importlib.import_module(name)
+    started = None
     try:
         for row in rows:
-            started = started or _START[tracker](client, config, folder)  # a run that is refused leaves nothing behind
+            started = started or _START[tracker](client, config, folder)  # not before the run is known to start
             started[0](numbers(row), int(row["step"]))
             yield row
     finally:
@@ -42,20 +46,13 @@ def tracked(rows: Iterable[dict[str, Any]], tracker: Tracker, config: GRPOConfig
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """The finite numbers of a row under their kind.
+    """Return the finite numbers of a row, with the row's kind in their names.
 
     >>> numbers({"kind": "train", "step": 3, "reward": 0.5, "kl": None, "ci": {}})
     {'train/reward': 0.5}
     """
     values = {key: value for key, value in plain(row).items() if key != "step" and type(value) in (int, float)}
     return {f"{row['kind']}/{key}": float(value) for key, value in values.items() if math.isfinite(value)}
-
-
-def _client(tracker: Tracker) -> ModuleType:
-    name = {"tensorboard": "torch.utils.tensorboard"}.get(tracker, tracker)
-    advice = f"pip install 'minirft[{tracker}]', or leave --track out"
-    with as_user_error(f"--track {tracker} needs its package ({{why}}): {advice}", ImportError):
-        return importlib.import_module(name)
 
 
 def _tensorboard(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:

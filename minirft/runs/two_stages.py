@@ -1,8 +1,8 @@
-"""Detection in two stages, as the paper evaluates it: is there one in the picture, and only then, where?
+"""This module evaluates detection in two stages, as the paper does: is there an object, and if so, where?
 
-The paper asks the first question of the untrained model, or takes the categories of a picture as known (section 4.1);
-its prompt was not released, ours is `prompts.presence`.  Here one policy answers both, so whatever it gets
-wrong in the first stage, a missed object or an invented one, is in the result.
+In the paper the untrained model answers the first question, or the categories of a picture are known (section 4.1); its
+prompt was not released, ours is `prompts.presence`.  Here one policy answers both questions, so an error in the first
+stage, a missed or an invented object, counts in the result.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from minirft.runs.loop import generate
 from minirft.samples import Sample
 
 NO = "<think>there is none</think> " + prompts.detection_solution([])
-"""What a no of the first stage says in the second one's words."""
+"""The detection answer that stands for a "no" in the first stage."""
 
 
 def answers_in_two_stages(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> list[str]:
-    """One detection answer for each sample: `NO` where the first answer is no, else the answer to the sample.
+    """Return one detection answer for each sample: `NO` if the first answer is "no", else the second answer.
 
-    A first answer that is neither yes nor no goes on to the second stage: only a no may hide an object.
+    A first answer that is neither yes nor no leads to the second stage, because only a "no" may suppress a detection.
     """
     first = generate(policy, config, [presence_question(sample) for sample in samples], mode)
     left = [sample for sample, text in zip(samples, first, strict=True) if parse("presence", text) is not False]
@@ -35,9 +35,9 @@ def answers_in_two_stages(policy: Policy, config: GRPOConfig, samples: list[Samp
 def batches_in_two_stages(
     policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy", first: int = 0
 ) -> Iterator[list[str]]:
-    """The same `config.eval_batch` samples at a time, from sample `first` on; as `minirft.runs.loop.generate_batches`.
+    """Yield the answers of `answers_in_two_stages` batch by batch, as `minirft.runs.loop.generate_batches` does.
 
-    Raises `UserError` where a sample is no detection question.
+    Raises `UserError` if a sample is no detection question.
     """
     for start in range(first, len(samples), config.eval_batch):
         batch = samples[start : start + config.eval_batch]
@@ -45,7 +45,7 @@ def batches_in_two_stages(
 
 
 def presence_question(sample: Sample) -> Sample:
-    """Is there one of the category that a detection sample asks for?
+    """Return the presence question about the category of a detection sample.
 
     >>> from pathlib import Path
     >>> sample = Sample("0", Path("0.jpg"), "detection", "?", "<answer>No Objects</answer>", "cat")

@@ -25,7 +25,7 @@ CAT = [[100, 100, 600, 600]]  # in thousandths: 20, 10 to 120, 60 pixels
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(findings_module, "_said", set())
+    monkeypatch.setattr(findings_module, "_reported", set())
 
 
 def picture(path: Path, i: int = 0, size=SIZE, **options) -> Path:

@@ -36,7 +36,7 @@ BOX = [6, 4, 30, 20]
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
     """What is said once in a process would be silent in the second test."""
-    monkeypatch.setattr(findings_module, "_said", set())
+    monkeypatch.setattr(findings_module, "_reported", set())
 
 
 def photograph(i: int = 0) -> Image.Image:

@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 
 from minirft import UserError
-from minirft.commands.asking import in_the_runs_words
+from minirft.commands.asking import find_pictures, in_the_runs_words
 from minirft.commands.cli import main
 from minirft.data import DataConfig, question_of, training_set
 from minirft.policy import Policy
 from minirft.rewards import prompts
-from minirft.runs.asking import Asking, answer, ask, read_answer, sample_of, standing, wording
+from minirft.runs.asking import Asking, answer, ask, most_common, parse_answer, sample_of, upright, wording
 from minirft.runs.config import GRPOConfig
-from minirft.runs.new_pictures import find_pictures, upright
 from minirft.samples import Sample
 from minirft.show.answered import drawn_answer
 from minirft.tiny import world
@@ -46,10 +45,10 @@ def test_boxes_are_in_pixels_of_the_picture_itself():
     """Width and height swapped, or boxes left in thousandths; a malformed box that spoils the others or goes unsaid."""
     sample = Sample("p.jpg", Path("p.jpg"), "detection", "?", "")
     text = boxes(([100, 200, 500, 1000], 0.7), ([900, 0, 100, 50], 0.5))
-    found = read_answer(sample, text, (640, 480))
+    found = parse_answer(sample, text, (640, 480))
     assert found.boxes == [[64, 96, 320, 480]] and found.confidence == [0.7]
     assert found.failure == "1 of 2 boxes are malformed"
-    assert read_answer(sample, "no idea", (640, 480)).failure == "no answer block"
+    assert parse_answer(sample, "no idea", (640, 480)).failure == "no answer block"
 
 
 def test_a_transparent_picture_in_memory_is_laid_on_white(tmp_path: Path):
@@ -86,12 +85,12 @@ def test_agreement_is_the_share_of_answers_like_the_one_that_stands():
     """An unreadable answer that agrees with another one, boxes compared by their number only, or the odd one chosen."""
     near, far = [100, 100, 500, 500], [600, 600, 900, 900]
     answers = [boxes((far, 0.9)), boxes((near, 0.5)), boxes(([110, 100, 500, 510], 0.1)), "?", "?"]
-    assert standing("detection", answers) == (1, 2 / 5)
-    assert standing("detection", ["?", "?"]) == (0, 0.0)
+    assert most_common("detection", answers) == (1, 2 / 5)
+    assert most_common("detection", ["?", "?"]) == (0, 0.0)
     nothing = "<answer>No Objects</answer>"
-    assert standing("detection", [boxes((near, 1)), nothing, nothing]) == (1, 2 / 3)
+    assert most_common("detection", [boxes((near, 1)), nothing, nothing]) == (1, 2 / 3)
     two = boxes((near, 0.5), (far, 0.5))
-    assert standing("detection", [two, boxes((far, 0.1), (near, 0.2)), boxes((near, 1))]) == (0, 2 / 3)
+    assert most_common("detection", [two, boxes((far, 0.1), (near, 0.2)), boxes((near, 1))]) == (0, 2 / 3)
 
 
 def test_a_name_becomes_the_papers_question_and_any_other_text_is_kept():

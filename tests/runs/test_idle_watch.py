@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from minirft.runs import loop
 from minirft.runs.config import GRPOConfig
-from minirft.runs.idle_watch import IdleWatch
 from minirft.runs.log import read_log
+from minirft.runs.watches import IdleWatch
 from minirft.train import run as train
 
 FINE = {"truncated": 0.5, "parse_rate": 0.5, "degenerate_groups": 0.5, "reward": 1.0}

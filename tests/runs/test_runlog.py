@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from minirft import UserError
 from minirft.runs import log as log_module
-from minirft.runs.log import METRICS, RunLog, provenance, read_log
+from minirft.runs.log import METRICS, RunLog, provenance, read_log, truncate_after
 
 
 def new_log(folder, **options):
@@ -102,7 +102,7 @@ def test_a_resumed_log_ends_as_if_never_stopped(tmp_path_factory, stop, checkpoi
     with broken.path.open("ab") as file:
         file.write(b'{"kind": "train", "st'[:torn])
     resumed = new_log(broken.path.parent, resume=True)
-    resumed.truncate_after(checkpoint)
+    truncate_after(resumed.path, checkpoint)
     go(resumed, checkpoint + 1, 6)
     assert broken.path.read_bytes().split(b"\n")[1:] == straight.path.read_bytes().split(b"\n")[1:]
 

@@ -14,11 +14,11 @@ from minirft.data.settings import DataConfig
 from minirft.data.summary import true_boxes
 from minirft.policy import Policy
 from minirft.rewards.frames import displayed_size
-from minirft.runs import frame_watch, loop
+from minirft.runs import loop, watches
 from minirft.runs.config import GRPOConfig
-from minirft.runs.frame_watch import FrameWatch
 from minirft.runs.log import read_log
 from minirft.runs.loop import evaluate_policy
+from minirft.runs.watches import FrameWatch
 from minirft.train import run as train
 
 
@@ -50,7 +50,7 @@ def test_an_evaluation_says_in_which_frame_the_answers_are(tiny, monkeypatch, sc
 def test_answers_without_boxes_are_not_looked_at(tiny, task):
     """A check that reads boxes out of labels."""
     samples = held_out(GRPOConfig(eval_samples=3, data=DataConfig(task=task)))
-    assert frame_watch.frame_warning(tiny, ["<answer>[1, 2, 3, 4]</answer>"] * 3, samples) is None
+    assert watches.frame_warning(tiny, ["<answer>[1, 2, 3, 4]</answer>"] * 3, samples) is None
 
 
 def test_training_is_looked_at_while_it_earns_little(tiny, capsys: pytest.CaptureFixture[str]):
@@ -72,6 +72,9 @@ def test_training_is_looked_at_while_it_earns_little(tiny, capsys: pytest.Captur
     assert capsys.readouterr().err.count("shares of width and height") == 1
     assert look(fresh(), 3, 0.0) == look(fresh(), 4, 0.9) == look(fresh(), 4, 0.0, scale=1.0) == {}
     assert fresh().training({"loss": 1.0}, [{"sample": "s", "text": ""}], []) == {}  # supervised: nothing was sampled
+    resumed = FrameWatch(fresh().run, [{"kind": "train", "step": 4}, {"kind": "eval", "frame_warning": "in pixels"}])
+    assert look(resumed, 8, 0.0) == {}, "a resumed run warns again, so its log differs from a straight run's"
+    assert capsys.readouterr().err == ""
 
 
 def test_the_log_of_a_run_says_it_and_stderr_once(tiny_random, tmp_path, monkeypatch, capsys):
@@ -93,6 +96,6 @@ def test_the_sizes_are_those_the_model_saw(tiny, monkeypatch):
     seen = [tiny.processor.resized(displayed_size(sample)) for sample in samples]
     assert seen == [(wide * patch, high * patch) for high, wide in grids.tolist()]
     told = []
-    monkeypatch.setattr(frame_watch, "check_frames", lambda *args: told.append(args) or SimpleNamespace(warning=None))
-    frame_watch.frame_warning(tiny, ["", ""], samples)
+    monkeypatch.setattr(watches, "check_frames", lambda *args: told.append(args) or SimpleNamespace(warning=None))
+    watches.frame_warning(tiny, ["", ""], samples)
     assert told[0][2]((50, 60)) == tiny.processor.resized((50, 60)) != (50, 60)

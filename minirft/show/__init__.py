@@ -52,6 +52,6 @@ if TYPE_CHECKING:
         plain_axes,
         png,
     )
-    from minirft.show.tokens import LINE, draw_tokens, layout, shade
+    from minirft.show.tokens import token_rows
 
 __getattr__, __all__ = lazily(__name__)

@@ -2,8 +2,8 @@
 
 Every call takes {title of a panel: what it shows}, `wide`, the number of panels side by side (3), and `size`, the
 inches of one.  What else is asked for, `xlabel`, `ylim`, `xscale`, `xticks` and so on, goes to matplotlib's `Axes.set`
-of every panel, a mapping by title.  A name has one colour in all panels and one place in the legend; an empty name has
-no place there.
+of every panel, a mapping by title.  A name has one colour in all panels and one place in the legend; an empty name, or
+one that begins with "_", has no place there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def lines(
     figure, grid = _grid(list(curves), look)
     for axes, of in zip(grid, curves.values(), strict=True):
         for name, curve in of.items():
-            if not isinstance(curve, tuple):
+            if not (isinstance(curve, tuple) and np.ndim(curve[0])):
                 curve = (range(len(curve)) if x is None else x, curve)
                 if x is None:
                     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -112,7 +112,7 @@ def bars(
                 axes.bar_label(drawn, fmt=form, fontsize=8, color=INK, padding=2)
         labels = [str(name) for name in (names or (shown[title] if alone else [f"o{p + 1}" for p in places]))]
         _place_bars(axes, places, labels, horizontal)
-        _guides(axes, colour, across or {}, {}, {})
+        _guides(axes, colour, *(({}, across or {}) if horizontal else (across or {}, {})), {})
     return _finished(figure, grid, look)
 
 
@@ -216,6 +216,8 @@ def _finished(figure: Figure, grid: Sequence[Axes], look: dict[str, Any]) -> Fig
         title = axes.get_title(loc="left")
         own = {name: value.get(title) if isinstance(value, Mapping) else value for name, value in ordered}
         axes.set(**{name: value for name, value in own.items() if name != "ylabel" or place % wide == 0})
+        if "xticks" in look:
+            axes.minorticks_off()
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set(fontsize=9, color=INK)
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -52,9 +54,11 @@ def plain_axes(axes: Axes, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def legend_below(figure: Figure, handles: Sequence[object]) -> None:
-    """One legend for all panels, under them."""
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)
+def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
+    """One legend for all panels, under them, in as many columns as its longest name lets fit."""
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    columns = int(np.clip(11 * figure.get_size_inches()[0] / (longest + 6), 1, 4))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minirft.show.style import BLUE, INK, VERMILION
+from minirft.show.style import BLUE, INK, VERMILION, panels
 
 COLUMNS, MARGIN, LINE = 117, 17, 0.165  # of the drawing: characters, characters before the tokens, inches a line
 LONGEST = 600  # characters of one completion that the drawing shows
@@ -64,6 +65,21 @@ def layout(tokens_of: Sequence[Sequence[str]], labels: Sequence[str]) -> list[Pl
             column += len(token)
         line += 1
     return placed
+
+
+def token_rows(tokens_of: Sequence[Sequence[str]], heat: Sequence[Sequence[float]], labels: Sequence[str],
+               title: str = "", full: float = 3.0) -> Figure:  # fmt: skip
+    """Completions as text, each token on the colour of its number: white at 0, orange at -`full`, blue at `full`.
+
+    >>> len(token_rows([["<think>", "look"]], [[0.0, -1.5]], ["o1"]).axes[0].texts)
+    3
+    """
+    placed = layout(tokens_of, labels)
+    height = LINE * (1 + max(line for *_, line in placed))
+    figure, (axes,) = panels(1, 1, 8, height + 0.35)
+    draw_tokens(axes, placed, lambda g, t: shade(heat[g][t], 0.0, full), height)
+    axes.set_title(title, loc="left", fontsize=9, color=INK)
+    return figure
 
 
 def draw_tokens(axes: Axes, placed: list[Placed], colour: Colour, height: float) -> None:

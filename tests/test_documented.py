@@ -61,7 +61,7 @@ RULES = [
         also=f"--model {{miniature}} {SHORT} {PHOTOS} --out run",
     ),
     Rule("minirft audit", "as it stands, on the page's own file"),
-    Rule("minirft train tiny_detection", "the embedded model, one step", also=SHORT),
+    Rule("minirft train tiny_detection", "a step, with the page's own file", also=SHORT),
     Rule("minirft fit", "as it stands: it needs no weights"),
     Rule("minirft data inspect CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
     Rule("minirft data check CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
@@ -137,12 +137,8 @@ def commands(block: Block) -> Iterator[str]:
 BLOCKS = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), page.name)]
 TYPED = [command for block in BLOCKS if block.language in SHELL for command in commands(block)]
 TABLES = [block for block in BLOCKS if block.language == "toml"]
-FILES = [block for block in BLOCKS if block.language == "python" and re.match(r"# \w+\.py\n", block.text)]
-
-
-def named(block: Block) -> str:
-    """The file that a Python block is the text of: its first line says so."""
-    return block.text.splitlines()[0].removeprefix("# ")
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+FILES = {name[1]: block.text for block in PYTHON if (name := re.match(r"# (\w+\.py)\n", block.text))}  # to be saved
 
 
 def inline() -> list[str]:
@@ -166,7 +162,7 @@ def test_blocks_and_commands_are_found():
     first, second = blocks(text, "t")
     assert [*commands(first)] == ["make a", "make c", "minirft fit x"]
     assert [*commands(Block("t", "console", "$ make d\ne\n"))] == ["make d"] and second.language == "console"
-    assert len(TYPED) >= 10 and len(TABLES) >= 5 and len(inline()) >= 20
+    assert len(TYPED) >= 10 and len(TABLES) >= 5 and len(inline()) >= 20 and "rewards.py" in FILES
 
 
 def test_every_block_is_of_a_known_kind():
@@ -213,8 +209,8 @@ def places(
     small = "prompts_per_step = 2\ngroup_size = 4\nmax_completion_length = 8\neval_samples = 4\nthreads = 1\n"
     (tmp_path / "demo.toml").write_text(f'model = "tiny"\n{small}')
     (tmp_path / "card16.toml").write_text(next(block.text for block in TABLES if "[data]" not in block.text))
-    for block in FILES:
-        (tmp_path / named(block)).write_text(block.text)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     return {"desk": tmp_path, "root": root, "miniature": miniature}
 
 
@@ -242,9 +238,7 @@ def test_documented_answers_of_fit(capsys: pytest.CaptureFixture[str]):
         assert re.search(rf"^{re.escape(comment)}", capsys.readouterr().out, re.M), command
 
 
-@pytest.mark.parametrize(
-    "block", [b for b in BLOCKS if b.language == "python" and b not in FILES], ids=lambda b: b.page
-)
+@pytest.mark.parametrize("block", [b for b in PYTHON if b.text not in FILES.values()], ids=lambda block: block.page)
 def test_python_examples_run(block: Block):
     """A first example that raises, or whose policy writes nothing."""
     out = io.StringIO()

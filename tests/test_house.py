@@ -117,6 +117,7 @@ def notebook_imports() -> Iterator[tuple[str, str, str]]:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        source = re.sub(r"^%.*$", "", source, flags=re.MULTILINE)  # a magic, such as %%writefile
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("minirft."):
                 yield from ((path.name, node.module, alias.name) for alias in node.names)

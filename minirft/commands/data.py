@@ -62,7 +62,7 @@ def inspect(args: list[str]) -> None:
     """Counts, warnings and a drawing of a config's data."""
     config, flags = parse_data(args, InspectFlags(), "minirft data inspect")
     from minirft import UserError
-    from minirft.data import held_out, summarise, warnings
+    from minirft.data import Screening, held_out, summarise, warnings
     from minirft.show import drawing, png
 
     training, found, nothing = _training(config), [], []
@@ -76,7 +76,8 @@ def inspect(args: list[str]) -> None:
     limit, wanted = config.max_completion_length, () if config.data.task == "classification" else config.data.categories
     told = summarise(samples) | {"warnings": warnings(training, limit, found, wanted) + nothing}
     if flags.out:
-        flags.out.write_bytes(png(drawing(_spread(samples, flags.samples, config.data.seed))))
+        drawn = Screening.of(config.data).sound(_spread(samples, flags.samples, config.data.seed))
+        flags.out.write_bytes(png(drawing(drawn)))
         told["drawing"] = str(flags.out)
     print(json.dumps(told) if flags.json else report(told))
 

@@ -14,5 +14,6 @@ if TYPE_CHECKING:
     from minirft.lessons.practice import LAB, Practice, lab_config, lab_rewards
     from minirft.lessons.record import records, token_weights
     from minirft.lessons.tables import by_seed, committed, live_cell, paper_table, results
+    from minirft.lessons.typed import terminal
 
 __getattr__, __all__ = lazily(__name__)

@@ -286,6 +286,17 @@ def test_inspect_counts_and_draws(coco, tmp_path, capsys):
     assert "category" in text and "warning: no question is about an absent category" in text
 
 
+def test_inspect_draws_what_opens(coco, tmp_path, capsys, monkeypatch):
+    """One torn picture, which costs a run its samples only, and no drawing of all the others."""
+    (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
+    source = tmp_path / "mine.toml"
+    monkeypatch.chdir(tmp_path)
+    source.write_text('[data]\nkind = "coco"\nannotations = "instances.json"\nimages = "."\n')
+    out = tmp_path / "seen.png"
+    assert main(["data", "inspect", str(source), "--samples", "99", "--out", str(out)]) == 0, capsys.readouterr().err
+    assert out.stat().st_size
+
+
 @pytest.mark.parametrize("task", ["detection", "classification"])
 def test_inspect_of_the_tiny_world(task, tmp_path, capsys):
     """Catches a task whose samples cannot be drawn or counted, and an endless world that is asked for all it has."""

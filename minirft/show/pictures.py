@@ -32,7 +32,7 @@ MAX_DRAWN = 50  # boxes of one answer; more would hide the picture
 
 @dataclass(frozen=True)
 class Group:
-    """The completions of one prompt with their rewards: lists of length G; `parts` has one list for each reward part."""
+    """The completions of one prompt with their rewards: lists of length G; `parts` has a list for each reward part."""
 
     sample: Sample
     texts: list[str]
@@ -195,7 +195,7 @@ def _outline(axes: Axes, box: np.ndarray, colour: str, width: float, style: obje
 
 
 def _label(axes: Axes, box: np.ndarray, text: str, image: Image.Image) -> None:
-    """Write a label above its box if there is room, else inside; near the right edge, align it to the box's right side."""
+    """Write a label above its box if there is room, else inside; near the right edge, align it with the right side."""
     inside, late = box[1] < 0.09 * image.height, box[0] > 0.62 * image.width
     ground = {"facecolor": VERMILION, "edgecolor": "none", "pad": 1.2}
     axes.text(

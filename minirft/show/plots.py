@@ -168,7 +168,8 @@ def heatmap(
 
 
 def _numbers(values: Any) -> np.ndarray:
-    return torch.as_tensor(values if hasattr(values, "ndim") else list(values)).detach().numpy()
+    tensor = torch.as_tensor(values) if hasattr(values, "ndim") else torch.tensor([*values], dtype=torch.float64)
+    return tensor.detach().numpy()
 
 
 def _colours(names: Sequence[str], chosen: Mapping[str, str] | None) -> dict[str, str]:

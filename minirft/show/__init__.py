@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from minirft.show.data import drawing
     from minirft.show.display import live, picture, small_picture
     from minirft.show.knowledge import knowledge_map, looks
-    from minirft.show.lab import RewardLab, push_bars, red_team_bars
+    from minirft.show.lab import RewardLab, red_team_bars
     from minirft.show.misses import worst
     from minirft.show.pictures import Group, before_after, boxes_of, draw_answer, draw_boxes, group_panel, picture_row
     from minirft.show.play_advantages import AdvantagePlayground

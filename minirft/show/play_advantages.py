@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minirft.advantages import degenerate_groups, group_advantages
 from minirft.show.play import Playground, canvas, plot_axes
+from minirft.show.plots import draw_bars
 from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, SKY, VERMILION, signed
 from minirft.show.tokens import name_of
 
@@ -40,6 +41,7 @@ class AdvantagePlayground(Playground):
     def __init__(self, rewards: ArrayLike, others: ArrayLike | None = None) -> None:
         self.start = np.round(np.asarray(rewards, dtype=np.float64).reshape(-1), 2)
         group = len(self.start)
+        self.names = [name_of(g) for g in range(group)]
         spread = np.where(np.arange(group) < group // 2, 0.0, HIGHEST)
         self.others = np.reshape(spread if others is None else others, (-1, group)).astype(np.float64)
         low, high = min(0.0, self.start.min()), max(HIGHEST, self.start.max())
@@ -52,8 +54,8 @@ class AdvantagePlayground(Playground):
         ]  # fmt: skip
         centred = {"display": "flex", "justify_content": "center"}
         named = [  # labels of their own: a slider's description is covered by its handle at the top
-            ipywidgets.VBox([ipywidgets.Label(name_of(g), layout=centred), slider])
-            for g, slider in enumerate(self.sliders)
+            ipywidgets.VBox([ipywidgets.Label(name, layout=centred), slider])
+            for name, slider in zip(self.names, self.sliders, strict=True)
         ]
         self.scale = ipywidgets.Dropdown(options=list(FORMULAS), description="scale", layout={"width": "190px"})
         self.eps = ipywidgets.FloatLogSlider(
@@ -103,13 +105,12 @@ class AdvantagePlayground(Playground):
         left.axhspan(mean - std, mean + std, color=GRID, alpha=0.7, linewidth=0)
         left.axhline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
         left.set_ylim(self.sliders[0].min, self.sliders[0].max * 1.1)
-        _bars(left, rewards.tolist(), [SKY] * len(rewards), "{:.2f}".format)
+        draw_bars(left, {"": rewards}, self.names, {"": SKY}, form="{:.2f}")
         plot_axes(right, f"advantages   {FORMULAS[self.scale.value]}")
         limit = max(3.2, 1.15 * advantages.abs().max().item())
         right.set_ylim(-limit, limit)
-        right.axhline(0, color=QUIET, linewidth=1)
         colours = [BLUE if a > 0 else ORANGE if a < 0 else QUIET for a in advantages.tolist()]
-        _bars(right, advantages.tolist(), colours, signed)
+        draw_bars(right, {"": advantages}, self.names, {"": colours}, form=signed)
         if self.degenerate():
             _light_up(left, right, teaches=self.scale.value == "none")
         return figure
@@ -131,17 +132,6 @@ class AdvantagePlayground(Playground):
             badge = "background:#d55e00;color:white;padding:2px 8px;border-radius:4px"
             lines.insert(0, f'<b style="{badge}">degenerate group</b> all rewards are equal: {said}')
         return "<br>".join(lines)
-
-
-def _bars(axes: Axes, values: list[float], colours: list[str], write: object) -> None:
-    """A bar for each completion with its number at the end."""
-    axes.bar(range(len(values)), values, width=0.7, color=colours)
-    for g, value in enumerate(values):
-        axes.annotate(
-            write(value), (g, value), xytext=(0, 2 if value >= 0 else -2), textcoords="offset points",
-            ha="center", va="bottom" if value >= 0 else "top", fontsize=8, color=INK,
-        )  # fmt: skip
-    axes.set_xticks(range(len(values)), map(name_of, range(len(values))), fontsize=9)
 
 
 def _light_up(left: Axes, right: Axes, teaches: bool) -> None:

@@ -19,6 +19,7 @@ from torch.nn.functional import kl_div
 
 from minirft.loss import Estimator, kl_estimate
 from minirft.show.play import Playground, canvas, plot_axes, table
+from minirft.show.plots import draw_bars
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, SKY, signed
 
 KINDS: tuple[Estimator, ...] = get_args(Estimator)
@@ -201,11 +202,10 @@ def _near(places: Sequence[float], names: Sequence[str], gap: float) -> dict[flo
 
 
 def _groups(axes: Axes, tokens: Sequence[str], groups: dict[str, tuple[Tensor, str]]) -> None:
-    """Bars side by side for each token; where one has no height a dot says that it is 0."""
-    width = 0.8 / len(groups)
-    for place, (name, (values, colour)) in enumerate(groups.items()):
-        middle = [token + (place - (len(groups) - 1) / 2) * width for token in range(len(tokens))]
-        axes.bar(middle, values.tolist(), width=0.9 * width, color=colour, label=name)
-        flat = [x for x, value in zip(middle, values.tolist(), strict=True) if abs(value) < 1e-9]
-        axes.plot(flat, [0] * len(flat), "o", color=colour, markersize=5, zorder=3)
-    axes.set_xticks(range(len(tokens)), tokens, fontsize=9)
+    """Draw bars side by side for each token; a dot marks a bar of height 0."""
+    draw_bars(
+        axes, {name: x for name, (x, _) in groups.items()}, tokens, {name: ink for name, (_, ink) in groups.items()}
+    )
+    for bars in axes.containers:
+        flat = [bar.get_center()[0] for bar in bars if abs(bar.get_height()) < 1e-9]
+        axes.plot(flat, [0] * len(flat), "o", color=bars[0].get_facecolor(), markersize=5, zorder=3)

@@ -22,6 +22,7 @@ from minirft.samples import Sample  # noqa: F401  a field of Group: pdoc reads t
 from minirft.show.display import live
 from minirft.show.pictures import Group, draw_answer
 from minirft.show.play import Playground, canvas, plot_axes, table
+from minirft.show.plots import draw_bars
 from minirft.show.style import INK, QUIET, RUNS, signed
 from minirft.show.tokens import LINE, draw_tokens, layout, name_of, reach, shade
 
@@ -236,16 +237,12 @@ def _labels(record: Record) -> list[str]:
 def _draw_earned(axes: Axes, record: Record, g: int) -> None:
     """A bar for each completion, a piece for each part of its reward, its advantage above."""
     plot_axes(axes, "reward by part, advantage A above")
-    base = np.zeros(len(record.rewards))
-    for colour, (name, values) in zip(RUNS, record.parts.items(), strict=False):
-        axes.bar(range(len(base)), values, bottom=base, color=colour, width=0.7, label=name)
-        base = base + np.asarray(values)
-    if not record.parts:
-        axes.bar(range(len(base)), record.rewards, color=QUIET, width=0.7)
-        base = np.asarray(record.rewards)
+    parts = record.parts or {"": record.rewards}
+    colours = {name: RUNS[i % len(RUNS)] if record.parts else QUIET for i, name in enumerate(parts)}
+    draw_bars(axes, parts, [name_of(i) for i in range(len(record.rewards))], colours, stacked=True)
+    base = np.sum([*parts.values()], axis=0)
     for i, advantage in enumerate(record.advantages):
         axes.text(i, max(base[i], 0) + 0.06, signed(advantage), ha="center", fontsize=8, color=INK)
-    axes.set_xticks(range(len(base)), map(name_of, range(len(base))), fontsize=9)
     axes.get_xticklabels()[g].set_fontweight("bold")
     axes.set_ylim(min(0, *base), max(3.4, 1.3 * max(base)))
     if record.parts:

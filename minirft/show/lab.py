@@ -60,8 +60,8 @@ def red_team_bars(teams: Mapping[str, Sequence[Mapping[str, Any]]], worst: int =
 class RewardLab(Playground):
     """A widget to choose two rewards, move the weights of the second, and see what changes on saved completions.
 
-    `groups` are saved groups (their own rewards are not used).  `rewards` are named rewards or functions of (completion,
-    sample); `try_reward` adds one while the lab is open.
+    `groups` are saved groups (their own rewards are not used).  `rewards` are named rewards or functions of
+    (completion, sample); `try_reward` adds one while the lab is open.
     """
 
     def __init__(

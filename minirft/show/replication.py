@@ -183,7 +183,7 @@ def differences(
 
 
 def settled(figure: Figure) -> Figure:
-    """Lay out a figure once and return it: a first layout leaves no room for titles, which get their place when drawn."""
+    """Lay out a figure once and return it: a first layout leaves no room for titles, which drawing places."""
     if figure.axes:
         figure.draw_without_rendering()
     return figure

@@ -1,4 +1,4 @@
-"""Show: pictures, curves, widgets and the report.  Everything here takes plain data and knows nothing of training."""
+"""Show: figures, widgets and the report.  Everything here takes plain data and contains no training code."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from minirft.show.confidence import Levels, calibration, learning_choice, levels_of
     from minirft.show.dashboard import Dashboard, Probe
     from minirft.show.data import drawing
-    from minirft.show.display import live, picture, small_picture
+    from minirft.show.display import live, picture
     from minirft.show.knowledge import knowledge_map, looks
     from minirft.show.lab import RewardLab, red_team_bars
     from minirft.show.misses import worst

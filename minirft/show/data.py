@@ -1,4 +1,4 @@
-"""Samples of a data set in a grid, to see before a run that boxes and questions belong to their pictures."""
+"""A figure of samples in a grid, to check before a run that boxes and questions belong to their pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS, WIDTH = 4, 46  # panels side by side, characters of a line below one
 
 
 def drawing(samples: list[Sample]) -> Figure:
-    """The samples in a grid: picture, true boxes, what is asked, the solution, the size in pixels."""
+    """Draw samples in a grid: picture, true boxes, question, solution, and size in pixels."""
     figure, grid = panels(len(samples), COLUMNS, 3.2, 4.0)
     for axes, sample in zip(grid, samples, strict=True):
         _draw(axes, sample)
@@ -34,7 +34,7 @@ def _draw(axes: Axes, sample: Sample) -> None:
 
 
 def _short(text: str, limit: int) -> str:
-    """On one line, cut between words where that can be.
+    """Shorten a text to one line, cut between words if possible.
 
     >>> _short("dog", 30), _short("a long question", 10), _short("honorificabilitudinitatibus", 8)
     ('dog', 'a long …', 'honorif…')

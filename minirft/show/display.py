@@ -58,8 +58,3 @@ def answering() -> Iterator[None]:
 def picture(figure: Figure) -> Image:
     """A figure as the last value of a cell."""
     return Image(png(figure))
-
-
-def small_picture(figure: Figure) -> Image:
-    """A figure with photographs in it, as the last value of a cell."""
-    return Image(small_png(figure))

@@ -58,7 +58,7 @@ def red_team_bars(teams: Mapping[str, Sequence[Mapping[str, Any]]], worst: int =
 
 
 class RewardLab(Playground):
-    """A widget to choose two rewards, move the weights of the second, and see what changes on saved completions.
+    """This widget compares two rewards on the same saved completions, with sliders for the weights of the second.
 
     `groups` are saved groups (their own rewards are not used).  `rewards` are named rewards or functions of
     (completion, sample); `try_reward` adds one while the lab is open.

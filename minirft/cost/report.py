@@ -1,4 +1,4 @@
-"""The texts of `bench`, `fit` and the dry run, made of the numbers that they also give as JSON."""
+"""The texts of `bench`, `fit` and the dry run, written from the numbers of their JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def render(name: str, **values: Any) -> str:
 
 
 def table(found: Found) -> str:
-    """Write what `measure` found as text."""
+    """Write the result of `measure` as text."""
     lines = [f"{'one step':<34}" + "".join(f"{title:>12}" for title in TITLES.values())]
     records = {name: floor_row(found) if name == "floor" else found[name] for name in TITLES}
     for label, path, scale, pattern in rows(found):
@@ -36,8 +36,8 @@ def table(found: Found) -> str:
 
 
 def rows(found: Found) -> list[tuple[str, tuple, float, str]]:
-    """List (label, where the number stands in a trainer's record, divisor, how to write it)."""
-    # Without a reference nothing but the rewards is left of "score".
+    """List (label, path of the number in a trainer's record, divisor, format)."""
+    # Without a reference, "score" has only the rewards.
     phases = [phase for phase in PHASES[1:] if phase != "score" or found["setting"]["kl_coef"]]
     return [
         ("arithmetic, GFLOP", ("flops",), 1e9, ".2f"),
@@ -58,7 +58,7 @@ def rows(found: Found) -> list[tuple[str, tuple, float, str]]:
 
 
 def shown(record: Found | None, path: tuple, scale: float, pattern: str) -> str:
-    """Write one cell; it is empty where a trainer was not measured or the floor has no such number."""
+    """Write one cell; it is empty if a trainer was not measured, or if the floor has no such number."""
     try:
         return "" if record is None else format(reduce(getitem, path, record) / scale, pattern)
     except KeyError:
@@ -66,7 +66,7 @@ def shown(record: Found | None, path: tuple, scale: float, pattern: str) -> str:
 
 
 def floor_row(found: Found) -> Found:
-    """The floor in the form of a trainer's record, as far as it has the numbers."""
+    """Convert the floor to a trainer's record, with the numbers that it has."""
     least, shape = found["floor"], found["shape"]
     seen, rest = shape["prompts"] * (not found["setting"]["cached"]), shape["group"] * (shape["completion"] - 1)
     phases = PHASES[1:] if found["setting"]["kl_coef"] else ("generate", "update")

@@ -1,13 +1,13 @@
 """Means over seeds with intervals, and paired differences, computed from the resamples of the cells.
 
-A number of an experiment has two sources of chance: the seed (the choice of shots, the sampled completions) and the test
-questions.  Both are resampled: a draw takes as many seeds as there are, with replacement, and the same resampled
+A number of an experiment has two sources of chance: the seed (the choice of shots, the sampled completions) and the
+test questions.  Both are resampled: a draw takes as many seeds as there are, with replacement, and the same resampled
 questions for all of them.  Two methods share seeds and questions, so they are compared on the same draws.  A difference
 can therefore be significant although the two intervals overlap.
 
-The bootstrap over five seeds is too narrow: with a standard deviation of .05 between seeds it contains the true value in
-91% of simulated experiments, and a t interval over the seeds in 94% (`docs/interval_coverage.py`).  So both intervals
-are computed, and a difference is significant only if both exclude zero.
+The bootstrap over five seeds is too narrow: with a standard deviation of .05 between seeds it contains the true value
+in 91% of simulated experiments, and a t interval over the seeds in 94% (`docs/interval_coverage.py`).  So both
+intervals are computed, and a difference is significant only if both exclude zero.
 """
 
 from __future__ import annotations

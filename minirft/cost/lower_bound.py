@@ -81,11 +81,9 @@ def parts(
     """Count the FLOPs of vision, rollout, reference, forward and backward of a step."""
     p, rest, g = shape.prompt, shape.completion - 1, shape.group
     places = 1 + g * rest
-    triangle = rest * (rest + 1) // 2
     prompt = (p, (p + 1) / 2 if visible else p)  # (tokens, keys a token)
     decoded = (g * rest, p + (rest + 1) / 2) if rest else (0, 0)
     packed = decoded if visible else (g * rest, p + rest)
-    assert not rest or decoded[0] * decoded[1] == g * (rest * p + triangle)
     counts = {
         "vision": vision_flops(config, shape.patches) if see_pictures else 0,
         "rollout": forward_flops(config, rank, [prompt, decoded], places),

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from minirft.rewards import ParseFailure, extract, normalise, parse, parse_solution
 from minirft.samples import Sample
-from minirft.show.pictures import LEGEND, draw_answer
+from minirft.show.pictures import answer_grid
 from minirft.show.replication import METHODS, settled
-from minirft.show.style import INK, legend_below, panels
+from minirft.show.style import INK
 
 FIRST = ("base", "sft", "sft-reasoning", "rft")
 WRAP, THOUGHT = 34, 130  # characters of a line, and of a thought before it is cut
@@ -43,22 +43,19 @@ def answers_by_method(
     Boxes are drawn on the picture.  Below are whether a label or a yes is right, and the thought, shortened.
     """
     rows = [row for row in rows if row < min([len(samples), *map(len, answers.values())])]
-    columns = max(1, len(answers))
-    figure, grid = panels(len(rows) * len(answers), columns, 9.0 / max(3, columns), 9.0 / max(3, columns) + 0.7)
-    for number, axes in enumerate(grid):
-        row, column = rows[number // columns], number % columns
-        method, sample = [*answers][column], samples[row]
-        text = answers[method][row]
-        draw_answer(axes, sample, text)
-        label, colour, _ = METHODS[method]
-        axes.set_title(label, fontsize=9.5, color=colour, fontweight="bold", loc="left")
+    columns, size = max(1, len(answers)), 9.0 / max(3, len(answers))
+    shown = []
+    for row in rows:
+        for method, texts in answers.items():
+            label, colour, _ = METHODS[method]
+            shown.append((samples[row], texts[row], label, {"color": colour, "fontweight": "bold"}))
+    figure = answer_grid(shown, columns, (size, size + 0.7))
+    for number, (axes, (sample, text, *_)) in enumerate(zip(figure.axes, shown, strict=True)):
         note = " ".join(filter(None, (axes.get_xlabel(), verdict(sample, text))))
         axes.set_xlabel("\n".join(filter(None, (note, thought(text)))), fontsize=7.5, color=INK, parse_math=False)
-        if column == 0:
+        if number % columns == 0:
             question = "\n".join(textwrap.wrap(sample.category, 26))
             axes.set_ylabel(question, fontsize=9, color=INK, fontweight="bold", parse_math=False)
-    if grid and samples[0].task in ("detection", "grounding"):
-        legend_below(figure, LEGEND)
     return settled(figure)
 
 

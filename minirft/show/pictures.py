@@ -76,9 +76,12 @@ def draw_boxes(
     return axes.figure
 
 
-def answer_grid(shown: Sequence[tuple[Sample, str, str, dict[str, Any]] | None], columns: int = 4) -> Figure:
-    """Draw answers on their pictures in a grid: (sample, text, title, look of the title); None leaves a place empty."""
-    figure, grid = panels(len(shown), columns, 2.5, 2.95)
+Answer = tuple[Sample, str, str, dict[str, Any]]  # sample, text, title, look of the title
+
+
+def answer_grid(shown: Sequence[Answer | None], columns: int = 4, size: tuple[float, float] = (2.5, 2.95)) -> Figure:
+    """Draw answers on their pictures in a grid; None leaves a place empty."""
+    figure, grid = panels(len(shown), columns, *size)
     for axes, answer in zip(grid, shown, strict=True):
         if answer is None:
             axes.set_axis_off()
@@ -86,7 +89,8 @@ def answer_grid(shown: Sequence[tuple[Sample, str, str, dict[str, Any]] | None],
         sample, text, title, look = answer
         draw_answer(axes, sample, text)
         axes.set_title(title[:34], **{"fontsize": 9.5, "color": INK, "loc": "left", "parse_math": False} | look)
-    legend_below(figure, LEGEND)
+    if any(answer and answer[0].task in ("detection", "grounding") for answer in shown):
+        legend_below(figure, LEGEND)
     return figure
 
 
@@ -130,7 +134,7 @@ def picture_row(
 def before_after(samples: Sequence[Sample], before: Sequence[str], after: Sequence[str], columns: int = 4) -> Figure:
     """Draw the answers to each picture before training, and below them those after training."""
     columns = min(columns, len(samples))
-    shown: list[tuple[Sample, str, str, dict[str, Any]] | None] = []
+    shown: list[Answer | None] = []
     for start in range(0, len(samples), columns):
         chosen = range(start, min(start + columns, len(samples)))
         for name, texts, weight in (("before", before, "normal"), ("after", after, "bold")):

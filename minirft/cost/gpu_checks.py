@@ -4,8 +4,8 @@ bfloat16 has 8 significant bits, so two correct computations of one number diffe
 check is: compared with the same model in float32, the packed pass has no larger error than the plain one.
 
 The speed of decoding is in milliseconds per token step, beside the least that the card's bandwidth allows.  A token
-step reads every weight of the language model and all keys and values, and computes little.  The bandwidth is measured with
-a large copy, so the bound is that of this card.
+step reads every weight of the language model and all keys and values, and computes little.  The bandwidth is measured
+with a large copy, so the bound is that of this card.
 """
 
 from __future__ import annotations

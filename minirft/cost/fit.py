@@ -105,25 +105,25 @@ def command(source: str, base: GRPOConfig, config: GRPOConfig) -> str:
 # ------------------------------------------------------------------ printing
 
 
-def report(config: GRPOConfig, found: Ledger, verdicts: list[Verdict], one: bool, counts: dict[str, int]) -> str:
+def report(config: GRPOConfig, memory: Ledger, verdicts: list[Verdict], one: bool, counts: dict[str, int]) -> str:
     """Write the settings, GiB by part (down) and phase (across), what MemTracker counted, and the verdicts as text.
 
     `one` is True if the user named a card; `counts` is empty unless the user asked for counts.
     """
     shape = Shape.of(architecture(config.model), config)
-    by_phase = [found.phases["optimise"], *found.phases.values()]  # the parts of every phase come first
+    by_phase = [memory.phases["optimise"], *memory.phases.values()]  # the parts of every phase come first
     names = list(dict.fromkeys(part for parts in by_phase for part in parts))
-    checked = account(replace(config, offload_vision=False, offload_embedding=False)) if counts else found
+    checked = account(replace(config, offload_vision=False, offload_embedding=False)) if counts else memory
     compared = {phase: (checked.total(phase), count) for phase, count in counts.items()}
     return render(
         "fit",
         config=config,
         shape=shape,
         pictured=shape.patches // shape.model.vision_config.spatial_merge_size**2,
-        found=found,
+        memory=memory,
         names=names,
         width=max(map(len, names)),
-        peak=found.peak / GIB,
+        peak=memory.peak / GIB,
         compared=compared | ({"peak": (checked.peak, max(counts.values()))} if counts else {}),
         one=verdicts[0] if one else None,
         verdicts=verdicts,
@@ -133,15 +133,15 @@ def report(config: GRPOConfig, found: Ledger, verdicts: list[Verdict], one: bool
     )
 
 
-def as_json(config: GRPOConfig, found: Ledger, verdicts: list[Verdict], one: bool) -> dict[str, Any]:
+def as_json(config: GRPOConfig, memory: Ledger, verdicts: list[Verdict], one: bool) -> dict[str, Any]:
     """Return all numbers in GiB; `fits` and `advice` are those of the named card, or one of each card."""
     by_card = {f"{verdict.gpu:g}GB": verdict for verdict in verdicts}
     return {
         "model": config.model,
-        "peak_gib": found.peak / GIB,
-        "peak_phase": found.peak_phase,
-        "parts": {part: size / GIB for part, size in found.phases[found.peak_phase].items()},
-        "phases": {phase: found.total(phase) / GIB for phase in found.phases},
+        "peak_gib": memory.peak / GIB,
+        "peak_phase": memory.peak_phase,
+        "parts": {part: size / GIB for part, size in memory.phases[memory.peak_phase].items()},
+        "phases": {phase: memory.total(phase) / GIB for phase in memory.phases},
         "gpu_gib": verdicts[0].gpu if one else None,
         "usable_gib": verdicts[0].usable if one else {card: verdict.usable for card, verdict in by_card.items()},
         "context_gib": CONTEXT,

@@ -182,8 +182,8 @@ def step_milliseconds(policy: Policy, prompts: list[Prompt], decoder: str, first
     return [1e3 * (seconds(last) - seconds(first)) / (last - first) for _ in range(3)]
 
 
-def bytes_per_step(policy: Policy, prompts: int, prompt: int, rows: int, written: float) -> int:
-    """Count the least bytes of a token step: weights once, and the cache of `prompts` x `prompt` + `rows` x `written`.
+def bytes_per_step(policy: Policy, prompts: int, prompt: int, rows: int, tokens: float) -> int:
+    """Count the least bytes of a token step: weights once, and the cache of `prompts` x `prompt` + `rows` x `tokens`.
 
     A group shares its prompt's keys, so they count once.  Token embeddings do not count, because only a few rows are
     read.  4-bit weights count packed, with their scales.
@@ -193,7 +193,7 @@ def bytes_per_step(policy: Policy, prompts: int, prompt: int, rows: int, written
     config = language.config
     heads, size = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
     cache = 2 * config.num_hidden_layers * heads * size * policy.dtype.itemsize
-    return int(sum(map(_stored_bytes, weights)) + cache * (prompts * prompt + rows * written))
+    return int(sum(map(_stored_bytes, weights)) + cache * (prompts * prompt + rows * tokens))
 
 
 def _stored_bytes(weight: Tensor) -> int:

@@ -170,11 +170,11 @@ def raw_score(attention: nn.Module, width: int) -> float:
     return float((q * k.repeat_interleave(len(q) // len(k), 0)).sum(-1).max())
 
 
-def check_equal(found: dict[str, float], allowed: float, what: str) -> dict[str, float]:
+def check_equal(gap: dict[str, float], allowed: float, what: str) -> dict[str, float]:
     """Return the difference if rounding explains it; raise `UserError` otherwise, because times would mean nothing."""
-    if not max(found.values()) < allowed:
+    if not max(gap.values()) < allowed:
         raise UserError(
-            f"{what} and ours differ on the same rollout (loss {found['loss']:.1e}, gradient {found['gradient']:.1e}, "
+            f"{what} and ours differ on the same rollout (loss {gap['loss']:.1e}, gradient {gap['gradient']:.1e}, "
             f"allowed {allowed:.1e}): nothing was timed"
         )
-    return found
+    return gap

@@ -56,9 +56,9 @@ class Board:
             raise UserError(f"{file} was made with other settings; move it away, or choose another --out")
         return board
 
-    def add(self, key: Key, found: dict[str, Any]) -> None:
+    def add(self, key: Key, result: dict[str, Any]) -> None:
         """Store a cell, also in the file, which is replaced in one step."""
-        self.cells[key] = {"key": asdict(key), **found}
+        self.cells[key] = {"key": asdict(key), **result}
         order = sorted(self.cells, key=lambda key: (key.part, key.shots, key.method, key.seed, key.rate))
         rows = ",\n".join(json.dumps(self.cells[key]) for key in order)
         text = f'{{"header": {json.dumps(self.header)},\n"cells": [\n{rows}\n]}}\n'

@@ -90,8 +90,8 @@ def _by_seed(board: Board, part: str, method: str, shots: int, test: str, mode: 
     return {seed: (cell[metric], cell["draws"]) for seed, cell in sorted(cells.items())}
 
 
-def _columns(found: BySeed) -> Measured:
-    return [value for value, _ in found.values()], [draws for _, draws in found.values()]
+def _columns(cells: BySeed) -> Measured:
+    return [value for value, _ in cells.values()], [draws for _, draws in cells.values()]
 
 
 def table(board: Board, name: str) -> str:

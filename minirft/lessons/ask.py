@@ -73,14 +73,14 @@ def check(attempt: Callable[..., Any], oracle: Callable[..., Any], *cases: tuple
     return True
 
 
-def same(found: Any, expected: Any) -> bool:
+def same(value: Any, expected: Any) -> bool:
     """Return whether two values are equal; numbers and arrays to 1e-5."""
     if isinstance(expected, str | bool):
-        return found == expected
+        return value == expected
     try:
-        found, expected = (
-            x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float) for x in (found, expected)
+        value, expected = (
+            x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float) for x in (value, expected)
         )
     except (TypeError, ValueError):
-        return bool(found == expected)
-    return found.shape == expected.shape and np.allclose(found, expected, rtol=1e-5, atol=1e-5)
+        return bool(value == expected)
+    return value.shape == expected.shape and np.allclose(value, expected, rtol=1e-5, atol=1e-5)

@@ -36,6 +36,6 @@ def worst(
     return [Miss(samples[i], texts[i], earned[i]) for i in places]
 
 
-def misses(found: Sequence[Miss], columns: int = 4) -> Figure:
+def misses(answers: Sequence[Miss], columns: int = 4) -> Figure:
     """Draw each miss on its picture: true boxes, the answer's boxes, and the score."""
-    return answer_grid([(m.sample, m.text, f"{m.score:.2f}: {m.sample.category}", {}) for m in found], columns)
+    return answer_grid([(m.sample, m.text, f"{m.score:.2f}: {m.sample.category}", {}) for m in answers], columns)

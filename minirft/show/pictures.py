@@ -79,17 +79,17 @@ def draw_boxes(
 Answer = tuple[Sample, str, str, dict[str, Any]]  # sample, text, title, look of the title
 
 
-def answer_grid(shown: Sequence[Answer | None], columns: int = 4, size: tuple[float, float] = (2.5, 2.95)) -> Figure:
+def answer_grid(answers: Sequence[Answer | None], columns: int = 4, size: tuple[float, float] = (2.5, 2.95)) -> Figure:
     """Draw answers on their pictures in a grid; None leaves a place empty."""
-    figure, grid = panels(len(shown), columns, *size)
-    for axes, answer in zip(grid, shown, strict=True):
+    figure, grid = panels(len(answers), columns, *size)
+    for axes, answer in zip(grid, answers, strict=True):
         if answer is None:
             axes.set_axis_off()
             continue
         sample, text, title, look = answer
         draw_answer(axes, sample, text)
         axes.set_title(title[:34], **{"fontsize": 9.5, "color": INK, "loc": "left", "parse_math": False} | look)
-    if any(answer and answer[0].task in ("detection", "grounding") for answer in shown):
+    if any(answer and answer[0].task in ("detection", "grounding") for answer in answers):
         legend_below(figure, LEGEND)
     return figure
 

@@ -28,7 +28,7 @@ DASHED = {"linestyle": (0, (4, 3)), "linewidth": 1.2}
 
 
 def lines(
-    shown: Mapping[str, Any],
+    data: Mapping[str, Any],
     x: ArrayLike | None = None,
     *,
     style: str | Mapping[str, str] = "-",
@@ -50,7 +50,7 @@ def lines(
     >>> [len(axes.lines) for axes in figure.axes], [text.get_text() for text in figure.legends[0].texts]
     ([2, 2], ['climb', 'bound'])
     """
-    curves = {title: of if isinstance(of, Mapping) else {"": of} for title, of in shown.items()}
+    curves = {title: of if isinstance(of, Mapping) else {"": of} for title, of in data.items()}
     colour = _colours([name for of in curves.values() for name in of], colours)
     figure, grid = _grid(list(curves), look)
     for axes, of in zip(grid, curves.values(), strict=True):
@@ -71,7 +71,7 @@ def lines(
 
 
 def bars(
-    shown: Mapping[str, Any],
+    data: Mapping[str, Any],
     names: Sequence[object] | None = None,
     *,
     form: str = "{:.2f}",
@@ -93,38 +93,38 @@ def bars(
     >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     ['o1', 'o2']
     """
-    alone = all(np.ndim(value) == 0 for of in shown.values() for value in of.values())
-    groups = {title: {"": [*of.values()]} if alone else of for title, of in shown.items()}
+    alone = all(np.ndim(value) == 0 for of in data.values() for value in of.values())
+    groups = {title: {"": [*of.values()]} if alone else of for title, of in data.items()}
     colour = _colours([name for of in groups.values() for name in of], colours)
     figure, grid = _grid(list(groups), look)
     for axes, (title, of) in zip(grid, groups.items(), strict=True):
         inks: dict[str, Any] = dict(colour)
         if alone:
-            inks[""] = [(colours or {}).get(str(of_bar), colour[""]) for of_bar in shown[title]]
+            inks[""] = [(colours or {}).get(str(of_bar), colour[""]) for of_bar in data[title]]
         places = [f"o{p + 1}" for p in range(len(next(iter(of.values()))))] if names is None else names
-        labels = [str(name) for name in (shown[title] if alone and names is None else places)]
+        labels = [str(name) for name in (data[title] if alone and names is None else places)]
         draw_bars(axes, of, labels, inks, form=form, stacked=stacked, horizontal=horizontal, intervals=intervals or {})
         _guides(axes, colour, *(({}, across or {}) if horizontal else (across or {}, {})), {})
     return _finished(figure, grid, look)
 
 
 def histogram(
-    shown: Mapping[str, ArrayLike], bins: ArrayLike = 20, *, at: Mapping[str, ArrayLike] | None = None, **look: Any
+    data: Mapping[str, ArrayLike], bins: ArrayLike = 20, *, at: Mapping[str, ArrayLike] | None = None, **look: Any
 ) -> Figure:
     """Draw histograms of {title: values}, with a number of bins or with given bounds; `at` draws vertical lines.
 
     >>> [int(bar.get_height()) for bar in histogram({"std": [0.1, 0.2, 0.9]}, [0, 0.5, 1]).axes[0].patches]
     [2, 1]
     """
-    figure, grid = _grid(list(shown), look)
-    for axes, values in zip(grid, shown.values(), strict=True):
+    figure, grid = _grid(list(data), look)
+    for axes, values in zip(grid, data.values(), strict=True):
         axes.hist(_numbers(values), bins, color=RUNS[0], rwidth=0.92)
         _guides(axes, dict.fromkeys(at or {}, VERMILION), {}, at or {}, {})
     return _finished(figure, grid, look)
 
 
 def heatmap(
-    shown: Mapping[str, ArrayLike],
+    data: Mapping[str, ArrayLike],
     rows: Sequence[object] | None = None,
     columns: Sequence[object] | None = None,
     *,
@@ -142,8 +142,8 @@ def heatmap(
     >>> heatmap({"R": [[0.0, 1.0]]}, ["o1"], ["paper", "strict"], form="{:.1f}").axes[0].texts[1].get_text()
     '1.0'
     """
-    figure, grid = _grid(list(shown), look)
-    for axes, values in zip(grid, shown.values(), strict=True):
+    figure, grid = _grid(list(data), look)
+    for axes, values in zip(grid, data.values(), strict=True):
         matrix = _numbers(values).astype(float)
         image = axes.imshow(matrix, cmap=colours, vmin=low, vmax=high, aspect="auto")
         axes.grid(visible=False)
@@ -164,10 +164,10 @@ def _numbers(values: Any) -> np.ndarray:
     return tensor.detach().numpy()
 
 
-def _colours(names: Sequence[str], chosen: Mapping[str, str] | None) -> dict[str, str]:
+def _colours(names: Sequence[str], overrides: Mapping[str, str] | None) -> dict[str, str]:
     """Give each name a colour, in the order of the palette, unless one was chosen for it."""
     free = iter(COLOURS * len(names))
-    return {name: (chosen or {}).get(name) or next(free) for name in dict.fromkeys(names)}
+    return {name: (overrides or {}).get(name) or next(free) for name in dict.fromkeys(names)}
 
 
 def _grid(titles: Sequence[str], look: dict[str, Any]) -> tuple[Figure, list[Axes]]:

@@ -189,15 +189,15 @@ def settled(figure: Figure) -> Figure:
     return figure
 
 
-def _over_shots(found: Mapping[str, Mapping[int, Any]]) -> tuple[dict[str, tuple], dict[float, str]]:
+def _over_shots(numbers: Mapping[str, Mapping[int, Any]]) -> tuple[dict[str, tuple], dict[float, str]]:
     """Return the curve of each method, {label: (x, mean[, low, high])}, and the ticks; the base is a horizontal line.
 
     Shots are spaced by doublings; the whole training set (0 shots) comes first.  A number is bare or has an interval.
     """
-    every = sorted({shots for what, points in found.items() for shots in points if what != "base"})
+    every = sorted({shots for what, points in numbers.items() for shots in points if what != "base"})
     place = {shots: log2(shots) if shots else -1.0 for shots in every}
     curves = {}
-    for what, points in ((method, found[method]) for method in METHODS if method in found):
+    for what, points in ((method, numbers[method]) for method in METHODS if method in numbers):
         x = [place[shots] for shots in sorted(points)] if what != "base" else []
         seen = [points[shots] for shots in sorted(points)]
         band = [[getattr(point, end) for point in seen] for end in ("low", "high")] if hasattr(seen[0], "low") else []
@@ -222,11 +222,11 @@ def _place(part: str, test: str, shots: int) -> str:
     return ", ".join(filter(None, (part, "" if test == "same" else test, counted)))
 
 
-def _dot(axes: Axes, found: Any, y: float, what: str, *, filled: bool) -> None:
+def _dot(axes: Axes, estimate: Any, y: float, what: str, *, filled: bool) -> None:
     _, colour, mark = METHODS[what]
-    axes.plot([found.low, found.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+    axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
     face = colour if filled else "white"
-    axes.plot([found.mean], [y], mark, color=colour, markerfacecolor=face, markersize=5.5)
+    axes.plot([estimate.mean], [y], mark, color=colour, markerfacecolor=face, markersize=5.5)
 
 
 def _legend_of_dots(figure: Figure, filled: str, hollow: str) -> None:

@@ -82,11 +82,11 @@ def token_rows(tokens_of: Sequence[Sequence[str]], heat: Sequence[Sequence[float
     return figure
 
 
-def draw_tokens(axes: Axes, placed: list[Placed], colour: Colour, height: float) -> None:
+def draw_tokens(axes: Axes, places: list[Placed], colour: Colour, height: float) -> None:
     """Draw tokens as text on their colours, in a monospaced font, so that places are counted in characters."""
     axes.set(xlim=(0, COLUMNS), ylim=(height / LINE, 0))
     axes.set_axis_off()
-    for g, t, token, column, line in placed:
+    for g, t, token, column, line in places:
         if t >= 0:
             axes.add_patch(Rectangle((column, line + 0.05), len(token), 0.9, color=colour(g, t), linewidth=0))
         axes.text(

@@ -1,4 +1,4 @@
-"""Cost: what a run needs in memory and time, predicted before it starts and measured against the least possible."""
+"""Cost: the memory and time of a run, predicted before it starts, and measured beside the least possible."""
 
 from typing import TYPE_CHECKING
 

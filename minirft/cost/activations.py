@@ -1,9 +1,9 @@
-"""What a step holds for a while: saved activations, working sets, logits, keys and values, in bytes.
+"""The temporary memory of a step, in bytes: saved activations, working sets, logits, keys and values.
 
-Each function lists the tensors of one moment, the fullest of its phase.  The lists were read off the code and checked
-with `fake_step`.  Two facts shape them.  A frozen linear layer keeps nothing for the backward pass, but the adapter on
-it keeps its input.  And CUDA's fast attention under a mask has no grouped key heads: keys and values of the completions
-are copied to every query head, which makes them D wide.
+Each function lists the tensors at the fullest moment of a phase.  The lists were derived from the code and checked with
+`fake_step`.  A frozen linear layer keeps nothing for the backward pass, but the adapter on it keeps its input.  CUDA's
+fast attention under a mask has no grouped key heads, so keys and values of the completions are copied to every query
+head, which makes them D wide.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOGIT_COPIES = 5
 
 
 def picture(shape: Shape) -> float:
-    """The tower on one picture, without a gradient: patches, and the fuller of rotary attention and MLP in a block."""
+    """Count the vision tower on one picture, without a gradient: patches, and the fuller of attention and MLP."""
     vision, b, n = shape.model.vision_config, shape.b, shape.patches
     e, m = vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * b
@@ -29,7 +29,7 @@ def picture(shape: Shape) -> float:
 
 
 def prefill(shape: Shape) -> dict[str, float]:
-    """The prompts of one rollout pass, padded to the longest."""
+    """Count the prompts of one rollout pass, padded to the longest."""
     text, b, n = shape.model.text_config, shape.b, shape.together * shape.prompt
     mask = shape.together * shape.prompt**2 * (1 + b) if shape.together > 1 else 0
     layer = n * b * (3 * text.hidden_size + 3 * text.intermediate_size) + mask
@@ -39,7 +39,7 @@ def prefill(shape: Shape) -> dict[str, float]:
 
 
 def decode(shape: Shape, group: int) -> dict[str, float]:
-    """Every row at its last token: a prompt's keys and values once, its rows' own in buffers made at the start."""
+    """Count every row at its last token: keys and values of a prompt once, those of its rows in full buffers."""
     text, b = shape.model.text_config, shape.b
     rows = shape.together * group
     layers = text.num_hidden_layers
@@ -55,12 +55,12 @@ def decode(shape: Shape, group: int) -> dict[str, float]:
 
 
 def _cached(shape: Shape) -> float:
-    """Keys and values of one token in all layers."""
+    """Count keys and values of one token in all layers."""
     return 2 * shape.keys * shape.model.text_config.num_hidden_layers * shape.b
 
 
 def reference(shape: Shape) -> dict[str, float]:
-    """The packed pass without a gradient, at the fuller of two moments: a layer, or the logits of a chunk."""
+    """Count the packed pass without a gradient, at the fuller of two moments: a layer, or the logits of a chunk."""
     text, b = shape.model.text_config, shape.b
     d = text.hidden_size
     mlp = shape.packed * b * 3 * text.intermediate_size
@@ -72,7 +72,7 @@ def reference(shape: Shape) -> dict[str, float]:
 
 
 def update(shape: Shape) -> dict[str, float]:
-    """The packed pass with its gradient, at the fuller of two moments: the logits, or the last layer backward."""
+    """Count the packed pass with its gradient, at the fuller of two moments: the logits, or a layer backward."""
     text, b, config = shape.model.text_config, shape.b, shape.config
     tokens, d = shape.packed, text.hidden_size
     attention, norms = _attention_saved(shape), _norms_saved(shape)
@@ -96,7 +96,7 @@ def update(shape: Shape) -> dict[str, float]:
 
 
 def _inputs(shape: Shape) -> dict[str, float]:
-    """Embeddings of the packed tokens, and the mask of who sees what, as numbers, once for all layers."""
+    """Count the embeddings of the packed tokens, and the attention bias, which all layers share."""
     hidden = shape.model.text_config.hidden_size
     mask = shape.seen * shape.config.max_completion_length
     return {"packed tokens": shape.b * (shape.packed * hidden + mask)}
@@ -107,7 +107,7 @@ def _chunk(shape: Shape) -> int:
 
 
 def _attention_saved(shape: Shape) -> float:
-    """Queries, keys, values and result of the two calls, and the input of the output layer."""
+    """Count queries, keys, values and result of the two calls, and the input of the output layer."""
     text, b = shape.model.text_config, shape.b
     d, s = text.hidden_size, shape.prompts * shape.prompt
     numbers = 2 * (s + shape.fresh) * d + 2 * s * shape.keys + 2 * shape.seen * d + shape.packed * d
@@ -115,13 +115,13 @@ def _attention_saved(shape: Shape) -> float:
 
 
 def _norms_saved(shape: Shape) -> float:
-    """Two norms: each keeps a float32 copy of its input, and its result, the input of the layers behind it."""
+    """Count two norms: each keeps a float32 copy of its input, and its result, the input of the next layers."""
     d, learning = shape.model.text_config.hidden_size, shape.config.train == "full"
     return 2 * shape.packed * d * (4 + shape.b * (2 if learning else 1))
 
 
 def _tower_saved(shape: Shape) -> float:
-    """A vision tower that learns keeps 10 E + 3 M numbers per patch and block; it is never checkpointed."""
+    """Count a trained vision tower: 10 E + 3 M numbers per patch and block, since it is never checkpointed."""
     if not _tower_learns(shape):
         return 0
     vision = shape.model.vision_config

@@ -1,7 +1,7 @@
-"""What to give up so that a run fits: found by trying changes on the ledger, not written down.
+"""The search for changes of settings that make a run fit: it tries changes on the ledger, the least harmful first.
 
-The order is that of harm: first what costs time alone, then what rounds numbers, then smaller pictures and shorter
-answers, smaller groups, a smaller model.
+First come changes that only cost time, then coarser number formats, then smaller pictures and shorter answers, smaller
+groups, and a smaller model.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from minirft.cost.sizes import Shape, adapted
 from minirft.runs import GRPOConfig
 
 Change = Callable[[GRPOConfig], Iterator[GRPOConfig]]
-"""A setting -> the same with one thing given up, a little first; nothing where there is nothing to give."""
+"""Settings -> the same settings with one change, the weakest first; nothing if the change is impossible."""
 _model = cache(architecture)
 
 
 def alternatives(config: GRPOConfig, fits: Callable[[GRPOConfig], bool]) -> Iterator[GRPOConfig]:
-    """Configurations that fit, of no more harm than must be: up to three that change one thing, or one that changes
-    the fewest of several; none if nothing helps.
+    """Yield configurations that fit with the least harm: up to three with one change, or one with as few as possible.
+
+    There are none if no change helps.
     """
     allowed: list[Change] = []
     for tier in TIERS:
@@ -36,7 +37,7 @@ def alternatives(config: GRPOConfig, fits: Callable[[GRPOConfig], bool]) -> Iter
 
 
 def _combination(config: GRPOConfig, allowed: list[Change], fits: Callable[[GRPOConfig], bool]) -> GRPOConfig:
-    """What several changes make of `config`: those in order until it fits, without those that turn out needless."""
+    """Apply changes in order until `config` fits, and drop those that turn out to be unnecessary."""
     taken = next(allowed[:n] for n in range(1, len(allowed) + 1) if fits(_all(config, allowed[:n])))
     for change in taken[::-1]:
         if fits(_all(config, fewer := [kept for kept in taken if kept is not change])):
@@ -46,14 +47,14 @@ def _combination(config: GRPOConfig, allowed: list[Change], fits: Callable[[GRPO
 
 
 def _all(config: GRPOConfig, changes: list[Change]) -> GRPOConfig:
-    """Every change at its strongest."""
+    """Apply every change at its strongest."""
     for change in changes:
         *_, config = config, *change(config)
     return config
 
 
 def _mildest(config: GRPOConfig, changes: list[Change], fits: Callable[[GRPOConfig], bool]) -> GRPOConfig:
-    """Each change as weak as those before it at their strongest allow, the most harmful settled first."""
+    """Weaken each change as far as possible with those before it at their strongest, the most harmful first."""
     for i in reversed(range(len(changes))):
         options = [*changes[i](config)]
         milder = (option for option in options if fits(_all(option, changes[:i])))
@@ -68,12 +69,12 @@ def _halves(value: int, least: int) -> Iterator[int]:
 
 
 def _set(where: Callable[[GRPOConfig], bool], **fields: Any) -> Change:
-    """Give `fields` these values in a configuration that `where` holds for."""
+    """Set `fields` in a configuration for which `where` holds."""
     return lambda config: iter([replace(config, **fields)] if where(config) else [])
 
 
 def _halve(name: str, value: Callable[[GRPOConfig], int], least: int = 1) -> Change:
-    """Halve the field again and again, from its present `value` down to `least`."""
+    """Halve the field repeatedly, from its present `value` down to `least`."""
     return lambda config: (replace(config, **{name: smaller}) for smaller in _halves(value(config), least))
 
 
@@ -87,7 +88,7 @@ def _table_is_idle(c: GRPOConfig) -> bool:
 
 
 def _max_pixels(c: GRPOConfig) -> Iterator[GRPOConfig]:
-    """A smaller picture is a shorter prompt, token for token."""
+    """Halve the picture; the prompt gets shorter by the same number of tokens."""
     shape = Shape.of(_model(c.model), c)
     merge = shape.model.vision_config.spatial_merge_size**2
     before, text = shape.patches // merge, c.max_prompt_length - shape.patches // merge

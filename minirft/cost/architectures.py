@@ -1,9 +1,10 @@
-"""Qwen2-VL-2B and 7B as configurations: the shapes of every weight, without the weights.
+"""The configurations of Qwen2-VL-2B and 7B: the shapes of all weights, without the weights.
 
-Who plans memory, or builds a model of real size with random weights, needs shapes only and no download.
+Planning memory, or making a model of real size with random weights, needs only the shapes and no download.
 Source of two of the JSON files beside this one: `config.json` of Qwen/Qwen2-VL-2B-Instruct and
-Qwen/Qwen2-VL-7B-Instruct.  "small" and "mid" are between these and the embedded model, whose tokenizer they have: 8
-heads on 2, a vision tower of 4 layers 320 wide that costs 2.6 prefills, as that of Qwen2-VL-2B does.
+Qwen/Qwen2-VL-7B-Instruct.  The sizes of "small" and "mid" are between these and the embedded model, whose tokenizer
+they use.  They have 8 query heads on 2 key heads, and a vision tower of 4 layers of width 320, which costs 2.6
+prefills, as in Qwen2-VL-2B.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ RANDOM = ("small", "mid")  # models that exist with random weights only
 def architecture(name: str) -> Qwen2VLConfig:
     """Return the configuration of a model by the names that `Policy.load` takes; 2B and 7B need no download.
 
-    Raises `UserError` when there is no such model, or it is not a Qwen2-VL.
+    Raises `UserError` if the model does not exist, or is not a Qwen2-VL.
 
     >>> architecture("qwen2-vl-7b").text_config.hidden_size
     3584

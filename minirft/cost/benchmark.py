@@ -1,7 +1,7 @@
-"""One measurement: build, check that the paths agree, then count and time steps, the trainers taking turns.
+"""The comparison of `minirft bench`: check that the paths agree, then count and time steps of each trainer.
 
-Turn 0 warms up, turn 1 is counted, the rest are timed.  In each turn every trainer does one step, so a busy machine
-slows all of them alike and the ratios of a run mean more than its seconds.
+Turn 0 warms up, turn 1 is counted, and the others are timed.  In each turn every trainer does one step, so a busy
+machine slows all of them alike.  The ratios of a run are therefore more reliable than its seconds.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from minirft.samples import Rollout
 
 WARM_UP, COUNTED = 0, 1
 OWN = {"tiny": Shape(prompt=45, completion=35, group=8, prompts=8, picture=(4, 4))}
-"""The embedded model's own shape, that of configs/tiny_detection.toml: 16 picture tokens, answers of about 35."""
+"""The shape of the embedded model in configs/tiny_detection.toml: 16 picture tokens, answers of about 35 tokens."""
 USUAL = Shape(prompt=512, completion=64, group=8)
 RANK = 16
 
 
 @dataclass
 class Record:
-    """What was found out about one trainer: [wall, processor] seconds of each phase and timed step."""
+    """The measurements of one trainer: its work, and [wall, processor] seconds of each phase of each timed step."""
 
     work: Work = field(default_factory=Work)
     seconds: list[dict[str, list[float]]] = field(default_factory=list)
 
 
 def measure(request: Request) -> dict[str, Any]:
-    """Runs the comparison and returns it as JSON (`report` prints it).
+    """Run the comparison and return it as JSON data (`report` prints it).
 
-    Raises `UserError` for a shape that cannot be, and when two paths disagree about loss or gradient.
+    Raises `UserError` for an impossible shape, and if two paths differ in loss or gradient.
     """
     for name in ("prompt", "completion", "group", "prompts", "steps", "threads"):
         least = 2 if name == "group" else 1
@@ -82,7 +82,7 @@ def _measure(request: Request, source: str) -> dict[str, Any]:
 
 
 def new_ours(request: Request, source: str, lora: LoraSettings | None) -> Ours:
-    """Our trainer for the request, with a prompt of exactly the length asked for."""
+    """Make our trainer for the request, with a prompt of exactly the requested length."""
     policy = load_policy(source, lora, request.checkpointing)
     policy.name = request.model
     usual = OWN.get(request.model, USUAL)
@@ -96,7 +96,7 @@ def new_ours(request: Request, source: str, lora: LoraSettings | None) -> Ours:
 
 
 def new_trl(request: Request, source: str, ours: Ours, lora: LoraSettings | None) -> tuple[Trl | None, str]:
-    """TRL's trainer, or None and why there is none."""
+    """Make TRL's trainer; return None and the reason if there is none."""
     if not request.trl:
         return None, "left out with --no-trl"
     try:
@@ -106,7 +106,7 @@ def new_trl(request: Request, source: str, ours: Ours, lora: LoraSettings | None
 
 
 def agreement(ours: Ours, trl: Trl | None) -> dict[str, dict[str, float]]:
-    """How far loss and gradient differ on one rollout: naive from ours, TRL from ours.  Raises `UserError` if far."""
+    """Compare loss and gradient of naive and of TRL with ours on one rollout.  Raises `UserError` if they differ."""
     rollout = one_rollout(ours)
     allowed = tolerance(ours.policy, ours.shape.prompt + ours.shape.completion)
     plain = loss_and_gradients(ours.policy, rollout, ours.config, shared=True)
@@ -119,9 +119,9 @@ def agreement(ours: Ours, trl: Trl | None) -> dict[str, dict[str, float]]:
 
 
 def one_rollout(ours: Ours) -> Rollout:
-    """A rollout of the shape, by a policy a little off ours: else the ratio is 1 and any loss equals any other.
+    """Sample a rollout of the shape, with log-probs slightly changed: with a ratio of 1 all losses would be equal.
 
-    Raises `UserError` when its completions are all the same: nothing could be compared.
+    Raises `UserError` if all its completions are the same, because nothing could be compared.
     """
     prompts = [ours.policy.encode(sample) for sample in questions(ours.text, ours.shape, seed=10**6)]
     rollout = sample_groups(
@@ -138,7 +138,7 @@ def one_rollout(ours: Ours) -> Rollout:
 
 
 def take_turns(ours: Ours, naive: Ours | None, trl: Trl | None, records: dict[str, Record], steps: int) -> None:
-    """Warm up, count, time: turn by turn, one step of each trainer."""
+    """Warm up, count and time: in each turn, one step of each trainer."""
 
     def others(turn: int) -> None:
         for name, trainer in (("ours", ours), ("naive", naive)):
@@ -154,7 +154,7 @@ def take_turns(ours: Ours, naive: Ours | None, trl: Trl | None, records: dict[st
 
 @contextmanager
 def watched(trainer: Ours | Trl, record: Record, turn: int) -> Iterator[None]:
-    """What a turn finds out goes into the record."""
+    """Store the measurements of a turn in the record."""
     with ExitStack() as stack:
         if turn == COUNTED:
             prompt = (trainer if isinstance(trainer, Ours) else trainer.ours).shape.prompt
@@ -165,13 +165,13 @@ def watched(trainer: Ours | Trl, record: Record, turn: int) -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------ what is handed on
+# ------------------------------------------------------------------ results
 
 
 def summary(record: Record, threads: int) -> dict[str, Any]:
-    """One trainer's row: counts, and medians over the timed steps.
+    """Summarise one trainer: counts, and medians over the timed steps.
 
-    `seconds` are processor time on one thread, which a busy neighbour disturbs least, and wall time on several.
+    `seconds` are processor time on one thread, which other processes disturb least, and wall time on several.
     """
     clock = 1 if threads == 1 else 0
     by_phase = {phase: [step[phase][clock] for step in record.seconds] for phase in PHASES}
@@ -188,7 +188,7 @@ def summary(record: Record, threads: int) -> dict[str, Any]:
 
 
 def ratios(rows: dict[str, dict[str, Any] | None], least: int) -> dict[str, float | None]:
-    """Return how many times ours the others take; None for what was not measured."""
+    """Return the cost of the others divided by ours; None for what was not measured."""
     ours = rows["ours"]
     found: dict[str, float | None] = {"flops_to_floor": ours["flops"] / least}
     for name in ("naive", "trl"):

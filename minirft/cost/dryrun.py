@@ -1,14 +1,13 @@
-"""A run before it runs: data, prompts, plan, memory and time, from the settings and the processor, without weights.
+"""The dry run: data, prompts, plan, memory and time of a run, from the settings and the processor, without weights.
 
-What is counted: samples, prompt tokens (each picture's from its size, so that no picture is decoded), steps, epochs,
-completions, arithmetic (`lower_bound`), memory (`fit`).  What is assumed, and printed beside the estimate of
-time: how fast the machine is.  The estimate is the time that arithmetic and memory traffic take at these rates with
-every completion at its full length:
+It counts samples, prompt tokens (those of a picture from its size, so no picture is decoded), steps, epochs,
+completions, arithmetic (`lower_bound`) and memory (`fit`).  It assumes the speed of the machine, and prints it.
+The time is that of arithmetic and memory traffic at these rates, with every completion at its full length:
 
     rollout    max(FLOPs / rate, (P / prompts decoded together) * T * bytes of the weights / bandwidth)
     the rest   FLOPs / rate
 
-Launches, Python, the optimiser, data and evaluation are not in it, and short completions end sooner.
+Launches, Python, the optimiser, data and evaluation are not included, and short completions end earlier.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ from minirft.samples import Sample
 
 Method = Literal["grpo", "sft", "eval"]
 SHOWN, NAMED = 3, 5  # prompts printed, samples named in a message
-GPU = (20.0, 250.0)  # TFLOP/s reached and GB/s, of an 8 GB card of the RTX 4060's kind
+GPU = (20.0, 250.0)  # achieved TFLOP/s and GB/s of an 8 GB card such as the RTX 4060
 CPU = (0.05, 10.0)  # of one core
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a machine is assumed to be: 10^12 floating-point operations and 10^9 bytes a second, reached."""
+    """The assumed speed of a machine: achieved 10^12 floating-point operations and 10^9 bytes per second."""
 
     tflops: float
     bandwidth: float
 
     @classmethod
     def of(cls, config: GRPOConfig, tflops: float | None, bandwidth: float | None) -> Rates:
-        """Those given; else a small card's, or one core's where the run is on the CPU or is the tiny model's."""
+        """Return the given rates; by default a small card's, or one core's for a CPU run or the tiny model."""
         on_gpu = config.device.startswith("cuda") or (config.device == "auto" and config.model != "tiny")
         usual = GPU if on_gpu else CPU
         rates = cls(tflops or usual[0], bandwidth or usual[1])
@@ -59,9 +58,9 @@ class Rates:
 
 
 def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | None = None) -> dict[str, Any]:
-    """Everything about the run, ready for JSON.  `processor` is the folder of one, if not the model's.
+    """Compute the dry run as JSON data.  `processor` is the folder of a processor, by default the model's.
 
-    Raises `UserError` for data that cannot be right, a missing processor, and prompts longer than the limit.
+    Raises `UserError` for invalid data, a missing processor, and prompts longer than the limit.
     """
     samples, endless = _samples(config, method)
     reader = load_processor(processor or resolve(config.model), config.max_pixels, None)
@@ -89,7 +88,7 @@ def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | N
 
 
 def plan(config: GRPOConfig, method: Method, count: int | None) -> dict[str, Any]:
-    """Steps, prompts, completions, and epochs of `count` samples; None is an endless world.
+    """Count steps, prompts, completions, and epochs of `count` samples; None is an endless stream.
 
     >>> plan(GRPOConfig(steps=200, prompts_per_step=16, group_size=8), "grpo", 32)
     {'steps': 200, 'prompts': 3200, 'completions': 25600, 'epochs': 100.0}
@@ -104,7 +103,7 @@ def plan(config: GRPOConfig, method: Method, count: int | None) -> dict[str, Any
 
 
 def memory(config: GRPOConfig) -> dict[str, Any]:
-    """The ledger's peak in GiB, its phase, and the smallest of the usual cards that it fits on (None: on none)."""
+    """Return the ledger's peak in GiB, its phase, and the smallest common card that it fits on (None: on none)."""
     found = fit.account(config)
     cards = [card for card in fit.CARDS if found.peak <= fit.usable(card) * fit.GIB]
     return {"peak_gib": found.peak / fit.GIB, "phase": found.peak_phase, "card_gb": min(cards, default=None)}
@@ -113,7 +112,7 @@ def memory(config: GRPOConfig) -> dict[str, Any]:
 def estimate(
     config: GRPOConfig, method: Method, lengths: np.ndarray, count: int | None, rates: Rates
 ) -> dict[str, Any]:
-    """Seconds a step and in all at the assumed rates; `lengths` is (n, 2), tokens of text and of picture."""
+    """Estimate seconds per step and in total at the assumed rates; `lengths` is (n, 2), tokens of text and picture."""
     batch = config.eval_batch if method == "eval" else config.prompts_per_step
     planned = plan(config, method, count)
     steps, rate = planned["prompts"] / batch, rates.tflops * 1e12
@@ -144,7 +143,7 @@ def estimate(
 
 
 def weight_bytes(config: GRPOConfig) -> float:
-    """Bytes of the language model's weights that every decoded token reads, the head included."""
+    """Count the bytes of the language model's weights, with the head, that every decoded token reads."""
     model = architecture(config.model)
     counts, bits32 = count_weights(model), config.dtype == "float32" or config.model == "tiny"
     b = 4 if bits32 or (config.dtype == "auto" and config.train == "full") else 2
@@ -154,7 +153,7 @@ def weight_bytes(config: GRPOConfig) -> float:
 
 
 def _samples(config: GRPOConfig, method: Method) -> tuple[list[Sample], bool]:
-    """The samples of the run, or of an endless world those of its first step; and whether it is endless."""
+    """Return the samples of the run, or those of the first step of an endless stream, and whether it is endless."""
     if method == "eval":
         return held_out(config), False
     if config.data.kind == "tiny" and not config.data.shots:
@@ -184,13 +183,13 @@ def _shown(sample: Sample, length: tuple[int, int]) -> dict[str, Any]:
 # ------------------------------------------------------------------ printing
 
 
-def report(told: dict[str, Any]) -> str:
-    """Write what `dry_run` found as text."""
-    if told["time_cpu"]:
-        machine = f"no CUDA card here; on its {os.cpu_count()} CPU cores about {spell(told['time_cpu']['seconds'])}"
+def report(result: dict[str, Any]) -> str:
+    """Write the result of `dry_run` as text."""
+    if result["time_cpu"]:
+        machine = f"no CUDA card here; on its {os.cpu_count()} CPU cores about {spell(result['time_cpu']['seconds'])}"
     else:
         machine = torch.cuda.get_device_name()
-    return render("dryrun", **told, spell=spell, machine=machine)
+    return render("dryrun", **result, spell=spell, machine=machine)
 
 
 def spell(seconds: float) -> str:

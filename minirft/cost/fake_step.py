@@ -1,14 +1,12 @@
-"""One training step on tensors without storage: what the ledger says is there, counted while the real code runs.
+"""One training step on tensors without storage, to check the memory ledger against the real code.
 
 `FakeTensorMode` gives tensors a shape and a number format but no memory, so Qwen2-VL-7B at full size takes less than a
-minute on any machine.  The code is the product's own (`prefill`, the decoder, `pick`, `Policy.logprobs`, the
-optimiser), the 4-bit layers are bitsandbytes' and the adapters PEFT's; `MemTracker` adds up what torch would have
-allocated.
+minute on any machine.  The step calls the package's own code (`prefill`, the decoder, `pick`, `Policy.logprobs`, the
+optimiser), with bitsandbytes' 4-bit layers and PEFT's adapters.  `MemTracker` sums what torch would have allocated.
 
-Weights are fake and the mode is not switched on: an operation is fake as soon as one of its inputs is.  Index tensors
-built on the way therefore stay real, and code that must read them works.  Not seen this way: what kernels allocate
-inside themselves, the allocator's rounding, and what loading does.  The two offload settings are left out, because here
-host and card are one; and attention takes the form that it has on CUDA.
+Only the weights are fake; the mode is not switched on.  An operation is fake if one of its inputs is fake, so index
+tensors stay real, and code can read their values.  This does not count memory inside kernels, the allocator's rounding,
+or loading.  The two offload settings are ignored, since host and card are one here.  Attention is computed as on CUDA.
 """
 
 from __future__ import annotations
@@ -38,17 +36,17 @@ from minirft.samples import Prompt, Rollout
 
 
 def counted(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
-    """Peak bytes of each phase of a step, by the ledger's names, as torch's MemTracker counts them."""
+    """Count the peak bytes of each phase of a step with torch's MemTracker, under the ledger's names."""
     shape = Shape.of(model, replace(config, offload_vision=False, offload_embedding=False, device="cpu"))
     with patch.object(layers, "_attend", _attend_as_on_cuda(layers._attend)), warnings.catch_warnings():
-        # torch's own doing, where it makes a real tensor with a gradient fake, or copies a fake one.
+        # torch itself warns when it makes a real tensor with a gradient fake, or copies a fake one.
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         return phases(_Step(shape, policy_of_shape(shape)), _tracked)
 
 
 def phases(step: _Step, peak_of: Callable[[_Step, Callable[[], None]], int]) -> dict[str, int]:
-    """The peak of each phase of a step by name, as `peak_of` measures it."""
+    """Return the peak of each phase of a step by name, as measured by `peak_of`."""
     config, found = step.shape.config, {}
     step.fill_gradients()
     step.optimise()  # the moments exist from the second step on
@@ -71,7 +69,7 @@ def _tracked(step: _Step, phase: Callable[[], None]) -> int:
 
 
 class _Unhooked:
-    """In place of MemTracker's hooks on modules, which sort by module, and which frozen weights refuse."""
+    """A replacement for MemTracker's hooks on modules, which fail on frozen weights."""
 
     is_bw = False
 
@@ -81,16 +79,16 @@ class _Unhooked:
 
 
 class _Step:
-    """The phases of a step, each a function to be called inside the tracker."""
+    """The phases of a step, one method each, to be called inside the tracker."""
 
     def __init__(self, shape: Shape, policy: Policy) -> None:
         self.shape, self.policy, self.optimiser = shape, policy, make_optimiser(policy, shape.config)
         for group in self.optimiser.param_groups:
             group["foreach"] = shape.config.optimiser == "adamw"  # as is the default on CUDA
-        longest, shorter = _prompt(shape, shape.prompt), _prompt(shape, shape.prompt - 1)  # so that there is padding
+        longest, shorter = _prompt(shape, shape.prompt), _prompt(shape, shape.prompt - 1)  # so there is padding
         self.prompts = [longest, *[shorter] * (max(shape.prompts, shape.together) - 1)]
         self.frozen = make_reference(policy, shape.config.kl_coef)
-        self.kept: Any = None  # what one phase leaves to the next
+        self.kept: Any = None  # the result of a phase that the next one needs
 
     @torch.no_grad()
     def see(self) -> None:
@@ -115,12 +113,12 @@ class _Step:
             self.frozen.logprobs(*self._rows())
 
     def update(self) -> None:
-        """A pass after others, whose gradients are there."""
+        """Do a pass after others, whose gradients exist."""
         logprobs, _ = self.policy.logprobs(*self._rows(), entropy=True)
         logprobs.sum().backward()
 
     def fill_gradients(self) -> None:
-        """As passes before have left them."""
+        """Allocate gradients, as after earlier passes."""
         for weight in self.policy.trainable().values():
             weight.grad = torch.empty_like(weight)
 
@@ -129,7 +127,7 @@ class _Step:
         self.optimiser.zero_grad(set_to_none=True)
 
     def _rows(self) -> tuple[Rollout, list[int]]:
-        """The first pass of a step whose completions all have the greatest length."""
+        """Return the last pass of a step whose completions all have the greatest length."""
         config, prompts = self.shape.config, self.prompts[: self.shape.prompts]
         n, length = len(prompts) * config.group_size, config.max_completion_length
         ids = torch.zeros(n, length, dtype=torch.long)
@@ -138,9 +136,9 @@ class _Step:
 
 
 def policy_of_shape(shape: Shape, device: str = "meta") -> Policy:
-    """Make the policy that `runs.load_policy` would load: with fake weights on "meta", else with random ones.
+    """Make the policy that `runs.load_policy` would load, with fake weights on "meta", else with random ones.
 
-    Its tokenizer knows no tokens.
+    Its tokenizer has no tokens.
     """
     config, dtype = shape.config, {2: torch.bfloat16, 4: torch.float32}[shape.b]
     with torch.device(device):
@@ -174,7 +172,7 @@ class _NoTokens:
 
 def _put_4_bit_layers(core: nn.Module, dtype: torch.dtype) -> None:
     replace_with_bnb_linear(core, modules_to_not_convert=["lm_head"], quantization_config=nf4_settings(dtype))
-    core.is_loaded_in_4bit = True  # what PEFT asks
+    core.is_loaded_in_4bit = True  # PEFT reads this
     for module in core.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
@@ -183,7 +181,7 @@ def _put_4_bit_layers(core: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _make_fake(model: nn.Module, dtype: torch.dtype) -> None:
-    """Every weight and buffer becomes a tensor without storage; 4-bit ones get bitsandbytes' own state."""
+    """Replace every weight and buffer by a tensor without storage; 4-bit weights get bitsandbytes' state."""
     mode, made = FakeTensorMode(allow_non_fake_inputs=True), {}
 
     def fake(shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -208,7 +206,7 @@ def _make_fake(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _loose_tensors(step: _Step) -> list[Tensor]:
-    """What the tracker cannot find by itself: the statistics of 4-bit weights, and what the last phase left."""
+    """List the tensors that the tracker cannot find: the statistics of 4-bit weights, and the last phase's result."""
     found = [step.policy.banned]
     for module in step.policy.core.modules():
         if isinstance(module, bnb.nn.Linear4bit):
@@ -220,7 +218,7 @@ def _loose_tensors(step: _Step) -> list[Tensor]:
 
 
 def _prompt(shape: Shape, length: int) -> Prompt:
-    """The largest picture that the settings allow, then text up to `length`."""
+    """Make a prompt with the largest picture that the settings allow, and text up to `length`."""
     vision = shape.model.vision_config
     merge = vision.spatial_merge_size
     pictured = min(shape.patches // merge**2, length)
@@ -228,12 +226,12 @@ def _prompt(shape: Shape, length: int) -> Prompt:
     types = (torch.arange(length) < pictured).long()
     grid = torch.tensor([[1, merge, pictured * merge]])
     prompt = Prompt(None, torch.zeros_like(types), types, pixels, grid, torch.arange(length).expand(3, -1), 0)
-    assert prompt.picture_key  # taken here, lest the tracker meet pixels that stay in host memory
+    assert prompt.picture_key  # computed here, so that the tracker does not count pixels in host memory
     return prompt
 
 
 def _attend_as_on_cuda(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """CUDA's fast attention has no grouped key heads under a mask, so keys and values are copied to every head."""
+    """Copy keys and values to every head, because CUDA's fast attention under a mask has no grouped key heads."""
 
     def copied(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scaling: float) -> Tensor:
         if visible is not None:

@@ -1,7 +1,7 @@
-"""Does a run fit on a card, and if not, what is the least to give up?
+"""The check whether a run fits on a card, and the smallest changes that make it fit.
 
-The ledger says what the tensors take.  On the card there are also the CUDA context and the allocator's gaps.  Neither
-can be known beforehand, so both are stated allowances: `CONTEXT`, and `SLACK` of the card.
+The ledger counts the tensors.  The CUDA context and the allocator's gaps also take memory.  Neither can be known before
+the run, so there are allowances for both: `CONTEXT`, and `SLACK`, a share of the card.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SLACK = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """One card: GiB there are for tensors, whether the peak fits, and, if not, commands that do."""
+    """The result for one card: its GiB, those for tensors, whether the peak fits, and, if not, commands that fit."""
 
     gpu: float
     usable: float
@@ -38,7 +38,7 @@ class Verdict:
 
 
 def card_size(text: str) -> float:
-    """GiB of a card as one says it.  Raises `UserError` for anything else.
+    """Parse the GiB of a card, such as "8GB".  Raises `UserError` for anything else.
 
     >>> card_size("8GB"), card_size("11.5 GiB"), card_size("24")
     (8.0, 11.5, 24.0)
@@ -50,12 +50,12 @@ def card_size(text: str) -> float:
 
 
 def usable(gpu: float) -> float:
-    """GiB of a card that tensors can have."""
+    """Return the GiB of a card that tensors can use."""
     return gpu * (1 - SLACK) - CONTEXT
 
 
 def account(config: GRPOConfig) -> Ledger:
-    """The ledger of a configuration.  Raises `UserError` for a model or a setting it cannot count."""
+    """Compute the ledger of a configuration.  Raises `UserError` for a model or setting that cannot be counted."""
     if not config.shared_prefix:
         raise UserError("fit counts the shared path only: leave shared_prefix out")
     return ledger(architecture(config.model), config)
@@ -75,7 +75,7 @@ def judge(config: GRPOConfig, gpu: float, source: str, base: GRPOConfig) -> Verd
 
 
 def changes(old: GRPOConfig, new: GRPOConfig) -> str:
-    """What was given up, in words.
+    """Describe the changed settings in words.
 
     >>> changes(GRPOConfig(), GRPOConfig(rows_per_pass=2, checkpointing=True))
     'checkpointing False -> True, rows_per_pass 0 -> 2'
@@ -85,7 +85,7 @@ def changes(old: GRPOConfig, new: GRPOConfig) -> str:
 
 
 def command(source: str, base: GRPOConfig, config: GRPOConfig) -> str:
-    """The command that trains `config`, in terms of the configuration it started from.
+    """Write the command that trains `config`, with flags relative to the configuration `base`.
 
     >>> command("tiny_detection", GRPOConfig(), GRPOConfig(rows_per_pass=2, checkpointing=True))
     'minirft train tiny_detection --checkpointing --rows-per-pass 2'
@@ -105,25 +105,25 @@ def command(source: str, base: GRPOConfig, config: GRPOConfig) -> str:
 # ------------------------------------------------------------------ printing
 
 
-def report(config: GRPOConfig, found: Ledger, verdicts: list[Verdict], one: bool, counts: dict[str, int]) -> str:
+def report(config: GRPOConfig, memory: Ledger, verdicts: list[Verdict], one: bool, counts: dict[str, int]) -> str:
     """Write the settings, GiB by part (down) and phase (across), what MemTracker counted, and the verdicts as text.
 
-    `one` says that a card was asked for; `counts` is empty unless they were asked for.
+    `one` is True if the user named a card; `counts` is empty unless the user asked for counts.
     """
     shape = Shape.of(architecture(config.model), config)
-    by_phase = [found.phases["optimise"], *found.phases.values()]  # what is always there comes first
+    by_phase = [memory.phases["optimise"], *memory.phases.values()]  # the parts of every phase come first
     names = list(dict.fromkeys(part for parts in by_phase for part in parts))
-    checked = account(replace(config, offload_vision=False, offload_embedding=False)) if counts else found
+    checked = account(replace(config, offload_vision=False, offload_embedding=False)) if counts else memory
     compared = {phase: (checked.total(phase), count) for phase, count in counts.items()}
     return render(
         "fit",
         config=config,
         shape=shape,
         pictured=shape.patches // shape.model.vision_config.spatial_merge_size**2,
-        found=found,
+        memory=memory,
         names=names,
         width=max(map(len, names)),
-        peak=found.peak / GIB,
+        peak=memory.peak / GIB,
         compared=compared | ({"peak": (checked.peak, max(counts.values()))} if counts else {}),
         one=verdicts[0] if one else None,
         verdicts=verdicts,
@@ -133,15 +133,15 @@ def report(config: GRPOConfig, found: Ledger, verdicts: list[Verdict], one: bool
     )
 
 
-def as_json(config: GRPOConfig, found: Ledger, verdicts: list[Verdict], one: bool) -> dict[str, Any]:
-    """Everything, in GiB; `fits` and `advice` are those of the card asked for, or one of each by card."""
+def as_json(config: GRPOConfig, memory: Ledger, verdicts: list[Verdict], one: bool) -> dict[str, Any]:
+    """Return all numbers in GiB; `fits` and `advice` are those of the named card, or one of each card."""
     by_card = {f"{verdict.gpu:g}GB": verdict for verdict in verdicts}
     return {
         "model": config.model,
-        "peak_gib": found.peak / GIB,
-        "peak_phase": found.peak_phase,
-        "parts": {part: size / GIB for part, size in found.phases[found.peak_phase].items()},
-        "phases": {phase: found.total(phase) / GIB for phase in found.phases},
+        "peak_gib": memory.peak / GIB,
+        "peak_phase": memory.peak_phase,
+        "parts": {part: size / GIB for part, size in memory.phases[memory.peak_phase].items()},
+        "phases": {phase: memory.total(phase) / GIB for phase in memory.phases},
         "gpu_gib": verdicts[0].gpu if one else None,
         "usable_gib": verdicts[0].usable if one else {card: verdict.usable for card, verdict in by_card.items()},
         "context_gib": CONTEXT,

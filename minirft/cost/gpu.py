@@ -1,14 +1,13 @@
-"""`minirft bench --gpu`: what Qwen2-VL-2B and 7B cost on this card, one JSON file a part in `results/gpu`.
+"""`minirft bench --gpu`: the cost of Qwen2-VL-2B and 7B on this card, one JSON file for each part in `results/gpu`.
 
-    memory    peak of a whole step at settings for cards of 4, 8 and 16 GB, beside what `minirft fit` predicts
-    time      seconds of a step by phase, ours and TRL's taking turns: NF4 + LoRA, bfloat16, checkpointing
-    decode    milliseconds a token step of each decoder, beside (bytes of weights and cache read) / bandwidth
+    memory    peak of a whole step at settings for cards of 4, 8 and 16 GB, beside the prediction of `minirft fit`
+    time      seconds of a step by phase, ours and TRL's in turns: NF4 + LoRA, bfloat16, checkpointing
+    decode    milliseconds per token step of each decoder, beside (bytes of weights and cache read) / bandwidth
     correct   packed against naive log-probs and gradients, NF4 after a rollout, decoders against the naive loop
 
-The models have random weights of real size, made here (`random_weights`), so nothing is downloaded.  On CUDA every
-part runs in a process of its own: a failure, out of memory or a broken card's context ends that part, leaves its
-error beside the rows it had, and the rest goes on.  The same code runs on a CPU with a small model; the fields that
-only a card can fill are then null.
+The models have random weights of real size (`random_weights`), so nothing is downloaded.  On CUDA every part runs in a
+separate process.  A failure, such as out of memory or a broken CUDA context, ends only that part, and its file keeps
+the error and the earlier rows.  The same code runs on a CPU with a small model; fields that need a card are then null.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ class Job:
     """Folder of the random weights."""
     device: str
     file: Path
-    """Where the rows go."""
+    """The file of the rows."""
     command: str
-    """What the user typed."""
+    """The user's command line."""
     sizes: Sizes
 
 
@@ -68,9 +67,9 @@ def run_gpu_bench(
     seconds: float = 1500.0,
     sizes: Sizes | None = None,
 ) -> None:
-    """Measure `parts` of `models`, one after another, for at most `seconds` in all; writes `out`/MODEL-PART.json.
+    """Measure `parts` of `models`, one after another, for at most `seconds` in total; write `out`/MODEL-PART.json.
 
-    What the time did not suffice for says so in its file.  Raises `UserError` for an unknown part, or without a card.
+    The file of a part that ran out of time has an error.  Raises `UserError` for an unknown part, or without a card.
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise UserError(f"--parts {unknown[0]}: choose from {', '.join(PARTS)}")
@@ -82,7 +81,7 @@ def run_gpu_bench(
     command = shlex.join(sys.argv)
     for model in models:
         with tempfile.TemporaryDirectory(prefix="minirft-gpu-") as folder:
-            _say(f"{model}: writing random weights")
+            _print(f"{model}: writing random weights")
             source = str(write_random(Path(folder), model))
             for part in parts:
                 file = out / f"{Path(model).name}-{part}.json"
@@ -91,7 +90,7 @@ def run_gpu_bench(
 
 
 def run_job(job: Job, seconds: float, apart: bool) -> None:
-    """Run a part within `seconds`, if `apart` in a process of its own; its file says how it ended."""
+    """Run a part within `seconds`, in a separate process if `apart`; write its error, if any, into its file."""
     _write(job.file, {"part": job.part, "model": job.model, "command": job.command, "rows": []})
     error = None
     if seconds <= 0:
@@ -105,8 +104,8 @@ def run_job(job: Job, seconds: float, apart: bool) -> None:
 
 
 def _in_own_process(job: Job, seconds: float) -> str | None:
-    """Run the part; return how it failed, if it did."""
-    if job.device.startswith("cuda"):  # one card, also for TRL, which would spread over all it sees
+    """Run the part; return its error, if any."""
+    if job.device.startswith("cuda"):  # one card, also for TRL, which would use all visible cards
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", job.device.partition(":")[2] or "0")
         job = replace(job, device="cuda:0")
     process = multiprocessing.get_context("spawn").Process(target=run_part, args=(job,))
@@ -120,16 +119,16 @@ def _in_own_process(job: Job, seconds: float) -> str | None:
 
 
 def run_part(job: Job) -> None:
-    """Run the cases of a part; the file holds all rows so far at any moment."""
+    """Run the cases of a part, and write the file after each."""
     quieten_libraries()
     start = time.perf_counter()
     record: dict[str, Any] = {"part": job.part, "model": job.model, "header": header(job), "rows": []}
     for name, case in PARTS[job.part](job.source, job.device, job.sizes):
-        _say(f"{job.model}: {job.part}: {name}")
+        _print(f"{job.model}: {job.part}: {name}")
         begun = time.perf_counter()
         try:
             row = case()
-        except Exception as error:  # whatever it is, the other cases go on
+        except Exception as error:  # the other cases must still run
             row = {"error": one_line(error)}
         free()
         record["rows"].append({"case": name, **row, "wall_seconds": time.perf_counter() - begun})
@@ -138,7 +137,7 @@ def run_part(job: Job) -> None:
 
 
 def header(job: Job) -> dict[str, Any]:
-    """Where the numbers come from: versions, commit, date, command, card and driver."""
+    """Return the origin of the numbers: versions, commit, date, command, card and driver."""
     found = provenance(asdict(job.sizes), 0, job.device) | {"command": job.command, "trl": library_version("trl")}
     if job.device.startswith("cuda"):
         card = torch.cuda.get_device_properties(job.device)
@@ -159,5 +158,5 @@ def _write(file: Path, record: dict[str, Any]) -> None:
     file.write_text(json.dumps(record, indent=1, default=str) + "\n")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(f"minirft bench: {line}", file=sys.stderr, flush=True)

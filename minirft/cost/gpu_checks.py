@@ -1,11 +1,11 @@
-"""Is what a card computes right?  The three comparisons of the tests, at real size and in the card's own arithmetic.
+"""Two parts of the GPU benchmark: checks of correctness at real size on a card, and the speed of decoding.
 
-bfloat16 has 8 significant bits, so two right ways to compute one number differ, and equality cannot be asked for.
-What can be: beside the same model in float32, the packed pass is no further off than the plain one.
+bfloat16 has 8 significant bits, so two correct computations of one number differ, and equality cannot be required.  The
+check is: compared with the same model in float32, the packed pass has no larger error than the plain one.
 
-And how fast it decodes: milliseconds a token step, beside the least that the card's bandwidth allows.  A token step
-reads every weight of the language model and all keys and values so far, and computes little with them.  The bandwidth
-is measured too, by a large copy, so that the floor is that of the card at hand.
+The speed of decoding is in milliseconds per token step, beside the least that the card's bandwidth allows.  A token
+step reads every weight of the language model and all keys and values, and computes little.  The bandwidth is measured
+with a large copy, so the bound is that of this card.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Rollout
 
 FACTOR = 1.5
-"""How much larger than the plain path's the packed path's rounding error may be; 1.05 on a CPU with a miniature."""
+"""Allowed rounding error of the packed path divided by that of the plain path; 1.05 was measured on a CPU."""
 TEMPERATURE = 0.1
-"""Near-uniform sampling over 151,936 tokens would turn float32 rounding into another token now and then."""
+"""A low temperature: in near-uniform sampling over 151,936 tokens float32 rounding sometimes changes a token."""
 
 
 def correct(source: str, device: str, sizes: Sizes) -> Cases:
-    """Sampling, scoring with gradients, and 4-bit training after a rollout; each row says `ok`."""
+    """Yield checks of sampling, of scoring with gradients, and of 4-bit training after a rollout; a row has `ok`."""
     yield "sampler, float32", partial(same_tokens, source, device, sizes)
     yield "packed against naive, bfloat16", partial(rounding, source, device, sizes)
     yield "nf4, learning after a rollout", partial(after_a_rollout, source, device, sizes)
 
 
 def adapted(source: str, device: str, dtype: str, quantize: str = "none") -> Policy:
-    """The policy with adapters that do something."""
+    """Load the policy with adapters that are not zero."""
     return load_policy(source, LoraSettings(), device=device, dtype=dtype, quantize=quantize)
 
 
@@ -49,7 +49,7 @@ def _prompts(policy: Policy, sizes: Sizes, count: int) -> tuple[list[Prompt], in
 
 
 def same_tokens(source: str, device: str, sizes: Sizes) -> Row:
-    """Every decoder against the naive loop, at the same uniform numbers: tokens equal, log-probs close."""
+    """Compare every decoder with the naive loop at the same uniform numbers: equal tokens, close log-probs."""
     policy = adapted(source, device, "float32")
     prompts, length, group = _prompts(policy, sizes, 2)
     uniforms = torch.rand(2 * group, length, generator=torch.Generator().manual_seed(0))
@@ -69,7 +69,7 @@ def same_tokens(source: str, device: str, sizes: Sizes) -> Row:
 
 
 def rounding(source: str, device: str, sizes: Sizes) -> Row:
-    """Log-probs and LoRA gradients in bfloat16, packed and naive, as distances from the naive path in float32."""
+    """Measure distances of log-probs and LoRA gradients in bfloat16, packed and naive, from the naive float32 path."""
     torch.backends.cudnn.allow_tf32 = False
     policy = adapted(source, device, "float32")
     prompts, length, group = _prompts(policy, sizes, 1)
@@ -91,7 +91,7 @@ def rounding(source: str, device: str, sizes: Sizes) -> Row:
 
 
 def _scored(policy: Policy, rollout: Rollout, shared: bool) -> tuple[Tensor, Tensor]:
-    """Log-probs of a rollout, and the gradient of their weighted sum over all adapters, as one vector each."""
+    """Return the log-probs of a rollout, and the gradient of their weighted sum, as one vector each."""
     logprobs = policy.logprobs(rollout, shared=shared)
     weights = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(1)).to(logprobs)
     learning = list(policy.trainable().values())
@@ -100,18 +100,18 @@ def _scored(policy: Policy, rollout: Rollout, shared: bool) -> tuple[Tensor, Ten
 
 
 def _distances(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Root mean square of the log-probs' difference in nats, and |g - g'| / |g'| of the gradients."""
+    """Return the root mean square difference of log-probs in nats, and |g - g'| / |g'| of the gradients."""
     logprobs = (one[0] - other[0]).square().mean().sqrt().item()
     return {"logprobs": logprobs, "gradient": ((one[1] - other[1]).norm() / other[1].norm()).item()}
 
 
 def after_a_rollout(source: str, device: str, sizes: Sizes) -> Row:
-    """The gradient of a 4-bit model before and after it has sampled; the same one twice shows the card's own noise."""
+    """Compare the gradient of a 4-bit model before and after sampling; repeating it shows the noise of the card."""
     policy = adapted(source, device, "bfloat16", quantize="nf4")
     prompts, length, group = _prompts(policy, sizes, 1)
     settings = {"max_completion_length": length, "generator": torch.Generator().manual_seed(0)}
     ids = torch.randint(0, 256, (group, length), generator=torch.Generator().manual_seed(2)).to(device)
-    rollout = Rollout(  # of made-up tokens: a sampled one would need the rollout that is to come
+    rollout = Rollout(  # of arbitrary tokens, because sampling must come later
         prompts=prompts,
         completion_ids=ids,
         completion_mask=torch.ones_like(ids, dtype=torch.bool),
@@ -133,14 +133,14 @@ def after_a_rollout(source: str, device: str, sizes: Sizes) -> Row:
 
 
 def decode(source: str, device: str, sizes: Sizes) -> Cases:
-    """Milliseconds a token step of each decoder, beside the least that the card's bandwidth allows."""
+    """Yield milliseconds per token step of each decoder, beside the least that the card's bandwidth allows."""
     for quantize in ("none", "nf4"):
         name = "nf4" if quantize == "nf4" else "bfloat16"
         yield name, partial(decode_speeds, source, device, sizes, quantize)
 
 
 def decode_speeds(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
-    """One row for each decoder and number of prompts; a decoder that fails leaves its error."""
+    """Measure one row for each decoder and number of prompts; a row of a decoder that fails has an error."""
     lora = LoraSettings()
     policy = endless(Policy.load(source, quantize=quantize, lora=lora, dtype="bfloat16", device=device))
     length, first, last = sizes.decode
@@ -165,9 +165,9 @@ def decode_speeds(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
 
 
 def step_milliseconds(policy: Policy, prompts: list[Prompt], decoder: str, first: int, last: int) -> list[float]:
-    """Milliseconds of one more token for all rows, sampling included, three times.
+    """Measure three times the milliseconds of one more token for all rows, with sampling.
 
-    The time to `last` tokens less the time to `first`: prefill and recording a graph are in both, and cancel.
+    It is the time for `last` tokens minus that for `first`: prefill and graph recording are in both, and cancel.
     """
 
     def seconds(limit: int) -> float:
@@ -182,18 +182,18 @@ def step_milliseconds(policy: Policy, prompts: list[Prompt], decoder: str, first
     return [1e3 * (seconds(last) - seconds(first)) / (last - first) for _ in range(3)]
 
 
-def bytes_per_step(policy: Policy, prompts: int, prompt: int, rows: int, written: float) -> int:
-    """The least a token step reads: weights once, the cache of `prompts` x `prompt` and `rows` x `written` tokens.
+def bytes_per_step(policy: Policy, prompts: int, prompt: int, rows: int, tokens: float) -> int:
+    """Count the least bytes of a token step: weights once, and the cache of `prompts` x `prompt` + `rows` x `tokens`.
 
-    A group shares its prompt's keys, so they count once.  Of the token embeddings only a few rows are read, and they
-    do not count.  4-bit weights count packed, with their scales.
+    A group shares its prompt's keys, so they count once.  Token embeddings do not count, because only a few rows are
+    read.  4-bit weights count packed, with their scales.
     """
     language = policy.language_model
     weights = [*language.layers.parameters(), *language.norm.parameters(), policy.lm_head.weight]
     config = language.config
     heads, size = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
     cache = 2 * config.num_hidden_layers * heads * size * policy.dtype.itemsize
-    return int(sum(map(_stored_bytes, weights)) + cache * (prompts * prompt + rows * written))
+    return int(sum(map(_stored_bytes, weights)) + cache * (prompts * prompt + rows * tokens))
 
 
 def _stored_bytes(weight: Tensor) -> int:
@@ -204,7 +204,7 @@ def _stored_bytes(weight: Tensor) -> int:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second that a large copy moves, read and written; the median of 10."""
+    """Measure the bytes per second that a large copy reads and writes; the median of 10."""
     size = 2**31 if device.type == "cuda" else 2**26
     origin, copy = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
     speeds = []

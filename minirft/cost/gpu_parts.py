@@ -1,11 +1,11 @@
-"""What `gpu.py` asks of one card, and two of its parts: the peak memory of a whole step, and its seconds.
+"""Two parts of the GPU benchmark: the peak memory of a whole step, and its seconds.
 
-A part is a generator of named cases.  A case is called, returns a row for the JSON file, and keeps nothing on the card.
-On a CPU the same code runs, with None for what only a card can tell.
+A part is a generator of named cases.  A case is a function that returns a row for the JSON file and frees its memory.
+The same code runs on a CPU, with None for numbers that need a card.
 
-Steps are timed in turns, ours and TRL's, split into the same phases.  Both train adapters of rank 16, held in bfloat16,
-on a frozen 4-bit model with gradient checkpointing; TRL without vLLM.  The card is waited for at every change of phase,
-which costs both the same few microseconds.
+Steps of ours and of TRL are timed in turns and split into the same phases.  Both train adapters of rank 16, stored in
+bfloat16, on a frozen 4-bit model with gradient checkpointing; TRL runs without vLLM.  The clock waits for the card at
+every change of phase, which costs both the same few microseconds.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ Row = dict[str, Any]
 Cases = Iterator[tuple[str, Callable[[], Row]]]
 GIB = 2**30
 CONTEXT_GIB = 0.6
-"""Memory of a card that torch's allocator is not given in a memory case: the driver and kernels take about this."""
+"""Memory of a card that torch's allocator may not use in a memory case; driver and kernels take about this much."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The lengths that are measured; the defaults are those of the project's goals, smaller ones are for a test."""
+    """The measured lengths; smaller ones than the defaults are for tests."""
 
     shapes: Sequence[Sequence[int]] = ((512, 128, 8), (1024, 256, 8))
     """(prompt, completion, group) of the timed steps."""
     steps: int = 3
-    """Timed steps of each trainer, after one that warms up."""
+    """Timed steps of each trainer, after one warm-up step."""
     decode: Sequence[int] = (512, 33, 161)
     """Prompt tokens, and the two lengths between which decoding is timed."""
     decode_prompts: Sequence[int] = (1, 4)
@@ -56,7 +56,7 @@ class Sizes:
     check: Sequence[int] = (256, 32, 4)
     """(prompt, completion, group) of the comparisons."""
     memory_divisors: Sequence[int] = (1, 1)
-    """Divide prompt and completion of the memory cases."""
+    """Divisors of prompt and completion of the memory cases."""
 
 
 # ------------------------------------------------------------------ peak memory
@@ -78,7 +78,7 @@ SETTINGS: dict[str, list[tuple[int, int, int, dict[str, Any]]]] = {
 
 
 def memory(source: str, device: str, sizes: Sizes) -> Cases:
-    """Whole steps at settings meant for cards of 4, 8 and 16 GB, on a card that is made as small as that."""
+    """Yield whole steps at settings for cards of 4, 8 and 16 GB, with the card's memory limited to that size."""
     large = architecture(source).text_config.hidden_size > 2000
     for card, prompt, completion, changes in SETTINGS["7B" if large else "2B"]:
         by = sizes.memory_divisors
@@ -97,7 +97,7 @@ def memory(source: str, device: str, sizes: Sizes) -> Cases:
 
 
 def memory_of_a_step(config: GRPOConfig, card_gib: float) -> Row:
-    """Peaks of loading, of a rollout, and of two steps, within `card_gib`; without that limit if they do not fit."""
+    """Measure peaks of loading, a rollout and two steps within `card_gib`; without the limit if they do not fit."""
     changed = {key: value for key, value in asdict(config).items() if value != asdict(GRPOConfig()).get(key)}
     row = {"card_gib": card_gib, "settings": changed, "predicted_gib": predicted_gib(config), "fits": True}
     try:
@@ -133,7 +133,7 @@ def _peaks(config: GRPOConfig, limit_gib: float | None) -> Row:
     found["rollout_gib"] = in_gib(device)["peak"]
 
     reset_peak(device)
-    for step in (1, 2):  # the first makes the optimiser's moments
+    for step in (1, 2):  # the first step allocates the optimiser's moments
         row, _ = grpo_step(policy, reference, optimiser, questions(text, shape, step), reward, config, step)
     last = in_gib(device)
     found |= {"step_gib": last["peak"], "reserved_gib": last["reserved"], "context_gib": last["context"]}
@@ -141,7 +141,7 @@ def _peaks(config: GRPOConfig, limit_gib: float | None) -> Row:
 
 
 def predicted_gib(config: GRPOConfig) -> dict[str, float]:
-    """What `minirft fit` says of every phase, and the largest of them."""
+    """Return the prediction of `minirft fit` for every phase, and the peak."""
     from minirft.cost.memory import ledger
 
     account = ledger(architecture(config.model), config)
@@ -155,16 +155,16 @@ def _limit(device: torch.device, gib: float | None) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the peak so far."""
+    """Reset the peak memory."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def in_gib(device: torch.device) -> dict[str, float | None]:
-    """GiB in tensors, at most since `reset_peak` and now; reserved for them at most; taken of the card beside torch.
+    """Return GiB in tensors, at the peak since `reset_peak` and now; the peak reserved; and the GiB used outside torch.
 
-    The last counts other processes too.  All are None on a CPU.
+    The last includes other processes.  All are None on a CPU.
     """
     names = ("peak", "allocated", "reserved", "context")
     if device.type != "cuda":
@@ -176,19 +176,19 @@ def in_gib(device: torch.device) -> dict[str, float | None]:
 
 
 def free() -> None:
-    """Give back what the last case left."""
+    """Free the memory of the last case."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as a line of JSON."""
+    """Format an exception as one line."""
     return f"{type(error).__name__}: " + " ".join(str(error).split())[:500]
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the card, so that a clock read next is honest."""
+    """Wait for the card, so that the next reading of the clock is correct."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -200,16 +200,16 @@ Spent = dict[str, float]  # phase -> seconds
 
 
 def times(source: str, device: str, sizes: Sizes) -> Cases:
-    """One case a shape."""
+    """Yield one case for each shape."""
     for prompt, completion, group in sizes.shapes:
         shape = Shape(prompt, completion, group)
         yield f"P {prompt}, C {completion}, G {group}", partial(step_seconds, source, device, shape, sizes.steps)
 
 
 def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:
-    """Medians over `steps` steps of TRL and of ours with each decoder, after one that warms up.
+    """Measure medians over `steps` steps of TRL and of ours with each decoder, after one warm-up step.
 
-    Who fails leaves an error and the others go on.
+    If a trainer fails, its error is stored and the others continue.
     """
     trainers = new_ours(source, device, shape)
     policy = trainers["growing"].policy
@@ -220,7 +220,7 @@ def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:
     def ours(turn: int) -> None:
         nonlocal turns_done
         for name in [name for name in trainers if name not in errors]:
-            policy.cache = FeatureCache()  # every step sees its picture for the first time
+            policy.cache = FeatureCache()  # the picture of every step is new
             try:
                 trainers[name].step(turn, timed(trainers[name], torch.device(device), spent[name], turn))
             except Exception as failure:
@@ -231,7 +231,7 @@ def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:
         load, changes = partial(_four_bit, source, device), {"use_cpu": device == "cpu", "bf16": True}
         trl = Trl(trainers["growing"], LORA, steps + 1, load, **changes)
         trl.run(lambda turn: timed(trl, torch.device(device), spent["trl"], turn), ours)
-    except Exception as failure:  # whatever it is, ours can be timed
+    except Exception as failure:  # ours can still be timed
         errors["trl"] = one_line(failure)
     for turn in range(turns_done, steps + 1):
         ours(turn)
@@ -242,7 +242,7 @@ def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:
 
 
 def new_ours(source: str, device: str, shape: Shape) -> dict[str, Ours]:
-    """Our trainer with each decoder: the real `grpo_step` on a prompt of exactly the shape's length."""
+    """Make our trainer with each decoder, with a prompt of exactly the shape's length."""
     policy = endless(
         Policy.load(source, quantize="nf4", lora=LORA, dtype="bfloat16", device=device, checkpointing=True)
     )
@@ -253,7 +253,7 @@ def new_ours(source: str, device: str, shape: Shape) -> dict[str, Ours]:
 
 
 def _four_bit(source: str, device: str) -> Qwen2VLForConditionalGeneration:
-    """The model as a user of transformers loads it, with its own sdpa attention."""
+    """Load the model like a user of transformers, with transformers' sdpa attention."""
     model = Qwen2VLForConditionalGeneration.from_pretrained(
         source,
         dtype=torch.bfloat16,
@@ -266,7 +266,7 @@ def _four_bit(source: str, device: str) -> Qwen2VLForConditionalGeneration:
 
 @contextmanager
 def timed(trainer: Ours | Trl, device: torch.device, spent: list[Spent], turn: int) -> Iterator[None]:
-    """Appends the seconds of the step that runs inside, by phase; not those of turn 0, which warms up."""
+    """Append the seconds by phase of the step inside this context, except those of the warm-up turn 0."""
 
     def clock() -> tuple[float]:
         synchronise(device)
@@ -279,7 +279,7 @@ def timed(trainer: Ours | Trl, device: torch.device, spent: list[Spent], turn: i
 
 
 def summary(spent: list[Spent]) -> Row:
-    """Median and spread of the whole step, and medians by phase."""
+    """Return median and spread of the whole step, and medians by phase."""
     whole = [sum(step.values()) for step in spent]
     return {
         "seconds": statistics.median(whole),

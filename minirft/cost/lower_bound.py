@@ -1,4 +1,4 @@
-"""The floor: the least arithmetic that gives the same mathematics, in floating-point operations (FLOPs).
+"""The floor: the least number of floating-point operations (FLOPs) for the same mathematical result.
 
 A product of (a, b) and (b, c) matrices is 2abc FLOPs; norms, softmax, rotary positions and the optimiser are not
 counted, as in torch's `FlopCounterMode`.  One prompt with its group; a step is P of them.
@@ -16,7 +16,7 @@ Attention of q tokens over k keys is two matrix products in each layer, 4 q k H 
 
 **Vision** once:  2 n (patch pixels) E + J (2 n (4 E² + 2 E M) + 4 n² E) + 2 (n / 4) ((4E)² + 4E D).
 
-**Rollout**: the prompt once and every completion token but the last once, because the last one predicts nothing:
+**Rollout**: the prompt once and every completion token but the last once, because the last token predicts nothing:
 N = P + G (C - 1) tokens.  `lm_head` runs at the places that predict: R = 1 + G (C - 1), for a prompt's last token is
 one place for the whole group.
 
@@ -24,20 +24,20 @@ one place for the whole group.
 
 **Update, forward**: the same N tokens and R places, this time with a graph.
 
-**Update, backward**: gradients of activations through every layer, 2 N (W + A) + 2 R D V, less those of the inputs of
-layer 0's q, k, v, which nothing learning lies below (unless the embeddings learn too); gradients of the weights that
-learn, 2 N A for adapters or 2 N W + 2 R D V for all; attention's backward.
+**Update, backward**: gradients of activations through every layer, 2 N (W + A) + 2 R D V, without those of the inputs
+of layer 0's q, k, v, because nothing below them is trained (unless the embeddings are); gradients of the trained
+weights, 2 N A for adapters or 2 N W + 2 R D V for all; the backward pass of attention.
 
 **Reference** (kl_coef > 0): one more forward of N tokens, without adapters.
 
-Attention is where counting has conventions, so two numbers are given.  `flops` follows FlopCounterMode: causal
+There are two conventions for attention, so two numbers are given.  `flops` follows FlopCounterMode: causal
 attention of q tokens on q counts as the full q x q square, and the backward pass as five products, one of which
 computes the scores again, as every fused kernel does.  `visible_flops` counts only keys a token can see, and four
-products.  Compare `flops` with counts; the gap between the two is what kernels waste.
+products.  Compare `flops` with counts; the difference of the two is the waste of the kernels.
 
-What this floor does not ask: keeping the rollout's forward pass for the update.  Sampling and learning are two passes
-in every trainer; keeping the graph of the prompt's pass would save its forward once more, `shared_pass_flops`.  Nor
-does it skip, in the last layer, the prompt tokens whose output nobody reads: less than 1 / L of the prompt.
+The floor does not assume that the rollout's forward pass is kept for the update.  Sampling and learning are two passes
+in every trainer; keeping the graph of the prompt's pass would save one more forward pass, `shared_pass_flops`.  The
+floor also counts, in the last layer, prompt tokens whose output is not used: less than 1 / L of the prompt.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from minirft.cost.sizes import adapter_widths, count_weights, key_width
 
 @dataclass(frozen=True)
 class Floor:
-    """Least FLOPs of a step: its parts, their sum, and the sum under two other readings (module docstring)."""
+    """The least FLOPs of a step: its parts, their sum, and two other sums (see the module docstring)."""
 
     vision: int
     rollout: int
@@ -67,7 +67,7 @@ class Floor:
 def floor(
     config: Qwen2VLConfig, shape: Shape, rank: int = 0, reference: bool = False, see_pictures: bool = True
 ) -> Floor:
-    """The floor of one GRPO step.  `rank` is that of the adapters, 0 when all language weights learn instead."""
+    """Compute the floor of one GRPO step.  `rank` is that of the adapters, or 0 if all language weights are trained."""
     counted = parts(config, shape, rank, reference, see_pictures, visible=False)
     visible = parts(config, shape, rank, reference, see_pictures, visible=True)
     kept = shape.prompts * forward_flops(config, rank, [(shape.prompt, shape.prompt)], 0)
@@ -78,14 +78,12 @@ def floor(
 def parts(
     config: Qwen2VLConfig, shape: Shape, rank: int, reference: bool, see_pictures: bool, visible: bool
 ) -> dict[str, int]:
-    """FLOPs of vision, rollout, reference, forward and backward of a step."""
+    """Count the FLOPs of vision, rollout, reference, forward and backward of a step."""
     p, rest, g = shape.prompt, shape.completion - 1, shape.group
     places = 1 + g * rest
-    triangle = rest * (rest + 1) // 2
     prompt = (p, (p + 1) / 2 if visible else p)  # (tokens, keys a token)
     decoded = (g * rest, p + (rest + 1) / 2) if rest else (0, 0)
     packed = decoded if visible else (g * rest, p + rest)
-    assert not rest or decoded[0] * decoded[1] == g * (rest * p + triangle)
     counts = {
         "vision": vision_flops(config, shape.patches) if see_pictures else 0,
         "rollout": forward_flops(config, rank, [prompt, decoded], places),
@@ -97,12 +95,12 @@ def parts(
 
 
 def per_token(config: Qwen2VLConfig, rank: int) -> tuple[int, int]:
-    """W and A: multiplications of one token with the linear layers, and with adapters of this rank on them."""
+    """Return W and A: multiplications of one token in the linear layers, and in adapters of this rank."""
     return count_weights(config)["language linears"]["linear"], rank * adapter_widths(config)["language"]
 
 
 def forward_flops(config: Qwen2VLConfig, rank: int, tokens: list[tuple[float, float]], places: int) -> float:
-    """A forward pass over `tokens`, pairs of (how many, keys each of them sees), with `lm_head` at `places`."""
+    """Count a forward pass over `tokens`, pairs (count, keys that each attends to), with `lm_head` at `places`."""
     text = config.text_config
     linear = 2 * sum(per_token(config, rank)) * sum(count for count, _ in tokens)
     return linear + _attention(config, tokens, 2) + 2 * places * text.hidden_size * text.vocab_size
@@ -111,7 +109,7 @@ def forward_flops(config: Qwen2VLConfig, rank: int, tokens: list[tuple[float, fl
 def backward_flops(
     config: Qwen2VLConfig, rank: int, tokens: list[tuple[float, float]], places: int, products: int
 ) -> float:
-    """The backward pass of `forward_flops`; `products` of attention is 4, or 5 when scores are computed again."""
+    """Count the backward pass of `forward_flops`; attention has 4 `products`, or 5 if scores are computed again."""
     text = config.text_config
     count = sum(many for many, _ in tokens)
     weights, adapters = per_token(config, rank)
@@ -130,7 +128,7 @@ def _attention(config: Qwen2VLConfig, tokens: list[tuple[float, float]], product
 
 
 def vision_flops(config: Qwen2VLConfig, patches: int) -> int:
-    """One picture of `patches` patches through the vision tower, forward only."""
+    """Count the forward pass of one picture of `patches` patches through the vision tower."""
     vision = config.vision_config
     width, inner = vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2

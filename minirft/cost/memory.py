@@ -1,20 +1,21 @@
-"""The memory ledger: every byte a run keeps on the card, from the model's configuration and the settings alone.
+"""The memory ledger: all bytes of a run on the card, computed from the model's configuration and the settings.
 
-A step has phases, and each fills the card differently; the peak is the fullest of them.
+A step has phases that need different amounts of memory; the peak is that of the fullest phase.
 
-    load        the weights, and one layer on its way into 4 bits
+    load        the weights, and one layer before its quantisation to 4 bits
     see         the vision tower on the largest picture
-    prefill     the prompts of a rollout pass the model: nothing is kept but keys and values
+    prefill     the prompts of a rollout pass; only keys and values are kept
     decode      keys and values of all rows, and the sampler's numbers over the vocabulary
     reference   the packed forward pass, without a gradient
     update      the packed forward and backward pass, with the gradients of the passes before it
     optimise    gradients and moments side by side
     evaluate    the rollout of an evaluation during training
 
-Nothing here is measured: every line counts tensors that `policy`, `decoding`, `logprobs` and transformers'
-Qwen2-VL make, at the worst case of the settings (longest prompt, largest picture, every completion at its limit).
-`fake_step` runs the same step on tensors without storage and counts what it really made; `minirft fit --check` prints
-the two side by side.  Letters: L packed tokens of a pass, R its completions, D hidden, I the width inside the MLP,
+Nothing here is measured: every line counts tensors of `policy`, `decoding`, `logprobs` and transformers' Qwen2-VL, at
+the worst case of the settings (longest prompt, largest picture, every completion at its limit).  `fake_step` runs the
+same step on tensors without storage and counts its tensors; `minirft fit --check` prints both.
+
+Letters: L packed tokens of a pass, R its completions, D hidden, I the width inside the MLP,
 K the width of keys, V vocabulary, E and M the same of the vision tower, b bytes of a number (2 in bfloat16).
 """
 
@@ -34,31 +35,33 @@ Parts = dict[str, float]  # name -> bytes
 
 @dataclass(frozen=True)
 class Ledger:
-    """Bytes by phase and part."""
+    """The bytes of each phase and part."""
 
     phases: dict[str, Parts]
 
     def total(self, phase: str) -> float:
-        """Bytes on the card in a phase."""
+        """Return the bytes on the card in a phase."""
         return sum(self.phases[phase].values())
 
     @property
     def peak_phase(self) -> str:
-        """The fullest phase."""
+        """Return the fullest phase."""
         return max(self.phases, key=self.total)
 
     @property
     def peak(self) -> float:
-        """Bytes of tensors in the fullest phase; the CUDA context comes on top."""
+        """Return the bytes of tensors in the fullest phase, without the CUDA context."""
         return self.total(self.peak_phase)
 
 
 def ledger(model: Qwen2VLConfig, config: GRPOConfig) -> Ledger:
-    """The whole account of one run of `config` on `model`."""
+    """Compute the ledger of a run of `config` on `model`."""
     shape = Shape.of(model, config)
     kept, weights, text = resident(shape), count_weights(model), model.text_config
     tower = {"vision tower": _stored(weights["vision tower"], shape)}
-    table = {"embedding": _stored(weights["embedding"], shape)}  # on the card while loading, also if it leaves then
+    table = {
+        "embedding": _stored(weights["embedding"], shape)
+    }  # on the card while loading, even if it is offloaded afterwards
     widest = text.hidden_size * text.intermediate_size * shape.b * (config.quantize == "nf4")
     gradients = {"gradients": shape.learning * shape.weight_bytes}
     phases = {
@@ -86,7 +89,7 @@ def _stored(kinds: dict[str, int], shape: Shape) -> float:
 
 
 def resident(shape: Shape) -> Parts:
-    """What is on the card in every phase from the second step on."""
+    """Return the parts that are on the card in every phase from the second step on."""
     config = shape.config
     parts: Parts = {name: _stored(kinds, shape) for name, kinds in count_weights(shape.model).items()}
     if config.offload_vision:
@@ -103,6 +106,6 @@ def resident(shape: Shape) -> Parts:
 
 
 def _optimiser_scratch(shape: Shape) -> float:
-    """AdamW on CUDA takes the square root of all second moments at once; adapters of 16 bits step in 32."""
+    """Count the square roots of all second moments, taken at once by AdamW on CUDA, and 16-bit adapters in 32 bits."""
     widened = 2 * 2 if shape.weight_bytes == 2 else 0  # weight and gradient, from 2 bytes to 4
     return shape.learning * (widened + (0 if shape.config.optimiser == "adamw8bit" else 4))

@@ -1,17 +1,17 @@
-"""A model folder of real size with random weights: what a benchmark of time and memory needs, without a download.
+"""A model folder of real size with random weights, for benchmarks of time and memory without a download.
 
-Time and memory do not depend on what the weights are, as long as no activation overflows and no rollout ends at its
-first token.  Tensors are drawn and written one after another, so 7B needs no more memory than two shards.
+Time and memory do not depend on the values of the weights, if no activation overflows and no rollout ends at its first
+token.  Tensors are drawn and written one after another, so 7B needs no more memory than two shards.
 
-Linear weights have standard deviation 1 / √(inputs), 0.026 at the 1,536 inputs of 2B, so that a layer hands on
-activations of the size it got, at any width.  Queries and keys are twice that: attention then picks some tokens out.
-Plain random attention averages over the whole context, which hardly changes from token to token, and greedy decoding
-writes one token for ever.  Token embeddings of 0.02 drown in what the layers add, so a head tied to them does not
+Linear weights have standard deviation 1 / √(inputs), 0.026 at the 1,536 inputs of 2B, so a layer keeps the size of the
+activations at any width.  Weights of queries and keys are twice as large, so that attention prefers some tokens.  Plain
+random attention averages over the whole context, which hardly changes from token to token, and greedy decoding then
+repeats one token.  Token embeddings of 0.02 are small beside the output of the layers, so a head tied to them does not
 repeat the last token either.
 
-Biases of queries and keys add 1e4 to every raw score, as those of Qwen2 may (transformers pull request 33317).  A
-softmax does not notice; arithmetic that rounds scores to 16 bits does.  The weights beside such a bias are a hundredth
-of the others: times a bias of 100 they would choose one key for every query, and greedy decoding repeats one token.
+Biases of queries and keys add 1e4 to every raw score, as in Qwen2 (transformers pull request 33317).  This does not
+change a softmax, but it changes arithmetic that rounds scores to 16 bits.  The weights of such a bias's row are divided
+by 100: multiplied by a bias of 100 they would choose one key for every query, and greedy decoding would repeat a token.
 """
 
 from __future__ import annotations
@@ -36,17 +36,9 @@ from minirft.cost.architectures import architecture
 from minirft.engine import Qwen2VLImageProcessorPil
 from minirft.tiny import CHAT_TEMPLATE
 
-# Qwen2-VL's control tokens in the order of their ids, 151643 to 151656.
-CONTROL = [
-    f"<|{name}|>"
-    for name in (
-        *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end"),
-        *("quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"),
-    )
-]
 EMBEDDING_STD = 0.02
 RAW_SCORE = 1e4
-"""What the biases add to every score before it is scaled, on the slowest rotary pair: it hardly turns over a prompt."""
+"""The biases add this to every unscaled score, on the slowest rotary pair, which hardly rotates over a prompt."""
 PIXELS = (56 * 56, 28 * 28 * 16384)  # smallest and largest picture of Qwen2-VL's own preprocessor_config.json
 
 
@@ -98,7 +90,7 @@ def _write_weights(folder: Path, config: Qwen2VLConfig, seed: int, shard_bytes: 
 
 
 def random_weights(config: Qwen2VLConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of the architecture in turn, bfloat16 on the CPU, under the names of the published models."""
+    """Yield every weight of the architecture, bfloat16 on the CPU, under the names of the published models."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         shapes = Qwen2VLForConditionalGeneration(config).state_dict()
@@ -116,10 +108,10 @@ def random_weights(config: Qwen2VLConfig, seed: int) -> Iterator[tuple[str, Tens
 
 
 def raise_scores(name: str, weight: Tensor, width: int, raw: float = RAW_SCORE) -> None:
-    """The bias of a query or key projection raises every score by `raw`, in place; weights of other names stay.
+    """Change the bias of a query or key projection in place, so that every score rises by `raw`; others are kept.
 
-    `weight` belongs to heads of `width` numbers.  The bias lies on each head's slowest rotary pair, √raw on both
-    sides, and the weights beside it become a 1 / √raw of what they were.
+    `weight` belongs to heads of `width` numbers.  The bias is √raw on the slowest rotary pair of each head, and the
+    weights of its rows are divided by √raw.
 
     >>> weight = torch.ones(8, 2)
     >>> raise_scores("layers.0.self_attn.k_proj.weight", weight, width=4)
@@ -140,9 +132,9 @@ def _std(name: str, inputs: int) -> float:
 
 
 def placeholder_tokenizer(config: Qwen2VLConfig) -> PreTrainedTokenizerFast:
-    """One token a byte, nameless tokens up to the control tokens, and these at the ids the configuration gives them.
+    """Make a tokenizer of bytes, placeholders, and the control tokens at the ids of the configuration.
 
-    For 2B and 7B that is 151,657 tokens, as many as the real tokenizer has.
+    For 2B and 7B it has 151,657 tokens, as many as the real tokenizer.
     """
     ends = config.text_config.eos_token_id
     control = {
@@ -154,9 +146,8 @@ def placeholder_tokenizer(config: Qwen2VLConfig) -> PreTrainedTokenizerFast:
         config.image_token_id: "<|image_pad|>",
         config.video_token_id: "<|video_pad|>",
     }
-    others = [token for token in CONTROL if token not in control.values()]
     gaps = [index for index in range(ends - 2, max(control)) if index not in control]
-    control |= dict(zip(gaps, others, strict=False))
+    control |= {index: f"<|control_{index}|>" for index in gaps}  # as many special tokens as the real tokenizer has
     alphabet = dict(enumerate(sorted(pre_tokenizers.ByteLevel.alphabet())))
     names = {index: f"<{index}>" for index in range(max(control) + 1)} | alphabet | control
     raw = Tokenizer(models.BPE(vocab={token: index for index, token in names.items()}, merges=[]))

@@ -1,4 +1,4 @@
-"""The texts of `bench`, `fit` and the dry run, made of the numbers that they also give as JSON."""
+"""The texts of `bench`, `fit` and the dry run, written from the numbers of their JSON."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def render(name: str, **values: Any) -> str:
     return Template(text, trim_blocks=True).render(values).removesuffix("\n")
 
 
-def table(found: Found) -> str:
-    """Write what `measure` found as text."""
+def table(result: Found) -> str:
+    """Write the result of `measure` as text."""
     lines = [f"{'one step':<34}" + "".join(f"{title:>12}" for title in TITLES.values())]
-    records = {name: floor_row(found) if name == "floor" else found[name] for name in TITLES}
-    for label, path, scale, pattern in rows(found):
+    records = {name: floor_row(result) if name == "floor" else result[name] for name in TITLES}
+    for label, path, scale, pattern in rows(result):
         cells = (shown(record, path, scale, pattern) for record in records.values())
         lines.append(f"{label:<34}" + "".join(f"{cell:>12}" for cell in cells))
     for key, title in (("seconds", "times our seconds"), ("flops", "times our arithmetic")):
         measured = {name: record for name, record in records.items() if record and name != "floor"}
-        times = {name: f"{record[key] / found['ours'][key]:.2f}x" for name, record in measured.items()}
+        times = {name: f"{record[key] / result['ours'][key]:.2f}x" for name, record in measured.items()}
         lines.append(f"{title:<34}" + "".join(f"{times.get(name, ''):>12}" for name in TITLES))
-    return render("report", found=found, shape=found["shape"], setting=found["setting"], lines=lines, titles=TITLES)
+    return render("report", result=result, shape=result["shape"], setting=result["setting"], lines=lines, titles=TITLES)
 
 
-def rows(found: Found) -> list[tuple[str, tuple, float, str]]:
-    """List (label, where the number stands in a trainer's record, divisor, how to write it)."""
-    # Without a reference nothing but the rewards is left of "score".
-    phases = [phase for phase in PHASES[1:] if phase != "score" or found["setting"]["kl_coef"]]
+def rows(result: Found) -> list[tuple[str, tuple, float, str]]:
+    """List (label, path of the number in a trainer's record, divisor, format)."""
+    # Without a reference, "score" has only the rewards.
+    phases = [phase for phase in PHASES[1:] if phase != "score" or result["setting"]["kl_coef"]]
     return [
         ("arithmetic, GFLOP", ("flops",), 1e9, ".2f"),
         *((f"  {phase}", ("flops_by_phase", phase), 1e9, ".2f") for phase in phases),
@@ -58,18 +58,18 @@ def rows(found: Found) -> list[tuple[str, tuple, float, str]]:
 
 
 def shown(record: Found | None, path: tuple, scale: float, pattern: str) -> str:
-    """Write one cell; it is empty where a trainer was not measured or the floor has no such number."""
+    """Write one cell; it is empty if a trainer was not measured, or if the floor has no such number."""
     try:
         return "" if record is None else format(reduce(getitem, path, record) / scale, pattern)
     except KeyError:
         return ""
 
 
-def floor_row(found: Found) -> Found:
-    """The floor in the form of a trainer's record, as far as it has the numbers."""
-    least, shape = found["floor"], found["shape"]
-    seen, rest = shape["prompts"] * (not found["setting"]["cached"]), shape["group"] * (shape["completion"] - 1)
-    phases = PHASES[1:] if found["setting"]["kl_coef"] else ("generate", "update")
+def floor_row(result: Found) -> Found:
+    """Convert the floor to a trainer's record, with the numbers that it has."""
+    least, shape = result["floor"], result["shape"]
+    seen, rest = shape["prompts"] * (not result["setting"]["cached"]), shape["group"] * (shape["completion"] - 1)
+    phases = PHASES[1:] if result["setting"]["kl_coef"] else ("generate", "update")
     return {
         "flops": least["flops"],
         "flops_by_phase": {

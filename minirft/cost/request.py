@@ -1,4 +1,4 @@
-"""What the comparison of `minirft bench` measures; read by its command line too, so nothing heavy is imported here."""
+"""The settings of `minirft bench`; the command line reads them too, so this module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure; a part of the shape that is None is the model's own."""
+    """The settings of a measurement; a length that is None is the model's default."""
 
     model: str = "tiny"
     """tiny, small or mid (random weights), or a folder or name of a Qwen2-VL; all but tiny train LoRA, r = 16."""
     prompt: int | None = None
-    """P, prompt tokens; the model's own if left out: 45 for tiny, else 512."""
+    """P, prompt tokens; by default 45 for tiny, else 512."""
     completion: int | None = None
     """C, completion tokens; 35 for tiny, else 64."""
     group: int | None = None
@@ -25,16 +25,16 @@ class Request:
     prompts: int | None = None
     """Prompts in a step; 8 for tiny, as in its shipped config, else 1."""
     steps: int = 5
-    """Steps that are timed, after one that warms up and one that is counted."""
+    """Timed steps, after one warm-up step and one counted step."""
     checkpointing: Switch = False
     """Recompute activations in the backward pass, ours, naive and TRL (whose default it is)."""
     kl_coef: float = 0.0
-    """beta; above 0 there is a reference to score with."""
+    """beta; above 0 there is a reference."""
     cached: Switch = False
-    """Ours has seen the pictures before, as in any epoch but the first."""
+    """Our pictures are in the cache, as in any epoch but the first."""
     naive: Switch = True
     """Measure the naive path too; --no-naive leaves it out."""
     trl: Switch = True
     """Measure TRL too, where it is installed; --no-trl leaves it out."""
     threads: int = 1
-    """CPU threads.  With 1, seconds are processor time, which neighbours disturb least; else wall time."""
+    """CPU threads.  With 1, seconds are processor time, which other processes disturb least; else wall time."""

@@ -1,7 +1,7 @@
-"""What is measured: models of a named size with random weights, and prompts of an exact length.
+"""The measured models, with random weights in several sizes, and prompts of an exact length.
 
-Time does not depend on what the weights are, as long as sampling is not degenerate, so sizes between the embedded
-model and Qwen2-VL-2B need no download.  Completions have exactly C tokens: ending early is forbidden to every trainer.
+Time does not depend on the values of the weights if sampling is not degenerate, so sizes between the embedded model and
+Qwen2-VL-2B need no download.  Completions have exactly C tokens: no trainer may end one earlier.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PICTURE_SHARE = 400 / 512
 
 @dataclass(frozen=True)
 class Shape:
-    """One step: `prompts` prompts of `prompt` tokens, `group` completions of `completion` tokens each.
+    """The lengths of a step: `prompts` prompts of `prompt` tokens, `group` completions of `completion` tokens each.
 
     `picture` is the picture in tokens, (high, wide).
     """
@@ -46,7 +46,7 @@ class Shape:
 
     @property
     def patches(self) -> int:
-        """Patches of one picture; 2 x 2 of them are one token."""
+        """Return the patches of one picture; 2 x 2 of them are one token."""
         return 4 * self.picture[0] * self.picture[1]
 
 
@@ -54,7 +54,7 @@ class Shape:
 def model_source(name: str) -> Iterator[str]:
     """Yield the model's name for `Policy.load`: a temporary folder of random weights for "small" and "mid".
 
-    Their head is not tied to the embedding: a tied random model repeats one token for ever.
+    Their head is not tied to the embedding, because a tied random model repeats one token.
     """
     if name not in RANDOM:
         yield name
@@ -64,10 +64,10 @@ def model_source(name: str) -> Iterator[str]:
 
 
 def load_policy(source: str, lora: LoraSettings | None, checkpointing: bool = False, **options: Any) -> Policy:
-    """The policy to measure, `endless`; `options` go to `Policy.load`, which loads on the CPU if they name no device.
+    """Load the policy to measure, `endless`; `options` go to `Policy.load`, with the CPU as default device.
 
-    The adapters' B matrices are drawn at random, not zero: at zero the gradient of A would be zero too, and comparing
-    it would compare nothing.
+    The adapters' B matrices are drawn at random, not zero: at zero the gradient of A would be zero too, and the
+    comparison would be empty.
     """
     policy = endless(Policy.load(source, lora=lora, checkpointing=checkpointing, **{"device": "cpu"} | options))
     generator = torch.Generator().manual_seed(1)
@@ -78,7 +78,7 @@ def load_policy(source: str, lora: LoraSettings | None, checkpointing: bool = Fa
 
 
 def endless(policy: Policy) -> Policy:
-    """The policy, never ending a completion by itself, and taking pictures and prompts of any size as they are."""
+    """Change a policy so that it never ends a completion, and takes pictures and prompts of any size."""
     policy.processor = replace(policy.processor, max_prompt_length=None)
     policy.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16384}
     policy.banned = torch.cat([policy.banned, torch.tensor(policy.eos_ids).to(policy.banned)])
@@ -87,7 +87,7 @@ def endless(policy: Policy) -> Policy:
 
 
 def fit_shape(policy: Policy, shape: Shape) -> Shape:
-    """The shape with the picture that makes about 3/4 of its prompt.  Raises `UserError` when none fits."""
+    """Return the shape with a picture of about 3/4 of its prompt.  Raises `UserError` if no picture fits."""
     least = len(policy.encode(question("?", noise((1, 1), 0)))) - 1
     room = shape.prompt - least
     if room < 1:
@@ -101,9 +101,9 @@ def fit_shape(policy: Policy, shape: Shape) -> Shape:
 
 
 def filler(policy: Policy, shape: Shape) -> str:
-    """A question that makes the prompt exactly `shape.prompt` tokens long, with the shape's picture.
+    """Return a question for a prompt of exactly `shape.prompt` tokens, with the shape's picture.
 
-    Raises `UserError` when the tokenizer allows none.
+    Raises `UserError` if there is no such question.
     """
     picture = noise(shape.picture, 0)
 
@@ -119,18 +119,18 @@ def filler(policy: Policy, shape: Shape) -> str:
 
 
 def question(text: str, picture: Image.Image, name: str = "bench") -> Sample:
-    """A sample to measure; nobody checks its answer."""
+    """Make a sample for a measurement; its answer is not checked."""
     return Sample(name, picture, "presence", text, "<answer>yes</answer>")
 
 
 def questions(text: str, shape: Shape, seed: int) -> list[Sample]:
-    """The samples of one step, each about a picture of its own."""
+    """Make the samples of one step, each with its own picture."""
     seeds = range(seed * shape.prompts, (seed + 1) * shape.prompts)
     return [question(text, noise(shape.picture, s), f"bench{s}") for s in seeds]
 
 
 def noise(size: tuple[int, int], seed: int) -> Image.Image:
-    """A picture of (high, wide) tokens of 28 x 28 pixels; no two seeds alike."""
+    """Make a random picture of (high, wide) tokens of 28 x 28 pixels, different for each seed."""
     high, wide = (28 * n for n in size)
     pixels: Tensor = torch.randint(0, 256, (high, wide, 3), generator=torch.Generator().manual_seed(seed))
     return Image.fromarray(pixels.to(torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""How big a model and a step are, in numbers of weights and tokens: what every line of the memory ledger multiplies.
+"""The sizes of a model and a step, in weights and tokens, which the memory ledger multiplies.
 
 Letters: S prompt tokens, L packed tokens of a pass, R its completions, D hidden, I the width inside the MLP, K the
 width of a token's keys, V vocabulary, E and M the hidden and inner widths of the vision tower, b bytes of a number.
@@ -13,14 +13,14 @@ from transformers import Qwen2VLConfig
 from minirft.runs import GRPOConfig
 
 NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
-"""Bytes of a 4-bit weight: itself, its share of an 8-bit scale per 64, and of a float32 scale per 256 of those."""
+"""Bytes of a 4-bit weight: 4 bits, an 8-bit scale for each 64 weights, and a float32 scale for each 256 scales."""
 DEFAULT_MAX_PIXELS = 12845056
 """Largest picture of Qwen2-VL's own `preprocessor_config.json`."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers everything else is a product of."""
+    """The sizes of a step in the worst case of the settings."""
 
     model: Qwen2VLConfig
     config: GRPOConfig
@@ -28,14 +28,14 @@ class Shape:
     prompt: int  # S, tokens
     patches: int  # of the largest picture, before merging
     rows: int  # R, completions in a pass
-    prompts: int  # behind them
+    prompts: int  # prompts of these completions
     together: int  # prompts decoded together
     learning: int  # weights that learn
-    weight_bytes: int  # of one of them
+    weight_bytes: int  # bytes of one of them
 
     @classmethod
     def of(cls, model: Qwen2VLConfig, config: GRPOConfig) -> Shape:
-        """The worst case of the settings.  `dtype = "auto"` counts 2 bytes, and 4 where all weights learn."""
+        """Compute the worst case of the settings.  `dtype = "auto"` counts 2 bytes, or 4 if all weights are trained."""
         lora = config.train == "lora"
         auto = 2 if lora else 4
         b = {"auto": auto, "float32": 4}.get(config.dtype, 2)
@@ -60,22 +60,22 @@ class Shape:
 
     @property
     def packed(self) -> int:
-        """L, tokens of a packed pass."""
+        """Return L, the tokens of a packed pass."""
         return self.prompts * self.prompt + self.fresh
 
     @property
     def fresh(self) -> int:
-        """Completion tokens of a packed pass."""
+        """Return the completion tokens of a packed pass."""
         return self.rows * self.config.max_completion_length
 
     @property
     def seen(self) -> int:
-        """Keys of a packed pass after every completion got its own copy of the prompt's."""
+        """Return the keys of a packed pass, with a copy of the prompt's keys for every completion."""
         return self.rows * (self.prompt + self.config.max_completion_length)
 
     @property
     def keys(self) -> int:
-        """K, the width of the keys of one token."""
+        """Return K, the width of the keys of one token."""
         return key_width(self.model)
 
 
@@ -83,13 +83,13 @@ class Shape:
 
 
 def key_width(model: Qwen2VLConfig) -> int:
-    """K, the width of the keys of one token in one layer."""
+    """Return K, the width of the keys of one token in one layer."""
     text = model.text_config
     return text.hidden_size // text.num_attention_heads * text.num_key_value_heads
 
 
 def count_weights(model: Qwen2VLConfig) -> dict[str, dict[str, int]]:
-    """Weights by part, those of linear layers (which 4 bits can hold) apart from the others."""
+    """Count the weights of each part, those of linear layers (which can have 4 bits) apart from the others."""
     text, vision = model.text_config, model.vision_config
     d, i, e = text.hidden_size, text.intermediate_size, vision.embed_dim
     k = key_width(model)
@@ -109,12 +109,12 @@ def count_weights(model: Qwen2VLConfig) -> dict[str, dict[str, int]]:
 
 
 def adapter_weights(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
-    """Weights of the adapters by part: r (inputs + outputs) for every linear layer they sit on."""
+    """Count the adapters' weights of each part: r (inputs + outputs) for every adapted linear layer."""
     return {part: config.lora.r * width * (part in adapted(config)) for part, width in adapter_widths(model).items()}
 
 
 def adapter_widths(model: Qwen2VLConfig) -> dict[str, int]:
-    """Inputs + outputs of the linear layers of each part, summed over its layers."""
+    """Sum inputs + outputs of the linear layers of each part."""
     text, vision = model.text_config, model.vision_config
     d, i, e, k = text.hidden_size, text.intermediate_size, vision.embed_dim, key_width(model)
     m, merged = int(e * vision.mlp_ratio), e * vision.spatial_merge_size**2
@@ -125,7 +125,7 @@ def adapter_widths(model: Qwen2VLConfig) -> dict[str, int]:
 
 
 def adapted(config: GRPOConfig) -> tuple[str, ...]:
-    """The parts of the model that carry adapters."""
+    """Return the parts of the model that have adapters."""
     if config.lora.targets == "all" or (config.train_vision and config.lora.targets == "language"):
         return "language", "vision"
     return (config.lora.targets,)

@@ -1,4 +1,4 @@
-"""Our side of the comparison: the real `grpo_step`, with the shared prefix and without, checked equal first."""
+"""Our trainers of the comparison: the real `grpo_step` with and without the shared prefix, checked to be equal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from minirft.samples import Rollout, Sample
 class Ours:
     """A trainer of ours to measure: "ours", or "naive" with `config.shared_prefix` off.
 
-    `step(turn)` is one GRPO step on pictures it has not seen; `cached` takes the same ones every time.
+    `step(turn)` is one GRPO step on new pictures; with `cached` the pictures are the same in every step.
     """
 
     policy: Policy
@@ -48,17 +48,17 @@ class Ours:
 
     @property
     def core(self) -> torch.nn.Module:
-        """The model to hang hooks on."""
+        """Return the model for the hooks."""
         return self.policy.core
 
     @property
     def image_processor(self) -> Any:
-        """What cuts pictures into patches."""
+        """Return the image processor, which cuts pictures into patches."""
         return self.policy.image_processor
 
     @property
     def marks(self) -> list[Mark]:
-        """Which function belongs to which phase; the rest of the step is "update"."""
+        """Return the phase of each marked function; the rest of the step is "update"."""
         return [
             (self.policy, "encode", "prepare"),
             (train, "sample_groups", "generate"),
@@ -67,22 +67,22 @@ class Ours:
         ]
 
     def step(self, turn: int, watched: AbstractContextManager) -> None:
-        """One step, inside the context that watches it."""
-        # Pictures are seeded apart, so that neither path finds what the other has remembered.
+        """Do one step inside the context that measures it."""
+        # The paths have different pictures, so neither finds features that the other has cached.
         samples = self.seen_before or questions(self.text, self.shape, 2 * turn + self.config.shared_prefix)
         with watched:
             train.grpo_step(self.policy, self.reference, self.optimiser, samples, reward, self.config, 1)
 
 
 def _as_configured(policy: Policy, config: GRPOConfig) -> Policy:
-    """The same weights and caches, with a prefix and a decoder of its own."""
+    """Copy a policy with the same weights and caches, and the prefix and decoder of `config`."""
     own = copy.copy(policy)
     own.shared_prefix, own.decoder = config.shared_prefix, config.decoder
     return own
 
 
 def settings(shape: Shape, checkpointing: bool, kl_coef: float) -> GRPOConfig:
-    """A run's settings with the shape's lengths; the step size is so small that the model stays as it is."""
+    """Return settings with the lengths of the shape, and a step size so small that the model hardly changes."""
     return GRPOConfig(
         prompts_per_step=shape.prompts,
         group_size=shape.group,
@@ -95,7 +95,7 @@ def settings(shape: Shape, checkpointing: bool, kl_coef: float) -> GRPOConfig:
 
 
 def reward(completion: str, solution: str) -> Score:
-    """A number in [0, 1) that depends on the completion, for the price of nothing.
+    """Return a cheap number in [0, 1) that depends on the completion.
 
     >>> reward("cat", "").total != reward("dog", "").total
     True
@@ -107,9 +107,9 @@ def reward(completion: str, solution: str) -> Score:
 def loss_and_gradients(
     policy: Policy, rollout: Rollout, config: GRPOConfig, shared: bool
 ) -> tuple[float, dict[str, Tensor]]:
-    """The step's loss on a rollout, whose log-probs are the old and the reference's, and its gradient by weight.
+    """Return the loss of a step on a rollout, and its gradient by weight.
 
-    Leaves no gradient behind.
+    The rollout's log-probs serve as the old ones and as the reference's.  The gradients are cleared afterwards.
     """
     scores = torch.tensor([reward(text, "").total for text in rollout.texts]).view(-1, rollout.group_size)
     logprobs = policy.logprobs(rollout, shared=shared)
@@ -133,7 +133,7 @@ def loss_and_gradients(
 
 
 def difference(ours: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Tensor]]) -> dict[str, float]:
-    """|loss - loss'|, of terms of size 1, and |gradient - gradient'| / |gradient| over all weights together."""
+    """Return |loss - loss'|, whose terms have size 1, and |gradient - gradient'| / |gradient| over all weights."""
     names = ours[1].keys() | other[1].keys()
     missing = [name for name in names if name not in ours[1] or name not in other[1]]
     if missing:
@@ -144,12 +144,12 @@ def difference(ours: tuple[float, dict[str, Tensor]], other: tuple[float, dict[s
 
 
 def tolerance(policy: Policy, tokens: int) -> float:
-    """Rounding in float32 moves two equal losses or gradients apart by less than 6 √2 u √(n + m s²), u = 2⁻²⁴.
+    """Return the largest difference that float32 rounding explains: 6 √2 u √(n + m s²), u = 2⁻²⁴.
 
-    n roundings lie on the longest way through the language model over `tokens` keys, three times, since a backward
-    pass goes it twice more.  Errors add up like a random walk, which ends beyond 6 standard deviations with a
-    probability below 3e-8 (Higham and Mary 2019, theorem 2.4).  In each layer the biases of queries and keys, as large
-    as Qwen2's, make half a head's width of roundings weigh s = raw score * scaling instead of 1: m of them.
+    n is the number of roundings on the longest path through the language model over `tokens` keys, times three,
+    because a backward pass takes the path twice more.  Errors add up like a random walk, which exceeds 6 standard
+    deviations with a probability below 3e-8 (Higham and Mary 2019, theorem 2.4).  In each layer the large biases of
+    queries and keys give m roundings (half the width of a head) the weight s = raw score * scaling instead of 1.
     """
     config = policy.language_model.config
     width = config.hidden_size // config.num_attention_heads
@@ -161,7 +161,7 @@ def tolerance(policy: Policy, tokens: int) -> float:
 
 
 def raw_score(attention: nn.Module, width: int) -> float:
-    """Largest part of an unscaled score that is query bias times key bias, over all heads and rotations."""
+    """Return the largest product of query bias and key bias in an unscaled score, over all heads and rotations."""
 
     def pairs(projection: nn.Module) -> Tensor:  # (heads, width / 2): the length of each rotary pair
         return cast(Tensor, projection.bias).detach().float().view(-1, 2, width // 2).norm(dim=1)
@@ -170,11 +170,11 @@ def raw_score(attention: nn.Module, width: int) -> float:
     return float((q * k.repeat_interleave(len(q) // len(k), 0)).sum(-1).max())
 
 
-def check_equal(found: dict[str, float], allowed: float, what: str) -> dict[str, float]:
-    """The difference, if rounding explains it.  Raises `UserError` otherwise: times of unequal work mean nothing."""
-    if not max(found.values()) < allowed:
+def check_equal(gap: dict[str, float], allowed: float, what: str) -> dict[str, float]:
+    """Return the difference if rounding explains it; raise `UserError` otherwise, because times would mean nothing."""
+    if not max(gap.values()) < allowed:
         raise UserError(
-            f"{what} and ours differ on the same rollout (loss {found['loss']:.1e}, gradient {found['gradient']:.1e}, "
+            f"{what} and ours differ on the same rollout (loss {gap['loss']:.1e}, gradient {gap['gradient']:.1e}, "
             f"allowed {allowed:.1e}): nothing was timed"
         )
-    return found
+    return gap

@@ -1,9 +1,9 @@
-"""TRL's side of the comparison: its own `GRPOTrainer.train`, on the same model, text, pictures and lengths.
+"""TRL's trainer of the comparison: its `GRPOTrainer.train` on the same model, text, pictures and lengths.
 
-TRL is needed for this and nothing else, so it is imported here only, and its absence is no error.
+TRL is used only here, so its import is local, and it may be missing.
 
-Settings are made equal to ours, where TRL's defaults differ: loss "grpo" (default "dapo"), plain KL, float32 (bf16),
-checkpointing as asked (on), a frozen vision tower also without adapters.  No completion may end before its C tokens.
+Where TRL's defaults (in brackets) differ, its settings are set to ours: loss "grpo" ("dapo"), plain KL, float32 (bf16),
+checkpointing as requested (on), a frozen vision tower also without adapters.  Every completion has exactly C tokens.
 """
 
 from __future__ import annotations
@@ -47,45 +47,49 @@ class PictureProcessor(Qwen2VLProcessor):
 
     @classmethod
     def get_attributes(cls) -> list[str]:
-        """The parts a processor is made of, for transformers."""
+        """Return the parts of the processor, for transformers."""
         return ["image_processor", "tokenizer"]
 
 
 class Trl:
-    """A TRL trainer to measure.  Raises `ImportError` where TRL is not installed."""
+    """A TRL trainer to measure.  Raises `ImportError` if TRL is not installed."""
 
     def __init__(self, ours: Ours, lora: LoraSettings | None, turns: int, load: Load, **changes: Any) -> None:
         self.ours, self.turns = ours, turns
         self.image_processor = ours.image_processor
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of TRL and its libraries, about each other
+            warnings.simplefilter("ignore")  # warnings of TRL and its libraries about each other
             self.trainer = new_trainer(ours, lora, turns, load, **changes)
 
     @property
     def core(self) -> nn.Module:
-        """The model to hang hooks on."""
+        """Return the model for the hooks."""
         model = self.trainer.model
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
     def marks(self) -> list[Mark]:
-        """Which function belongs to which phase; the rest of the step is "update"."""
+        """Return the phase of each marked function; the rest of the step is "update"."""
         return [
-            (self.trainer, "_generate_and_score_completions", "score"),  # less the three below: rewards, reference
+            (
+                self.trainer,
+                "_generate_and_score_completions",
+                "score",
+            ),  # without the three below: rewards and reference
             (self.trainer, "_tokenize_prompts", "prepare"),
             (self.trainer, "_generate_single_turn", "generate"),
             (PictureProcessor, "__call__", "prepare"),
         ]
 
     def run(self, watch: Watch, between: Callable[[int], None]) -> None:
-        """`GRPOTrainer.train`; after each of its steps, `between` does the other trainers'."""
+        """Run `GRPOTrainer.train`; after each of its steps, `between` does the steps of the other trainers."""
         self.trainer.add_callback(_Turns(watch, between))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.trainer.train()
 
     def loss_and_gradients(self, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
-        """TRL's loss on our rollout with our weights, and its gradient by weight."""
+        """Return TRL's loss on our rollout with our weights, and its gradient by weight."""
         model, weights = self.trainer.model, self.ours.policy.trainable()
         mine = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if mine.keys() != weights.keys():
@@ -105,32 +109,33 @@ class Trl:
 
 
 class _Turns(TrainerCallback):
-    """Around each step of TRL's loop."""
+    """The callback that measures each step of TRL's loop."""
 
     def __init__(self, watch: Watch, between: Callable[[int], None]) -> None:
         self.watch, self.between, self.stack = watch, between, ExitStack()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A step of TRL's begins: its generation, rewards, loss and optimiser follow."""
+        """Start to measure a step: generation, rewards, loss and optimiser follow."""
         self.stack.enter_context(self.watch(state.global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """It has ended; `global_step` has been counted up."""
+        """End the measurement; `global_step` has been incremented."""
         self.stack.close()
         self.between(state.global_step - 1)
 
 
 def plain_model(source: str) -> Qwen2VLForConditionalGeneration:
-    """The model in float32, its vision tower frozen."""
+    """Load the model in float32 with a frozen vision tower."""
     model = Qwen2VLForConditionalGeneration.from_pretrained(resolve(source), dtype=torch.float32)
     model.model.visual.requires_grad_(False)
     return model
 
 
 def new_trainer(ours: Ours, lora: LoraSettings | None, turns: int, load: Load, **changes: Any) -> Any:
-    """A `GRPOTrainer` with our settings, and `changes` to them, of the model that `load` makes.
+    """Make a `GRPOTrainer` with our settings and `changes`, for the model that `load` returns.
 
-    Raises `UserError` when it would read another prompt than we do."""
+    Raises `UserError` if its prompt differs from ours.
+    """
     import datasets
     import trl
 
@@ -154,12 +159,12 @@ def new_trainer(ours: Ours, lora: LoraSettings | None, turns: int, load: Load, *
 
 
 def text_rewards(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
-    """The reward of ours, called as TRL calls one."""
+    """Compute our reward with TRL's signature."""
     return [reward(completion[0]["content"], "").total for completion in completions]
 
 
 def trl_arguments(config: GRPOConfig, turns: int) -> dict[str, Any]:
-    """TRL's names for our settings."""
+    """Translate our settings to TRL's names."""
     return {
         "per_device_train_batch_size": config.prompts_per_step * config.group_size,
         "num_generations": config.group_size,
@@ -197,7 +202,7 @@ def _check_same_prompt(processor: PictureProcessor, policy: Policy, sample: Samp
 
 
 def trl_inputs(rollout: Rollout) -> dict[str, Any]:
-    """Our rollout in the form in which TRL's loss takes it: every row with its own copy of prompt and picture."""
+    """Convert our rollout for TRL's loss: every row has its own copy of prompt and picture."""
     rows, size = range(len(rollout.texts)), rollout.group_size
     prompts = [rollout.prompts[b // size] for b in rows]
     ids = torch.stack([prompt.input_ids for prompt in prompts])
@@ -220,6 +225,6 @@ def trl_inputs(rollout: Rollout) -> dict[str, Any]:
 
 
 def our_loss_over_all_tokens(ours: Ours, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
-    """Our loss as TRL defines log-probs: normalised over the whole vocabulary, tokens never sampled included."""
+    """Compute our loss with TRL's log-probs: normalised over the whole vocabulary, with banned tokens."""
     with mock.patch.object(ours.policy, "banned", ours.policy.banned[:0]):
         return loss_and_gradients(ours.policy, rollout, ours.config, shared=True)

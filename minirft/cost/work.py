@@ -1,7 +1,7 @@
-"""Counting what a step does: arithmetic, pictures, tokens, memory, each under the phase that did it.
+"""Counts of the work of a step, by phase: arithmetic, pictures, tokens and memory.
 
-A trainer is measured from outside: its functions are marked with the phase they belong to, and hooks on the model
-count what passes.  The same hooks sit on ours, on the naive path and on TRL.
+A trainer is measured from outside: its functions are marked with their phase, and hooks on the model count.  The hooks
+are the same for ours, for the naive path and for TRL.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 PHASES = ("prepare", "generate", "score", "update")
 Mark = tuple[Any, str, str]
-"""(owner, name of a function of its, phase the function belongs to)."""
+"""(owner, name of its function, phase of the function)."""
 
 
 class Phases:
-    """Splits what `read` measures over the phases; inside a phase, an inner one takes over.
+    """Split the measurements of `read` by phase; an inner phase interrupts an outer one.
 
     >>> ticks = iter([(0,), (1,), (3,), (6,)])
     >>> with (phases := Phases(lambda: next(ticks))).running(), phases.during("generate"):
@@ -42,14 +42,14 @@ class Phases:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Around the step."""
+        """Measure the step inside this context."""
         self._last = self.read()
         yield
         self._turn("update")
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Around a part of the step."""
+        """Assign the code inside this context to a phase."""
         before = self.now
         self._turn(phase)
         try:
@@ -65,7 +65,7 @@ class Phases:
         self.now, self._last = phase, reading
 
     def marking(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        """The function, belonging to a phase."""
+        """Wrap a function so that its calls count for a phase."""
 
         @wraps(function)
         def inside(*args: Any, **kwargs: Any) -> Any:
@@ -77,7 +77,7 @@ class Phases:
 
 @contextmanager
 def marked(phases: Phases, marks: Sequence[Mark]) -> Iterator[None]:
-    """Inside, each marked function belongs to its phase."""
+    """Wrap the marked functions inside this context."""
     with ExitStack() as stack:
         for owner, name, phase in marks:
             stack.enter_context(mock.patch.object(owner, name, phases.marking(getattr(owner, name), phase)))
@@ -85,7 +85,7 @@ def marked(phases: Phases, marks: Sequence[Mark]) -> Iterator[None]:
 
 
 def clock() -> tuple[float, float]:
-    """Seconds on the wall, and of processor time this process has used."""
+    """Return seconds of wall time, and of processor time of this process."""
     return time.perf_counter(), time.process_time()
 
 
@@ -93,7 +93,7 @@ def clock() -> tuple[float, float]:
 
 
 def flop_counter() -> FlopCounterMode:
-    """torch's counter, which does not know the attention kernel of CPUs: taught that here."""
+    """Make torch's counter, with formulas for the attention kernel of CPUs, which it lacks."""
 
     def forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)
@@ -117,10 +117,10 @@ def flop_counter() -> FlopCounterMode:
 
 
 class SavedActivations:
-    """Bytes that autograd keeps for the backward pass: now, and at most so far.
+    """The bytes that autograd keeps for the backward pass: at present, and at the peak.
 
-    A storage counts once however many views of it are kept; parameters do not count.  Under checkpointing this is
-    what is kept between the passes; the layer that backward computes again is not seen.
+    A storage counts once, whatever the number of its views; parameters do not count.  Under checkpointing these are the
+    tensors kept between the passes, without the layer that the backward pass computes again.
     """
 
     def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
@@ -129,11 +129,11 @@ class SavedActivations:
         self._weights = {weight.untyped_storage().data_ptr() for weight in parameters}
 
     def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
-        """The context inside which graphs are watched."""
+        """Return the context in which graphs are counted."""
         return torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Held(self, tensor), lambda held: held.tensor)
 
     def add(self, storage: torch.UntypedStorage, sign: int) -> None:
-        """One more (or one fewer) tensor kept of a storage."""
+        """Count one more (or one fewer) tensor of a storage."""
         place = storage.data_ptr()
         if place in self._weights:
             return
@@ -154,12 +154,12 @@ class _Held:
         self.owner.add(self.tensor.untyped_storage(), -1)
 
 
-# ------------------------------------------------------------------ all of it, for one step
+# ------------------------------------------------------------------ one step
 
 
 @dataclass
 class Work:
-    """What one step did; tokens and FLOPs by phase."""
+    """The work of one step, with tokens and FLOPs by phase."""
 
     flops_by_phase: dict[str, int] = field(default_factory=dict)
     vision_passes: int = 0  # pictures through the vision tower
@@ -172,7 +172,7 @@ class Work:
 
 @contextmanager
 def counting(core: nn.Module, image_processor: Any, marks: Sequence[Mark], prompt: int) -> Iterator[Work]:
-    """Counts the step that runs inside.  `prompt` is the length of every prompt."""
+    """Count the step inside this context.  `prompt` is the length of every prompt."""
     work, saved, flops = Work(), SavedActivations(core.parameters()), flop_counter()
     phases = Phases(lambda: (flops.get_total_flops(),))
 
@@ -211,7 +211,7 @@ def counting(core: nn.Module, image_processor: Any, marks: Sequence[Mark], promp
 
 @contextmanager
 def timing(marks: Sequence[Mark], read: Callable[[], tuple[float, ...]] = clock) -> Iterator[dict[str, list[float]]]:
-    """Times the step that runs inside: {phase: what `read` counted, [wall, processor] seconds}, filled when it ends."""
+    """Time the step inside this context: {phase: [wall, processor] seconds, as read by `read`}, filled at its end."""
     phases, spent = Phases(read), defaultdict(list)
     with marked(phases, marks), phases.running():
         yield spent

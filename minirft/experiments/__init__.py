@@ -1,19 +1,19 @@
-"""The paper's experiments: the same comparison, re-enacted on the tiny world with honest statistics.
+"""The paper's experiments: the same comparisons on the tiny world and on real data, with intervals.
 
-    settings    what each experiment trains on, chooses by and is tested on
-    cells       one cell: a method, a number of shots, a seed; trained and tested from nothing
-    board       all cells of an experiment: what is left, side by side on free cores, into one file
+    settings    training data, validation and tests of each experiment
+    cells       one cell: a method, a number of shots and a seed, trained and tested
+    board       all cells of an experiment: runs the missing ones in parallel and stores them in one file
     statistics  means over seeds, bootstrap over seeds and questions, paired differences
-    bases       what training starts from: the embedded model, and three used to something else
-    summary     an experiment's file as a table, the paper's numbers beside
-    real        the shipped configs on real data: what is trained and tested, read from where
-    real_cells  their cells: a run and its answers on disk, gone on with after a stop
-    real_report what they will cost, and their numbers beside the paper's
-    pretrain    the recipe of the embedded checkpoint; `gate` says whether it is good enough, `card` writes it down
+    bases       the starting points of training: the embedded model, and four with other habits
+    summary     the file of an experiment as a table of means and differences
+    real        the shipped configs on real data: parts, tests, and the places of their files
+    real_cells  their cells: runs and answers on disk, which continue after a stop
+    real_report their predicted cost, and their numbers beside the paper's
+    pretrain    the recipe of the embedded checkpoint; `gate` checks it, and `card` writes its model card
 
-The rules of the comparison.  All methods start at the same weights, train the same weights, see the same pictures in
-the same order and batches.  Each may choose among as many learning rates and lengths of training, by a validation set
-of the training categories and a seed that no test uses.  The test questions were never used for choosing anything.
+The rules of the comparison.  All methods start from the same weights, train the same weights, and see the same pictures
+in the same order and batches.  Each method chooses among equally many learning rates and lengths of training, by a
+validation set of the training categories with a seed that no test uses.  Test questions are used for nothing else.
 """
 
 from typing import TYPE_CHECKING

@@ -1,14 +1,14 @@
-"""What training starts from: the embedded model, and three more that know the same but are used to something else.
+"""The starting points of training: the embedded model, and four models with the same ability but other habits.
 
-    embedded    as shipped: it can look carefully, and by default does not; a third of its sampled answers do
-    seldom      one in twenty does
+    embedded    as shipped: a third of its sampled answers look carefully, its greedy answers do not
+    seldom      one sampled answer in twenty looks carefully
     quick       one in a hundred
     never       one in a thousand
-    careful     all do, the greedy ones too
+    careful     all answers do, the greedy ones too
 
-All but the first are the embedded model after it imitated its two annotators (`minirft.tiny.annotators`) in another
-mixture on fresh pictures, so they differ from it in habit, hardly in ability.  They answer the question what
-reinforcement can find: what is never sampled is never rewarded, and what is there need not be found.
+The last four are the embedded model after imitating its two annotators (`minirft.tiny.annotators`) in another mixture
+on fresh pictures, so they differ from it in habit and hardly in ability.  They show what reinforcement can find: an
+answer that is never sampled is never rewarded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEED = 40_000_003
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of the imitated texts is the careful annotator's, and how long and fast they are imitated."""
+    """The careful annotator's share of the imitated texts, and the length and rate of the training."""
 
     careful_share: float
     steps: int = 60
@@ -46,8 +46,9 @@ RECIPES = {
 
 
 def fresh_policy(base: str = "embedded") -> Policy:
-    """The base again.  One policy serves all cells of a process: its vision tower is frozen, so it need not look at a
-    picture twice.
+    """Reset the policy of this process to a base, and return it.
+
+    All cells of a process share one policy, because its vision tower is frozen and its features can be cached.
     """
     weights = _weights(base)
     load_weights(_policy(), weights)
@@ -61,7 +62,7 @@ def _policy() -> Policy:
 
 @cache
 def _weights(base: str) -> dict[str, Tensor]:
-    """The weights that training changes, as they are at the start."""
+    """Return a copy of the trainable weights at the start."""
     policy = _policy()
     if base != "embedded":
         _imitate(fresh_policy(), RECIPES[base])
@@ -69,7 +70,7 @@ def _weights(base: str) -> dict[str, Tensor]:
 
 
 def _imitate(policy: Policy, recipe: Recipe) -> None:
-    """Train on texts of the annotators, tags broken as often as ever."""
+    """Train on texts of the annotators, with the usual share of broken tags."""
     settings = replace(
         config("detection", SEED), sft_steps=recipe.steps, sft_learning_rate=recipe.learning_rate, sft_target="answer"
     )
@@ -81,7 +82,7 @@ def _imitate(policy: Policy, recipe: Recipe) -> None:
 
 
 def _written(index: int, sample: Sample, careful_share: float) -> Sample:
-    """The sample with all that an annotator wrote as its solution."""
+    """Return the sample with an annotator's full text as its solution."""
     question = world.ask_detection(np.random.default_rng([SEED, index]))
     text = annotate(question, np.random.default_rng([SEED + 1, index]), careful_share)
     return replace(sample, solution=text)

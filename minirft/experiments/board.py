@@ -1,8 +1,8 @@
-"""All cells of an experiment: what is left to do, side by side on free cores, into one file.
+"""All cells of an experiment: the missing ones are run in parallel and stored in one file.
 
-The file, OUT/NAME.json, is rewritten whole after every cell, so a run that is killed goes on where it was.  First the
-cells that tune; then, for each part, method and number of shots, the rate and length that did best in validation
-are tested on `seeds` fresh seeds.
+The file, OUT/NAME.json, is rewritten after every cell, so a run that was killed continues where it stopped.  First come
+the cells that tune.  Then, for each part, method and number of shots, the rate and length with the best validation are
+tested on `seeds` fresh seeds.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from minirft.experiments.cells import TUNING_SEED, Key, run_cell
 from minirft.experiments.settings import RATES, RFT, STOPS, TEST_ON, VALIDATION, find
 from minirft.runs import provenance
 
-Cell = dict[str, Any]  # "key": the fields of a `Key`, and what `run_cell` found
+Cell = dict[str, Any]  # "key": the fields of a `Key`, and the result of `run_cell`
 
 
 @dataclass
 class Board:
-    """The file of an experiment, and what is in it."""
+    """The file of an experiment and its cells."""
 
     file: Path
     header: dict[str, Any] = field(default_factory=dict)
@@ -38,9 +38,9 @@ class Board:
 
     @classmethod
     def open(cls, file: Path, name: str, header: dict[str, Any] | None = None) -> Board:
-        """The file's cells, or an empty board; `header` is that of the tiny world if left out.
+        """Read the cells of a file, or make an empty board; `header` is by default that of the tiny world.
 
-        Raises `UserError` for a file of other settings, or none of ours.
+        Raises `UserError` for a file with other settings or in another format.
         """
         settings = {"experiment": name, "rates": RATES, "stops": STOPS, "test": TEST_ON}
         board = cls(file, header := header or provenance(settings, VALIDATION, "cpu"))
@@ -56,9 +56,9 @@ class Board:
             raise UserError(f"{file} was made with other settings; move it away, or choose another --out")
         return board
 
-    def add(self, key: Key, found: dict[str, Any]) -> None:
-        """Keep a cell, in the file too: it is whole or as it was at any moment."""
-        self.cells[key] = {"key": asdict(key), **found}
+    def add(self, key: Key, result: dict[str, Any]) -> None:
+        """Store a cell, also in the file, which is replaced in one step."""
+        self.cells[key] = {"key": asdict(key), **result}
         order = sorted(self.cells, key=lambda key: (key.part, key.shots, key.method, key.seed, key.rate))
         rows = ",\n".join(json.dumps(self.cells[key]) for key in order)
         text = f'{{"header": {json.dumps(self.header)},\n"cells": [\n{rows}\n]}}\n'
@@ -69,7 +69,7 @@ class Board:
 
 
 def run_experiment(name: str, out: Path, seeds: int = 5, workers: int = 0, progress: bool = True) -> Board:
-    """Do all cells of an experiment that are not yet in its file; `workers` 0 takes every core that is ours."""
+    """Run all cells of an experiment that are not yet in its file; `workers` 0 means one for each core."""
     board = Board.open(out / f"{name}.json", name)
     run_cells(board, keys_to_tune(name), f"{name}: choosing", workers, progress)
     run_cells(board, keys_to_test(board, name, seeds), f"{name}: testing", workers, progress)
@@ -84,7 +84,7 @@ def run_cells(
     progress: bool,
     work: Callable[[Key], dict[str, Any]] = run_cell,
 ) -> None:
-    """Do those of `keys` that are left, `workers` at a time; 0 is one on every core that is ours."""
+    """Run the missing cells of `keys`, `workers` at a time; 0 means one for each core."""
     left = [key for key in keys if key not in board.cells]
     workers = min(workers or os.cpu_count() or 1, len(left))
     with tqdm(total=len(left), desc=label, unit="cell", disable=not progress, dynamic_ncols=True) as bar:
@@ -94,7 +94,7 @@ def run_cells(
 
 
 def _done(keys: list[Key], workers: int, work: Callable[[Key], dict[str, Any]]) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """Each key with what `work` finds, as it comes: here, or in as many processes."""
+    """Yield each key with the result of `work`, in the order of completion, in this process or in `workers`."""
     if workers <= 1:
         yield from ((key, work(key)) for key in keys)
         return
@@ -108,7 +108,7 @@ def _done(keys: list[Key], workers: int, work: Callable[[Key], dict[str, Any]]) 
 
 
 def _begin_worker() -> None:
-    """A worker says nothing, and does not outlive a run that is killed: it would wait for its next cell forever."""
+    """Silence a worker, and end it with its parent: after a kill it would wait for its next cell forever."""
     quieten_libraries()
     parent = multiprocessing.parent_process()
     if parent:
@@ -116,7 +116,7 @@ def _begin_worker() -> None:
 
 
 def keys_to_tune(name: str) -> list[Key]:
-    """One cell for each part, number of shots, method and learning rate; the longest first."""
+    """List a cell for each part, number of shots, method and learning rate, the longest first."""
     return [
         Key(name, part, method, shots, TUNING_SEED, rate)
         for method in reversed(find(name).methods)
@@ -127,7 +127,7 @@ def keys_to_tune(name: str) -> list[Key]:
 
 
 def keys_to_test(board: Board, name: str, seeds: int) -> list[Key]:
-    """The base once for each part, and each method at its chosen rate and length with every seed."""
+    """List the base once for each part, and each method at its chosen rate and length with every seed."""
     keys = []
     for part, spec in find(name).parts.items():
         keys.append(Key(name, part, "base", 0, 1))
@@ -139,7 +139,7 @@ def keys_to_test(board: Board, name: str, seeds: int) -> list[Key]:
 
 
 def choose(board: Board, name: str, part: str, method: str, shots: int) -> tuple[float, int]:
-    """The rate and length with the best validation; of equals the shorter, then the lower rate."""
+    """Return the rate and length with the best validation; of equals the shorter, then the lower rate."""
     scores = {
         (int(steps), rate): value
         for rate in RATES[method]

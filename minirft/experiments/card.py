@@ -1,4 +1,4 @@
-"""The model card of the embedded checkpoint, written from what was measured; its words are in `card.md.jinja`."""
+"""The model card of the embedded checkpoint: `card.md.jinja` filled with measured numbers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""One cell of an experiment: a method, a number of shots, a seed; trained and questioned from nothing.
+"""One cell of an experiment: a method, a number of shots and a seed, trained and tested.
 
-Two kinds.  A cell that *tunes* has a learning rate and a seed of its own, and answers the validation questions after
-every length of training that may be chosen.  A cell that *tests* has the chosen rate and length, and answers every test
-question once greedily and once sampled.  Both are functions of their key, so they can be done anywhere and again.
+There are two kinds.  A cell that *tunes* has a learning rate and a seed of its own, and answers the validation
+questions after every length of training that may be chosen.  A cell that *tests* has the chosen rate and length, and
+answers every test question once greedily and once sampled.  The result of a cell depends only on its key.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ TUNING_SEED = 1000
 DRAWS = 200
 """Bootstrap resamples of the test questions that a cell keeps; resample i is the same for every cell of a test."""
 KEPT = 12
-"""Answers that are kept of a test, those to its first questions, to be looked at."""
+"""The number of answers of a test that are stored for display, those to its first questions."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """Which cell.  `method` "base" is the model as it is; `rate` and `steps` are 0 there."""
+    """The identity of a cell.  `method` "base" is the untrained model, with `rate` and `steps` 0."""
 
     experiment: str
     part: str
@@ -45,7 +45,7 @@ class Key:
     seed: int
     rate: float = 0.0
     steps: int = 0
-    """Length of training; 0 for a cell that tunes, which goes through all lengths."""
+    """Length of training; 0 for a cell that tunes, which tries all lengths."""
 
     @property
     def tunes(self) -> bool:
@@ -53,7 +53,7 @@ class Key:
 
 
 def run_cell(key: Key) -> dict[str, Any]:
-    """Train and question; everything that was found, ready for JSON."""
+    """Train and test a cell; return its results as JSON data."""
     torch.set_num_threads(1)
     start, part = time.perf_counter(), find(key.experiment).parts[key.part]
     found = tune(part, key) if key.tunes else test(part, key)
@@ -61,7 +61,7 @@ def run_cell(key: Key) -> dict[str, Any]:
 
 
 def tune(part: Part, key: Key) -> dict[str, Any]:
-    """The metric of `CHOSEN_BY` on the validation questions after each length: {"validation": {steps: value}}."""
+    """Return the metric of `CHOSEN_BY` on the validation questions at each length: {"validation": {steps: value}}."""
     questions, metric, found = asked(key.experiment, key.part), CHOSEN_BY[part.task], {}
     for step, policy in training(part, replace(key, steps=max(STOPS[key.method]))):
         if step in STOPS[key.method]:
@@ -71,9 +71,9 @@ def tune(part: Part, key: Key) -> dict[str, Any]:
 
 
 def test(part: Part, key: Key) -> dict[str, Any]:
-    """Every test of the part, each answered greedily and sampled; see `judge`.  Seed 1 keeps some of its answers."""
+    """Answer every test of the part greedily and sampled, and `judge` the answers.  Seed 1 stores some answers."""
     start, policy = time.perf_counter(), fresh_policy(part.base)
-    for _ in training(part, key):  # the one policy of this process
+    for _ in training(part, key):  # trains the policy of this process
         pass
     seconds, tests = time.perf_counter() - start, {}
     for name in part.tests:
@@ -90,7 +90,7 @@ def test(part: Part, key: Key) -> dict[str, Any]:
 
 
 def judge(part: Part, answers: list[str], questions: list[Sample]) -> dict[str, Any]:
-    """All metrics, the headline on `DRAWS` resamples of the questions, and how the answers came about.
+    """Compute all metrics, and the headline metric on `DRAWS` resamples of the questions.
 
     "careful" is the share of answers that look before they answer; "levels" counts boxes by stated confidence,
     {confidence: [boxes, hits at IoU .5]}, for a calibration curve.
@@ -105,17 +105,17 @@ def judge(part: Part, answers: list[str], questions: list[Sample]) -> dict[str, 
 
 
 def rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """Metrics with five decimals, which a file needs no more of."""
+    """Round metrics to five decimals, for the file."""
     return {name: None if value is None else round(value, 5) for name, value in values.items()}
 
 
 def drawn(values: np.ndarray) -> list[float]:
-    """Resamples with four decimals, as a list."""
+    """Round resamples to four decimals, as a list."""
     return [round(float(value), 4) for value in values]
 
 
 def training(part: Part, key: Key) -> Iterator[tuple[int, Policy]]:
-    """The policy after each step of training; nothing for the base."""
+    """Yield the policy after each step of training; nothing for the base."""
     if key.method == "base":
         return
     settings, task = at(config(part.task, key.seed), key), part.task
@@ -135,13 +135,13 @@ def training(part: Part, key: Key) -> Iterator[tuple[int, Policy]]:
 
 @cache
 def asked(experiment: str, part: str, test: str = "") -> list[Sample]:
-    """The questions of a test, or without a name those of validation; drawn once in a process."""
+    """Return the questions of a test, or without a name those of validation; they are drawn once in a process."""
     found = find(experiment).parts[part]
     return found.test(test) if test else found.validation()
 
 
 def at(settings: GRPOConfig, key: Key) -> GRPOConfig:
-    """The settings with the rate, length and target of the cell."""
+    """Return the settings with the rate, length and target of the cell."""
     rate, target = key.rate, "answer" if key.method == "sft" else "reasoning"
     reward = "official" if key.method == "rft-official" else "strict"
     return replace(
@@ -157,7 +157,7 @@ def at(settings: GRPOConfig, key: Key) -> GRPOConfig:
 
 
 def cost(key: Key) -> dict[str, int]:
-    """Pictures looked at in training, with repeats, and completions sampled."""
+    """Count the pictures seen in training, with repeats, and the completions sampled."""
     settings = config("detection", 0)
     seen = key.steps * settings.prompts_per_step
     return {"pictures_seen": seen, "completions_sampled": seen * settings.group_size * (key.method in RFT)}

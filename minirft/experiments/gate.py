@@ -1,7 +1,7 @@
-"""What the base can do, and what it does: the two numbers whose difference reinforcement can gain.
+"""The gate of the base model: its AP50 with the careful habit forced, and by default; training can gain the difference.
 
-A base passes when the careful habit, forced on it by the first words of its answer, is good enough to be
-worth finding, and when it is not already the default.
+A base passes if the careful habit, forced by the first words of the answer, has a good AP50, and if the habit is not
+already the default.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ THINKS_CAREFULLY = CAREFUL_START.strip()
 
 @dataclass(frozen=True)
 class Requirement:
-    """A measured number and the range it must lie in."""
+    """A measured number and its required range."""
 
     name: str
     value: float
@@ -37,7 +37,7 @@ class Requirement:
 
 
 def force(policy: Policy, prompt: Prompt, words: str) -> Prompt:
-    """The prompt with the first words of the answer already said."""
+    """Append the first words of the answer to the prompt."""
     ids = torch.tensor(policy.tokenizer(words, add_special_tokens=False)["input_ids"])
     first = len(prompt) + prompt.rope_delta
     places = torch.arange(first, first + len(ids)).expand(3, -1)
@@ -50,7 +50,7 @@ def force(policy: Policy, prompt: Prompt, words: str) -> Prompt:
 
 
 def answers(policy: Policy, samples: list[Sample], *, greedy: bool, forced: str = "", seed: int = 0) -> list[str]:
-    """One completion per sample; with `forced`, the words that every completion begins with."""
+    """Sample one completion for each sample; every completion begins with the words `forced`."""
     texts: list[str] = []
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(samples), 50):
@@ -64,10 +64,10 @@ def answers(policy: Policy, samples: list[Sample], *, greedy: bool, forced: str 
 
 
 def measure(policy: Policy, n: int = 400) -> dict[str, Any]:
-    """Held-out metrics by default and with the careful habit forced, greedy and sampled, and the careful share.
+    """Measure held-out metrics by default and with the careful habit forced, greedy and sampled.
 
-    "sampled_default" also holds how much oftener careful answers keep to the format than quick ones, and "questions"
-    the share of questions about an absent category.
+    Each block has the share of careful answers.  "sampled_default" also has the `format_gap`, and "questions" the share
+    of questions about an absent category.
     """
     samples = held_out("detection", n)
     absent = sum("No Objects" in sample.solution for sample in samples) / n
@@ -83,7 +83,7 @@ def measure(policy: Policy, n: int = 400) -> dict[str, Any]:
 
 
 def format_gap(texts: list[str]) -> float:
-    """Share of well-formed answers among the careful ones less that among the others.
+    """Return the share of well-formed answers among the careful ones minus that among the others.
 
     >>> format_gap([f"<think>{CAREFUL_START}red</think> <answer>a</answer>", "<think>b</think> <answer>a"])
     1.0
@@ -96,7 +96,7 @@ def format_gap(texts: list[str]) -> float:
 
 
 def requirements(blocks: dict[str, Any]) -> list[Requirement]:
-    """The gate: able when careful, careful in a third of samples, quick by default, format no clue to the habit.
+    """Return the requirements: able when careful, careful in a third of samples, quick by default, equal format.
 
     A gap in format of .10 is 2 standard errors of 400 answers, a third of them careful.
     """

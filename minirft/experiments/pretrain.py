@@ -1,14 +1,13 @@
-"""The recipe that made the embedded checkpoint, from nothing, on two CPU cores.
+"""The recipe of the embedded checkpoint: training from random weights on two CPU cores.
 
-1. The vision tower alone learns to say, for each of its 16 picture tokens, which object is centred
-   there, of which colour and shape, and where its four sides are.
-2. The tower is frozen, as it will be in fine-tuning, and the read-out heads are dropped.  The text model
-   learns the skill: it imitates the careful annotator (`annotators.py`).
-3. It learns the habits: both annotators in their shares, broken tags included.  The skill stays, but the
-   quick habit becomes the default.
+1. The vision tower alone learns to classify, for each of its 16 picture tokens, the colour and shape of the object
+   centred there, and the places of its four sides.
+2. The tower is frozen, as in fine-tuning, and the read-out heads are dropped.  The text model learns the skill: it
+   imitates the careful annotator (`annotators.py`).
+3. The text model learns the habits: it imitates both annotators in their shares, with broken tags.  The skill stays,
+   and the quick habit becomes the default.
 
-`gate` measures what the base can do when the careful habit is forced on
-it, and what it does by default; a base that fails the gate is not worth training on.
+`gate` then measures the base with the careful habit forced, and by default.  A base that fails is not used.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from minirft.tiny import (
     world,
 )
 
-CELL = 2 * PATCH  # pixels a picture token covers
+CELL = 2 * PATCH  # pixels on a side of a picture token
 CELLS = SIDE // CELL
 STEPS = SIDE // GRID + 1  # coordinates on the grid
 FEATURES = tuple(dict.fromkeys(word for classes in FAMILIES.values() for words in classes.values() for word in words))
@@ -60,7 +59,7 @@ VISION, SKILL, HABITS = 1, 2, 3  # the stages
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Every number of the recipe; measured on one core of a 2-core machine (docs/experiments.md)."""
+    """The numbers of the recipe, chosen by measurements on one core (docs/experiments.md)."""
 
     seed: int = 0
     batch: int = 32  # questions a step
@@ -84,7 +83,7 @@ class PretrainConfig:
 
 
 class Stream(IterableDataset):
-    """An endless stream of batches, each a pure function of (seed, stage, step)."""
+    """A stream of batches; each batch depends only on (seed, stage, step)."""
 
     def __init__(self, config: PretrainConfig, stage: int, steps: int) -> None:
         self.config, self.stage, self.steps = config, stage, steps
@@ -101,7 +100,7 @@ class Stream(IterableDataset):
 
 
 def collate(questions: list[Question], texts: list[str], tokenizer, processor) -> dict[str, Tensor]:
-    """Questions and completions as one right-padded batch with labels, picture patches and side targets."""
+    """Make one right-padded batch of questions and completions, with labels, picture patches and side targets."""
     pictures = processor([question.image() for question in questions], return_tensors="pt")
     rows, labels = [], []
     for question, text in zip(questions, texts, strict=True):
@@ -123,7 +122,7 @@ def collate(questions: list[Question], texts: list[str], tokenizer, processor) -
 
 
 def prompt_ids(tokenizer, problem: str) -> list[int]:
-    """A question through the chat template, the picture's place widened to its 16 tokens."""
+    """Tokenise a question with the chat template, with 16 tokens for the picture."""
     content = [{"type": "image"}, {"type": "text", "text": problem}]
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -133,7 +132,7 @@ def prompt_ids(tokenizer, problem: str) -> list[int]:
 
 
 def side_targets(questions: list[Question]) -> dict[str, Tensor]:
-    """What stands in each of the 16 cells, and which look-alike the picture shows."""
+    """Return the object in each of the 16 cells, and the features of a look-alike picture."""
     cells = torch.full((len(questions), CELLS * CELLS, 6), IGNORE)  # colour, shape, x1, y1, x2, y2
     lookalike = torch.full((len(questions), SLOTS), IGNORE)
     for index, question in enumerate(questions):
@@ -154,7 +153,7 @@ def side_targets(questions: list[Question]) -> dict[str, Tensor]:
 
 
 class SideHeads(nn.Module):
-    """Linear read-outs of the picture tokens; dropped after pretraining."""
+    """Linear heads on the picture tokens, which are dropped after pretraining."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -163,7 +162,7 @@ class SideHeads(nn.Module):
         self.lookalike = nn.Linear(width, SLOTS * len(FEATURES))
 
     def forward(self, features: Tensor, cells: Tensor, lookalike: Tensor) -> Tensor:
-        """Mean cross-entropy of the side task; features (16 x batch, width)."""
+        """Compute the mean cross-entropy of the side task; features are (16 x batch, width)."""
         scenes = lookalike[:, 0] == IGNORE
         tokens = features.view(len(cells), CELLS * CELLS, -1)
         present, *scores = self.cell(tokens[scenes]).split([1, *self.sizes], -1)
@@ -231,7 +230,7 @@ def run_stage(
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak rate at a step: a linear rise over `warmup` steps times a cosine to zero.
+    """Return the share of the peak rate at a step: a linear rise over `warmup` steps times a cosine to zero.
 
     >>> [round(schedule(step, 10, 1), 2) for step in (0, 5, 9)]
     [1.0, 0.5, 0.02]
@@ -240,7 +239,7 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def text_loss(model: Qwen2VLForConditionalGeneration, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross-entropy of the completions' tokens, given what the tower saw."""
+    """Compute the mean cross-entropy of the completions' tokens, given the features of the tower."""
     ids, types, mask = (batch[name] for name in ("input_ids", "mm_token_type_ids", "attention_mask"))
     embeds = model.get_input_embeddings()(ids).masked_scatter(types.bool()[..., None], features)
     positions, _ = model.model.get_rope_index(ids, types, image_grid_thw=batch["image_grid_thw"], attention_mask=mask)
@@ -248,14 +247,14 @@ def text_loss(model: Qwen2VLForConditionalGeneration, features: Tensor, batch: d
         inputs_embeds=embeds, position_ids=positions, attention_mask=mask, use_cache=False
     ).last_hidden_state
     targets = batch["labels"][:, 1:]
-    said = targets != IGNORE
-    return F.cross_entropy(model.lm_head(hidden[:, :-1][said]), targets[said])
+    counted = targets != IGNORE
+    return F.cross_entropy(model.lm_head(hidden[:, :-1][counted]), targets[counted])
 
 
 def main(config: PretrainConfig, folder: Path, measured_queries: int = 400) -> dict[str, object]:
-    """Pretrain, put the base through the gate, write its model card; returns what the gate measured.
+    """Pretrain, measure the gate, and write the model card; return the measurements of the gate.
 
-    Raises `UserError` when the base fails: it is then left in `folder`, but nothing should be trained on it.
+    Raises `UserError` if the base fails.  It is then left in `folder`, but should not be used.
     """
     from minirft.experiments.card import write_card
     from minirft.experiments.gate import measure, requirements

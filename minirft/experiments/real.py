@@ -1,8 +1,8 @@
-"""The paper's tables on real data: which shipped config is trained at how many shots, tested on what, read from where.
+"""The paper's tables on real data: the shipped config, shots, tests and files of each experiment.
 
-Two things are otherwise than on the tiny world.  "SFT with reasoning" is missing, for no published set has written
-reasoning.  What table 8 tests is trained as in table 7, so one run of `coco_base65` serves both; beware that LVIS's
-validation pictures may be among its training pictures, though it was asked about other categories there.
+Two things differ from the tiny world.  "SFT with reasoning" is missing, because no published set has written reasoning.
+Table 8 tests the training of table 7, so one run of `coco_base65` serves both.  LVIS's validation pictures may be among
+its training pictures, with questions about other categories.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from minirft.runs import SHIPPED, load_config, read_toml
 
 Size = Literal["2b", "7b"]
 
-# ------------------------------------------------------------------ what is trained and tested
+# ------------------------------------------------------------------ training and tests
 
 
 def _as_it_is(data: DataConfig) -> DataConfig:
@@ -32,15 +32,15 @@ def _rare(data: DataConfig) -> DataConfig:
 
 @dataclass(frozen=True)
 class RealPart:
-    """One thing to learn: a shipped config, at some numbers of shots, and what the result is tested on."""
+    """One part of an experiment: a shipped config, its numbers of shots, and its tests."""
 
     config: str
     shots: tuple[int, ...] = (0,)
-    """Pictures of each category; 0 is what the config has."""
+    """Pictures of each category; 0 keeps the number of the config."""
     tests: dict[str, Callable[[DataConfig], DataConfig]] = field(default_factory=lambda: {"same": _as_it_is})
-    """Name -> what it changes of the config's data settings."""
+    """Name -> the change of the config's data settings."""
     source: str = "coco"
-    """Whose files, of `PLACES`."""
+    """The source of the files, a key of `PLACES`."""
 
 
 EXPERIMENTS: dict[str, tuple[RealPart, ...]] = {
@@ -71,9 +71,9 @@ EXPERIMENTS: dict[str, tuple[RealPart, ...]] = {
 
 
 def parts_of(name: str, size: Size = "2b") -> dict[str, RealPart]:
-    """Config -> what is done with it.  7B has the paper's only number of shots, which is its file's.
+    """Return config -> part.  7B has only the paper's number of shots, that of its file.
 
-    Raises `UserError` for an experiment that is not here, or not in this size.
+    Raises `UserError` for an unknown experiment, or one that does not exist in this size.
 
     >>> {name: part.shots for name, part in parts_of("coco-fewshot", "7b").items()}
     {'coco_8cate_4shot_7b': (4,)}
@@ -90,7 +90,7 @@ def parts_of(name: str, size: Size = "2b") -> dict[str, RealPart]:
 
 
 def names_of(name: str, size: Size = "2b") -> list[str]:
-    """The experiment of that name, or for "all" every one that there is in this size.  Raises as `parts_of` does.
+    """Return the name, or for "all" the names of all experiments in this size.  Raises like `parts_of`.
 
     >>> names_of("all", "7b")
     ['coco-fewshot', 'lvis-fewshot', 'grounding', 'open-vocabulary']
@@ -103,22 +103,22 @@ def names_of(name: str, size: Size = "2b") -> list[str]:
     return [name for name, parts in EXPERIMENTS.items() if all(part.config + ending in there for part in parts)]
 
 
-# ------------------------------------------------------------------ where its files are
+# ------------------------------------------------------------------ files
 
 PLACES: dict[str, dict[str, str]] = read_toml(Path(__file__).with_name("places.toml"))
-"""Where below the data root each data setting points to, by source."""
+"""The path below the data root of each data setting, by source."""
 INSIDE: dict[str, list[str]] = {source: places.pop("inside", []) for source, places in PLACES.items()}
-"""What the folder of pictures in `PLACES` must hold."""
+"""The required contents of the folder of pictures in `PLACES`."""
 
 
 def located(data: DataConfig, source: str, root: Path) -> DataConfig:
-    """The data settings with every path below `root`."""
+    """Return the data settings with every path below `root`."""
     mine, asked = PLACES[source], PLACES[data.eval_kind or source]
     return replace(data, **{name: root / (asked if name.startswith("eval_") else mine)[name] for name in mine})
 
 
 def missing(root: Path, names: Iterable[str], size: Size = "2b") -> list[str]:
-    """What the experiments of these names need and is not below `root`."""
+    """List the files that the experiments of these names need and that are missing below `root`."""
     found: dict[str, None] = {}
     for source in dict.fromkeys(source for name in names for source in _sources(name, size)):
         places = PLACES[source]
@@ -131,7 +131,7 @@ def missing(root: Path, names: Iterable[str], size: Size = "2b") -> list[str]:
 
 
 def _sources(name: str, size: Size) -> Iterator[str]:
-    """Whose files an experiment reads."""
+    """Yield the sources of the files of an experiment."""
     for part in parts_of(name, size).values():
         yield part.source
         data = load_config(part.config).data

@@ -1,17 +1,17 @@
-"""The cells of an experiment on real data: each a run and its answers on disk, gone on with after a stop.
+"""The cells of an experiment on real data: each is a run and its answers on disk, and continues after a stop.
 
-    OUT/NAME.json                         every finished cell; rewritten whole after each of them
-    OUT/NAME/CONFIG-SHOTS-METHOD-SEED/    its run (`minirft.runs.folder`), its answers under eval/
+    OUT/NAME.json                         every finished cell; the file is rewritten after each of them
+    OUT/NAME/CONFIG-SHOTS-METHOD-SEED/    the run of a cell (`minirft.runs.folder`), its answers under eval/
 
-A cell is a config, a method (base, sft, rft), a number of shots and a seed.  It trains as `minirft sft` or
-`minirft train` does and answers its tests greedily.  Whatever stops it, the same command goes on: finished cells are
-not done again, a run goes on at its checkpoint, answers after the last whole batch.
+A cell is a config, a method (base, sft, rft), a number of shots and a seed.  It trains like `minirft sft` or
+`minirft train`, and answers its tests greedily.  After a stop, the same command continues: finished cells are kept, a
+run continues from its checkpoint, and answers continue after the last complete batch.
 
-What differs from the tiny world's cells.  Nothing is searched for: rates and steps are the configs'.  A seed draws the
-shots and all of training; the test questions are the same for every cell, so that differences are paired.  Detection
-is compared by AP .50:.95, as in the paper's tables.
+Differences from the cells of the tiny world: Rates and steps are those of the configs, without a search.  A seed draws
+the shots and all of training; the test questions are the same for every cell, so differences are paired.  Detection is
+compared by AP .50:.95, as in the paper's tables.
 
-Deviations from the paper's evaluation: those of `minirft.evaluation`, and every config's own number of test questions.
+Deviations from the paper's evaluation: those of `minirft.evaluation`, and the number of test questions of each config.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ from minirft.train import run as run_grpo
 
 METHODS = {"sft": sft, "rft": run_grpo}
 METRIC: dict[Task, str] = HEADLINE | {"detection": "ap"}
-"""What methods are compared by."""
+"""The metric by which methods are compared."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """An experiment with what the user has chosen."""
+    """An experiment with the user's choices."""
 
     name: str
     root: Path
@@ -70,14 +70,14 @@ class Study:
     changes: dict[str, Any] = field(default_factory=dict)
     """Settings of every config to replace, as a TOML table."""
     asked: dict[tuple[str, str], list[Sample]] = field(default_factory=dict, compare=False, repr=False)
-    """Test questions that were read before: an annotation file can take a minute."""
+    """Cache of test questions: reading an annotation file can take a minute."""
 
     @property
     def parts(self) -> dict[str, RealPart]:
         return parts_of(self.name, self.size)
 
     def settings(self, part: str) -> GRPOConfig:
-        """The config with the user's changes, without paths.  Raises `UserError` for changes that cannot be."""
+        """Return the config with the user's changes, without paths.  Raises `UserError` for invalid changes."""
         table = read_toml(SHIPPED / f"{part}.toml")
         for name, value in self.changes.items():
             table[name] = {**table.get(name, {}), **value} if isinstance(value, dict) else value
@@ -87,24 +87,24 @@ class Study:
             raise UserError(f"{part} with your settings: {error}") from None
 
     def config(self, key: Key) -> GRPOConfig:
-        """The settings of a cell's run."""
+        """Return the settings of a cell's run."""
         config = self.settings(key.part)
         data = replace(located(config.data, self.parts[key.part].source, self.root), seed=key.seed)
         data = replace(data, shots=key.shots) if key.shots else data
         return replace(config, data=data, seed=key.seed, out=self.folder(key))
 
     def test(self, part: str, name: str) -> GRPOConfig:
-        """The settings of a test, which know of no seed: its questions are the same for every cell."""
+        """Return the settings of a test; they have no seed, because the questions are the same for every cell."""
         config, spec = self.settings(part), self.parts[part]
         return replace(config, data=located(spec.tests[name](config.data), spec.source, self.root))
 
     def folder(self, key: Key) -> Path:
-        """Where the run of a cell is."""
+        """Return the folder of a cell's run."""
         which = "base" if key.method == "base" else f"{key.shots or 'all'}-{key.method}-{key.seed}"
         return self.out / self.name / f"{key.part}-{which}"
 
     def keys(self, seeds: int) -> list[Key]:
-        """Every cell: the base of each config, then one seed after the other."""
+        """List every cell: the base of each config, then one seed after the other."""
         cells = [
             Key(self.name, config, method, shots, seed)
             for seed in range(seeds)
@@ -116,14 +116,14 @@ class Study:
 
 
 def run_study(study: Study, seeds: int = 1, progress: bool = True) -> Board:
-    """Do the cells that are not yet in the study's file, one after the other."""
+    """Run the cells that are not yet in the study's file, one after the other."""
     board = open_board(study)
     run_cells(board, study.keys(seeds), study.name, 1, progress, partial(run_cell, study, progress=progress))
     return board
 
 
 def open_board(study: Study) -> Board:
-    """The study's file and its cells.  Raises `UserError` for a file of other settings, or none of ours."""
+    """Open the study's file.  Raises `UserError` for a file with other settings or in another format."""
     configs = {part: asdict(study.settings(part)) for part in study.parts}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     header = plain(provenance({"experiment": study.name, "profile": "real", "configs": configs}, 0, device))
@@ -132,15 +132,15 @@ def open_board(study: Study) -> Board:
 
 
 def run_cell(study: Study, key: Key, progress: bool = True) -> dict[str, Any]:
-    """Train, if it is not the base, and answer every test; what was found, ready for JSON."""
+    """Train, except for the base, and answer every test; return the results as JSON data."""
     policy = trained(key, study.config(key), progress)
     tests = {name: {"greedy": answered(study, key, name, policy, progress)} for name in study.parts[key.part].tests}
     return {"run": str(study.folder(key)), **cost(key, study.config(key)), "tests": tests}
 
 
 def trained(key: Key, config: GRPOConfig, progress: bool) -> Policy:
-    """The policy of a cell, after a run that is begun, or gone on with."""
-    gc.collect()  # the cell before: a model that lies in cycles would keep its memory
+    """Return the policy of a cell after its run, which is started or continued."""
+    gc.collect()  # free the model of the cell before, which reference cycles would keep
     if key.method == "base":
         return load_policy(config)
     resume = config.out if (config.out / "config.toml").is_file() else None
@@ -151,7 +151,7 @@ def trained(key: Key, config: GRPOConfig, progress: bool) -> Policy:
 
 
 def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) -> dict[str, Any]:
-    """All metrics of a test, LVIS's own too, the headline on `DRAWS` resamples, and where the answers are."""
+    """Compute all metrics of a test, also LVIS's, and the headline metric on `DRAWS` resamples; store the answers."""
     config, place = study.test(key.part, name), (key.part, name)
     samples = study.asked[place] = study.asked.get(place) or held_out(config)
     made_with = settings(policy, config, samples, "greedy", trained=key.method != "base")
@@ -171,7 +171,7 @@ def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) 
 
 
 def cost(key: Key, config: GRPOConfig) -> dict[str, Any]:
-    """Seconds of training, pictures looked at, with repeats, and completions sampled."""
+    """Return the seconds of training, the pictures seen, with repeats, and the completions sampled."""
     if key.method == "base":
         return {"seconds_training": 0.0, "pictures_seen": 0, "completions_sampled": 0}
     planned = plan(config, "grpo" if key.method == "rft" else "sft", None)

@@ -1,9 +1,9 @@
-"""Experiments on real data in print: what they will cost; and afterwards their numbers, the paper's beside.
+"""Reports of experiments on real data: the predicted cost before, and the numbers beside the paper's after.
 
-One seed gives an interval over the test questions alone; of several, both are resampled (`statistics`).  A difference
-is that of the same seeds on the same questions.  The paper's numbers stand as it has them, though not all are measured
-alike: its accuracy is the two-way substring rule, its LVIS AP a mean over ranges of area, and which categories are in a
-picture is asked of the untrained model there.
+One seed gives an interval over the test questions only; with several, seeds and questions are resampled (`statistics`).
+A difference is that of the same seeds on the same questions.  The paper's numbers are printed as published, but not all
+are measured alike: its accuracy is the two-way substring rule, its LVIS AP is a mean over ranges of area, and its
+untrained model decides which categories are in a picture.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from minirft.experiments.summary import Line, lines_of
 from minirft.show import name_of
 
 PAPER = Path(__file__).parents[2] / "results" / "paper.json"
-"""The paper's tables, where the package lies in its repository."""
+"""The paper's tables, if the package is in its repository."""
 FAMILY_COLUMN = {"flower": "Flower102", "pet": "Pets37", "aircraft": "FGVC-Aircraft", "car": "Cars196"}
 COUNTERPART = {
     **{("classification", family, "same"): ("2", column) for family, column in FAMILY_COLUMN.items()},
@@ -40,15 +40,15 @@ PAIRS = (("rft", "base"), ("rft", "sft"))
 COLUMN = {(name, test): at for (name, _, test), at in COUNTERPART.items() if name != "classification"}
 COLUMN |= {("grounding", "test"): ("6", "mIoU test"), ("grounding", "val"): ("6", "mIoU val")}
 
-# ------------------------------------------------------------------ before
+# ------------------------------------------------------------------ predicted cost
 
 
 def outlook(
     study: Study, seeds: int, tflops: float | None, bandwidth: float | None, processor: str | None
 ) -> Iterator[dict[str, Any]]:
-    """A dry run of each config's methods and tests, and how many cells do it.  Raises as `dry_run` does.
+    """Yield a dry run of each config's methods and tests, with the number of its cells.  Raises like `dry_run`.
 
-    The run looked at is that with most shots, whose pictures hold all others'.
+    The dry run is that of the most shots, whose pictures include those of fewer shots.
     """
     for part, spec in study.parts.items():
         cells = len(spec.shots) * seeds
@@ -65,7 +65,7 @@ def _method(what: str) -> Method:
 
 
 def outlook_table(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The rows of an outlook as text, each when it is there, and the sum."""
+    """Yield the rows of an outlook as text, each as soon as it is computed, and the sum."""
     counted = "".join(f"{title:>9}" for title in ("samples", "longest", "answers"))
     yield f"{'config':<24}{'what':<11}{'cells':>5}{counted}{'memory':>11}  {'time':<9}in all"
     total, rates = 0.0, ""
@@ -83,11 +83,11 @@ def outlook_table(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     yield f"about {spell(total)} in all, not measured: assumed {rates} (--tflops, --bandwidth), answers at full length"
 
 
-# ------------------------------------------------------------------ afterwards
+# ------------------------------------------------------------------ results
 
 
 def real_lines(study: Study, board: Board) -> Iterator[Line]:
-    """Yield every number that the cells so far give: each method at each number of shots, and what RFT gains."""
+    """Yield every number of the finished cells: each method at each number of shots, and the gain of RFT."""
     for part, spec in study.parts.items():
         metric = METRIC[study.settings(part).data.task]
         for test in spec.tests:
@@ -95,7 +95,7 @@ def real_lines(study: Study, board: Board) -> Iterator[Line]:
 
 
 def real_table(study: Study, board: Board, paper: Path = PAPER) -> str:
-    """The lines as text, the paper's numbers beside, where they are known; * marks a difference without zero."""
+    """Write the lines as text beside the paper's numbers; * marks a difference whose intervals exclude zero."""
     rows = [
         f"{'config':<24}{'test':<8}{'shots':<7}{'metric':<10}{'':<13}{'mean [95% interval]':<26}{'seeds':>5}   paper"
     ]
@@ -111,7 +111,7 @@ def real_table(study: Study, board: Board, paper: Path = PAPER) -> str:
 
 
 def paper_number(study: Study, line: Line, paper: Path = PAPER) -> float | None:
-    """What the paper has for a line, as a share; None where it has nothing, or its tables are not here."""
+    """Return the paper's number for a line, as a share; None if it has none, or if its tables are missing."""
     kind = study.settings(line.part).data.kind
     column = COLUMN.get((study.name, line.test)) or (("2", FAMILY_COLUMN[FAMILY[kind]]) if kind in FAMILY else None)
     if column is None or not paper.is_file():

@@ -1,7 +1,7 @@
-"""What each experiment trains on, chooses by, and is tested on.
+"""The settings of each experiment: training data, validation and tests.
 
-Three streams of questions never meet: training pictures come from seeds 1, 2, ..., validation and test pictures from
-two seeds of their own.
+Training, validation and test pictures are disjoint: training uses the seeds 1, 2, ..., and validation and test have one
+other seed each.
 """
 
 from __future__ import annotations
@@ -19,60 +19,60 @@ from minirft.tiny import BASE, FAMILIES, FEWSHOT, NOVEL, RARE, world
 VALIDATION, TEST = 20_000_003, 30_000_001  # seeds
 CHOOSE_BY, TEST_ON = 200, 500  # questions
 ABSENT = 0.2
-"""Share of questions about an absent category, everywhere.  The paper's few-shot sets have none."""
+"""Share of questions about an absent category.  The paper's few-shot sets have none."""
 HEADLINE: dict[Task, str] = {
     "detection": "ap50_pooled",
     "classification": "accuracy",
     "grounding": "box_iou",
     "presence": "accuracy",
 }
-"""The metric by which methods are compared.  AP50 is pooled: a mean over categories of few questions each is too high,
-and its interval seldom holds the truth (`docs/interval_coverage.py`)."""
+"""The metric by which methods are compared.  AP50 is pooled: with few questions for each category, the mean over
+categories is too high, and its interval seldom contains the true value (`docs/interval_coverage.py`)."""
 CHOSEN_BY: dict[Task, str] = HEADLINE | {"detection": "ap50"}
-"""The metric by which rate and length are chosen.  It is compared on one set of questions and printed nowhere."""
+"""The metric by which rate and length are chosen.  It is compared on one set of questions and is not reported."""
 
 Draw = Callable[[int, int], list[Sample]]  # (how many, seed) -> questions
 METHODS = ("sft", "sft-reasoning", "rft")
-"""Imitate answers alone, as the paper's SFT does; the same behind an expert's reasoning; or GRPO."""
+"""Imitation of answers alone, as in the paper's SFT; imitation of an expert's reasoning and answers; GRPO."""
 CONTROLS = ("sft-quick", "rft-official")
-"""Two more, where a cause is looked for.  Answers behind the base's own short thought: the embedded base has never seen
-a text without a thought, Qwen2-VL has.  GRPO with the reward that the released code computes."""
+"""Two control methods.  Imitation of answers after the base's own short thought, because the embedded base, unlike
+Qwen2-VL, has never seen a text without a thought; and GRPO with the reward of the released code."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing to learn: a stream of questions, how they are counted, and what the result is tested on."""
+    """One part of an experiment: a stream of training questions, its shots, and its tests."""
 
     task: Task
     draw: Draw
     names: tuple[str, ...]
-    """What shots are counted by: k pictures of each."""
+    """The categories that shots are counted by: k pictures of each."""
     tests: dict[str, Draw]
     shots: tuple[int, ...]
-    """Pictures of each name; 0 stands for `size` pictures of the stream as they come."""
+    """Pictures of each name; 0 means the first `size` pictures of the stream."""
     size: int = 0
     base: str = "embedded"
-    """What training starts from, of `minirft.experiments.bases`."""
+    """The starting point of training, from `minirft.experiments.bases`."""
     absent: float = ABSENT
     """Share of training questions about an absent category, for detection."""
     staged: tuple[str, ...] = ()
-    """Those of the tests that ask in two stages: is there one, then where."""
+    """The tests that ask in two stages: is there one, then where."""
     masked: tuple[str, ...] = ()
-    """Those of the tests whose boxes are made masks too."""
+    """The tests whose boxes are also turned into masks."""
 
     def train(self, shots: int, seed: int) -> list[Sample]:
-        """The training set of a seed; for one seed more shots only add."""
+        """Draw the training set of a seed; more shots of one seed only add pictures."""
         if not shots:
             return self.draw(self.size, seed)
         negatives = {"detection": self.absent, "presence": 0.5}.get(self.task, 0.0)
         return k_shot_of_stream(partial(self.draw, seed=seed), self.names, shots, seed, negatives)
 
     def validation(self) -> list[Sample]:
-        """What settings are chosen by; its own stream, of what is trained on."""
+        """Draw the validation questions: a separate stream of the training categories."""
         return [replace(sample, id=f"validation-{sample.id}") for sample in self.draw(CHOOSE_BY, VALIDATION)]
 
     def test(self, name: str, count: int = TEST_ON) -> list[Sample]:
-        """The questions of a test; used for nothing else."""
+        """Draw the questions of a test, which are used for nothing else."""
         return [replace(sample, id=f"test-{sample.id}") for sample in self.tests[name](count, TEST)]
 
 
@@ -82,7 +82,7 @@ class Experiment:
 
     title: str
     paper: str
-    """Where the paper has it."""
+    """The place in the paper."""
     parts: dict[str, Part]
     methods: tuple[str, ...] = METHODS
 
@@ -97,7 +97,7 @@ def _family(name: str) -> Part:
 
 
 def _kind(reasoning: bool) -> Draw:
-    """Grounding questions of one kind: an object named, or one that must be reasoned out."""
+    """Select grounding questions of one kind: the object is named, or must be found by reasoning."""
 
     def draw(count: int, seed: int) -> list[Sample]:
         every = world.grounding(4 * count, seed)
@@ -111,14 +111,14 @@ def _eight(tests: dict[str, Draw]) -> Part:
 
 
 def _style(style: str) -> Part:
-    """Shapes drawn in a style that the base has never seen; does what is learnt there spoil what it could?"""
+    """Detection in a style that the base has never seen; a second test shows whether the plain style suffers."""
     names = FEWSHOT[:5]
     tests = {"same": _detection(names, style), "plain style": _detection(names)}
     return Part("detection", _detection(names, style), names, tests, (4, 16))
 
 
 def _where() -> Part:
-    """Trained as the paper's few-shot sets are, on categories that are there, and asked in three ways."""
+    """Detection trained on present categories only, like the paper's few-shot sets, and tested in three ways."""
     present, half = _detection(FEWSHOT, absent=0.0), _detection(FEWSHOT, absent=0.5)
     tests = {"category known": present, "asked at once": half, "asked in two stages": half}
     return Part("detection", present, FEWSHOT, tests, (4,), absent=0.0, staged=("asked in two stages",))
@@ -200,13 +200,13 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def find(name: str) -> Experiment:
-    """The experiment of that name.  Raises `UserError` when there is none."""
+    """Return the experiment of that name.  Raises `UserError` if there is none."""
     if name not in EXPERIMENTS:
         raise UserError(f"no experiment {name}; choose from {', '.join(EXPERIMENTS)}")
     return EXPERIMENTS[name]
 
 
-# ------------------------------------------------------------------ what a method may choose from
+# ------------------------------------------------------------------ the choices of a method
 
 SFT = [method for method in METHODS + CONTROLS if method.startswith("sft")]
 RFT = [method for method in METHODS + CONTROLS if method.startswith("rft")]
@@ -214,13 +214,13 @@ RATES = dict.fromkeys(SFT, (3e-5, 1e-4, 3e-4)) | dict.fromkeys(RFT, (5e-5, 1e-4,
 STOPS = dict.fromkeys(SFT, (20, 40, 80, 160)) | dict.fromkeys(RFT, (5, 10, 20, 40))
 """Three learning rates, constant, and four lengths: 12 settings for each method.  A step has 8 pictures.
 
-The grid was placed with a wider one (four rates, five lengths) on two tables: it holds every method's best setting of
-both (docs/experiments.md, 2026-11-22).
+A wider grid (four rates, five lengths) on two tables had the best setting of every method inside this one
+(docs/experiments.md, 2026-11-22).
 """
 
 
 def config(task: Task, seed: int) -> GRPOConfig:
-    """The settings of training that are not chosen: those of `minirft demo`."""
+    """Return the fixed settings of training, those of `minirft demo`."""
     return GRPOConfig(
         seed=seed,
         threads=1,

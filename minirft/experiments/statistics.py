@@ -1,13 +1,13 @@
-"""Means over seeds with intervals, and paired differences, from the resamples that cells keep.
+"""Means over seeds with intervals, and paired differences, computed from the resamples of the cells.
 
-A number of an experiment has two sources of chance: the seed (which pictures are the shots, how completions fall) and
-the test questions.  Both are resampled: a draw takes as many seeds as there are, with replacement, and the same
-resampled questions for all of them.  Two methods are compared on the same draws, seed by seed and question by question,
-for they share both; so a difference can be sure where two intervals overlap.
+A number of an experiment has two sources of chance: the seed (the choice of shots, the sampled completions) and the
+test questions.  Both are resampled: a draw takes as many seeds as there are, with replacement, and the same resampled
+questions for all of them.  Two methods share seeds and questions, so they are compared on the same draws.  A difference
+can therefore be significant although the two intervals overlap.
 
-Resampling five seeds understates how far they scatter: where they scatter by .05, the bootstrap holds the truth in 91%
-of simulated experiments, a t interval over the seeds in 94% (`docs/interval_coverage.py`).  So the t interval is
-kept beside it, and a difference is sure only if both exclude zero.
+The bootstrap over five seeds is too narrow: with a standard deviation of .05 between seeds it contains the true value
+in 91% of simulated experiments, and a t interval over the seeds in 94% (`docs/interval_coverage.py`).  So both
+intervals are computed, and a difference is significant only if both exclude zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95% bootstrap interval, and from two seeds on the t interval over the seeds."""
+    """A mean with its 95% bootstrap interval and, for two seeds or more, the t interval over the seeds."""
 
     mean: float
     low: float
@@ -33,7 +33,7 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether both intervals lie on one side of zero; one seed has the bootstrap alone."""
+        """Return whether both intervals exclude zero; one seed has only the bootstrap interval."""
         low, high = self.over_seeds or (self.low, self.high)
         return min(low, self.low) > 0 or max(high, self.high) < 0
 
@@ -42,9 +42,9 @@ class Estimate:
 
 
 def estimate(values: ArrayLike, draws: ArrayLike, *, resamples: int = 2000, level: float = 0.95) -> Estimate:
-    """The mean of `values` (S,) over seeds; `draws` (S, R) are the values on R resamples of the questions.
+    """Estimate the mean of `values` (S,) over seeds; `draws` (S, R) are the values on R resamples of the questions.
 
-    One seed gives an interval over the questions alone.
+    One seed gives an interval over the questions only.
 
     >>> print(estimate([0.5, 0.7], [[0.5, 0.5], [0.7, 0.7]]))
     0.600 [0.500, 0.700]
@@ -61,7 +61,7 @@ def estimate(values: ArrayLike, draws: ArrayLike, *, resamples: int = 2000, leve
 
 
 def difference(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]) -> Estimate:
-    """The mean of a - b, both (values, draws) of the same seeds in the same order, on the same questions.
+    """Estimate the mean of a - b, both (values, draws) of the same seeds in the same order, on the same questions.
 
     >>> base = ([0.2], [[0.1, 0.3]])
     >>> print(difference(([0.4], [[0.3, 0.5]]), base))
@@ -72,7 +72,7 @@ def difference(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]) -
 
 
 def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float] | None:
-    """Where the mean over all seeds is expected: mean ± t s / sqrt(S), S `values` with deviation s; None for one value.
+    """Return the t interval of the mean: mean ± t s / sqrt(S), S `values` with deviation s; None for one value.
 
     >>> low, high = t_interval([0.50, 0.52, 0.51, 0.49, 0.48])
     >>> round(low, 2), round(high, 2)
@@ -86,7 +86,7 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float] | 
 
 
 def prediction_interval(values: ArrayLike, level: float = 0.99) -> tuple[float, float]:
-    """Where one more seed is expected on the same questions: mean ± t s sqrt(1 + 1/S), S `values` with deviation s.
+    """Return the interval of one more seed, same questions: mean ± t s sqrt(1 + 1/S), S `values` with deviation s.
 
     >>> low, high = prediction_interval([0.50, 0.52, 0.51, 0.49, 0.48])
     >>> round(low, 2), round(high, 2)

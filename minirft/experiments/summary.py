@@ -1,4 +1,4 @@
-"""An experiment's file as numbers: means over seeds, and how far apart the methods are."""
+"""The numbers of an experiment's file: means over seeds, and differences of methods."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAIRS = (
 
 @dataclass(frozen=True)
 class Line:
-    """One number of the table: a method, or a difference of two, at a number of shots."""
+    """One number of the table: of a method, or of a difference of two methods, at a number of shots."""
 
     part: str
     test: str
@@ -37,7 +37,7 @@ class Line:
 
 
 def lines(board: Board, name: str) -> Iterator[Line]:
-    """Yield every number that the cells so far give, of greedy and of sampled answers."""
+    """Yield every number of the finished cells, for greedy and for sampled answers."""
     methods = find(name).methods
     for part, spec in find(name).parts.items():
         for test, mode in product(spec.tests, MODES):
@@ -76,7 +76,7 @@ def lines_of(
 def measured(
     board: Board, name: str, part: str, method: str, shots: int, test: str, mode: str = "greedy"
 ) -> Measured | None:
-    """Return the headline metric of the test cells, in the order of their seeds; None where there are none."""
+    """Return the headline metric of the test cells, in the order of their seeds; None if there are no cells."""
     found = _by_seed(board, part, method, shots, test, mode, HEADLINE[find(name).parts[part].task])
     return _columns(found) if found else None
 
@@ -90,8 +90,8 @@ def _by_seed(board: Board, part: str, method: str, shots: int, test: str, mode: 
     return {seed: (cell[metric], cell["draws"]) for seed, cell in sorted(cells.items())}
 
 
-def _columns(found: BySeed) -> Measured:
-    return [value for value, _ in found.values()], [draws for _, draws in found.values()]
+def _columns(cells: BySeed) -> Measured:
+    return [value for value, _ in cells.values()], [draws for _, draws in cells.values()]
 
 
 def table(board: Board, name: str) -> str:

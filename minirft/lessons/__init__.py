@@ -1,11 +1,11 @@
-"""Lessons: what the notebooks share: one group of eight completions, predict-then-reveal, checks of exercises."""
+"""Lessons: shared code of the notebooks: a group of eight completions, predictions, checks of exercises, tables."""
 
 from typing import TYPE_CHECKING
 
 from minirft import lazily
 from minirft.engine import quieten_libraries
 
-quieten_libraries()  # before torch's companions are imported: their advice is no output of a lesson
+quieten_libraries()  # before the libraries are imported, so that their advice is not printed in a notebook
 
 if TYPE_CHECKING:
     from minirft.lessons.ask import check, predict

@@ -1,4 +1,4 @@
-"""Questions to the reader: commit to an answer before you see it, and try your own code against the package's."""
+"""Questions to the reader: predictions with a hidden answer, and checks of the reader's code against the package's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOX = "border-left:4px solid #0072b2;padding:.4em 1em;margin:.3em 0;max-width:52
 
 
 class Prediction:
-    """A question with its options; `reveal` says which one holds, and which one the reader chose."""
+    """A question with its options; `reveal` shows the right answer beside the reader's choice."""
 
     def __init__(self, question: str, options: Sequence[str], answer: str, because: str) -> None:
         if answer not in options:
@@ -34,9 +34,9 @@ class Prediction:
         live(ipywidgets.VBox([head, self.buttons]), f'<div style="{BOX}">{stored}</div>')
 
     def reveal(self) -> None:
-        """Say what holds and why, beside what the reader said."""
-        said = self.buttons.value
-        verdict = "" if said is None else f"You said: {html.escape(said)}. {'✓' if said == self.answer else '✗'} "
+        """Show the right answer and the reason, beside the reader's choice."""
+        choice = self.buttons.value
+        verdict = "" if choice is None else f"You said: {html.escape(choice)}. {'✓' if choice == self.answer else '✗'} "
         display(HTML(f'<div style="{BOX}">{verdict}{self._truth()}</div>'))
 
     def _truth(self) -> str:
@@ -44,14 +44,14 @@ class Prediction:
 
 
 def predict(question: str, options: Sequence[str], answer: str, because: str) -> Prediction:
-    """A question to commit to; show it in one cell, and call its `reveal()` in a later one."""
+    """Ask the reader for a prediction; display it in one cell, and call its `reveal()` in a later cell."""
     return Prediction(question, options, answer, because)
 
 
 def check(attempt: Callable[..., Any], oracle: Callable[..., Any], *cases: tuple[Any, ...]) -> bool:
-    """Does the reader's function give what `oracle` gives, to 1e-5, on every tuple of arguments?
+    """Check that the reader's function equals `oracle`, to 1e-5, on every tuple of arguments.
 
-    Returns False, and says so, while the function is unwritten (it returns None or ...); raises `AssertionError`
+    Returns False, with a message, while the function is unwritten (it returns None or ...).  Raises `AssertionError`
     with the first case that differs.
 
     >>> check(lambda x: ..., abs, (-1,))
@@ -73,14 +73,14 @@ def check(attempt: Callable[..., Any], oracle: Callable[..., Any], *cases: tuple
     return True
 
 
-def same(found: Any, expected: Any) -> bool:
-    """Equal, numbers and arrays of them to 1e-5."""
+def same(value: Any, expected: Any) -> bool:
+    """Return whether two values are equal; numbers and arrays to 1e-5."""
     if isinstance(expected, str | bool):
-        return found == expected
+        return value == expected
     try:
-        found, expected = (
-            x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float) for x in (found, expected)
+        value, expected = (
+            x.detach().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float) for x in (value, expected)
         )
     except (TypeError, ValueError):
-        return bool(found == expected)
-    return found.shape == expected.shape and np.allclose(found, expected, rtol=1e-5, atol=1e-5)
+        return bool(value == expected)
+    return value.shape == expected.shape and np.allclose(value, expected, rtol=1e-5, atol=1e-5)

@@ -1,9 +1,9 @@
-"""The group that travels through the notebooks: eight completions that the embedded model wrote to one question.
+"""The group of the notebooks: eight completions that the embedded model wrote to one question.
 
-They were sampled once (seed 7, temperature 1) and their tokens are kept beside this file, so that every notebook, and
-every machine, tells the same story.  Everything else about them is computed anew: log-probs by the model, rewards by
-the rules.  Picked for variety, by hand: three look before they answer, five do not; two break the format, one of them
-so badly that no answer can be read; one is wrong and sure of it, one is poor and says so.
+They were sampled once (seed 7, temperature 1).  Their tokens are stored beside this file, so every notebook shows the
+same group on every machine.  Log-probs and rewards are computed again.  The group was chosen by hand for variety: three
+completions look before they answer, five do not; two break the format, and one of them is unreadable; one is wrong with
+a high confidence, and one is poor with a low confidence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILE = Path(__file__).with_name("group.json")
 
 @dataclass(frozen=True)
 class Lesson:
-    """The embedded policy, the question, its eight completions as a rollout, and what each earns by `strict`."""
+    """The embedded policy, the question, its eight completions as a rollout, and their scores under `strict`."""
 
     policy: Policy
     sample: Sample
@@ -34,28 +34,28 @@ class Lesson:
 
     @property
     def texts(self) -> list[str]:
-        """The eight completions."""
+        """Return the eight completions."""
         return self.rollout.texts
 
     @property
     def rewards(self) -> torch.Tensor:
-        """What they earn, weighted and summed: (1, 8)."""
+        """Return the weighted sums of the reward parts: (1, 8)."""
         return torch.tensor([[score.total for score in self.scores]])
 
 
 def the_sample() -> Sample:
-    """The one question: where is the blue square?  No model is loaded."""
+    """Return the question, "where is the blue square?", without loading a model."""
     scene = json.loads(FILE.read_text(encoding="utf-8"))["scene"]
     return world.detection(scene["count"], seed=scene["seed"])[scene["index"]]
 
 
 def the_texts() -> list[str]:
-    """The eight completions as text.  No model is loaded."""
+    """Return the eight completions as text, without loading a model."""
     return json.loads(FILE.read_text(encoding="utf-8"))["texts"]
 
 
 def the_group() -> Lesson:
-    """The eight completions with everything known about them, on the CPU in a second.
+    """Load the policy and the eight completions with log-probs and scores, on the CPU in a second.
 
     >>> lesson = the_group()
     >>> lesson.sample.category, [round(reward, 2) for reward in lesson.rewards[0].tolist()]

@@ -1,4 +1,4 @@
-"""Advantages from several reward parts: the subject of an exercise in notebook 03; training weighs and adds parts."""
+"""Advantages from several reward parts, for an exercise in notebook 03; training uses the weighted sum of the parts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def combine(
     ddof: int = 1,
     eps: float = 1e-4,
 ) -> Tensor:
-    """Advantages from K reward parts.
+    """Compute advantages from K reward parts.
 
         sum_then_normalise    A = group_advantages(Σₖ wₖ rₖ, scale)
         normalise_then_sum    s = Σₖ wₖ (rₖ - mean_group rₖ) / (std_group rₖ + eps)
                               A = s / (std_batch s + eps)                            GDPO, arXiv 2601.05242
 
-    The first lets the part with the widest spread decide; the second gives each part its weight's say in
-    every group, and ignores `scale`.  (GDPO also subtracts the batch mean of s, which is 0: each group's is.)
-    `parts` is (K, P, G), `weights` (K,), the result (P, G).  In the second, a group is degenerate when all its
-    parts are.  Raises `ValueError` as `group_advantages` does.
+    With the first, the reward part that varies most dominates.  With the second, each part influences the advantage
+    in proportion to its weight, and `scale` is ignored.  (GDPO also subtracts the batch mean of s, which is 0.)
+    `parts` is (K, P, G), `weights` (K,), the result (P, G).  In the second, a group is degenerate if all its
+    parts are degenerate.  Raises `ValueError` as `group_advantages` does.
 
     >>> parts = torch.tensor([[[1.0, 0.0, 1.0, 0.0]], [[0.1, 0.1, 0.0, 0.0]]])  # the second part has a small spread
     >>> combine(parts, torch.ones(2))

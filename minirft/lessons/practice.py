@@ -1,8 +1,8 @@
-"""Training in memory, for lessons: a run without a folder, with any reward, one step at a time.
+"""Training in memory for lessons: a run without a folder, with any reward, one step at a time.
 
-`Practice` is the loop of `minirft.train` without log, checkpoints and progress bar: the same `grpo_step` on the same
-samples.  `side_by_side` trains several rewards from the same start, and `python -m minirft.lessons.practice` measures
-those of the reward lab on several seeds (`results/reward_lab.json`).
+`Practice` is the loop of `minirft.train` without log, checkpoints and progress bar, with the same `grpo_step` and
+samples.  `side_by_side` trains with several rewards from the same start.  `python -m minirft.lessons.practice` measures
+the rewards of the reward lab on several seeds (`results/reward_lab.json`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ LAB = dict(BEHAVIOURS) | {"careful": lambda text, solution: float(CAREFUL_START.
 
 
 class Practice:
-    """A GRPO run in memory: the policy that learns, every row, and what was written at every step.
+    """A GRPO run in memory: the policy in training, the rows of all steps, and the completions of all steps.
 
-    `reward` is any reward or function of (completion, sample); by default the one that `config` names.
+    `reward` is any reward or function of (completion, sample); by default the reward of `config`.
     """
 
     def __init__(self, config: GRPOConfig, reward: Scorer | None = None, probes: Sequence[Sample] = ()) -> None:
@@ -47,7 +47,7 @@ class Practice:
         self.written: list[list[Row]] = []
 
     def step(self, step: int, rate: float | None = None) -> Row:
-        """Do step `step` (1, 2, ...) at a learning rate; returns its row, which `rows` keeps."""
+        """Do step `step` (1, 2, ...) at a learning rate; return its row, which `rows` keeps."""
         config = self.config if rate is None else replace(self.config, learning_rate=rate)
         row, written = grpo_step(self.policy, None, self.optimiser, self.feed(step), self.reward, config, step)
         self.rows.append({"kind": "train", **row})
@@ -55,24 +55,24 @@ class Practice:
         return row
 
     def run(self, steps: int | None = None) -> Practice:
-        """The next `steps` steps (by default all that `config` has left); returns itself."""
+        """Do the next `steps` steps, by default all that are left; return the run."""
         last = self.config.steps if steps is None else len(self.rows) + steps
         for step in range(len(self.rows) + 1, last + 1):
             self.step(step)
         return self
 
     def answers(self, samples: Sequence[Sample], mode: str = "greedy") -> list[str]:
-        """One completion for each sample by the policy as it is now, "greedy" or "sampled"."""
+        """Generate one completion for each sample with the present policy, "greedy" or "sampled"."""
         return generate(self.policy, self.config, list(samples), mode)
 
     def probe(self) -> Probe:
-        """Greedy answers to the probes, with their mean IoU."""
+        """Answer the probes greedily, and compute their mean IoU."""
         texts = self.answers(self.probes)
         value = metrics(self.probes[0].task, texts, self.probes, resamples=0)["mean_iou"]
         return Probe(self.probes, texts, {"probe IoU": value})
 
     def browse(self, *steps: int) -> list[Record]:
-        """What was written at these steps, held against the base and the policy as it is now."""
+        """Return the groups of these steps, with log-probs of the base and of the present policy."""
         kept = [(self.feed(step), self.written[step - 1], step) for step in steps]
         base = load_policy(self.config)
         return [record for of_step in kept for record in records_written(base, self.policy, *of_step)]
@@ -80,14 +80,14 @@ class Practice:
     def behaviour(
         self, samples: Sequence[Sample], mode: str = "sampled", behaviours: Mapping[str, Behaviour] = LAB
     ) -> dict[str, float]:
-        """Held-out metrics and mean behaviours of the policy as it is now."""
+        """Measure held-out metrics and mean behaviours of the present policy."""
         texts = self.answers(samples, mode)
         measured = metrics(samples[0].task, texts, samples, resamples=0)
         return {name: measured[name] for name in HELD_OUT} | average(texts, [s.solution for s in samples], behaviours)
 
 
 def side_by_side(config: GRPOConfig, rewards: Mapping[str, Scorer], samples: Sequence[Sample]) -> dict[str, Row]:
-    """Behaviour of the base ("before") and after a run of `config` with each reward, all from the same start.
+    """Measure the behaviour of the base ("before") and after a run of `config` with each reward, from the same start.
 
     The runs see the same samples in the same order; only the reward differs.
     """
@@ -100,7 +100,7 @@ def side_by_side(config: GRPOConfig, rewards: Mapping[str, Scorer], samples: Seq
 
 
 def lab_rewards() -> dict[str, Reward]:
-    """The rewards that the lab compares: strict, strict with one thing changed, and two that pay for a habit."""
+    """Return the rewards of the lab: strict, strict with one change, and rewards for a habit."""
     strict = reading("detection", "strict")
 
     def only(part: str) -> Reward:
@@ -129,7 +129,7 @@ def lab_rewards() -> dict[str, Reward]:
 
 
 def lab_config(seed: int = 0) -> GRPOConfig:
-    """The runs of the lab: the demo's settings with half of its prompts a step, at twice its rate, 30 steps."""
+    """Return the settings of the lab: the demo's, with half of its prompts per step, twice its rate, and 30 steps."""
     demo = load_config("tiny_detection")
     return replace(demo, prompts_per_step=4, learning_rate=2e-4, steps=30, eval_samples=150, seed=seed)
 

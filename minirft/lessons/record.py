@@ -1,4 +1,4 @@
-"""A rollout as the browser shows it: groups as plain data, with four numbers behind every token."""
+"""Rollouts as plain data for the rollout browser: groups, with four numbers for every token."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def records(
     config: GRPOConfig | None = None,
     step: int = 0,
 ) -> list[Record]:
-    """The P groups of a rollout.  `policy` only spells the tokens.
+    """Return the P groups of a rollout.  `policy` only decodes the tokens.
 
         log-prob           log π_old, of the policy that sampled, in nats
         ratio              ρ = π / π_old, where `now` has log π of the policy as it is now
         KL                 k3 of the policy now to the reference, in nats, where `reference` has its log-probs
-        gradient weight    -∂L / ∂ log π: how hard the update pushes the token up (`token_weights`)
+        gradient weight    -∂L / ∂ log π: how strongly the update pushes the token up (`token_weights`)
 
     `advantages` is (P, G); `now` and `reference` are (B, T) and default to the sampling policy's own.
     """
@@ -52,10 +52,10 @@ def records(
 
 
 def token_weights(rollout: Rollout, advantages: Tensor, logprobs: Tensor, config: GRPOConfig) -> Tensor:
-    """-∂L / ∂ log π of each token, (B, T): positive where the update makes the token likelier.
+    """Compute -∂L / ∂ log π of each token, (B, T): positive where the update makes the token likelier.
 
     In the first update of `grpo` it is A / (B |o|): the advantage over rows and over the completion's tokens.
-    `logprobs` (B, T) are those of the policy now.  The KL term is left out.
+    `logprobs` (B, T) are those of the present policy.  The KL term is left out.
     """
     leaf = logprobs.detach().clone().requires_grad_()
     loss, _ = policy_loss(
@@ -68,10 +68,10 @@ def token_weights(rollout: Rollout, advantages: Tensor, logprobs: Tensor, config
 
 
 def written_again(policy: Policy, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Rollout:
-    """The rollout behind rows of `completions.jsonl`, its texts turned into tokens again, one group for each sample.
+    """Rebuild the rollout of rows of `completions.jsonl`: tokenise the texts again, one group for each sample.
 
-    The log-probs are those of `policy`, which need not be the one that sampled.  Every completion is taken to have
-    ended by itself.  Raises `ValueError` when the rows are not G for each sample.
+    The log-probs are those of `policy`, which may differ from the policy that sampled.  Every completion is assumed to
+    have ended by itself.  Raises `ValueError` if there are not G rows for each sample.
     """
     if not samples or len(rows) % len(samples):
         raise ValueError(f"{len(rows)} rows are no groups of {len(samples)} samples")
@@ -85,7 +85,7 @@ def written_again(policy: Policy, samples: Sequence[Sample], rows: Sequence[Mapp
 def records_written(
     before: Policy, now: Policy, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]], step: int = 0
 ) -> list[Record]:
-    """The groups of a step's rows of `completions.jsonl`, held against two policies: the base and a trained one, say.
+    """Return the groups of a step's rows of `completions.jsonl`, with log-probs of two policies, such as the base.
 
     log-prob before    log π_before of each token, in nats
     log-prob now       log π_now

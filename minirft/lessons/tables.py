@@ -1,4 +1,4 @@
-"""The committed tables of `minirft experiment` in a notebook, and one cell of them run live on a fresh seed."""
+"""The stored tables of `minirft experiment` for notebooks, and live runs of one of their cells on a fresh seed."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 from minirft.experiments import HEADLINE, Board, Key, choose, find, measured, prediction_interval, run_cell
 
-RESULTS = Path("../results")  # from where notebooks run
+RESULTS = Path("../results")  # relative to the folder of the notebooks
 FRESH_SEED = 6
 
 
 @dataclass(frozen=True)
 class LiveCell:
-    """A run of a method on a fresh seed, beside what the committed seeds let one expect of it."""
+    """A run of a method on a fresh seed, with the value that the stored seeds predict."""
 
     value: float
     """The headline metric of the greedy answers."""
     low: float
     high: float
-    """Where 99 of 100 new seeds are expected, by the committed ones."""
+    """The interval that should contain 99 of 100 new seeds, computed from the stored ones."""
     record: dict[str, Any]
-    """All that `run_cell` found."""
+    """The result of `run_cell`."""
 
     @property
     def expected(self) -> bool:
-        """Whether the run came out where the committed ones say."""
+        """Return whether the value lies in the predicted interval."""
         return self.low <= self.value <= self.high
 
     def __str__(self) -> str:
@@ -35,26 +35,26 @@ class LiveCell:
 
 
 def committed(name: str) -> Board:
-    """The table of an experiment as it lies in the repository's `results/tiny`."""
+    """Open the table of an experiment in the repository's `results/tiny`."""
     return Board.open(RESULTS / "tiny" / f"{name}.json", name)
 
 
 def results(name: str) -> dict[str, Any]:
-    """The repository keeps its measurements in `results`; `name` is a JSON file there."""
+    """Read the JSON file `name` in the repository's `results`."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 def paper_table(number: str) -> dict[str, Any]:
-    """The paper prints this table: its rows, and notes on how they were measured."""
+    """Read a table of the paper: its rows, and notes on the measurement."""
     return results("paper.json")["tables"][number]
 
 
 def by_seed(
     board: Board, method: str, key: str, *, part: str = "", test: str = "same", mode: str = "greedy", shots: int = 0
 ) -> list[float]:
-    """The committed seeds of a method gave these values of metric `key`.
+    """Return the values of metric `key` for the stored seeds of a method.
 
-    Without a `part`, those of all parts; without `shots`, those of all numbers of shots.  The base has no shots.
+    Without `part`, those of all parts; without `shots`, those of all numbers of shots.  The base has no shots.
 
     >>> cell = {"tests": {"same": {"greedy": {"recall": 0.5}}}}
     >>> by_seed(Board(Path(), cells={Key("", "6 rare", "rft", 10, 1): cell}), "rft", "recall", shots=10)
@@ -67,10 +67,10 @@ def by_seed(
 def live_cell(
     board: Board, name: str, part: str, method: str, shots: int, test: str, seed: int = FRESH_SEED
 ) -> LiveCell:
-    """Train `method` at its chosen rate and length on the shots of a new seed, and ask all questions of every test.
+    """Train `method` at its chosen rate and length on the shots of a new seed, and answer all questions of every test.
 
-    It trains the one policy of the process: take a `fresh_policy` again afterwards.  Raises `ValueError` when the
-    table holds that seed already, or no seeds of the method.
+    This trains the only policy of the process: call `fresh_policy` again afterwards.  Raises `ValueError` if the table
+    already has that seed, or has no seeds of the method.
     """
     key = Key(name, part, method, shots, seed, *choose(board, name, part, method, shots))
     known = measured(board, name, part, method, shots, test)

@@ -1,4 +1,4 @@
-"""The command line in a notebook: a line as it is typed in a terminal, and all that it prints as the cell's output."""
+"""The command line in a notebook: a command runs as in a terminal, and its output is the output of the cell."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from minirft.commands import main
 
 
 def terminal(line: str) -> None:
-    """A command, "minirft ...", runs in this process, which saves the seconds of loading torch for each of them.
+    """Run a command, "minirft ...", in this process, which saves the seconds of loading torch.
 
-    Its errors and its bar go to the same output; an exit code other than 0 is told.
+    Errors and progress bars go to the same output; an exit code other than 0 is printed.
 
     >>> terminal("minirft nonsense")
     $ minirft nonsense
@@ -23,6 +23,6 @@ def terminal(line: str) -> None:
     print(f"$ {line}")
     with contextlib.redirect_stderr(sys.stdout):
         code = main(shlex.split(line)[1:])
-    gc.collect()  # a policy that a command has left: the next one may need the memory of the card
+    gc.collect()  # free the policy of this command: the next command may need the memory of the card
     if code:
         print(f"exit code {code}")

@@ -1,4 +1,4 @@
-"""Show: pictures, curves, widgets and the report.  Everything here takes plain data and knows nothing of training."""
+"""Show: figures, widgets and the report.  Everything here takes plain data and contains no training code."""
 
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from minirft.show.confidence import Levels, calibration, learning_choice, levels_of
     from minirft.show.dashboard import Dashboard, Probe
     from minirft.show.data import drawing
-    from minirft.show.display import live, picture, small_picture
+    from minirft.show.display import live, picture
     from minirft.show.knowledge import knowledge_map, looks
-    from minirft.show.lab import RewardLab, push_bars, red_team_bars
+    from minirft.show.lab import RewardLab, red_team_bars
     from minirft.show.misses import worst
     from minirft.show.pictures import Group, before_after, boxes_of, draw_answer, draw_boxes, group_panel, picture_row
     from minirft.show.play_advantages import AdvantagePlayground
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from minirft.show.play_ratio import ClipExplorer
     from minirft.show.plots import bars, heatmap, histogram, lines
     from minirft.show.replay import Moment, Replay
-    from minirft.show.replication import METHODS, differences, legend_of, method_dots, name_of, of_paper, shot_curves
+    from minirft.show.replication import METHODS, differences, method_dots, name_of, of_paper, shot_curves
     from minirft.show.report import HEADLINE, ReportData, intervals_apart, write_report
     from minirft.show.rescoring import (
         BEHAVIOURS,

@@ -1,4 +1,4 @@
-"""The policy opened up, in figures: the order of its patches, who sees whom in a packed sequence, where memory goes."""
+"""Figures of the policy's parts: the order of the patches, the attention mask of a packed sequence, and the memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from minirft.engine import Spans
-from minirft.show.style import BLUE, GREEN, ORANGE, PINK, QUIET, SKY, VERMILION, legend_below, panels, plain_axes
+from minirft.show.plots import bars
+from minirft.show.style import BLUE, GREEN, ORANGE, PINK, QUIET, SKY, VERMILION, panels
 
-YELLOW = "#f0e442"  # the eighth colour of Okabe & Ito, for parts of a bar only
-PARTS = (BLUE, SKY, GREEN, ORANGE, PINK, VERMILION, YELLOW)  # one colour a part; what is left over is grey
+YELLOW = "#f0e442"  # the eighth colour of Okabe & Ito, only for the parts of a bar
+PARTS = (BLUE, SKY, GREEN, ORANGE, PINK, VERMILION, YELLOW)  # one colour for each part; the rest is grey
 
 
 def patch_places(rows: int, columns: int, merge: int = 2) -> list[tuple[int, int]]:
-    """Where each patch of a picture of rows x columns patches lies, (row, column), in the order of `pixel_values`.
+    """Return the (row, column) of each patch of a picture, in the order of `pixel_values`.
 
-    The merge x merge patches that become one token follow each other.
+    The picture has rows x columns patches.  The merge x merge patches that become one token follow each other.
 
     >>> patch_places(2, 4)
     [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
@@ -36,7 +37,7 @@ def patch_places(rows: int, columns: int, merge: int = 2) -> list[tuple[int, int
 
 
 def patch_order(image: Image.Image, rows: int, columns: int, merge: int = 2) -> Figure:
-    """A picture cut into its patches, each with its number in `pixel_values`; dark squares become one token."""
+    """Draw a picture with its patches, each with its number in `pixel_values`; a dark square becomes one token."""
     high, wide = image.height / rows, image.width / columns
     figure, (axes,) = panels(1, 1, 4.2, 4.2 * image.height / image.width)
     axes.imshow(np.asarray(image.convert("RGB")))
@@ -57,7 +58,7 @@ def patch_order(image: Image.Image, rows: int, columns: int, merge: int = 2) -> 
 
 
 def visible(spans: Spans) -> Tensor:
-    """Who sees whom in the packed sequence that `spans` lays out: (L, L) bool, row i sees column j.
+    """Return the attention mask of the packed sequence of `spans`: (L, L) bool, True where row i attends to column j.
 
     >>> visible(Spans.of([2], [[1, 1]], like=torch.zeros(1))).int().tolist()
     [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
@@ -76,7 +77,9 @@ def visible(spans: Spans) -> Tensor:
 
 
 def attention_pattern(spans: Spans, lengths: list[int], names: list[str]) -> Figure:
-    """The packed sequence as a matrix, dark where the row sees the column; `names` and `lengths` of its parts in order.
+    """Draw the attention mask of a packed sequence, dark where the row attends to the column.
+
+    `lengths` and `names` are those of the parts of the sequence, in order.
 
     Raises `ValueError` when the lengths do not add up to the sequence.
     """
@@ -90,27 +93,22 @@ def attention_pattern(spans: Spans, lengths: list[int], names: list[str]) -> Fig
     axes.set_yticks(middles, names, fontsize=8)
     axes.hlines(bounds, -0.5, bounds[-1], color=QUIET, linewidth=0.7)
     axes.vlines(bounds, -0.5, bounds[-1], color=QUIET, linewidth=0.7)
-    axes.set(xlabel="is seen", ylabel="sees")
+    axes.set(xlabel="key", ylabel="query")
     return figure
 
 
 def memory_bars(phases: Mapping[str, Mapping[str, float]]) -> Figure:
-    """GiB of every phase of a step, {phase: {part: bytes}}, stacked by part.
-
-    The parts that are never large are one grey rest.
-    """
-    sizes: dict[str, float] = {}
+    """Draw the GiB of each phase of a step, {phase: {part: bytes}}, stacked by part; small parts are one grey rest."""
+    largest: dict[str, float] = {}
     for phase in phases.values():
         for part, size in phase.items():
-            sizes[part] = max(size, sizes.get(part, 0.0))
-    largest = sorted(sizes, key=lambda part: -sizes[part])[: len(PARTS)]
-    drawn = {part: [part] for part in largest} | {"rest": [part for part in sizes if part not in largest]}
-    figure, (axes,) = panels(1, 1, 8, 3.6)
-    plain_axes(axes, "counted memory of the phases of a step, GiB")
-    bottom = np.zeros(len(phases))
-    for colour, (name, parts) in zip((*PARTS, QUIET), drawn.items(), strict=False):
-        size = np.array([sum(phase.get(part, 0) for part in parts) / 2**30 for phase in phases.values()])
-        axes.bar(list(phases), size, bottom=bottom, color=colour, label=name)
-        bottom += size
-    legend_below(figure, axes.containers)
-    return figure
+            largest[part] = max(size, largest.get(part, 0.0))
+    names = sorted(largest, key=lambda part: -largest[part])
+    parts = {name: [name] for name in names[: len(PARTS)]} | {"rest": names[len(PARTS) :]}
+    stacks = {
+        name: [sum(phase.get(part, 0) for part in of) / 2**30 for phase in phases.values()]
+        for name, of in parts.items()
+    }
+    colours = dict(zip(stacks, PARTS, strict=False)) | {"rest": QUIET}
+    title = "counted memory of the phases of a step, GiB"
+    return bars({title: stacks}, [*phases], stacked=True, colours=colours, size=(8, 3.6))

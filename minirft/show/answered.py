@@ -1,4 +1,4 @@
-"""One answer drawn on the picture itself, in its own pixels: boxes, confidences, and a line below."""
+"""A drawing of one answer on its picture, in the picture's pixels: boxes, confidences, and a line of text below."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MAX_DRAWN = 50  # boxes; more would hide the picture
 def drawn_answer(
     picture: Image.Image, boxes: Sequence[Sequence[float]], confidence: Sequence[float] = (), line: str = ""
 ) -> Image.Image:
-    """The picture with boxes, xyxy in its pixels, each under its confidence, and `line` on a strip below it.
+    """Draw boxes, xyxy in pixels, with their confidences on a picture, and `line` on a strip below it.
 
-    A picture of less than 448 pixels is enlarged, so that the words can be read.
+    A picture of less than 448 pixels is enlarged, so that the words are readable.
 
     >>> drawn_answer(Image.new("RGB", (100, 50)), [[10, 10, 40, 40]], [0.9]).size
     (500, 250)
@@ -46,7 +46,7 @@ def drawn_answer(
 def _label(
     pen: ImageDraw.ImageDraw, box: Sequence[float], text: str, letters: ImageFont.FreeTypeFont, wide: int
 ) -> None:
-    """Above the box where there is room, else inside it, and never beyond the right edge."""
+    """Write a label above the box if there is room, else inside it, and never beyond the right edge."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=letters)
     width, height = right - left + 6, bottom - top + 6
     x = max(0, min(box[0], wide - width))
@@ -56,7 +56,7 @@ def _label(
 
 
 def _fitting(pen: ImageDraw.ImageDraw, line: str, letters: Letters, width: float) -> str:
-    """As much of one line as fits; a letter that the font lacks is drawn as a box."""
+    """Shorten a line to the width; a letter that the font does not have is drawn as a box."""
     line = " ".join(line.encode("utf-8", "replace").decode().split())[:200]
     while len(line) > 1 and pen.textlength(line, font=letters) > width:
         line = line[:-2].rstrip() + "…"
@@ -65,4 +65,4 @@ def _fitting(pen: ImageDraw.ImageDraw, line: str, letters: Letters, width: float
 
 @lru_cache
 def _letters(size: int) -> Letters:
-    return ImageFont.truetype(findfont("DejaVu Sans"), size)  # matplotlib brings it
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)  # this font comes with matplotlib

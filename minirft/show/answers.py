@@ -1,6 +1,6 @@
-"""The same test questions answered by every method: the picture with its boxes, and the thought under it.
+"""A figure of the answers of every method to the same test questions: picture, boxes, and the thought below.
 
-A row is a question, a column a method, so what training changed is read from left to right.
+A row is a question and a column is a method, so a reader compares the methods from left to right.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from minirft.rewards import ParseFailure, extract, normalise, parse, parse_solution
 from minirft.samples import Sample
-from minirft.show.pictures import LEGEND, draw_answer
+from minirft.show.pictures import answer_grid
 from minirft.show.replication import METHODS, settled
-from minirft.show.style import INK, legend_below, panels
+from minirft.show.style import INK
 
 FIRST = ("base", "sft", "sft-reasoning", "rft")
 WRAP, THOUGHT = 34, 130  # characters of a line, and of a thought before it is cut
@@ -24,7 +24,7 @@ WRAP, THOUGHT = 34, 130  # characters of a line, and of a thought before it is c
 def answers_of(
     cells: Iterable[Mapping[str, Any]], part: str, shots: int, test: str = "same", methods: Sequence[str] = FIRST
 ) -> dict[str, list[str]]:
-    """Method -> the answers that its cell of seed 1 kept, in the order of `methods`; without those not there yet."""
+    """Return method -> the answers that its cell of seed 1 kept, in the order of `methods`; without missing cells."""
     found = {}
     for cell in cells:
         key = cell["key"]
@@ -38,32 +38,29 @@ def answers_of(
 def answers_by_method(
     samples: Sequence[Sample], answers: Mapping[str, Sequence[str]], rows: Sequence[int] = range(3)
 ) -> Figure:
-    """A row for each of these `samples`, with the answer of each method, {"base": [texts], "rft": ...}.
+    """Draw a row for each of these `samples`, with the answer of each method, {"base": [texts], "rft": ...}.
 
-    Boxes are drawn as in every gallery; a label or a yes says whether it is right; below is the thought, shortened.
+    Boxes are drawn on the picture.  Below are whether a label or a yes is right, and the thought, shortened.
     """
     rows = [row for row in rows if row < min([len(samples), *map(len, answers.values())])]
-    columns = max(1, len(answers))
-    figure, grid = panels(len(rows) * len(answers), columns, 9.0 / max(3, columns), 9.0 / max(3, columns) + 0.7)
-    for number, axes in enumerate(grid):
-        row, column = rows[number // columns], number % columns
-        method, sample = [*answers][column], samples[row]
-        text = answers[method][row]
-        draw_answer(axes, sample, text)
-        label, colour, _ = METHODS[method]
-        axes.set_title(label, fontsize=9.5, color=colour, fontweight="bold", loc="left")
+    columns, size = max(1, len(answers)), 9.0 / max(3, len(answers))
+    shown = []
+    for row in rows:
+        for method, texts in answers.items():
+            label, colour, _ = METHODS[method]
+            shown.append((samples[row], texts[row], label, {"color": colour, "fontweight": "bold"}))
+    figure = answer_grid(shown, columns, (size, size + 0.7))
+    for number, (axes, (sample, text, *_)) in enumerate(zip(figure.axes, shown, strict=True)):
         note = " ".join(filter(None, (axes.get_xlabel(), verdict(sample, text))))
         axes.set_xlabel("\n".join(filter(None, (note, thought(text)))), fontsize=7.5, color=INK, parse_math=False)
-        if column == 0:
+        if number % columns == 0:
             question = "\n".join(textwrap.wrap(sample.category, 26))
             axes.set_ylabel(question, fontsize=9, color=INK, fontweight="bold", parse_math=False)
-    if grid and samples[0].task in ("detection", "grounding"):
-        legend_below(figure, LEGEND)
     return settled(figure)
 
 
 def verdict(sample: Sample, text: str) -> str:
-    """Whether a label or a yes is right; nothing of boxes, which are seen."""
+    """Describe whether a label or a yes is right; an empty string for boxes, which are drawn."""
     if sample.task not in ("classification", "presence"):
         return ""
     answer, truth = parse(sample.task, text), parse_solution(sample.task, sample.solution)
@@ -74,10 +71,10 @@ def verdict(sample: Sample, text: str) -> str:
 
 
 def thought(text: str) -> str:
-    """What an answer says before it answers, shortened, in lines of 34 characters.
+    """Return the thought of an answer, shortened, in lines of 34 characters.
 
     >>> thought("<think>long ears</think> <answer>cat</answer>")
     'long ears'
     """
-    said = textwrap.shorten(extract(text)[0] or "no thought", THOUGHT, placeholder=" ...")
-    return "\n".join(textwrap.wrap(said, WRAP))
+    text = textwrap.shorten(extract(text)[0] or "no thought", THOUGHT, placeholder=" ...")
+    return "\n".join(textwrap.wrap(text, WRAP))

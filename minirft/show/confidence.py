@@ -1,7 +1,6 @@
-"""Two looks into the cells of an experiment: is a stated confidence true, and which setting did each method choose.
+"""Two figures of the cells of an experiment: the calibration of confidences, and the setting that each method chose.
 
-A cell is a mapping as an experiment's file keeps it: "key" with the method, part, shots, seed, rate and steps; and what
-was found.
+A cell is a mapping of an experiment's file: "key" with the method, part, shots, seed, rate and steps; and its results.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ BINS = 10
 def levels_of(
     cells: Iterable[Cell], part: str, shots: int, test: str = "same", mode: str = "greedy"
 ) -> dict[str, Levels]:
-    """Method -> boxes and hits by stated confidence, summed over seeds; the base has no shots and is there too.
+    """Return method -> boxes and hits by stated confidence, summed over seeds; the base, which has no shots, included.
 
     >>> key = {"part": "p", "method": "rft", "shots": 4, "seed": 1}
     >>> cells = [{"key": key, "tests": {"same": {"greedy": {"levels": {"0.85": [3, 2]}}}}}] * 2
@@ -42,7 +41,7 @@ def levels_of(
 
 
 def reliability(levels: Levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean stated confidence, share of hits and number of boxes of each of 10 equal bins that has a box.
+    """Return mean stated confidence, share of hits and number of boxes, for each of 10 equal bins that has a box.
 
     >>> [x.tolist() for x in reliability({"0.80": [1, 1], "0.85": [1, 0], "1.00": [2, 2]})]
     [[0.825, 1.0], [0.5, 1.0], [2.0, 2.0]]
@@ -50,15 +49,16 @@ def reliability(levels: Levels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     stated = np.array([float(level) for level in levels])
     boxes, hits = np.array([*levels.values()], dtype=float).reshape(-1, 2).T
     bins = np.minimum((stated * BINS + 1e-9).astype(int), BINS - 1)
-    count, said, right = (np.bincount(bins, weights, BINS) for weights in (boxes, boxes * stated, hits))
+    count, total, right = (np.bincount(bins, weights, BINS) for weights in (boxes, boxes * stated, hits))
     full = count > 0
-    return said[full] / count[full], right[full] / count[full], count[full]
+    return total[full] / count[full], right[full] / count[full], count[full]
 
 
 def calibration(levels: Mapping[str, Levels]) -> Figure:
-    """A panel for each method: share of boxes that hit over stated confidence, in 10 bins; the area is their number.
+    """Draw the share of boxes that hit over the stated confidence, in 10 bins, with one panel for each method.
 
-    On the diagonal a confidence of .8 is right in 8 of 10; below it the model is too sure.
+    The area of a point is its share of the boxes.  On the diagonal a confidence of .8 is right in 8 of 10 cases; below
+    the diagonal the model is too sure.
     """
     columns = max(1, len(levels)) if len(levels) < 5 else 3
     figure, grid = panels(len(levels), columns, 9.0 / max(3, columns), 9.0 / max(3, columns) + 0.35)
@@ -83,9 +83,9 @@ def calibration(levels: Mapping[str, Levels]) -> Figure:
 
 
 def learning_choice(cells: Iterable[Cell], part: str, shots: int, metric: str) -> Figure:
-    """Validation over the length of training, a panel for a method, a line for a rate; a ring at what was then tested.
+    """Draw validation over the length of training: a panel for each method, a line for each learning rate.
 
-    The ring is the rate and length of the method's test cells; there is none before it is tested.
+    A ring marks the rate and length of the method's test cells; there is no ring before the method is tested.
     """
     cells = [cell for cell in cells if (cell["key"]["part"], cell["key"]["shots"]) == (part, shots)]
     tuned = {method: [c for c in cells if "validation" in c and c["key"]["method"] == method] for method in METHODS}

@@ -1,9 +1,9 @@
-"""The dashboard: watch a training run, pause it, change its learning rate, stop it, let it go on.
+"""The dashboard: a widget that shows a training run and can pause, stop and continue it, or change its learning rate.
 
-It knows nothing of training.  It is given `step(k, learning_rate)`, which does step k and returns its row, and
-`probe()`, which answers a few fixed questions, and calls both in a thread of its own, so that the buttons answer
-between two steps.  Where no kernel runs, the last picture stands in: `wait()` gives it, and so does
-`await dashboard.done()`, during which the buttons go on answering.
+The dashboard contains no training code.  It calls `step(k, learning_rate)`, which does step k and returns its row, and
+`probe()`, which answers a few fixed questions.  Both run in a separate thread, so the buttons work between two steps.
+Pages without a kernel show the last figure, which `wait()` and `await dashboard.done()` return; during the latter the
+buttons keep working.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MARGINS = {"left": 0.07, "right": 0.99, "top": 0.86, "bottom": 0.2}  # of a row
 
 @dataclass(frozen=True)
 class Probe:
-    """What the policy says now to a few fixed questions: one text for each sample, and numbers to draw as points."""
+    """The present answers of the policy to a few fixed questions, one text for each sample, and numbers to draw."""
 
     samples: Sequence[Sample]
     texts: Sequence[str]
@@ -44,7 +44,7 @@ class Probe:
 
 
 class Dashboard(Playground):
-    """Curves of a run, its answers to fixed questions, and its controls.
+    """This widget shows the curves of a run, its answers to fixed questions, and its controls.
 
     `step(k, learning_rate)` is called for k = 1, 2, ..., `steps`; `keys` are those of its row that are drawn.
     `probe()` is called before the first step and after every `every` of them; its numbers are drawn as points.
@@ -86,17 +86,17 @@ class Dashboard(Playground):
         self.pausing.on_click(lambda _: self.pause() if self._going.is_set() else self.resume())
         self.stopping.on_click(lambda _: self.stop())
         self.more.on_click(lambda _: self.go_on(MORE))
-        self.rate.observe(lambda _: self._say(), "value")
+        self.rate.observe(lambda _: self._report(), "value")
         names = {"pause": self.pausing, "stop": self.stopping, "more": self.more, "rate": self.rate,
                  "readout": self.readout}  # fmt: skip
         for name, widget in names.items():
             widget.add_class(f"dashboard-{name}")
         self.widget.add_class("dashboard")
 
-    # ------------------------------------------------------------------ what the buttons do
+    # ------------------------------------------------------------------ the buttons
 
     def start(self) -> Dashboard:
-        """Begin, or go on, in the background; returns at once, and itself, so that a cell shows it."""
+        """Start or continue the run in the background; return the dashboard at once, so that a cell displays it."""
         if not self.running:
             self._stopped.clear()
             self.error = None
@@ -105,31 +105,31 @@ class Dashboard(Playground):
         return self
 
     def pause(self) -> None:
-        """Wait after the present step until `resume`."""
+        """Pause the run after the present step, until `resume`."""
         self._going.clear()
-        self._say()
+        self._report()
 
     def resume(self) -> None:
-        """Go on after a pause."""
+        """Continue after a pause."""
         self._going.set()
-        self._say()
+        self._report()
 
     def stop(self) -> None:
-        """End after the present step; `start` goes on from there."""
+        """End the run after the present step; `start` continues from there."""
         self._stopped.set()
         self._going.set()
 
     def go_on(self, steps: int) -> None:
-        """Add that many steps, and start again if the run had ended."""
+        """Add that many steps, and start again if the run has ended."""
         self.steps += steps
         self.bar.max = self.steps
         self._going.set()
         self.start()
 
     def wait(self, timeout: float | None = None) -> Figure:
-        """Block until the run has ended, and return its last picture; a paused run is resumed first.
+        """Wait until the run has ended, and return its last figure; a paused run is resumed first.
 
-        Raises what a step raised, and `TimeoutError` after `timeout` seconds.
+        Raises the exception of a failed step, and `TimeoutError` after `timeout` seconds.
         """
         self.resume()
         if self._thread:
@@ -141,7 +141,7 @@ class Dashboard(Playground):
         return self.figure()
 
     async def done(self) -> Figure:
-        """`wait` for a notebook's `await`: while the cell waits, the kernel still hears the controls (ipykernel 7)."""
+        """Wait like `wait`, for `await` in a notebook: the controls keep working while the cell waits (ipykernel 7)."""
         self.resume()
         with answering():
             while self.running:
@@ -150,7 +150,7 @@ class Dashboard(Playground):
 
     @property
     def running(self) -> bool:
-        """Is the thread at work, or paused?"""
+        """Return whether the thread is working or paused."""
         return self._thread is not None and self._thread.is_alive()
 
     # ------------------------------------------------------------------ the thread
@@ -165,25 +165,25 @@ class Dashboard(Playground):
                 self.bar.value = done + 1
                 if (done + 1) % self.every == 0:
                     self._look()
-                self._say()
+                self._report()
                 self._going.wait()
         except BaseException as error:  # a thread's exception would be printed and lost: `wait` raises it
             self.error = error
-        self._say(ended=True)
+        self._report(ended=True)
 
     def _look(self) -> None:
         if self.probe:
             self.probes.append((len(self.rows), self.probe()))
         self.redraw()
 
-    def _say(self, ended: bool = False) -> None:
+    def _report(self, ended: bool = False) -> None:
         self.pausing.description = "pause" if self._going.is_set() else "resume"
         self.readout.value = self.words(ended)
 
-    # ------------------------------------------------------------------ what is shown
+    # ------------------------------------------------------------------ the figure and the words
 
     def words(self, ended: bool = False) -> str:
-        """Where the run is, with its last numbers."""
+        """Describe the state of the run and its last numbers."""
         state = "running" if self.running and not ended else "ended" if self.rows else "not started"
         if state == "running" and not self._going.is_set():
             state = "paused"
@@ -196,7 +196,7 @@ class Dashboard(Playground):
         return " · ".join([where, state, f"learning rate {self.rate.value:.1e}", *numbers])
 
     def figure(self) -> Figure:
-        """Curves above, the first answers to the probe and the last ones below."""
+        """Draw the curves, and below them the first and the last answers to the probe."""
         probes = [self.probes[0], self.probes[-1]] if self.probes else []
         heights = [CURVES, *[ANSWERS] * len(probes)]
         figure = Drawing(figsize=(WIDTH, sum(heights)), facecolor=PAPER)
@@ -229,4 +229,4 @@ class Dashboard(Playground):
             axes.set_xlabel("step", fontsize=8, labelpad=1)
 
     def _ipython_display_(self) -> None:
-        live(self.widget, f"<i>{self.words()}</i>: the curves stand where the run has ended")
+        live(self.widget, f"<i>{self.words()}</i>: the curves are shown where the run has ended")

@@ -1,4 +1,4 @@
-"""A widget where a kernel answers, a picture or text of it where none does (GitHub, the site, nbval)."""
+"""Display of widgets: a notebook with a kernel shows the widget, GitHub and the site show a figure or text instead."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from minirft.show.style import png, small_png
 
 
 def live(widget: ipywidgets.Widget, static: Figure | str, small: bool = False) -> None:
-    """Display `widget`; whoever cannot show widgets shows `static`, a figure or a piece of HTML.
+    """Display `widget`, with `static` (a figure or HTML) for pages that cannot show widgets.
 
-    Both are one output: a frontend takes the richest form it knows.  `small` is for a figure with photographs in it
-    (`small_png`).
+    Both are one output, and a frontend chooses the richest form that it supports.  `small` stores the figure as a
+    `small_png`, for figures with photographs.
     """
     bundle = dict(widget._repr_mimebundle_())
     if isinstance(static, Figure):
@@ -31,35 +31,30 @@ def live(widget: ipywidgets.Widget, static: Figure | str, small: bool = False) -
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """For a cell that awaits: tell the page, after every message of a widget, that the kernel has heard it.
+    """Send the status "idle" to the page after each message of a widget, while a cell awaits.
 
-    A page sends one change of a slider, and holds the next ones back until the kernel is idle again.  While a cell
-    runs, ipykernel 7 hears the message but does not say so, and all later changes of that slider would be lost.
+    A page sends one change of a slider and keeps back the next ones until the kernel is idle again.  While a cell runs,
+    ipykernel 7 handles the message but sends no status, so all later changes of that slider would be lost.
     """
     kernel = getattr(get_ipython(), "kernel", None)
     if kernel is None:
         yield
         return
-    hear = kernel.shell_handlers["comm_msg"]
+    handle = kernel.shell_handlers["comm_msg"]
 
-    def hear_and_say(*message: object) -> object:
-        heard = hear(*message)
+    def handle_and_report(*message: object) -> object:
+        result = handle(*message)
         for state in ("idle", "busy"):  # idle for the message, busy again for the cell
             kernel.send_response(kernel.iopub_socket, "status", {"execution_state": state})
-        return heard
+        return result
 
-    kernel.shell_handlers["comm_msg"] = hear_and_say
+    kernel.shell_handlers["comm_msg"] = handle_and_report
     try:
         yield
     finally:
-        kernel.shell_handlers["comm_msg"] = hear
+        kernel.shell_handlers["comm_msg"] = handle
 
 
 def picture(figure: Figure) -> Image:
     """A figure as the last value of a cell."""
     return Image(png(figure))
-
-
-def small_picture(figure: Figure) -> Image:
-    """A figure with photographs in it, as the last value of a cell."""
-    return Image(small_png(figure))

@@ -1,6 +1,6 @@
-"""The reward lab: choose a reward, slide its weights, and see at once what it changes on the same saved completions.
+"""The reward lab: a widget that compares two rewards, with sliders for the weights, on the same saved completions.
 
-The numbers are those of `minirft.show.rescoring`; the cheats of the red team are sent by a button.
+`minirft.show.rescoring` computes the numbers.  A button scores the cheats of the red team.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from minirft.rewards import Scorer, reward_for
 from minirft.show.pictures import Group
 from minirft.show.play import Playground, canvas, plot_axes, table
+from minirft.show.plots import bars, draw_bars
 from minirft.show.rescoring import (
     BEHAVIOURS,
     Behaviour,
@@ -33,49 +34,34 @@ from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, signed
 
 HEAVIEST = 3.0  # of the weight sliders
 WORST = 6  # answers of the red team that are shown
-NAMED = 6  # groups with another winner whose numbers are said
+NAMED = 6  # groups with another winner that are listed by number
 
-# ------------------------------------------------------------------ figures
-
-
-def push_bars(pushed: Mapping[str, Mapping[str, float]], axes: Axes | None = None) -> Figure:
-    """Bars of the pushes under one or two rewards: {"strict": pushes, "mine": pushes}."""
-    if axes is None:
-        _, (axes,) = canvas(2.8, left=0.1)
-    plot_axes(axes, "push: correlation of advantage and behaviour")
-    names = list(next(iter(pushed.values())))
-    width = 0.8 / len(pushed)
-    for i, (colour, (reward, values)) in enumerate(zip((BLUE, ORANGE, QUIET), pushed.items(), strict=False)):
-        places = np.arange(len(names)) + (i - (len(pushed) - 1) / 2) * width
-        axes.bar(places, [values[name] for name in names], width=0.9 * width, color=colour, label=reward)
-    axes.axhline(0, color=QUIET, linewidth=1)
-    axes.set_xticks(range(len(names)), names, fontsize=9)
-    axes.set_ylim(-1, 1)
-    axes.legend(loc="lower left", ncols=3, frameon=False, fontsize=9)
-    return axes.figure
+KINDS = {"honest": QUIET, "blind": ORANGE}  # kind of an answer -> colour; a spoilt answer is blue
 
 
 def red_team_bars(teams: Mapping[str, Sequence[Mapping[str, Any]]], worst: int = WORST) -> Figure:
-    """A panel for each of one or two rewards: the best paid blind (orange) and spoilt (blue) answers, honest on top."""
-    figure, grid = canvas(0.75 + 0.3 * (worst + 1), widths=[1] * len(teams), left=0.27, wspace=1.35, top=0.87)
-    for axes, (name, rows) in zip(grid, teams.items(), strict=True):
+    """Draw the mean totals of the best-paid blind (orange) and spoilt (blue) answers, a panel for each reward.
+
+    The honest answer is at the top, with a dashed line at its total.
+    """
+    shown, colours = {}, {}
+    for name, rows in teams.items():
         honest = next(row for row in rows if row["kind"] == "honest")
         chosen = [honest, *[row for row in rows if row["kind"] != "honest"][:worst]]
-        plot_axes(axes, name, "mean total")
-        colours = [QUIET if row["kind"] == "honest" else ORANGE if row["kind"] == "blind" else BLUE for row in chosen]
-        axes.barh(range(len(chosen)), [row["total"] for row in chosen], color=colours)
-        axes.set_yticks(range(len(chosen)), [row["answer"] for row in chosen], fontsize=8)
-        axes.axvline(honest["total"], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
+        shown[name] = {row["answer"]: row["total"] for row in chosen}
+        colours |= {row["answer"]: KINDS.get(row["kind"], BLUE) for row in chosen}
+    size = (8.0 / len(teams), 0.75 + 0.3 * (worst + 1))
+    figure = bars(shown, form="", horizontal=True, colours=colours, size=size, xlabel="mean total")
+    for axes, totals in zip(figure.axes, shown.values(), strict=True):
+        axes.axvline(next(iter(totals.values())), color=INK, linewidth=1, linestyle=(0, (4, 3)))
     return figure
 
 
 class RewardLab(Playground):
-    """Two rewards on the same saved completions: choose them, slide the weights of the second, see what changes.
+    """This widget compares two rewards on the same saved completions, with sliders for the weights of the second.
 
-    `groups` are saved groups (their own rewards are not used), `rewards` named rewards or functions of (completion,
-    sample); `try_reward` adds one while the lab is open.
+    `groups` are saved groups (their own rewards are not used).  `rewards` are named rewards or functions of
+    (completion, sample); `try_reward` adds one while the lab is open.
     """
 
     def __init__(
@@ -111,7 +97,7 @@ class RewardLab(Playground):
         self.widget.add_class("reward-lab")
 
     def try_reward(self, name: str, reward: Scorer) -> RewardLab:
-        """Put a reward on trial, a new one or an old name with another function; returns the lab, to be shown."""
+        """Add a reward, or replace the one of that name, and select it for trial.  Returns the lab, for display."""
         self.rewards[name] = reward_for(self.task, reward)
         self.scores[name] = scores_of(self.groups, self.rewards[name])
         with self.at_once():
@@ -124,7 +110,7 @@ class RewardLab(Playground):
         return self
 
     def send_red_team(self) -> list[dict[str, Any]]:
-        """What cheats earn under the reward on trial, with the weights as they stand; shown below the picture."""
+        """Score the cheats with the reward on trial and its present weights; show the best paid below the figure."""
         reward = self.rewards[self.trial.value]
         rows = red_team(replace(reward, weights=self._trial_weights()), self.task)
         best = [row for row in rows if row["kind"] != "honest"][:WORST]
@@ -134,23 +120,27 @@ class RewardLab(Playground):
         return rows
 
     def compare(self) -> tuple[Rescored, Rescored]:
-        """The groups under the two rewards, the one on trial with the weights of the sliders."""
+        """Score the groups with both rewards; the reward on trial takes the weights of the sliders."""
         base, trial = self.base.value, self.trial.value
         return weigh(self.scores[base], self._weights(base)), weigh(self.scores[trial], self._trial_weights())
 
     def figure(self) -> Figure:
-        """One group in the order of both rewards, and the pushes of both."""
+        """Draw the order of one group under both rewards, and the pushes of both."""
         figure, (left, right) = canvas(3.3, widths=(1, 1.5), left=0.07, wspace=0.2, bottom=0.1)
         before, after = self.compare()
         p = self.group.value
         plot_axes(left, f"order of group {p}")
         _draw_order(left, before.rewards[p].tolist(), after.rewards[p].tolist(), self._names())
         pushed = [pushes(self.groups, found.advantages, self.behaviours) for found in (before, after)]
-        push_bars(dict(zip(self._names(), pushed, strict=True)), right)
+        plot_axes(right, "push: correlation of advantage and behaviour")
+        series = {name: [*push.values()] for name, push in zip(self._names(), pushed, strict=True)}
+        draw_bars(right, series, [*pushed[0]], dict(zip(series, (BLUE, ORANGE), strict=True)))
+        right.set_ylim(-1, 1)
+        right.legend(loc="lower left", ncols=3, frameon=False, fontsize=9)
         return figure
 
     def words(self) -> str:
-        """Dead groups, reversed pairs, changed winners, the group that is drawn, and the pushes."""
+        """Describe dead groups, reversed pairs, changed winners, the group that is drawn, and the pushes."""
         before, after = self.compare()
         count, p = len(self.groups), self.group.value
         other = [i for i, (a, b) in enumerate(zip(before.best, after.best, strict=True)) if a != b]
@@ -181,7 +171,7 @@ class RewardLab(Playground):
             self._slide()
 
     def _slide(self) -> None:
-        """One slider for each part of the reward on trial, at its weight."""
+        """Make one slider for each part of the reward on trial, at its weight."""
         self.weights = {
             name: ipywidgets.FloatSlider(
                 weight, min=min(-HEAVIEST, weight), max=max(HEAVIEST, weight), step=0.1, description=name,
@@ -195,7 +185,7 @@ class RewardLab(Playground):
 
 
 def _draw_order(axes: Axes, before: list[float], after: list[float], names: tuple[str, str]) -> None:
-    """A line for each completion from its place under one reward to its place under the other; equals share one."""
+    """Draw a line for each completion from its rank under one reward to its rank under the other; ties share a rank."""
     places = [np.array([sum(x > y for x in rewards) + 1 for y in rewards]) for rewards in (before, after)]
     for g, (first, second) in enumerate(zip(*places, strict=True)):
         colour = BLUE if second < first else ORANGE if second > first else QUIET

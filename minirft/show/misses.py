@@ -1,4 +1,4 @@
-"""The worst misses: held-out pictures whose answers earned least, with the truth and what was said instead."""
+"""The worst misses: held-out pictures whose answers have the lowest scores, drawn with the true boxes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minirft.samples import Sample
-from minirft.show.pictures import LEGEND, draw_answer
-from minirft.show.style import INK, legend_below, panels
+from minirft.show.pictures import answer_grid
 
 
 @dataclass(frozen=True)
 class Miss:
-    """One held-out answer and what it earned."""
+    """One held-out answer and its score."""
 
     sample: Sample
     text: str
@@ -25,7 +24,7 @@ class Miss:
 def worst(
     samples: Sequence[Sample], texts: Sequence[str], score: Callable[[str, str], float], count: int = 8
 ) -> list[Miss]:
-    """The `count` answers that earned least, the lowest first; of equal ones those that were asked first.
+    """Return the `count` answers with the lowest scores, lowest first; equal scores keep the order of the samples.
 
     >>> from pathlib import Path
     >>> asked = [Sample(name, Path(name), "presence", "?", "<answer>yes</answer>") for name in "abc"]
@@ -37,12 +36,6 @@ def worst(
     return [Miss(samples[i], texts[i], earned[i]) for i in places]
 
 
-def misses(found: Sequence[Miss], columns: int = 4) -> Figure:
-    """Each miss is drawn on its picture: true boxes, the answer's boxes, and the score."""
-    figure, grid = panels(len(found), columns, 2.5, 2.95)
-    for axes, miss in zip(grid, found, strict=True):
-        draw_answer(axes, miss.sample, miss.text)
-        title = f"{miss.score:.2f}: {miss.sample.category}"[:34]
-        axes.set_title(title, fontsize=9.5, color=INK, loc="left", parse_math=False)
-    legend_below(figure, LEGEND)
-    return figure
+def misses(answers: Sequence[Miss], columns: int = 4) -> Figure:
+    """Draw each miss on its picture: true boxes, the answer's boxes, and the score."""
+    return answer_grid([(m.sample, m.text, f"{m.score:.2f}: {m.sample.category}", {}) for m in answers], columns)

@@ -1,13 +1,14 @@
-"""Boxes on pictures: one answer, a group of completions side by side, answers before and after training.
+"""Figures of boxes on pictures: one answer, a group of completions, answers before and after training.
 
-True boxes are dashed black on white, predicted ones solid vermilion, so that colour is never the only difference.
-A prediction says its confidence and, when it is matched (the surest first, IoU >= .5), its IoU.
+True boxes are dashed black on white and predicted boxes are solid vermilion, so colour is never the only difference.
+The label of a predicted box is its confidence and, when it is matched (highest confidence first, IoU >= .5), its IoU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,14 +32,14 @@ MAX_DRAWN = 50  # boxes of one answer; more would hide the picture
 
 @dataclass(frozen=True)
 class Group:
-    """The completions of one prompt with what each earned: lists of length G, `parts` one list for each reward."""
+    """The completions of one prompt with their rewards: lists of length G; `parts` has a list for each reward part."""
 
     sample: Sample
     texts: list[str]
     rewards: list[float]
     advantages: list[float]
     parts: dict[str, list[float]] = field(default_factory=dict)
-    note: str = ""  # where it is from and how it was picked, in a sentence
+    note: str = ""  # one sentence: the source of the group and how it was chosen
 
 
 def draw_boxes(
@@ -49,9 +50,9 @@ def draw_boxes(
     *,
     axes: Axes | None = None,
 ) -> Figure:
-    """A picture with its true boxes (M, 4) and an answer's boxes (N, 4) and confidences (N,), in the model's frame.
+    """Draw true boxes (M, 4) and predicted boxes (N, 4) with confidences (N,) on a picture, in the model's frame.
 
-    Draws into `axes` where given, else into a new figure with a legend; returns the figure.
+    The drawing goes into `axes` if given, else into a new figure with a legend.  Returns the figure.
 
     >>> figure = draw_boxes(Image.new("RGB", (64, 48)), true=[[0, 0, 500, 500]], predicted=[[0, 0, 500, 400]])
     >>> [text.get_text() for text in figure.axes[0].texts]
@@ -75,17 +76,33 @@ def draw_boxes(
     return axes.figure
 
 
-def group_panel(group: Group, columns: int = 4) -> Figure:
-    """The completions of one group on its picture, each with its reward r and advantage A."""
-    figure, grid = panels(len(group.texts), columns, 2.5, 2.95)
-    rows = zip(grid, group.texts, group.rewards, group.advantages, strict=True)
-    for number, (axes, text, reward, advantage) in enumerate(rows, start=1):
-        draw_answer(axes, group.sample, text)
-        colour = BLUE if advantage > 0 else QUIET
-        title = f"{number}:  r = {reward:.2f}   A = {signed(advantage)}"
-        axes.set_title(title, fontsize=9.5, color=colour, fontweight="bold", loc="left")
-    legend_below(figure, LEGEND)
+Answer = tuple[Sample, str, str, dict[str, Any]]  # sample, text, title, look of the title
+
+
+def answer_grid(answers: Sequence[Answer | None], columns: int = 4, size: tuple[float, float] = (2.5, 2.95)) -> Figure:
+    """Draw answers on their pictures in a grid; None leaves a place empty."""
+    figure, grid = panels(len(answers), columns, *size)
+    for axes, answer in zip(grid, answers, strict=True):
+        if answer is None:
+            axes.set_axis_off()
+            continue
+        sample, text, title, look = answer
+        draw_answer(axes, sample, text)
+        axes.set_title(title[:34], **{"fontsize": 9.5, "color": INK, "loc": "left", "parse_math": False} | look)
+    if any(answer and answer[0].task in ("detection", "grounding") for answer in answers):
+        legend_below(figure, LEGEND)
     return figure
+
+
+def group_panel(group: Group, columns: int = 4) -> Figure:
+    """Draw each completion of a group on the picture, with its reward r and its advantage A."""
+    shown = []
+    rows = zip(group.texts, group.rewards, group.advantages, strict=True)
+    for number, (text, reward, advantage) in enumerate(rows, start=1):
+        title = f"{number}:  r = {reward:.2f}   A = {signed(advantage)}"
+        look = {"color": BLUE if advantage > 0 else QUIET, "fontweight": "bold"}
+        shown.append((group.sample, text, title, look))
+    return answer_grid(shown, columns)
 
 
 def picture_row(
@@ -97,7 +114,7 @@ def picture_row(
     wide: int = 4,
     size: float | None = None,
 ) -> Figure:
-    """Pictures (or arrays of colours) side by side, each with a caption above, boxes (M, 4) and a note below it.
+    """Draw pictures (or RGB arrays) side by side, each with a caption above, boxes (M, 4) and a note below.
 
     Each list is as long as `images`, or empty.  `size` is the width of a picture in inches.
 
@@ -115,27 +132,20 @@ def picture_row(
 
 
 def before_after(samples: Sequence[Sample], before: Sequence[str], after: Sequence[str], columns: int = 4) -> Figure:
-    """What was answered about each picture before and after training, one above the other."""
+    """Draw the answers to each picture before training, and below them those after training."""
     columns = min(columns, len(samples))
-    bands = [range(start, min(start + columns, len(samples))) for start in range(0, len(samples), columns)]
-    figure, grid = panels(2 * columns * len(bands), columns, 2.5, 2.9)
-    for axes in grid:
-        axes.set_axis_off()
-    for band, chosen in enumerate(bands):
-        for row, (name, texts) in enumerate((("before", before), ("after", after))):
-            for column, i in enumerate(chosen):
-                axes = grid[(2 * band + row) * columns + column]
-                axes.set_axis_on()
-                draw_answer(axes, samples[i], texts[i])
-                title = f"{name}: {samples[i].category}"[:34]
-                weight = "bold" if name == "after" else "normal"
-                axes.set_title(title, fontsize=9.5, color=INK, fontweight=weight, loc="left", parse_math=False)
-    legend_below(figure, LEGEND)
-    return figure
+    shown: list[Answer | None] = []
+    for start in range(0, len(samples), columns):
+        chosen = range(start, min(start + columns, len(samples)))
+        for name, texts, weight in (("before", before, "normal"), ("after", after, "bold")):
+            for i in chosen:
+                shown.append((samples[i], texts[i], f"{name}: {samples[i].category}", {"fontweight": weight}))
+            shown += [None] * (columns - len(chosen))
+    return answer_grid(shown, columns)
 
 
 def boxes_of(task: Task, text: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The boxes of an answer, (N, 4), and their confidences where the task has them; none when it does not parse.
+    """Return the boxes of an answer, (N, 4), and their confidences if the task has them; no boxes if it is unreadable.
 
     >>> boxes_of("grounding", "<answer>(1,2),(3,4)</answer>")[0].tolist()
     [[1.0, 2.0, 3.0, 4.0]]
@@ -147,7 +157,7 @@ def boxes_of(task: Task, text: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def draw_answer(axes: Axes, sample: Sample, text: str) -> None:
-    """One answer on its picture with the true boxes; what has no box is said below it."""
+    """Draw an answer and the true boxes on the picture; write an answer without boxes below the picture."""
     predicted, confidence = boxes_of(sample.task, text)
     draw_boxes(sample.picture(), boxes_of(sample.task, sample.solution)[0], predicted, confidence, axes=axes)
     answer = parse(sample.task, text)
@@ -178,7 +188,7 @@ def _short(share: float) -> str:
 
 
 def _in_pixels(boxes: ArrayLike, image: Image.Image) -> np.ndarray:
-    """Boxes of the model's frame where `imshow` puts pixel corners: half a pixel up and left."""
+    """Convert boxes to pixels for `imshow`, whose pixel corners lie half a pixel up and left."""
     return convert(np.reshape(boxes, (-1, 4)), MODEL, pixels(image.width, image.height)) - 0.5
 
 
@@ -189,7 +199,7 @@ def _outline(axes: Axes, box: np.ndarray, colour: str, width: float, style: obje
 
 
 def _label(axes: Axes, box: np.ndarray, text: str, image: Image.Image) -> None:
-    """Above the box where there is room, else inside it; to the left of its right side near the picture's edge."""
+    """Write a label above its box if there is room, else inside; near the right edge, align it with the right side."""
     inside, late = box[1] < 0.09 * image.height, box[0] > 0.62 * image.width
     ground = {"facecolor": VERMILION, "edgecolor": "none", "pad": 1.2}
     axes.text(

@@ -1,8 +1,8 @@
-"""What every playground shares: controls above, a picture of their state in the middle, the same in words below.
+"""The shared base of the playgrounds: controls at the top, a figure of the present state, and the state in words below.
 
-A playground's numbers come from the package's own functions; what is here only draws them again when a control
-moves.  Figures keep their size, so that the page does not jump, and have no layout engine, so that a redraw is fast.
-Where no kernel runs (GitHub, the site), the figure of the first state stands in for the widget.
+The package's own functions compute the numbers; a playground only draws them again when a control moves.  Figures keep
+their size, so the page does not jump, and have no layout engine, so a redraw is fast.  Pages without a kernel (GitHub,
+the site) show the figure of the first state.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ class Playground(ABC):
 
     @abstractmethod
     def figure(self) -> Figure:
-        """The present state, drawn."""
+        """Draw the present state."""
 
     @abstractmethod
     def words(self) -> str:
-        """The present state in words and numbers, as HTML."""
+        """Describe the present state in words and numbers, as HTML."""
 
     def watch(self, *controls: ipywidgets.Widget) -> None:
-        """Draw again when the value of one of these changes."""
+        """Redraw when the value of one of these controls changes."""
         for control in controls:
             control.observe(self.redraw, "value")
 
     def redraw(self, change: object = None) -> None:
-        """Bring picture and words up to date.  `change` is what ipywidgets tells an observer; it is not needed."""
+        """Update figure and words.  ipywidgets passes `change` to an observer; it is not used here."""
         if not self._held:
             self.image.value = png(self.figure(), DPI)
             self.readout.value = f'<div style="font-size:14px;line-height:1.6">{self.words()}</div>'
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Move several controls, then draw once."""
+        """Move several controls inside this context, and draw once at its end."""
         self._held = True
         try:
             yield
@@ -70,7 +70,7 @@ class Playground(ABC):
 def canvas(
     height: float, widths: Sequence[float] = (1,), heights: Sequence[float] = (1,), **margins: float
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of fixed size with a grid of axes, row by row; `margins` are those of `Figure.subplots_adjust`.
+    """Make a figure of fixed size with a grid of axes, row by row; `margins` are those of `Figure.subplots_adjust`.
 
     >>> figure, axes = canvas(3.0, widths=(2, 1))
     >>> figure.get_size_inches().tolist(), len(axes)
@@ -83,14 +83,14 @@ def canvas(
 
 
 def plot_axes(axes: Axes, title: str, x: str = "", y: str = "") -> None:
-    """Quiet axes with a title at the left and the names of both axes."""
+    """Style axes with a title at the left and the labels of both axes."""
     plain_axes(axes, title)
     axes.set_xlabel(x, fontsize=9, color=QUIET)
     axes.set_ylabel(y, fontsize=9, color=QUIET)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A small HTML table; the cells are HTML already.
+    """Write a small HTML table; the cells must already be HTML.
 
     >>> table(["k", "value"], [["k1", "0.5"]]).count("<td")
     2

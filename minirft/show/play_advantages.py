@@ -1,4 +1,4 @@
-"""The advantage playground: eight rewards to slide, and the advantages that each way of scaling makes of them."""
+"""The advantage playground: sliders for the rewards of a group, and their advantages under each way of scaling."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minirft.advantages import degenerate_groups, group_advantages
 from minirft.show.play import Playground, canvas, plot_axes
+from minirft.show.plots import draw_bars
 from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, SKY, VERMILION, signed
 from minirft.show.tokens import name_of
 
@@ -21,15 +22,15 @@ FORMULAS = {
     "batch": "A = (r − mean) / (std of batch + ε)",
     "none": "A = r",
 }
-LIT = "#fff1d0"  # ground of a degenerate group's axes
+LIT = "#fff1d0"  # background of the axes of a degenerate group
 HIGHEST = 3.0  # three parts in [0, 1]
 
 
 class AdvantagePlayground(Playground):
-    """Slide the rewards of one group; see mean, spread and advantages, and a degenerate group light up.
+    """This widget has sliders for the rewards of a group, shows spread and advantages, and marks a degenerate group.
 
-    `rewards` is (G,) or (1, G), rounded to the sliders' hundredths, where a browser would move them.  `others`,
-    (P - 1, G), are the other groups of the batch, which only "batch" reads; by default one group, half 0 and half 3.
+    `rewards` is (G,) or (1, G), rounded to hundredths, the step of the sliders.  `others`, (P - 1, G), are the other
+    groups of the batch, which only the scale "batch" uses; by default one group, half 0 and half 3.
 
     >>> play = AdvantagePlayground([1.0, 1.0, 0.0, 0.0])
     >>> play.scale.value = "mean"
@@ -40,6 +41,7 @@ class AdvantagePlayground(Playground):
     def __init__(self, rewards: ArrayLike, others: ArrayLike | None = None) -> None:
         self.start = np.round(np.asarray(rewards, dtype=np.float64).reshape(-1), 2)
         group = len(self.start)
+        self.names = [name_of(g) for g in range(group)]
         spread = np.where(np.arange(group) < group // 2, 0.0, HIGHEST)
         self.others = np.reshape(spread if others is None else others, (-1, group)).astype(np.float64)
         low, high = min(0.0, self.start.min()), max(HIGHEST, self.start.max())
@@ -51,9 +53,9 @@ class AdvantagePlayground(Playground):
             for value in self.start
         ]  # fmt: skip
         centred = {"display": "flex", "justify_content": "center"}
-        named = [  # labels of their own: a slider's description is covered by its handle at the top
-            ipywidgets.VBox([ipywidgets.Label(name_of(g), layout=centred), slider])
-            for g, slider in enumerate(self.sliders)
+        named = [  # separate labels: the handle of a slider at the top would cover its description
+            ipywidgets.VBox([ipywidgets.Label(name, layout=centred), slider])
+            for name, slider in zip(self.names, self.sliders, strict=True)
         ]
         self.scale = ipywidgets.Dropdown(options=list(FORMULAS), description="scale", layout={"width": "190px"})
         self.eps = ipywidgets.FloatLogSlider(
@@ -73,29 +75,29 @@ class AdvantagePlayground(Playground):
         self.watch(*self.sliders, self.scale, self.eps, self.ddof)
 
     def set_rewards(self, rewards: ArrayLike) -> None:
-        """Move all sliders at once, (G,), to the nearest hundredths."""
+        """Set all sliders at once, (G,), rounded to hundredths."""
         with self.at_once():
             for slider, value in zip(self.sliders, np.round(rewards, 2), strict=True):
                 slider.value = float(value)
 
     def rewards(self) -> Tensor:
-        """What the sliders say: (G,), float64."""
+        """Return the rewards of the sliders: (G,), float64."""
         return torch.tensor([slider.value for slider in self.sliders], dtype=torch.float64)
 
     def batch(self) -> Tensor:
-        """The group, then the others: (P, G)."""
+        """Return the group and then the others: (P, G)."""
         return torch.cat([self.rewards()[None], torch.from_numpy(self.others)])
 
     def advantages(self) -> Tensor:
-        """`advantages.group_advantages` of the group, under the chosen scale, ε and ddof: (G,)."""
+        """Compute `group_advantages` of the group with the chosen scale, ε and ddof: (G,)."""
         return group_advantages(self.batch(), self.scale.value, self.ddof.value, self.eps.value)[0]
 
     def degenerate(self) -> bool:
-        """Are all rewards of the group equal?"""
+        """Return whether all rewards of the group are equal."""
         return bool(degenerate_groups(self.rewards()[None])[0])
 
     def figure(self) -> Figure:
-        """Rewards with their mean and spread, and the advantages beside them."""
+        """Draw the rewards with their mean and spread, and the advantages beside them."""
         figure, (left, right) = canvas(3.1, widths=(1, 1), left=0.06, wspace=0.16, bottom=0.1)
         rewards, advantages = self.rewards(), self.advantages()
         mean, std = rewards.mean().item(), rewards.std(correction=self.ddof.value).item()
@@ -103,19 +105,18 @@ class AdvantagePlayground(Playground):
         left.axhspan(mean - std, mean + std, color=GRID, alpha=0.7, linewidth=0)
         left.axhline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
         left.set_ylim(self.sliders[0].min, self.sliders[0].max * 1.1)
-        _bars(left, rewards.tolist(), [SKY] * len(rewards), "{:.2f}".format)
+        draw_bars(left, {"": rewards}, self.names, {"": SKY}, form="{:.2f}")
         plot_axes(right, f"advantages   {FORMULAS[self.scale.value]}")
         limit = max(3.2, 1.15 * advantages.abs().max().item())
         right.set_ylim(-limit, limit)
-        right.axhline(0, color=QUIET, linewidth=1)
         colours = [BLUE if a > 0 else ORANGE if a < 0 else QUIET for a in advantages.tolist()]
-        _bars(right, advantages.tolist(), colours, signed)
+        draw_bars(right, {"": advantages}, self.names, {"": colours}, form=signed)
         if self.degenerate():
             _light_up(left, right, teaches=self.scale.value == "none")
         return figure
 
     def words(self) -> str:
-        """Mean, spread and advantages; loudly, when the group is degenerate."""
+        """Describe mean, spread and advantages; add a badge when the group is degenerate."""
         rewards, advantages = self.rewards(), self.advantages()
         parts = [f"mean reward {rewards.mean():.2f}", f"std {rewards.std(correction=self.ddof.value):.4f}"]
         if self.scale.value == "batch":
@@ -125,35 +126,24 @@ class AdvantagePlayground(Playground):
         listed = " ".join(f"{name_of(g)} {signed(a)}" for g, a in enumerate(advantages.tolist()))
         lines = [" · ".join(parts), f"advantages: {listed}"]
         if self.degenerate():
-            said = "every A is 0, and the group adds nothing to the gradient"
+            effect = "every A is 0, and the group adds nothing to the gradient"
             if self.scale.value == "none":
-                said = "but “none” has no baseline: every completion is pushed by its reward, none before another"
+                effect = "but “none” has no baseline: every completion is pushed by its reward, none before another"
             badge = "background:#d55e00;color:white;padding:2px 8px;border-radius:4px"
-            lines.insert(0, f'<b style="{badge}">degenerate group</b> all rewards are equal: {said}')
+            lines.insert(0, f'<b style="{badge}">degenerate group</b> all rewards are equal: {effect}')
         return "<br>".join(lines)
-
-
-def _bars(axes: Axes, values: list[float], colours: list[str], write: object) -> None:
-    """A bar for each completion with its number at the end."""
-    axes.bar(range(len(values)), values, width=0.7, color=colours)
-    for g, value in enumerate(values):
-        axes.annotate(
-            write(value), (g, value), xytext=(0, 2 if value >= 0 else -2), textcoords="offset points",
-            ha="center", va="bottom" if value >= 0 else "top", fontsize=8, color=INK,
-        )  # fmt: skip
-    axes.set_xticks(range(len(values)), map(name_of, range(len(values))), fontsize=9)
 
 
 def _light_up(left: Axes, right: Axes, teaches: bool) -> None:
     for axes in (left, right):
         axes.set_facecolor(LIT)
         axes.spines[:].set(visible=True, color=VERMILION, linewidth=2)
-    said = (
+    effect = (
         "all rewards are equal:\nno baseline, all are pushed alike"
         if teaches
         else "all rewards are equal:\nno gradient"
     )
     right.text(
-        0.5, 0.12, f"degenerate group\n{said}", transform=right.transAxes, ha="center", va="bottom",
+        0.5, 0.12, f"degenerate group\n{effect}", transform=right.transAxes, ha="center", va="bottom",
         fontsize=10.5, color=VERMILION, fontweight="bold",
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""The box playground: slide predicted boxes and their confidences over a picture, and read three rewards.
+"""The box playground: sliders for predicted boxes and their confidences on a picture, and three rewards.
 
-The sliders write a completion, and the three readings score that text as they would score a model's.  They differ in
-who is matched to whom, what is divided by, and what a confidence is paid for; here one sees where.
+The sliders are written as a completion, and the three readings score that text like a model's.  The readings differ in
+the matching of boxes, in the denominator, and in the reward for a confidence; the widget shows these differences.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class Row:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """x1, y1, x2, y2 in the model's frame."""
+        """Return x1, y1, x2, y2 in the model's frame."""
         (x1, x2), (y1, y2) = self.x.value, self.y.value
         return x1, y1, x2, y2
 
 
 class BoxPlayground(Playground):
-    """Predicted boxes to slide over a picture with its true boxes; IoU, matching and reward move along.
+    """This widget moves predicted boxes on a picture with true boxes, and shows IoU, matching and reward.
 
     `true` is (M, 4) and `predicted` (N, 4), in the model's 0-1000 frame, `confidence` (N,).  At most 6 boxes.
 
@@ -94,37 +94,37 @@ class BoxPlayground(Playground):
         super().__init__([self._list, ipywidgets.HBox([self.add, self.copy, self.again])])
 
     def set_boxes(self, values: Sequence[Value]) -> None:
-        """Replace all predictions: ((x1, x2), (y1, y2), confidence) of each; those past the sixth are left out."""
+        """Replace all predictions, ((x1, x2), (y1, y2), confidence) each; only the first six are kept."""
         self._lay_out(values)
         self.redraw()
 
     def predicted(self) -> Array:
-        """The predicted boxes, (N, 4)."""
+        """Return the predicted boxes, (N, 4)."""
         return np.array([row.box for row in self.rows], dtype=np.float64).reshape(-1, 4)
 
     def confidence(self) -> Array:
-        """Their confidences, (N,)."""
+        """Return the confidences of the predicted boxes, (N,)."""
         return np.array([row.confidence.value for row in self.rows])
 
     def completion(self) -> str:
-        """The text that a model would have written."""
+        """Write the predictions as the text of a completion."""
         return f"<think>a look at the picture</think> {_answer(self.predicted(), self.confidence())}"
 
     def solution(self) -> str:
-        """The true boxes as a solution's text."""
+        """Write the true boxes as the text of a solution."""
         return _answer(self.true, np.ones(len(self.true)))
 
     def overlap(self) -> Array:
-        """IoU of every predicted box with every true one, (N, M)."""
+        """Compute the IoU of every predicted box with every true box, (N, M)."""
         return iou(self.predicted(), self.true)
 
     def scores(self) -> dict[str, Score]:
-        """What the completion earns under each reading, part by part."""
+        """Score the completion with each reading, part by part."""
         text, solution = self.completion(), self.solution()
         return {name: reading("detection", name)(text, solution) for name in READINGS}
 
     def pairs(self) -> dict[str, list[tuple[int, int]]]:
-        """Which prediction each reading matches to which true box, from 0."""
+        """Return the pairs (prediction, true box) that each reading matches, counted from 0."""
         overlap, confidence = self.overlap(), self.confidence()
         kept = _first_of_equals(self.completion(), self.predicted())
         of_official = match_greedy(overlap[kept], confidence[kept], ABOVE_HALF)
@@ -135,7 +135,7 @@ class BoxPlayground(Playground):
         }
 
     def figure(self) -> Figure:
-        """The picture with all boxes, the IoU of every pair, and the reward of each reading."""
+        """Draw the picture with all boxes, the IoU of every pair, and the reward of each reading."""
         figure, (left, *_) = canvas(4.1, widths=(1, 1), left=0.01, bottom=0.03, top=0.93, wspace=0.22)
         figure.axes[1].remove()
         draw_boxes(self.picture, self.true, self.predicted(), self.confidence(), axes=left)
@@ -148,14 +148,14 @@ class BoxPlayground(Playground):
         return figure
 
     def words(self) -> str:
-        """The text, and a row for each reading: who is matched, and the parts of the reward."""
+        """Show the completion, and a table with the matched pairs and reward parts of each reading."""
         pairs, overlap = self.pairs(), self.overlap()
         rows = []
         for name, score in self.scores().items():
             matched = [f"{n + 1}–{_letter(m)} IoU {overlap[n, m]:.2f}" for n, m in pairs[name]]
             parts = [f"{value:.2f}" for value in score.parts.values()]
-            said = "the answer cannot be read" if score.failure else ", ".join(matched) or "none"
-            rows.append([name, said, *parts, f"<b>{score.total:.2f}</b>"])
+            note = "the answer cannot be read" if score.failure else ", ".join(matched) or "none"
+            rows.append([name, note, *parts, f"<b>{score.total:.2f}</b>"])
         head = ["reading", "matched pairs", *(name for name, _ in PARTS.values()), "reward"]
         return f"<code>{html.escape(self.completion())}</code>{table(head, rows)}"
 
@@ -205,7 +205,7 @@ def _answer(boxes: Array, confidence: Array) -> str:
 
 
 def _first_of_equals(completion: str, boxes: Array) -> list[int]:
-    """Which boxes the released code keeps: the first of equal ones."""
+    """Return the indices of the boxes that the released code keeps: the first of equal boxes."""
     found = official.detections(completion)
     listed = [tuple(box) for box in boxes.tolist()]
     return [] if isinstance(found, ParseFailure) else [listed.index(position) for position, _ in found]
@@ -220,7 +220,7 @@ def _letter(m: int) -> str:
 
 
 def _number(axes: Axes, image: Image.Image, true: Array, predicted: Array) -> None:
-    """A letter at each true box's lower right, a number at each predicted one's lower left, copies side by side."""
+    """Write a letter at each true box's lower right corner and a number at each predicted box's lower left corner."""
     frame = pixels(image.width, image.height)
     look = {
         "fontsize": 8.5,
@@ -240,7 +240,7 @@ def _number(axes: Axes, image: Image.Image, true: Array, predicted: Array) -> No
 
 
 def _draw_overlap(axes: Axes, overlap: Array, pairs: dict[str, list[tuple[int, int]]]) -> None:
-    """The IoU of every pair as a shade and a number; who matches a pair is written under its number."""
+    """Draw the IoU of every pair as a shade and a number, with the readings that match the pair below the number."""
     axes.set_title("IoU of each pair, and who matches it", loc="left", fontsize=10, fontweight="bold", color=INK)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, colors=QUIET, labelsize=9)
@@ -275,7 +275,7 @@ def _draw_overlap(axes: Axes, overlap: Array, pairs: dict[str, list[tuple[int, i
 
 
 def _draw_scores(axes: Axes, scores: dict[str, Score]) -> None:
-    """One stacked bar for each reading."""
+    """Draw one stacked bar for each reading."""
     plot_axes(axes, "reward, part by part")
     axes.grid(False)
     names = list(scores)

@@ -1,6 +1,7 @@
-"""The confidence explorer: which confidence pays best when a box hits with chance p?
+"""The confidence explorer: a widget that shows which stated confidence has the best expected reward.
 
-A rule is proper when the best confidence to state is p itself.  The paper's linear rule is not; `strict`'s is.
+A rule is proper if the best confidence for a box that hits with chance p is p itself.  The paper's linear rule is not
+proper; the rule of `strict` is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TIE = 1e-9
 
 
 def expected_score(rule: str, chance: float) -> Array:
-    """What one predicted box earns on average, for each confidence of `GRID`: (101,).
+    """Return the expected reward of one predicted box, for each confidence of `GRID`: (101,).
 
         E(c) = p R(c, hit) + (1 - p) R(c, miss)
 
@@ -35,12 +36,12 @@ def expected_score(rule: str, chance: float) -> Array:
     >>> expected_score("linear", 0.75)[[0, 50, 100]].tolist()
     [0.25, 0.5, 0.75]
     """
-    hit, miss = _paid(rule)
+    hit, miss = _outcomes(rule)
     return chance * hit + (1 - chance) * miss
 
 
 def best_confidence(rule: str, chance: float) -> Array:
-    """The confidences of `GRID` that earn most: one number, or several where they tie.
+    """Return the confidences of `GRID` with the highest expected reward: one, or several with the same reward.
 
     >>> best_confidence("linear", 0.7).tolist(), best_confidence("shifted", 0.7).tolist()
     ([1.0], [0.7])
@@ -52,7 +53,7 @@ def best_confidence(rule: str, chance: float) -> Array:
 
 
 class ConfidenceExplorer(Playground):
-    """Slide the chance p that a box hits and the confidence c that is stated; see what each rule pays on average.
+    """This widget has sliders for the chance p of a hit and the stated confidence c, and shows each rule's mean reward.
 
     >>> play = ConfidenceExplorer(chance=0.7)
     >>> {rule: play.best(rule).tolist() for rule in play.rules()}
@@ -74,31 +75,31 @@ class ConfidenceExplorer(Playground):
         self.watch(self.chance, self.confidence, self.brier)
 
     def rules(self) -> list[str]:
-        """The rules on show, keys of `detection.CONFIDENCE_RULES`."""
+        """Return the rules that are drawn, keys of `detection.CONFIDENCE_RULES`."""
         return [rule for rule in LOOK if rule != "brier" or self.brier.value]
 
     def best(self, rule: str) -> Array:
-        """The best confidences under a rule, at the chosen p."""
+        """Return the best confidences of a rule at the chosen p."""
         return best_confidence(rule, self.chance.value)
 
     def earned(self, rule: str) -> float:
-        """What the stated confidence earns on average under a rule."""
+        """Return the expected reward of the stated confidence under a rule."""
         return float(np.interp(self.confidence.value, GRID, expected_score(rule, self.chance.value)))
 
     def figure(self) -> Figure:
-        """Expected reward against stated confidence, and the best confidence against the chance of a hit."""
+        """Draw expected reward over stated confidence, and the best confidence over the chance of a hit."""
         figure, (pays, best) = canvas(3.5, widths=(1.45, 1), bottom=0.14, wspace=0.22)
         self._draw_pay(pays)
         self._draw_best(best)
         return figure
 
     def words(self) -> str:
-        """A table: for each rule the best confidence, what it earns, and what the stated one earns."""
+        """Write a table of each rule: the best confidence, its reward, and the reward of the stated confidence."""
         p, c = self.chance.value, self.confidence.value
         rows = []
         for rule in self.rules():
             name, top, earned = LOOK[rule][0], expected_score(rule, p).max(), self.earned(rule)
-            rows.append([name, _say(self.best(rule)), f"{top:.3f}", f"{earned:.3f}", f"{top - earned:.3f}"])
+            rows.append([name, _named(self.best(rule)), f"{top:.3f}", f"{earned:.3f}", f"{top - earned:.3f}"])
         head = ["rule", "best c", "earns", f"your c = {c:.2f} earns", "lost"]
         return f"a box that hits with chance p = {p:.2f}{table(head, rows)}"
 
@@ -135,16 +136,16 @@ class ConfidenceExplorer(Playground):
 
 
 @cache
-def _paid(rule: str) -> tuple[Array, Array]:
-    """R(c, hit) and R(c, miss) for each c of `GRID`: (101,) each."""
+def _outcomes(rule: str) -> tuple[Array, Array]:
+    """Return R(c, hit) and R(c, miss) for each c of `GRID`: (101,) each."""
     score = CONFIDENCE_RULES[rule]
     hit, miss = (np.array([score(np.array([c]), np.array([y]), truths=1) for c in GRID]) for y in (1.0, 0.0))
     return hit, miss
 
 
-def _say(confidences: Array) -> str:
+def _named(confidences: Array) -> str:
     """
-    >>> _say(np.array([0.7])), _say(GRID)
+    >>> _named(np.array([0.7])), _named(GRID)
     ('0.70', 'any')
     """
     return f"{confidences[0]:.2f}" if len(confidences) == 1 else "any"

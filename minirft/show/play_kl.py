@@ -1,7 +1,7 @@
-"""The KL explorer: a policy and a reference over a few tokens, and what k1, k2 and k3 make of them.
+"""The KL explorer: a policy and a reference over a few tokens, with the estimators k1, k2 and k3.
 
-With so few tokens every expectation is a sum, so nothing is sampled: the value and the gradient of an estimator are
-exact, and are compared with those of the true divergence, by autograd.
+With few tokens every expectation is a sum, so nothing is sampled.  The value and the gradient (by autograd) of an
+estimator are exact, and are compared with those of the true divergence.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn.functional import kl_div
 
 from minirft.loss import Estimator, kl_estimate
 from minirft.show.play import Playground, canvas, plot_axes, table
+from minirft.show.plots import draw_bars
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, SKY, signed
 
 KINDS: tuple[Estimator, ...] = get_args(Estimator)
@@ -28,7 +29,7 @@ POLICY = (1.4, 0.4, -0.4, -1.4)
 
 
 class KLExplorer(Playground):
-    """Slide the policy's logits and pick a reference; see each estimator's value and gradient beside the true ones.
+    """This widget has sliders for the policy's logits, and compares each estimator's value and gradient with the truth.
 
     `policy` holds one logit for each of `tokens`, 2 to 6 of them.
 
@@ -67,30 +68,30 @@ class KLExplorer(Playground):
         self.watch(*self.logits, self.reference)
 
     def set_logits(self, values: Sequence[float]) -> None:
-        """Move all of the policy's sliders at once, to the nearest hundredths: between, a browser would move them."""
+        """Set all sliders of the policy at once, rounded to hundredths, the step of the sliders."""
         with self.at_once():
             for slider, value in zip(self.logits, values, strict=True):
                 slider.value = round(float(value), 2)
 
     def policy(self) -> Tensor:
-        """The policy's logits as a leaf: (V,), float64."""
+        """Return the policy's logits as a leaf tensor: (V,), float64."""
         return torch.tensor([slider.value for slider in self.logits], dtype=torch.float64, requires_grad=True)
 
     def ref_logprobs(self) -> Tensor:
-        """log π_ref, (V,)."""
+        """Return log π_ref, (V,)."""
         return self.references[self.reference.value].log_softmax(-1)
 
     def divergence(self) -> Tensor:
-        """KL(π ‖ π_ref) in nats, by torch."""
+        """Compute KL(π ‖ π_ref) in nats, with torch's function."""
         return self._divergence(self.policy()).detach()
 
     def expectation(self, kind: Estimator) -> Tensor:
-        """What an estimator says on average: Σ π k, over the tokens."""
+        """Compute the expected value of an estimator: Σ π k, over the tokens."""
         logprobs = self.policy().detach().log_softmax(-1)
         return (logprobs.exp() * kl_estimate(logprobs, self.ref_logprobs(), kind)).sum()
 
     def gradient(self, kind: Estimator) -> Tensor:
-        """Expected gradient of an estimator as a loss on π's own samples, with respect to the logits: (V,).
+        """Compute the expected gradient of an estimator as a loss on samples of π, with respect to the logits: (V,).
 
         Σ sg[π] ∇k        the sampling has no gradient, as in training
         """
@@ -100,7 +101,7 @@ class KLExplorer(Playground):
         return torch.autograd.grad(expected, leaf)[0]
 
     def true_gradients(self) -> dict[str, Tensor]:
-        """0, ∇KL(π ‖ ref) and ∇KL(ref ‖ π) with respect to the logits, each (V,), by name."""
+        """Return 0, ∇KL(π ‖ ref) and ∇KL(ref ‖ π) with respect to the logits, each (V,), by name."""
         leaf, reference = self.policy(), self.ref_logprobs()
         back = kl_div(leaf.log_softmax(-1), reference, log_target=True, reduction="sum")
         return {
@@ -110,13 +111,16 @@ class KLExplorer(Playground):
         }
 
     def direction(self, kind: Estimator) -> str:
-        """Which of `true_gradients` an estimator's gradient is; all of them where π is the reference."""
+        """Return the name of the one of `true_gradients` that equals the gradient of an estimator.
+
+        If π equals the reference, all of them are 0.
+        """
         mine = self.gradient(kind)
         found = [name for name, true in self.true_gradients().items() if torch.allclose(mine, true, atol=1e-9)]
         return "0, as all are" if len(found) > 1 else "".join(found) or "none of them"
 
     def figure(self) -> Figure:
-        """Both distributions, the estimators on each token, their means, and their gradients."""
+        """Draw both distributions, the estimators on each token, their means, and their gradients."""
         figure, axes = canvas(5.0, (1, 1.15), (1, 1), left=0.075, top=0.94, bottom=0.07, wspace=0.2, hspace=0.42)
         self._draw_distributions(axes[0])
         self._draw_estimators(axes[1])
@@ -125,7 +129,7 @@ class KLExplorer(Playground):
         return figure
 
     def words(self) -> str:
-        """A row for each estimator: its mean beside the true divergence, and which gradient it has."""
+        """Write a table of the estimators: the mean, its difference from the true divergence, and the gradient."""
         true = self.divergence().item()
         rows = []
         for kind in KINDS:
@@ -148,7 +152,7 @@ class KLExplorer(Playground):
         axes.legend(frameon=False, fontsize=8, loc="upper right", labelcolor=INK)
 
     def _draw_estimators(self, axes: Axes) -> None:
-        plot_axes(axes, "what each estimator says of one token", "l = log π − log π_ref, in nats")
+        plot_axes(axes, "value of each estimator at one token", "l = log π − log π_ref, in nats")
         logprobs = self.policy().detach().log_softmax(-1)
         ratio, size = (logprobs - self.ref_logprobs()).tolist(), (20 + 160 * logprobs.exp()).tolist()
         reach = max(3.2, 1.1 * max(map(abs, ratio)))
@@ -186,7 +190,7 @@ class KLExplorer(Playground):
 
 
 def _near(places: Sequence[float], names: Sequence[str], gap: float) -> dict[float, str]:
-    """One label for names whose places are closer than `gap`, in their middle.
+    """Join the names whose places are closer than `gap` into one label, at their middle.
 
     >>> _near([0.0, 1.0, 0.25], ["a", "b", "c"], gap=0.3)
     {0.125: 'a, c', 1.0: 'b'}
@@ -201,11 +205,10 @@ def _near(places: Sequence[float], names: Sequence[str], gap: float) -> dict[flo
 
 
 def _groups(axes: Axes, tokens: Sequence[str], groups: dict[str, tuple[Tensor, str]]) -> None:
-    """Bars side by side for each token; where one has no height a dot says that it is 0."""
-    width = 0.8 / len(groups)
-    for place, (name, (values, colour)) in enumerate(groups.items()):
-        middle = [token + (place - (len(groups) - 1) / 2) * width for token in range(len(tokens))]
-        axes.bar(middle, values.tolist(), width=0.9 * width, color=colour, label=name)
-        flat = [x for x, value in zip(middle, values.tolist(), strict=True) if abs(value) < 1e-9]
-        axes.plot(flat, [0] * len(flat), "o", color=colour, markersize=5, zorder=3)
-    axes.set_xticks(range(len(tokens)), tokens, fontsize=9)
+    """Draw bars side by side for each token; a dot marks a bar of height 0."""
+    draw_bars(
+        axes, {name: x for name, (x, _) in groups.items()}, tokens, {name: ink for name, (_, ink) in groups.items()}
+    )
+    for bars in axes.containers:
+        flat = [bar.get_center()[0] for bar in bars if abs(bar.get_height()) < 1e-9]
+        axes.plot(flat, [0] * len(flat), "o", color=bars[0].get_facecolor(), markersize=5, zorder=3)

@@ -1,6 +1,6 @@
-"""The clip explorer: one token under the loss.  (The KL explorer, four tokens under the penalty, is in `play_kl`.)
+"""The clip explorer: a widget that shows the loss of one token and its gradient.
 
-Every number is a value or a gradient of a function of `minirft.loss`, by autograd; nothing is derived here.
+Every number is a value or a gradient (by autograd) of a function of `minirft.loss`; nothing is derived by hand.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from torch import Tensor
 
 from minirft.loss import clipped_gain, policy_loss
 from minirft.show.play import Playground, canvas, plot_axes
-from minirft.show.play_kl import KLExplorer
 from minirft.show.style import BLUE, INK, ORANGE, QUIET, VERMILION, signed
-
-__all__ = ["ClipExplorer", "KLExplorer", "gradients", "one_token"]
 
 OLD = 0.3  # the token's probability when it was sampled
 RATIOS = torch.linspace(0.02, 2.0, 100, dtype=torch.float64)
@@ -30,7 +27,7 @@ KINDS = {
 }
 PUSH = LinearSegmentedColormap.from_list("push", [ORANGE, "#ffffff", BLUE])  # down, up
 DEAD = "#c3c9cf"
-QUADRANTS = {  # (A > 0, rho > 1) -> what is so, what the loss does about it
+QUADRANTS = {  # (A > 0, ρ > 1) -> the case, the effect of the loss
     (True, False): ("a good token that became rarer", "is pulled back up, however far it fell"),
     (True, True): ("a good token that became likelier", "is pushed on, until ρ passes 1 + ε_high"),
     (False, False): ("a bad token that became rarer", "is pushed down, until ρ passes 1 − ε_low"),
@@ -41,7 +38,7 @@ QUADRANTS = {  # (A > 0, rho > 1) -> what is so, what the loss does about it
 def one_token(
     kind: str, ratio: float, advantage: float, eps_low: float = 0.2, eps_high: float = 0.2
 ) -> dict[str, float]:
-    """The objective J = -loss of an answer of one token, its gradient dJ / d log π, and whether ρ A was clipped.
+    """Return the objective J = -loss of an answer of one token, its gradient dJ / d log π, and whether ρ A was clipped.
 
     `kind` is one of `loss.LOSSES` other than dr_grpo, `ratio` is ρ > 0; the token had probability 0.3 under π_old.
 
@@ -55,7 +52,7 @@ def one_token(
 
 
 def gradients(kind: str, ratios: Tensor, advantages: Tensor, eps_low: float = 0.2, eps_high: float = 0.2) -> Tensor:
-    """dJ / d log π of many answers of one token each: (K,), (K,) -> (K,).
+    """Compute dJ / d log π for many answers of one token each: (K,), (K,) -> (K,).
 
     >>> gradients("grpo", torch.tensor([1.0, 1.5]), torch.tensor([1.0, 1.0])).tolist()
     [1.0, 0.0]
@@ -66,7 +63,7 @@ def gradients(kind: str, ratios: Tensor, advantages: Tensor, eps_low: float = 0.
 
 
 class ClipExplorer(Playground):
-    """Slide ρ, A and the bounds; see the objective, its gradient, and where the gradient is 0.
+    """This widget has sliders for ρ, A and the bounds, and shows the objective, its gradient, and where that is 0.
 
     >>> play = ClipExplorer()
     >>> play.ratio.value = 1.5
@@ -99,11 +96,11 @@ class ClipExplorer(Playground):
         self.watch(self.kind, self.ratio, self.advantage, self.eps_low, self.eps_high)
 
     def state(self) -> dict[str, float]:
-        """`one_token` where the sliders stand."""
+        """Return `one_token` at the values of the sliders."""
         return one_token(self.kind.value, self.ratio.value, self.advantage.value, *self._eps())
 
     def figure(self) -> Figure:
-        """The objective and its gradient against ρ at the chosen A, and the gradient over all ρ and A."""
+        """Draw the objective and its gradient over ρ at the chosen A, and the gradient over all ρ and A."""
         figure, axes = canvas(3.2, widths=(1, 1, 1.25), left=0.055, wspace=0.3, bottom=0.15)
         low, high = 1 - self.eps_low.value, 1 + self.eps_high.value
         for panel in axes[:2]:
@@ -116,7 +113,7 @@ class ClipExplorer(Playground):
         return figure
 
     def words(self) -> str:
-        """The quadrant by name, the branch that is active, value and gradient."""
+        """Describe the quadrant, the active branch, the value and the gradient."""
         ratio, advantage, state = self.ratio.value, self.advantage.value, self.state()
         numbers = f"objective {signed(state['objective'])}, gradient with respect to log π {signed(state['gradient'])}"
         what, does = QUADRANTS[advantage > 0, ratio > 1]
@@ -129,7 +126,7 @@ class ClipExplorer(Playground):
         return f"{head}<br>branch: <b>{self.branch()}</b>. {what[0].upper()}{what[1:]} {does}."
 
     def branch(self) -> str:
-        """Which side of the minimum holds where the sliders stand."""
+        """Return which side of the minimum is active at the values of the sliders."""
         ratio, inside = self.ratio.value, 1 - self.eps_low.value <= self.ratio.value <= 1 + self.eps_high.value
         if self.kind.value == "cispo":
             return "weight capped" if ratio > 1 + self.eps_high.value else "weight ρ"
@@ -194,7 +191,7 @@ def _mark(axes: Axes, x: float, y: float) -> None:
 def _loss(
     kind: str, logprobs: Tensor, advantages: Tensor, eps_low: float, eps_high: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum, not mean, over the rows, so that a row's gradient does not depend on how many there are."""
+    """Sum the loss over the rows (no mean), so that the gradient of a row does not depend on the number of rows."""
     old, mask = torch.full_like(logprobs, np.log(OLD)), torch.ones_like(logprobs, dtype=torch.bool)
     limits = {"clip_eps": eps_low, "clip_eps_high": eps_high}
     return policy_loss(kind, logprobs, old, None, advantages, mask, **limits, step_rows=1, step_tokens=1)

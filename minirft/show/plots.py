@@ -1,14 +1,15 @@
 """Figures of one call: curves, bars, histograms and heatmaps, one panel or several side by side.
 
-Every call takes {title of a panel: what it shows}, `wide`, the number of panels side by side (3), and `size`, the
-inches of one.  What else is asked for, `xlabel`, `ylim`, `xscale`, `xticks` and so on, goes to matplotlib's `Axes.set`
-of every panel, a mapping by title.  A name has one colour in all panels and one place in the legend; an empty name, or
-one that begins with "_", has no place there.
+Every call takes {title of a panel: data}, `wide`, the number of panels side by side (3), and `size`, the inches of one
+panel.  Other keywords (`xlabel`, `ylim`, `xscale`, `xticks` and so on) go to matplotlib's `Axes.set` of every panel; a
+mapping has one value for each title.  A name has one colour in all panels and one entry in the legend; an empty name,
+or a name that begins with "_", has no entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ DASHED = {"linestyle": (0, (4, 3)), "linewidth": 1.2}
 
 
 def lines(
-    shown: Mapping[str, Any],
+    data: Mapping[str, Any],
     x: ArrayLike | None = None,
     *,
     style: str | Mapping[str, str] = "-",
@@ -38,18 +39,18 @@ def lines(
     notes: Mapping[str, Size] | None = None,
     **look: Any,
 ) -> Figure:
-    """Panels draw curves: {title: {name: curve}}, or {title: curve} where there is only one.
+    """Draw curves: {title: {name: curve}}, or {title: curve} for a panel with one curve.
 
-    A curve is its y-values (over `x`, else over 0, 1, 2, ...), a tuple (x, y), or (x, y, low, high) with a band.
-    `style` is matplotlib's, for all or by name: "o" draws points.  `across`, `at` and `spans` draw horizontal lines,
-    vertical lines and shaded stretches of x, in the colour of the curve of that name, else grey; `notes` words,
-    {text: (x, y)}.
+    A curve is its y-values (over `x`, or over 0, 1, 2, ...), a tuple (x, y), or (x, y, low, high) with a band.
+    `style` is matplotlib's, for all curves or by name: "o" draws points.  `across`, `at` and `spans` draw horizontal
+    lines, vertical lines and shaded stretches of x, in the colour of the curve of that name, or else in grey.  `notes`
+    writes words, {text: (x, y)}.
 
     >>> figure = lines({"J": {"climb": [0, 1, 2]}, "KL": {"climb": ([1, 2], [0.1, 0.2])}}, across={"bound": 2})
     >>> [len(axes.lines) for axes in figure.axes], [text.get_text() for text in figure.legends[0].texts]
     ([2, 2], ['climb', 'bound'])
     """
-    curves = {title: of if isinstance(of, Mapping) else {"": of} for title, of in shown.items()}
+    curves = {title: of if isinstance(of, Mapping) else {"": of} for title, of in data.items()}
     colour = _colours([name for of in curves.values() for name in of], colours)
     figure, grid = _grid(list(curves), look)
     for axes, of in zip(grid, curves.values(), strict=True):
@@ -70,7 +71,7 @@ def lines(
 
 
 def bars(
-    shown: Mapping[str, Any],
+    data: Mapping[str, Any],
     names: Sequence[object] | None = None,
     *,
     form: str = "{:.2f}",
@@ -81,58 +82,49 @@ def bars(
     across: Mapping[str, ArrayLike] | None = None,
     **look: Any,
 ) -> Figure:
-    """Panels draw bars: {title: {series: values}} side by side or stacked, or {title: {name: value}}, a bar for each.
+    """Draw bars: {title: {series: values}} side by side or stacked, or {title: {name: value}}, one bar for each name.
 
-    The places are `names`, by default the completions o1, o2, ...  `form` writes the value of a bar ("": none; more
-    than two series have none), `intervals` {series: (low, high)} a line over its bars, `across` a line over all.
+    The places are `names`, by default the completions o1, o2, ...  `form` is the format of the number at a bar ("" for
+    none; more than two series have none).  `intervals`, {series: (low, high)}, adds a line to each bar of a series,
+    and `across` a line over all bars.
     Raises `ValueError` when the series of a panel differ in length.
 
     >>> figure = bars({"": {"reward": [2.0, 0.5]}})
     >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     ['o1', 'o2']
     """
-    alone = all(np.ndim(value) == 0 for of in shown.values() for value in of.values())
-    groups = {title: {"": [*of.values()]} if alone else of for title, of in shown.items()}
+    alone = all(np.ndim(value) == 0 for of in data.values() for value in of.values())
+    groups = {title: {"": [*of.values()]} if alone else of for title, of in data.items()}
     colour = _colours([name for of in groups.values() for name in of], colours)
     figure, grid = _grid(list(groups), look)
     for axes, (title, of) in zip(grid, groups.items(), strict=True):
-        values = np.stack([_numbers(series) for series in of.values()]).astype(float)
-        places = np.arange(values.shape[1])
-        width = 0.8 if stacked else 0.8 / len(of)
-        for k, (name, row) in enumerate(zip(of, values, strict=True)):
-            where = places if stacked else places + (k - (len(of) - 1) / 2) * width
-            start = values[:k].sum(0) if stacked else 0 * row
-            ink = [(colours or {}).get(str(of_bar), colour[""]) for of_bar in shown[title]] if alone else colour[name]
-            draw, over = (axes.barh, {"left": start}) if horizontal else (axes.bar, {"bottom": start})
-            if name in (intervals or {}):
-                low, high = map(_numbers, intervals[name])
-                over["xerr" if horizontal else "yerr"] = [row - low, high - row]
-            drawn = draw(where, row, 0.95 * width, color=ink, label=name, ecolor=INK, **over)
-            if form and not stacked and len(of) <= 2:
-                axes.bar_label(drawn, fmt=form, fontsize=8, color=INK, padding=2)
-        labels = [str(name) for name in (names or (shown[title] if alone else [f"o{p + 1}" for p in places]))]
-        _place_bars(axes, places, labels, horizontal)
+        inks: dict[str, Any] = dict(colour)
+        if alone:
+            inks[""] = [(colours or {}).get(str(of_bar), colour[""]) for of_bar in data[title]]
+        places = [f"o{p + 1}" for p in range(len(next(iter(of.values()))))] if names is None else names
+        labels = [str(name) for name in (data[title] if alone and names is None else places)]
+        draw_bars(axes, of, labels, inks, form=form, stacked=stacked, horizontal=horizontal, intervals=intervals or {})
         _guides(axes, colour, *(({}, across or {}) if horizontal else (across or {}, {})), {})
     return _finished(figure, grid, look)
 
 
 def histogram(
-    shown: Mapping[str, ArrayLike], bins: ArrayLike = 20, *, at: Mapping[str, ArrayLike] | None = None, **look: Any
+    data: Mapping[str, ArrayLike], bins: ArrayLike = 20, *, at: Mapping[str, ArrayLike] | None = None, **look: Any
 ) -> Figure:
-    """Panels count values, {title: values}, in a number of bins or between given bounds; `at` draws lines.
+    """Draw histograms of {title: values}, with a number of bins or with given bounds; `at` draws vertical lines.
 
     >>> [int(bar.get_height()) for bar in histogram({"std": [0.1, 0.2, 0.9]}, [0, 0.5, 1]).axes[0].patches]
     [2, 1]
     """
-    figure, grid = _grid(list(shown), look)
-    for axes, values in zip(grid, shown.values(), strict=True):
+    figure, grid = _grid(list(data), look)
+    for axes, values in zip(grid, data.values(), strict=True):
         axes.hist(_numbers(values), bins, color=RUNS[0], rwidth=0.92)
         _guides(axes, dict.fromkeys(at or {}, VERMILION), {}, at or {}, {})
     return _finished(figure, grid, look)
 
 
 def heatmap(
-    shown: Mapping[str, ArrayLike],
+    data: Mapping[str, ArrayLike],
     rows: Sequence[object] | None = None,
     columns: Sequence[object] | None = None,
     *,
@@ -143,15 +135,15 @@ def heatmap(
     high: float | None = None,
     **look: Any,
 ) -> Figure:
-    """Panels colour matrices, {title: (rows, columns)}, from `low` to `high`; what is nan stays blank.
+    """Draw matrices as colours, {title: (rows, columns)}, from `low` to `high`; nan stays blank.
 
-    `form` writes the value into each cell; a `label` asks for a bar of the colours.
+    `form` is the format of the number in each cell ("" for none).  A `label` adds a colour bar.
 
     >>> heatmap({"R": [[0.0, 1.0]]}, ["o1"], ["paper", "strict"], form="{:.1f}").axes[0].texts[1].get_text()
     '1.0'
     """
-    figure, grid = _grid(list(shown), look)
-    for axes, values in zip(grid, shown.values(), strict=True):
+    figure, grid = _grid(list(data), look)
+    for axes, values in zip(grid, data.values(), strict=True):
         matrix = _numbers(values).astype(float)
         image = axes.imshow(matrix, cmap=colours, vmin=low, vmax=high, aspect="auto")
         axes.grid(visible=False)
@@ -168,13 +160,14 @@ def heatmap(
 
 
 def _numbers(values: Any) -> np.ndarray:
-    return torch.as_tensor(values if hasattr(values, "ndim") else list(values)).detach().numpy()
+    tensor = torch.as_tensor(values) if hasattr(values, "ndim") else torch.tensor([*values], dtype=torch.float64)
+    return tensor.detach().numpy()
 
 
-def _colours(names: Sequence[str], chosen: Mapping[str, str] | None) -> dict[str, str]:
-    """One colour a name, in the order of the palette; the chosen ones leave theirs to the others."""
+def _colours(names: Sequence[str], overrides: Mapping[str, str] | None) -> dict[str, str]:
+    """Give each name a colour, in the order of the palette, unless one was chosen for it."""
     free = iter(COLOURS * len(names))
-    return {name: (chosen or {}).get(name) or next(free) for name in dict.fromkeys(names)}
+    return {name: (overrides or {}).get(name) or next(free) for name in dict.fromkeys(names)}
 
 
 def _grid(titles: Sequence[str], look: dict[str, Any]) -> tuple[Figure, list[Axes]]:
@@ -185,15 +178,38 @@ def _grid(titles: Sequence[str], look: dict[str, Any]) -> tuple[Figure, list[Axe
     return figure, grid
 
 
-def _place_bars(axes: Axes, places: np.ndarray, labels: Sequence[str], horizontal: bool) -> None:
+def draw_bars(
+    axes: Axes,
+    series: Mapping[str, ArrayLike],
+    names: Sequence[str],
+    colours: Mapping[str, Any],
+    *,
+    form: str | Callable[[float], str] = "",
+    stacked: bool = False,
+    horizontal: bool = False,
+    intervals: Mapping[str, tuple[ArrayLike, ArrayLike]] = MappingProxyType({}),
+) -> None:
+    """Draw bars for series of equal length, side by side or stacked; `names` are the labels of the places."""
+    values = np.stack([_numbers(row) for row in series.values()]).astype(float)
+    places, width = np.arange(values.shape[1]), 0.8 if stacked else 0.8 / len(series)
+    for k, (name, row) in enumerate(zip(series, values, strict=True)):
+        where = places if stacked else places + (k - (len(series) - 1) / 2) * width
+        start = values[:k].sum(0) if stacked else 0 * row
+        draw, over = (axes.barh, {"left": start}) if horizontal else (axes.bar, {"bottom": start})
+        if name in intervals:
+            low, high = map(_numbers, intervals[name])
+            over["xerr" if horizontal else "yerr"] = [row - low, high - row]
+        drawn = draw(where, row, 0.95 * width, color=colours[name], label=name, ecolor=INK, **over)
+        if form and not stacked and len(series) <= 2:
+            axes.bar_label(drawn, fmt=form, fontsize=8, color=INK, padding=2)
     if horizontal:
-        axes.set_yticks(places, labels)
+        axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.12)
     else:
         axes.axhline(0, color=QUIET, linewidth=0.8)
-        axes.set_xticks(places, labels)
+        axes.set_xticks(places, names)
         axes.margins(y=0.16)
 
 
@@ -208,7 +224,7 @@ def _guides(axes: Axes, colour: Mapping[str, str], across: Mapping, at: Mapping,
 
 
 def _finished(figure: Figure, grid: Sequence[Axes], look: dict[str, Any]) -> Figure:
-    """Labels, limits and one legend for all panels."""
+    """Set labels and limits, and add one legend for all panels."""
     wide = look.pop("wide")
     ordered = sorted(look.items(), key=lambda item: not item[0].endswith("scale"))  # a new scale forgets ticks
     found: dict[str, object] = {}

@@ -1,6 +1,6 @@
 """The replay of a run: one group of completions for each of some steps, as JSON for the script `replay.js`.
 
-The script draws the boxes and recomputes advantages from the parts of the reward when a weight or the scale is moved.
+The script draws the boxes, and recomputes the advantages from the reward parts when a weight or the scale changes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ LONGEST = 4000  # characters of a completion
 
 @dataclass(frozen=True)
 class Moment:
-    """One group at one step: its B siblings' parts are there too, since one of the scales is that of the batch.
+    """One group at one step, with the reward parts of all B completions of the batch, which the scale "batch" needs.
 
-    `parts` has B numbers for each part, and those of the group begin at `first`.
+    `parts` has B numbers for each part; those of the group begin at `first`.
     """
 
     step: int
@@ -41,7 +41,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Replay:
-    """Some steps of a run, with the weights of the reward's parts and how its advantages were scaled."""
+    """Some steps of a run, with the weights of the reward parts and the scaling of the advantages."""
 
     name: str
     moments: Sequence[Moment]
@@ -51,7 +51,7 @@ class Replay:
 
 
 def replay_json(replays: Sequence[Replay]) -> str:
-    r"""The replays are written as JSON that may stand inside a script element: no `<` is left in it.
+    r"""Write the replays as JSON for a script element; every `<` is escaped.
 
     >>> replay_json([Replay("</script>", [], {"iou": 1.0}, "std", 1e-4)])[:30]
     '[{"name": "\\u003c/script>", "m'
@@ -61,7 +61,7 @@ def replay_json(replays: Sequence[Replay]) -> str:
 
 
 def script_hash() -> str:
-    """The script's digest, as a content security policy names it."""
+    """Return the digest of the script in the form of a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 
 
@@ -83,7 +83,7 @@ def _moment(moment: Moment) -> dict[str, Any]:
 
 
 def _picture(group: Group) -> str | None:
-    """The picture as a small JPEG in a data address, or as a PNG where that is smaller; None where it is gone."""
+    """Encode the picture as a small JPEG or PNG in a data URL, whichever is smaller; None if the file is missing."""
     try:
         picture = group.sample.picture()
     except UserError:

@@ -1,9 +1,9 @@
-"""Methods side by side over all tables: curves over shots, dots with intervals, and the differences that say what held.
+"""Figures that compare the methods of the experiments: curves over shots, dots with intervals, and differences.
 
-What is drawn are the lines of an experiment (`minirft.experiments.summary.lines`) and columns of the paper's tables;
-this room reads no file and trains nothing.  Our numbers are shares in [0, 1], the paper's percent, so the two never
-share an axis: what can be compared is which method is above, and how the gap goes with shots.  A method has one colour
-and one mark everywhere; a difference that may be zero (not `excludes_zero`) is drawn hollow.
+The figures draw the lines of an experiment (`minirft.experiments.summary.lines`) and columns of the paper's tables.
+Our numbers are shares in [0, 1] and the paper's are percent, so the two never share an axis.  A reader can compare
+which method is better, and how the gap changes with the shots.  A method has one colour and one mark in every figure.
+The mark of a difference that may be zero (not `excludes_zero`) is hollow.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
-from minirft.show.style import BLUE, GREEN, INK, ORANGE, PINK, QUIET, SKY, legend_below, panels, plain_axes
+from minirft.show import plots
+from minirft.show.style import BLUE, GREEN, GRID, INK, ORANGE, PINK, QUIET, SKY, legend_below, panels, plain_axes
 
 METHODS = {
     "base": ("base", QUIET, "P"),
@@ -30,13 +30,14 @@ METHODS = {
 }
 """Method -> its label, colour and mark in every figure."""
 PAIRS = ("rft - sft", "rft - sft-reasoning", "rft - base")
-ALL = "all"  # how a number of shots of 0 is called: the whole training set
+ALL = "all"  # the label of 0 shots: the whole training set
+PAPER, PAPER_GROUND = "paper's metric, %", "#f6f8fa"
 
 Column = Mapping[str, Mapping[int, float]]  # method -> shots -> percent, as the paper has it
 
 
 class Line(Protocol):
-    """One number of an experiment: a method or a difference ("rft - sft") of a part's test at a number of shots."""
+    """One number of an experiment: of a method or a difference ("rft - sft"), for one part, test and shots."""
 
     part: str
     test: str
@@ -47,7 +48,7 @@ class Line(Protocol):
 
 
 def of_paper(table: Mapping[str, Any], column: str, model: str = "2B") -> dict[str, dict[int, float]]:
-    """A column of one of the paper's tables, method -> shots -> percent; 0 shots are the base or the whole set.
+    """Return a column of one of the paper's tables, method -> shots -> percent; 0 shots are the base or the whole set.
 
     >>> of_paper({"rows": [{"model": "2B", "shots": "all", "method": "rft", "novel": 31.3}]}, "novel")
     {'rft': {0: 31.3}}
@@ -60,7 +61,7 @@ def of_paper(table: Mapping[str, Any], column: str, model: str = "2B") -> dict[s
 
 
 def name_of(what: str) -> str:
-    """The label of a method, or of a difference of two.
+    """Return the label of a method, or of a difference of two methods.
 
     >>> name_of("rft - sft-reasoning")
     'RFT − SFT, reasoning'
@@ -76,40 +77,44 @@ def shot_curves(
     mode: str = "greedy",
     paper: Mapping[str, Column] | None = None,
 ) -> Figure:
-    """`metric` over shots, a panel for each part and test, a line with its band for each method, the base dashed.
+    """Draw `metric` over shots: a panel for each part and test, a line with a band for each method, the base dashed.
 
-    `paper` has more panels, in percent, {"Flower102": of_paper(tables["2"], "Flower102")}; the same colours.
+    `paper` adds panels in percent, in the same colours: {"Flower102": of_paper(tables["2"], "Flower102")}.
     """
     lines = [line for line in lines if line.mode == mode and line.test in tests and " - " not in line.what]
-    places = list(dict.fromkeys((line.part, line.test) for line in lines))
-    paper = paper or {}
-    columns = len(places) if 1 < len(places) <= 4 and len(paper) == len(places) else min(4, len(places) + len(paper))
-    figure, grid = panels(len(places) + len(paper), columns, 9.0 / max(3, columns), 2.4)
-    for axes, (part, test) in zip(grid, places, strict=False):
-        here = [line for line in lines if (line.part, line.test) == (part, test)]
-        _curves(axes, {what: {x.shots: x.found for x in here if x.what == what} for what in METHODS})
-        plain_axes(axes, part if len(tests) == 1 else f"{part}: {test}")
-    for axes, (title, column) in zip(grid[len(places) :], paper.items(), strict=True):
-        _curves(axes, column)
-        plain_axes(axes, f"paper: {title}")
-        axes.set_facecolor("#f6f8fa")
-    for start, stop, label in ((0, len(places), metric), (len(places), len(grid), "paper's metric, %")):
-        _same_height(grid[start:stop])
-        for i in range(start, stop):
-            if i % columns == 0 or i == start:
-                grid[i].set_ylabel(label, fontsize=8.5, color=QUIET)
-    for axes in grid:
-        axes.set_xlabel("shots of each category", fontsize=8.5, color=QUIET)
-    legend_of(figure, {line.what for line in lines} | {method for column in paper.values() for method in column})
+    shown: dict[str, dict[str, Mapping[int, Any]]] = {}
+    for line in lines:
+        title = line.part if len(tests) == 1 else f"{line.part}: {line.test}"
+        shown.setdefault(title, {}).setdefault(line.what, {})[line.shots] = line.found
+    ours, papers = [*shown], {f"paper: {title}": column for title, column in (paper or {}).items()}
+    shown |= papers
+    columns = len(ours) if 1 < len(ours) <= 4 and len(papers) == len(ours) else min(4, len(shown))
+    curves, ticks = {}, {}
+    for title, found in shown.items():
+        curves[title], ticks[title] = _over_shots(found)
+    labels = {title: metric if title in ours else PAPER for title in shown}
+    figure = plots.lines(
+        curves,
+        style={label: "--" if what == "base" else f"{mark}-" for what, (label, _, mark) in METHODS.items()},
+        colours={label: colour for label, colour, _ in METHODS.values()},
+        wide=columns, size=(9.0 / max(3, columns), 2.4), xlabel="shots of each category", ylabel=labels,
+        xticks={title: [*places] for title, places in ticks.items()},
+        xticklabels={title: [*places.values()] for title, places in ticks.items()},
+        ylim={title: (0, 1.05 * _top(curves, ours if title in ours else papers)) for title in shown},
+    )  # fmt: skip
+    for axes in figure.axes[len(ours) :]:
+        axes.set_facecolor(PAPER_GROUND)
+    if papers:
+        figure.axes[len(ours)].set_ylabel(PAPER, fontsize=9, color=INK)
     return settled(figure)
 
 
 def method_dots(
     lines: Iterable[Line], metric: str, *, shots: int = 0, paper: Mapping[str, Column] | None = None
 ) -> Figure:
-    """Every method at one number of shots: its dot and interval, greedy filled and sampled hollow; a panel for a test.
+    """Draw every method at one number of shots as a dot with its interval, with one panel for each test.
 
-    `paper` has more panels, in percent, as for `shot_curves`.
+    Filled dots are greedy answers, hollow dots sampled ones.  `paper` adds panels in percent, as in `shot_curves`.
     """
     lines = [x for x in lines if " - " not in x.what and x.shots == (0 if x.what == "base" else shots)]
     places, paper = list(dict.fromkeys((line.part, line.test) for line in lines)), paper or {}
@@ -127,13 +132,13 @@ def method_dots(
         axes.set_xlabel(metric, fontsize=8.5, color=QUIET)
     for axes, (title, column) in zip(grid[len(places) :], paper.items(), strict=True):
         plain_axes(axes, f"paper: {title}")
-        axes.set_facecolor("#f6f8fa")
+        axes.set_facecolor(PAPER_GROUND)
         for what in shown:
             value = column.get(what, {}).get(0 if what == "base" else shots)
             if value is not None:
                 _, colour, mark = METHODS[what]
                 axes.plot([value], [shown.index(what)], mark, color=colour, markersize=6)
-        axes.set_xlabel("paper's metric, %", fontsize=8.5, color=QUIET)
+        axes.set_xlabel(PAPER, fontsize=8.5, color=QUIET)
     for i, axes in enumerate(grid):
         _rows(axes, [METHODS[what][0] for what in shown] if i % columns == 0 else [""] * len(shown))
         axes.set_xlim(0, 1.03 * axes.get_xlim()[1])  # room for the mark of the largest
@@ -144,9 +149,10 @@ def method_dots(
 def differences(
     experiments: Mapping[str, Iterable[Line]], *, pairs: Sequence[str] = PAIRS, mode: str = "greedy"
 ) -> Figure:
-    """What held: every difference of two methods with its 95% interval, a panel for each pair, sorted by table.
+    """Draw each difference of two methods with its 95% interval: a panel for each pair, sorted by table.
 
-    `experiments` is title -> lines.  Filled: `excludes_zero`, the bootstrap's interval and the one over the seeds do.
+    `experiments` is title -> lines.  A dot is filled if `excludes_zero`: the bootstrap interval and the interval over
+    the seeds both exclude zero.
     """
     rows: list[tuple[str, dict[str, Any] | None]] = []
     for title, lines in experiments.items():
@@ -177,45 +183,34 @@ def differences(
 
 
 def settled(figure: Figure) -> Figure:
-    """The figure laid out once: titles find their place only in drawing, so a first layout leaves them no room."""
+    """Lay out a figure once and return it: a first layout leaves no room for titles, which drawing places."""
     if figure.axes:
         figure.draw_without_rendering()
     return figure
 
 
-def legend_of(figure: Figure, shown: Iterable[str]) -> None:
-    """The methods that are shown, in their order, under the figure."""
-    handles = []
-    for what in (method for method in METHODS if method in set(shown)):
-        label, colour, mark = METHODS[what]
-        style = "dashed" if what == "base" else "solid"
-        handles.append(
-            Line2D([], [], color=colour, marker=None if what == "base" else mark, linestyle=style, label=label)
-        )
-    if handles:
-        legend_below(figure, handles)
+def _over_shots(numbers: Mapping[str, Mapping[int, Any]]) -> tuple[dict[str, tuple], dict[float, str]]:
+    """Return the curve of each method, {label: (x, mean[, low, high])}, and the ticks; the base is a horizontal line.
 
-
-def _curves(axes: Axes, found: Mapping[str, Mapping[int, Any]]) -> None:
-    """The base as a level, each other method over its shots; numbers of `found` are bare or with an interval."""
-    ticks = sorted({shots for what, points in found.items() for shots in points if what != "base"})
-    place = {shots: log2(shots) if shots else -1.0 for shots in ticks}
-    for what, points in found.items():
-        _, colour, mark = METHODS[what]
-        if what == "base":
-            for level in points.values():
-                axes.axhline(getattr(level, "mean", level), color=colour, linestyle="dashed", linewidth=1.4)
-            continue
-        x = [place[shots] for shots in sorted(points)]
+    Shots are spaced by doublings; the whole training set (0 shots) comes first.  A number is bare or has an interval.
+    """
+    every = sorted({shots for what, points in numbers.items() for shots in points if what != "base"})
+    place = {shots: log2(shots) if shots else -1.0 for shots in every}
+    curves = {}
+    for what, points in ((method, numbers[method]) for method in METHODS if method in numbers):
+        x = [place[shots] for shots in sorted(points)] if what != "base" else []
         seen = [points[shots] for shots in sorted(points)]
-        if seen:
-            means = [getattr(point, "mean", point) for point in seen]
-            axes.plot(x, means, color=colour, marker=mark, markersize=4.5, linewidth=1.8)
-        if seen and hasattr(seen[0], "low"):
-            low, high = [point.low for point in seen], [point.high for point in seen]
-            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-    axes.set_xticks([*place.values()], [str(shots or ALL) for shots in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
+        band = [[getattr(point, end) for point in seen] for end in ("low", "high")] if hasattr(seen[0], "low") else []
+        means = [getattr(point, "mean", point) for point in seen]
+        if what == "base":
+            x, means, band = [min(place.values(), default=0) - 0.3, max(place.values(), default=0) + 0.3], means * 2, []
+        curves[METHODS[what][0]] = (x, means, *band)
+    return curves, {x: str(shots or ALL) for shots, x in place.items()}
+
+
+def _top(curves: Mapping[str, Mapping[str, tuple]], titles: Iterable[str]) -> float:
+    """Return the largest y-value of some panels, so that they have one height."""
+    return max((max(map(max, curve[1:])) for title in titles for curve in curves[title].values()), default=1)
 
 
 def _place(part: str, test: str, shots: int) -> str:
@@ -227,17 +222,11 @@ def _place(part: str, test: str, shots: int) -> str:
     return ", ".join(filter(None, (part, "" if test == "same" else test, counted)))
 
 
-def _same_height(grid: Sequence[Axes]) -> None:
-    top = max((axes.get_ylim()[1] for axes in grid), default=1)
-    for axes in grid:
-        axes.set_ylim(0, top)
-
-
-def _dot(axes: Axes, found: Any, y: float, what: str, *, filled: bool) -> None:
+def _dot(axes: Axes, estimate: Any, y: float, what: str, *, filled: bool) -> None:
     _, colour, mark = METHODS[what]
-    axes.plot([found.low, found.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+    axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
     face = colour if filled else "white"
-    axes.plot([found.mean], [y], mark, color=colour, markerfacecolor=face, markersize=5.5)
+    axes.plot([estimate.mean], [y], mark, color=colour, markerfacecolor=face, markersize=5.5)
 
 
 def _legend_of_dots(figure: Figure, filled: str, hollow: str) -> None:
@@ -247,8 +236,8 @@ def _legend_of_dots(figure: Figure, filled: str, hollow: str) -> None:
 
 
 def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    """Rows named from above; a faint line to each."""
+    """Name the rows from the top and draw a faint line through each."""
     axes.set_yticks(range(len(labels)), labels, fontsize=8.5, color=INK, parse_math=False)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#e4e8ec", linewidth=0.6)
+    axes.grid(axis="x", color=GRID, linewidth=0.6)

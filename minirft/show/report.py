@@ -1,9 +1,8 @@
-"""The report of a run: one HTML file that needs nothing else, no network and no viewer.
+"""The report of a run: one HTML file that needs no network and no viewer.
 
-It shows what it is given and judges nothing but whether two intervals overlap.  The pictures are the first held-out
-samples, not chosen ones, but for the worst misses.  A model's text is hostile until proven otherwise: the template
-escapes everything, and a content security policy lets the page load nothing and run nothing but the one script of the
-replay, which it knows by its digest.
+The only judgement in it is whether two intervals overlap.  The pictures are the first held-out samples, which nobody
+chose, and the worst misses.  A model's text may be hostile: the template escapes everything, and a content security
+policy forbids the page to load anything, or to run any script but that of the replay, identified by its digest.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from minirft.show.replay import SCRIPT, Replay, replay_json, script_hash
 from minirft.show.style import png
 
 Row = Mapping[str, Any]
-# What is shown where, in this order, as far as a run has it.
+# The metrics of each section in order; a run need not have all of them.
 HEADLINE = ("ap50_pooled", "accuracy", "box_iou", "mean_iou", "parse_rate", "auc", "abstention", "acc50")
 TRAINING = (
     "reward", "reward_iou", "reward_confidence", "reward_accuracy", "reward_format", "parse_rate", "degenerate_groups",
@@ -42,7 +41,7 @@ NOT_METRICS = {"n", "ci", "step", "mode", "seconds"}  # keys of a block that are
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything in a report, as plain data.
+    """The contents of a report, as plain data.
 
     `before`, `after` and the blocks of `beside` are what `scores.metrics` returns, on the same held-out samples;
     `runs` holds the rows of each run log (kinds "train" and "eval"); the texts answer `samples`, one each.
@@ -77,7 +76,7 @@ def write_report(path: str | Path, data: ReportData) -> None:
 
 
 def render(data: ReportData) -> str:
-    """The report as HTML."""
+    """Write the report as HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -107,20 +106,20 @@ def render(data: ReportData) -> str:
 
 
 def verdict(before: Row, after: Row, key: str) -> str:
-    """Whether a metric moved, as far as two intervals can say.
+    """Describe whether the intervals of a metric overlap before and after training.
 
     >>> verdict({"ap50": 0.2, "ci": {"ap50": [0.1, 0.3]}}, {"ap50": 0.5, "ci": {"ap50": [0.4, 0.6]}}, "ap50")
     'The 95% intervals do not overlap.'
     """
     return {
-        None: "There are no intervals, so nothing says how much of this is chance.",
+        None: "There are no intervals, so chance cannot be excluded.",
         True: "The 95% intervals do not overlap.",
-        False: "The 95% intervals overlap, so this one run cannot say that it moved.",
+        False: "The 95% intervals overlap, so this one run does not show that it changed.",
     }[intervals_apart(before, after, key)]
 
 
 def intervals_apart(before: Row, after: Row, key: str) -> bool | None:
-    """Whether the two intervals of a metric do not overlap; None where one of them is missing.
+    """Return whether the two intervals of a metric do not overlap; None if one is missing.
 
     >>> intervals_apart({"ci": {"auc": [0.1, 0.3]}}, {"ci": {"auc": [0.4, 0.6]}}, "auc")
     True
@@ -132,7 +131,7 @@ def intervals_apart(before: Row, after: Row, key: str) -> bool | None:
 
 
 def number(value: Any) -> str:
-    """A number for a table, and a dash for what is not defined.
+    """Format a number for a table; an undefined number is a dash.
 
     >>> number(0.12345), number(7), number(None), number(0.00002)
     ('0.123', '7', '–', '2e-05')
@@ -143,7 +142,7 @@ def number(value: Any) -> str:
 
 
 def interval(block: Row, key: str) -> str:
-    """The interval of a metric, or nothing.
+    """Format the interval of a metric; an empty string if there is none.
 
     >>> interval({"ci": {"ap": [0.1, 0.2]}}, "ap"), interval({}, "ap")
     ('[0.10, 0.20]', '')
@@ -160,7 +159,7 @@ def _figures(
     held_out: Sequence[str],
     count: int,
 ) -> dict[str, str]:
-    """The figures there is something for, as data addresses."""
+    """Draw the figures that have data, as data URLs."""
     texts = data.before_texts[:count], data.after_texts[:count]
     figures = {
         "bars": tiles and metric_bars(blocks, tiles[:5]),
@@ -176,6 +175,6 @@ def _figures(
 
 
 def _present(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str) -> list[str]:
-    """Those of `keys` that some row of the kind has a number for."""
+    """Return the `keys` that have a number in some row of the kind."""
     rows = [row for run in runs.values() for row in run if row.get("kind") == kind]
     return [key for key in keys if any(row.get(key) is not None for row in rows)]

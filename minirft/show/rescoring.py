@@ -1,8 +1,8 @@
-"""The same saved completions under another reward: who gains, which groups die, and what the update would push.
+"""Scores of the same saved completions under another reward, and the behaviours that the update would push.
 
-**The push.**  A policy tilted by exp(η A), which is where a small step of size η leads, changes the mean of a behaviour
-x by η Cov(A, x) to first order.  `pushes` gives that covariance within the groups as a correlation in [-1, 1], so that
-behaviours of different units can be compared.  What training does later also depends on what the policy can vary.
+**The push.**  A small step of size η changes the policy by the factor exp(η A).  To first order the mean of a behaviour
+x then changes by η Cov(A, x).  `pushes` returns that covariance within the groups as a correlation in [-1, 1], so
+behaviours of different units can be compared.  Later training also depends on what the policy can vary.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _confidence(text: str, solution: str) -> float:
     return math.nan if isinstance(found, ParseFailure) or not found.confidence.size else float(found.confidence.mean())
 
 
-# What a detection answer does, each a number of (completion, solution)
+# Behaviours of a detection answer, each a number computed from (completion, solution)
 BEHAVIOURS: dict[str, Behaviour] = {
     "boxes": _boxes,
     "found": _recall,
@@ -66,7 +66,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
 
 
 def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Mapping[str, Behaviour]) -> dict[str, float]:
-    """The mean of each behaviour over the answers that have it.
+    """Return the mean of each behaviour over the answers that have it.
 
     >>> average(["<answer>No Objects</answer>", "?"], ["", ""], {"boxes": BEHAVIOURS["boxes"]})
     {'boxes': 0.0}
@@ -80,26 +80,26 @@ def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Mapping[
 
 @dataclass(frozen=True)
 class Rescored:
-    """The same P groups under one reward: rewards and advantages (P, G), and how many groups are dead."""
+    """The same P groups under one reward: rewards and advantages (P, G), and the number of degenerate groups."""
 
     rewards: Tensor
     advantages: Tensor
 
     @property
     def dead(self) -> int:
-        """Degenerate groups: those that teach nothing under this reward."""
+        """Count the degenerate groups, which give no gradient under this reward."""
         return int(degenerate_groups(self.rewards).sum())
 
     @property
     def best(self) -> list[int]:
-        """The best completion of each group, the first of equals."""
+        """Return the index of the best completion of each group, the first of equals."""
         return self.rewards.argmax(-1).tolist()
 
 
 def rescore(groups: Sequence[Group], reward: Scorer) -> Rescored:
-    """Score the completions of saved groups again, and take their advantages (`std` scaling).
+    """Score the completions of saved groups again, and compute their advantages (`std` scaling).
 
-    `reward` is a reward or a function of one's own, (completion, sample) -> number or parts.
+    `reward` is a reward or your own function, (completion, sample) -> number or parts.
     """
     scorer = reward_for(groups[0].sample.task, reward)
     scores = scores_of(groups, scorer)
@@ -107,7 +107,7 @@ def rescore(groups: Sequence[Group], reward: Scorer) -> Rescored:
 
 
 def scores_of(groups: Sequence[Group], reward: RewardFn) -> list[list[Score]]:
-    """The scores of saved groups, P lists of G.  Raises `UserError` where the reward fails on one."""
+    """Score saved groups, P lists of G.  Raises `UserError` if the reward fails on a completion."""
     scores = [[reward(text, group.sample) for text in group.texts] for group in groups]
     for score in (score for row in scores for score in row):
         if not math.isfinite(score.total):
@@ -116,20 +116,20 @@ def scores_of(groups: Sequence[Group], reward: RewardFn) -> list[list[Score]]:
 
 
 def weights_of(scores: list[list[Score]], reward: RewardFn) -> dict[str, float]:
-    """The weight of each part that the scores have; 1 where the reward names none."""
+    """Return the weight of each part of the scores; 1 if the reward has no weight for it."""
     names = dict.fromkeys(name for row in scores for score in row for name in score.parts)
     return {name: getattr(reward, "weights", {}).get(name, 1.0) for name in names}
 
 
 def weigh(scores: list[list[Score]], weights: Mapping[str, float]) -> Rescored:
-    """Rewards and advantages of scores under other weights of their parts."""
+    """Compute rewards and advantages of scores with other weights of their parts."""
     totals = [[sum(weights[k] * value for k, value in score.parts.items()) for score in row] for row in scores]
     rewards = torch.tensor(totals, dtype=torch.float64)
     return Rescored(rewards, group_advantages(rewards))
 
 
 def reversed_pairs(before: Tensor, after: Tensor) -> float:
-    """The share of a group's ordered pairs whose order the second reward turns round: (P, G), (P, G) -> [0, 1].
+    """Return the share of ordered pairs within groups that the second reward reverses: (P, G), (P, G) -> [0, 1].
 
     >>> reversed_pairs(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.0, 2.0, 1.0]])) == 1 / 3
     True
@@ -140,10 +140,10 @@ def reversed_pairs(before: Tensor, after: Tensor) -> float:
 
 
 def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Mapping[str, Behaviour]) -> dict[str, float]:
-    """How the advantages (P, G) go with each behaviour within the groups, as a correlation in [-1, 1].
+    """Correlate the advantages (P, G) with each behaviour within the groups: numbers in [-1, 1].
 
     push = Σ A (x - mean_group x) / sqrt(Σ A² Σ (x - mean_group x)²), over the completions that have the behaviour;
-    0 where it does not vary.
+    0 if it does not vary.
     """
     found = {}
     for name, measure in behaviours.items():
@@ -158,6 +158,6 @@ def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Mapping[str,
 
 
 def red_team(reward: Scorer, task: Task = "detection", solutions: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of `rewards.audit` for any reward, the best paid first; the honest answer is among them."""
+    """Return the rows of `rewards.audit` for any reward, the best paid first, the honest answer included."""
     rows = audit(task, reward_for(task, reward), solutions)
     return sorted(rows, key=lambda row: -math.inf if row["total"] is None else row["total"], reverse=True)

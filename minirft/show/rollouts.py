@@ -1,8 +1,8 @@
-"""The rollout browser: step through what was written, group by group, down to the number behind each token.
+"""The rollout browser: a widget that shows completions group by group, with the numbers of each token.
 
-A group is plain data (`Record`); `minirft.lessons.record` makes it of a rollout.  Tokens are coloured by their distance
-from what is neutral for the number shown (ratio 1, everything else 0): blue above, orange below.  One scale serves all
-groups of a browser, so that colours can be compared between them.  Where no kernel runs, a drawing stands in.
+A group is plain data (`Record`), which `minirft.lessons.record` makes from a rollout.  The colour of a token is the
+distance of its number from the neutral value (1 for the ratio, 0 for all else): blue above, orange below.  All groups
+of a browser have the same scale, so their colours can be compared.  Pages without a kernel show a drawing.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from minirft.samples import Sample  # noqa: F401  a field of Group: pdoc reads t
 from minirft.show.display import live
 from minirft.show.pictures import Group, draw_answer
 from minirft.show.play import Playground, canvas, plot_axes, table
+from minirft.show.plots import draw_bars
 from minirft.show.style import INK, QUIET, RUNS, signed
 from minirft.show.tokens import LINE, draw_tokens, layout, name_of, reach, shade
 
@@ -34,8 +35,8 @@ NEUTRAL = {"ratio": 1.0}  # every other number is neutral at 0
 class Record(Group):
     """A group with its tokens: G completions as lists of strings, and numbers of each token by name.
 
-    `heat` is such as {"log-prob": G lists}; a list has one number for each token.  `failures` says why a completion
-    could not be read (None where it could), `step` at which training step it was written.
+    `heat` is, for example, {"log-prob": G lists}; a list has one number for each token.  `failures` has the reason why
+    a completion is unreadable (None if it is readable); `step` is the training step that sampled it.
     """
 
     tokens: list[list[str]] = field(default_factory=list)
@@ -45,12 +46,12 @@ class Record(Group):
 
     @property
     def degenerate(self) -> bool:
-        """Are all rewards equal?"""
+        """Return whether all rewards are equal."""
         return bool(degenerate_groups(torch.tensor([self.rewards]))[0])
 
 
 def kinds(records: Sequence[Record]) -> list[str]:
-    """What the groups can be filtered by, the reasons of failure that occur among it.
+    """Return the filters for the groups, including the reasons of failure that occur.
 
     >>> kinds([])
     ['all groups', 'groups that teach', 'degenerate groups']
@@ -60,7 +61,7 @@ def kinds(records: Sequence[Record]) -> list[str]:
 
 
 def select(records: Sequence[Record], kind: str, low: float, high: float) -> list[int]:
-    """Which groups are of a kind and have a completion whose reward lies in [low, high]: their places.
+    """Return the indices of the groups of a kind that have a completion with a reward in [low, high].
 
     >>> select([Record(None, ["a", "b"], [0.0, 1.0], [-0.7, 0.7])], "degenerate groups", 0, 3)
     []
@@ -75,7 +76,7 @@ def select(records: Sequence[Record], kind: str, low: float, high: float) -> lis
 
 
 class RolloutBrowser(Playground):
-    """Previous, next, filters, one completion on the picture, and tokens in the colours of a number of choice.
+    """This widget moves through groups, filters them, and shows one completion on its picture and the tokens in colour.
 
     >>> browser = RolloutBrowser([Record(None, ["a", "b"], [0.0, 0.0], [0.0, 0.0])])
     >>> browser.kind.value = "groups that teach"
@@ -121,16 +122,16 @@ class RolloutBrowser(Playground):
         self.previous.add_class("rollout-previous")
 
     def selected(self) -> list[int]:
-        """The places of the groups that pass the filters."""
+        """Return the indices of the groups that pass the filters."""
         return select(self.records, self.kind.value, *self.worth.value)
 
     def record(self) -> Record | None:
-        """The group that is shown; None when none passes the filters."""
+        """Return the group that is shown; None when no group passes the filters."""
         places = self.selected()
         return self.records[places[self.place]] if places else None
 
     def go(self, by: int) -> None:
-        """Step on by that many groups, round at the ends."""
+        """Move by that many groups; after the last group comes the first."""
         self.place = (self.place + by) % max(1, len(self.selected()))
         with self.at_once():
             names = self._completions()
@@ -139,13 +140,13 @@ class RolloutBrowser(Playground):
             self.which.value = 0
 
     def figure(self) -> Figure:
-        """The chosen completion on its picture, and what the completions earned."""
+        """Draw the chosen completion on its picture, and the rewards of all completions."""
         figure, axes = canvas(2.9, widths=(1, 1.75), left=0.02, wspace=0.1, bottom=0.13)
         self._draw(*axes)
         return figure
 
     def drawing(self) -> Figure:
-        """The same with the tokens below, for where no kernel runs."""
+        """Draw the figure with the tokens below, for pages without a kernel."""
         record, name = self.record(), self.heat.value
         labels = _labels(record) if record else []
         lines = layout(record.tokens, labels) if record else []
@@ -161,7 +162,7 @@ class RolloutBrowser(Playground):
         return figure
 
     def words(self) -> str:
-        """Which group it is, and its completions with reward parts, advantage and tokens."""
+        """Describe the group, and list its completions with reward parts, advantage and tokens."""
         record = self.record()
         if record is None:
             return "no group fits: widen the filters"
@@ -234,18 +235,14 @@ def _labels(record: Record) -> list[str]:
 
 
 def _draw_earned(axes: Axes, record: Record, g: int) -> None:
-    """A bar for each completion, a piece for each part of its reward, its advantage above."""
+    """Draw a bar for each completion, stacked by reward part, with its advantage above."""
     plot_axes(axes, "reward by part, advantage A above")
-    base = np.zeros(len(record.rewards))
-    for colour, (name, values) in zip(RUNS, record.parts.items(), strict=False):
-        axes.bar(range(len(base)), values, bottom=base, color=colour, width=0.7, label=name)
-        base = base + np.asarray(values)
-    if not record.parts:
-        axes.bar(range(len(base)), record.rewards, color=QUIET, width=0.7)
-        base = np.asarray(record.rewards)
+    parts = record.parts or {"": record.rewards}
+    colours = {name: RUNS[i % len(RUNS)] if record.parts else QUIET for i, name in enumerate(parts)}
+    draw_bars(axes, parts, [name_of(i) for i in range(len(record.rewards))], colours, stacked=True)
+    base = np.sum([*parts.values()], axis=0)
     for i, advantage in enumerate(record.advantages):
         axes.text(i, max(base[i], 0) + 0.06, signed(advantage), ha="center", fontsize=8, color=INK)
-    axes.set_xticks(range(len(base)), map(name_of, range(len(base))), fontsize=9)
     axes.get_xticklabels()[g].set_fontweight("bold")
     axes.set_ylim(min(0, *base), max(3.4, 1.3 * max(base)))
     if record.parts:

@@ -1,7 +1,7 @@
-"""One look for every figure: colours that colour-blind readers can tell apart, quiet axes, no global state.
+"""The style of all figures: colours that colour-blind readers can distinguish, plain axes, no global state.
 
-Figures are matplotlib's own, never pyplot's, so nothing leaks between them and no display is needed.  A figure that is
-the last value of a notebook's cell shows itself.
+Figures are matplotlib `Figure` objects and never pyplot's, so they share no state and need no display.  A notebook
+displays a figure that is the last value of a cell.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ BLUE, ORANGE, GREEN, PINK, SKY, VERMILION = "#0072b2", "#e69f00", "#009e73", "#c
 RUNS = (BLUE, ORANGE, GREEN, PINK, SKY)  # one colour per run, in order
 INK, QUIET, GRID, PAPER = "#1f2933", "#66727f", "#e4e8ec", "#ffffff"
 
-COLOURS, SMALL_DPI = 256, 100  # of a figure that stays in a notebook's file
+COLOURS, SMALL_DPI = 256, 100  # of a figure that is stored in a notebook
 
 
 class Drawing(Figure):
-    """A figure that a notebook shows when it is the last value of a cell."""
+    """A figure that a notebook displays when it is the last value of a cell."""
 
     def _repr_png_(self) -> bytes:
         return small_png(self)
 
 
 def panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` equal panels, `columns` side by side, each `width` x `height` inches.
+    """Make a figure of `count` equal panels, `columns` side by side, each `width` x `height` inches.
 
     >>> figure, axes = panels(3, 2, width=2, height=1)
     >>> figure.get_size_inches().tolist(), len(axes)
@@ -45,7 +45,7 @@ def panels(count: int, columns: int, width: float, height: float) -> tuple[Figur
 
 
 def plain_axes(axes: Axes, title: str) -> None:
-    """Quiet axes: a title at the left, two spines, a faint grid."""
+    """Style axes: a title at the left, two spines, a faint grid."""
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(QUIET)
@@ -55,14 +55,14 @@ def plain_axes(axes: Axes, title: str) -> None:
 
 
 def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
-    """One legend for all panels, under them, in as many columns as its longest name lets fit."""
+    """Add one legend for all panels below them, in as many columns as fit with its longest name."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     columns = int(np.clip(11 * figure.get_size_inches()[0] / (longest + 6), 1, 4))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as a PNG file.
+    """Return a figure as a PNG file.
 
     >>> png(Figure())[1:4]
     b'PNG'
@@ -75,10 +75,10 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 
 
 def small_png(figure: Figure) -> bytes:
-    """The figure as a PNG file of 256 colours, a third of the bytes: for what stays in a notebook's file.
+    """Return a figure as a PNG file of 256 colours, a third of the bytes, for storage in a notebook.
 
-    The noise of a photograph costs most of the bytes of a PNG.  The palette covers the rarest colours first, so lines
-    and labels keep theirs.
+    The noise of a photograph takes most of the bytes of a PNG.  The palette covers the rarest colours first, so lines
+    and labels keep their colours.
 
     >>> small_png(Figure())[1:4]
     b'PNG'
@@ -91,7 +91,7 @@ def small_png(figure: Figure) -> bytes:
 
 
 def signed(number: float, digits: int = 2) -> str:
-    """A number with its sign, a true minus, and no minus before zero.
+    """Format a number with its sign, a true minus, and no minus before zero.
 
     >>> signed(-0.5), signed(-0.0001), signed(1)
     ('−0.50', '0.00', '+1.00')

@@ -1,4 +1,4 @@
-"""Tokens in colour: a number of each token as the ground it is written on, in HTML's colours or as a drawing."""
+"""Text with a coloured background for each token, which shows a number of the token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Colour = Callable[[int, int], tuple[float, float, float]]  # (completion, token)
 
 
 def name_of(g: int) -> str:
-    """What the paper calls completion g of a group: o₁, o₂, ...
+    """Return the paper's name of completion g of a group: o₁, o₂, ...
 
     >>> name_of(0), name_of(9)
     ('o₁', 'o₁₀')
@@ -29,7 +29,7 @@ def name_of(g: int) -> str:
 
 
 def reach(rows: Sequence[Sequence[float]], neutral: float) -> float:
-    """How far from neutral the numbers of some completions go, the 98% quantile: where a colour is full.
+    """Return the 98% quantile of the distances from neutral, which gets the full colour.
 
     >>> reach([[1.0, 1.5], [0.5]], neutral=1.0)
     0.5
@@ -39,7 +39,7 @@ def reach(rows: Sequence[Sequence[float]], neutral: float) -> float:
 
 
 def shade(value: float, neutral: float, full: float) -> tuple[float, float, float]:
-    """The colour of a number on white: blue above neutral, orange below, paler the nearer.
+    """Return the colour of a number: blue above neutral, orange below, paler when nearer.
 
     >>> shade(1.0, 1.0, 0.5), shade(2.0, 1.0, 0.0)
     ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
@@ -50,7 +50,7 @@ def shade(value: float, neutral: float, full: float) -> tuple[float, float, floa
 
 
 def layout(tokens_of: Sequence[Sequence[str]], labels: Sequence[str]) -> list[Placed]:
-    """Where the tokens go, in characters: (completion, token, text, column, line); token -1 is the line's label."""
+    """Compute the places of tokens in characters: (completion, token, text, column, line); token -1 is the label."""
     placed, line = [], 0
     for g, tokens in enumerate(tokens_of):
         placed.append((g, -1, labels[g], 0, line))
@@ -69,7 +69,7 @@ def layout(tokens_of: Sequence[Sequence[str]], labels: Sequence[str]) -> list[Pl
 
 def token_rows(tokens_of: Sequence[Sequence[str]], heat: Sequence[Sequence[float]], labels: Sequence[str],
                title: str = "", full: float = 3.0) -> Figure:  # fmt: skip
-    """Completions as text, each token on the colour of its number: white at 0, orange at -`full`, blue at `full`.
+    """Draw completions as text, each token on the colour of its number: white at 0, orange at -`full`, blue at `full`.
 
     >>> len(token_rows([["<think>", "look"]], [[0.0, -1.5]], ["o1"]).axes[0].texts)
     3
@@ -82,11 +82,11 @@ def token_rows(tokens_of: Sequence[Sequence[str]], heat: Sequence[Sequence[float
     return figure
 
 
-def draw_tokens(axes: Axes, placed: list[Placed], colour: Colour, height: float) -> None:
-    """The tokens as text on their colours; monospaced, so that a place is arithmetic."""
+def draw_tokens(axes: Axes, places: list[Placed], colour: Colour, height: float) -> None:
+    """Draw tokens as text on their colours, in a monospaced font, so that places are counted in characters."""
     axes.set(xlim=(0, COLUMNS), ylim=(height / LINE, 0))
     axes.set_axis_off()
-    for g, t, token, column, line in placed:
+    for g, t, token, column, line in places:
         if t >= 0:
             axes.add_patch(Rectangle((column, line + 0.05), len(token), 0.9, color=colour(g, t), linewidth=0))
         axes.text(

@@ -22,7 +22,8 @@ from minirft.show.play import Playground
 from minirft.show.play_advantages import LIT, AdvantagePlayground
 from minirft.show.play_boxes import MOST, BoxPlayground
 from minirft.show.play_confidence import GRID, ConfidenceExplorer, best_confidence, expected_score
-from minirft.show.play_ratio import ClipExplorer, KLExplorer, gradients, one_token
+from minirft.show.play_kl import KLExplorer
+from minirft.show.play_ratio import ClipExplorer, gradients, one_token
 from minirft.show.style import signed
 
 REWARDS = [2.83, 2.55, 1.29, 0.0, 2.9, 1.84, 0.32, 3.0]

@@ -253,7 +253,7 @@ def test_verdict_claims_no_more_than_the_intervals():
     """Catches an improvement claimed from overlapping intervals, or missed in a fall."""
     low, mid, high = ({"x": m, "ci": {"x": [m - 0.1, m + 0.1]}} for m in (0.2, 0.35, 0.6))
     assert "do not overlap" in verdict(low, high, "x") and "do not overlap" in verdict(high, low, "x")
-    assert "cannot say" in verdict(low, mid, "x")
+    assert "does not show" in verdict(low, mid, "x")
     assert "no intervals" in verdict({"x": 0.1}, high, "x")
 
 

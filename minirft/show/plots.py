@@ -198,10 +198,12 @@ def _place_bars(axes: Axes, places: np.ndarray, labels: Sequence[str], horizonta
 
 
 def _guides(axes: Axes, colour: Mapping[str, str], across: Mapping, at: Mapping, spans: Mapping) -> None:
+    named = axes.get_legend_handles_labels()[1]
     for line, guides in ((axes.axhline, across), (axes.axvline, at)):
         for name, values in guides.items():
+            label = f"_{name}" if name in named else name
             for value in np.ravel(values):
-                line(value, color=colour.get(name, QUIET), label=name, **DASHED)
+                line(value, color=colour.get(name, QUIET), label=label, **DASHED)
     for name, stretches in spans.items():
         for stretch in np.reshape(stretches, (-1, 2)):
             axes.axvspan(*stretch, color=colour.get(name, GRID), label=name, zorder=0, linewidth=0)

@@ -20,6 +20,7 @@ from minirft.data import held_out, training_feed
 from minirft.evaluation import metrics
 from minirft.lessons.record import records_written
 from minirft.policy import Policy
+from minirft.reference import make_reference
 from minirft.rewards import Answer, Detections, Reward, Scorer, reading, reward_for
 from minirft.runs import GRPOConfig, Row, generate, load_config, load_policy, make_optimiser
 from minirft.samples import Sample
@@ -41,6 +42,7 @@ class Practice:
         self.config, self.probes = config, list(probes)
         self.reward = reward_for(config.data.task, reward or config.reward, config.reward_weights)
         self.policy: Policy = load_policy(config)
+        self.reference = make_reference(self.policy, config.kl_coef)
         self.optimiser = make_optimiser(self.policy, config)
         self.feed = training_feed(config)
         self.rows: list[Row] = []
@@ -49,7 +51,9 @@ class Practice:
     def step(self, step: int, rate: float | None = None) -> Row:
         """Do step `step` (1, 2, ...) at a learning rate; return its row, which `rows` keeps."""
         config = self.config if rate is None else replace(self.config, learning_rate=rate)
-        row, written = grpo_step(self.policy, None, self.optimiser, self.feed(step), self.reward, config, step)
+        row, written = grpo_step(
+            self.policy, self.reference, self.optimiser, self.feed(step), self.reward, config, step
+        )
         self.rows.append({"kind": "train", **row})
         self.written.append(written)
         return row

@@ -214,10 +214,12 @@ def draw_bars(
 
 
 def _guides(axes: Axes, colour: Mapping[str, str], across: Mapping, at: Mapping, spans: Mapping) -> None:
+    named = axes.get_legend_handles_labels()[1]
     for line, guides in ((axes.axhline, across), (axes.axvline, at)):
         for name, values in guides.items():
+            label = f"_{name}" if name in named else name
             for value in np.ravel(values):
-                line(value, color=colour.get(name, QUIET), label=name, **DASHED)
+                line(value, color=colour.get(name, QUIET), label=label, **DASHED)
     for name, stretches in spans.items():
         for stretch in np.reshape(stretches, (-1, 2)):
             axes.axvspan(*stretch, color=colour.get(name, GRID), label=name, zorder=0, linewidth=0)

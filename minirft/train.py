@@ -23,7 +23,7 @@ from minirft.engine import passes
 from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
 from minirft.reference import Reference
-from minirft.rewards import OwnFunction, RewardFn, Score, reward_for
+from minirft.rewards import OwnFunction, RewardFn, Score, is_own, reward_for
 from minirft.runs import GRPOConfig, Row, learning_rate, mismatch, optimiser_step, rollout_metrics, times, written
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout, Sample, step_seed
@@ -48,7 +48,7 @@ def run(
     screening = Screening.of(config.data, resume, progress)
     feed = training_feed(config, screening)  # before the slow loading of the model, so mistakes in the data show early
     scored = reward_for(config.data.task, reward or config.reward, config.reward_weights, config.reward_timeout)
-    opened = open_run("grpo", config, resume, scored)
+    opened = open_run("grpo", config, resume, scored if reward or is_own(config.reward) else None)
 
     def do_step(samples: list[Sample], step: int) -> tuple[Row, list[Row]]:
         return grpo_step(opened.policy, opened.reference, opened.optimiser, samples, scored, config, step)

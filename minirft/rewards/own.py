@@ -123,7 +123,7 @@ def load_function(source: str) -> OwnFunction:
         found = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
         raise UserError(f"{path} has no function {name}; it has {', '.join(found) or 'none'}")
     try:
-        inspect.signature(function).bind("completion", "sample")
+        inspect.signature(function, follow_wrapped=False).bind("completion", "sample")
     except TypeError as error:
         raise UserError(f"{source} cannot be called as {name}(completion, sample): {error}") from None
     except ValueError:  # a builtin without a signature
@@ -131,23 +131,30 @@ def load_function(source: str) -> OwnFunction:
     return function
 
 
-def fingerprint(reward: Scorer) -> str | None:
-    """Hash (SHA-256) the file that holds a reward's function; None for the package's own rewards.
+def fingerprint(reward: Scorer) -> str:
+    """Hash (SHA-256) the functions of a reward, their parts' names and their weights.
 
-    It is how a resumed run checks that it scores as before; the package's own rewards are fixed by its version.  For a
-    function defined in a notebook the hash is that of its source.
+    With it a resumed run checks that it scores as before.  A function of a file stands for the whole file; one of a
+    notebook for its own source; one of this package for its name, because the package's version fixes it.
     """
-    function = reward.function if isinstance(reward, OwnReward) else reward
-    if not isinstance(reward, OwnReward) and getattr(reward, "__module__", "").startswith("minirft."):
-        return None
-    try:
-        text = Path(inspect.getsourcefile(function) or "").read_bytes()
-    except (OSError, TypeError):
-        try:
-            text = inspect.getsource(function).encode()
-        except (OSError, TypeError):
-            text = repr(getattr(function, "__qualname__", type(function).__qualname__)).encode()
-    return hashlib.sha256(text).hexdigest()
+    functions = (
+        list(reward.parts.items()) if isinstance(reward, Reward) else [("", getattr(reward, "function", reward))]
+    )
+    texts = [f"{name}: {_source(function)}" for name, function in functions]
+    weights = sorted(getattr(reward, "weights", {}).items())
+    return hashlib.sha256(repr([texts, weights]).encode()).hexdigest()
+
+
+def _source(function: Any) -> str:
+    """Return what identifies a function: its file's text, its source, or its name."""
+    function = inspect.unwrap(getattr(function, "func", function))  # of a `partial` the function
+    name = str(getattr(function, "__qualname__", type(function).__qualname__))
+    if getattr(function, "__module__", "").startswith("minirft."):
+        return name
+    with contextlib.suppress(OSError, TypeError):
+        file = inspect.getsourcefile(function)
+        return Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else inspect.getsource(function)
+    return name
 
 
 def described(error: BaseException, file: str) -> str:

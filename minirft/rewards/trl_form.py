@@ -68,7 +68,7 @@ def from_trl(function: TrlReward, conversational: bool = True) -> OwnFunction:
         (value,) = function(completions=[message], **known)
         return {} if value is None else {name: value}
 
-    reward.__name__ = name
+    reward.__name__, reward.__wrapped__ = name, function  # type: ignore[attr-defined]  # for `inspect.unwrap`
     return reward
 
 

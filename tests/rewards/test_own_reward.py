@@ -20,7 +20,7 @@ import minirft
 from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data import training_feed
-from minirft.rewards import OwnReward, Score, audit, from_trl, load_function, reading, reward_for, to_trl
+from minirft.rewards import OwnReward, Score, audit, fingerprint, from_trl, load_function, reading, reward_for, to_trl
 from minirft.runs import GRPOConfig, load_config, load_policy, make_optimiser
 from minirft.samples import Sample, Task
 from minirft.train import grpo_step, run
@@ -274,10 +274,25 @@ def test_a_changed_reward_is_no_resume(config: GRPOConfig, capsys: pytest.Captur
 
 def test_a_function_from_a_notebook_must_be_given_again(config: GRPOConfig):
     """`minirft.run(config, reward=f)` that resumes without f."""
-    config = replace(config, reward="strict")
-    list(minirft.run(config, reward=lambda completion, sample: len(completion) % 5 / 5))
-    with pytest.raises(UserError, match="began with another reward"):
-        list(minirft.run(replace(config, steps=7), resume=config.out))
+    config, longer = replace(config, reward="strict", steps=2), replace(config, reward="strict", steps=3)
+    parts = reading("detection", weights={"format": 0.0})
+    for n, reward in enumerate((lambda completion, sample: len(completion) % 5 / 5, parts)):
+        out = config.out.with_name(f"run-{n}")
+        list(minirft.run(replace(config, out=out), reward=reward))
+        with pytest.raises(UserError, match="began with another reward"):
+            list(minirft.run(replace(longer, out=out), resume=out))
+        list(minirft.run(replace(longer, out=out), resume=out, reward=reward))
+
+
+def test_what_a_reward_is_known_by(tmp_path: Path):
+    """Another weight, another function of TRL's form, or another file that passes for the same reward."""
+    text = "def a(completions, **columns):\n    return [float(len(c[0]['content'])) for c in completions]\n"
+    wrapped = "from minirft.rewards import from_trl\n" + text + "b = from_trl(a)\n"
+    one, two = (load_function(write(tmp_path / f"m{n}.py", wrapped + f"# {n}\n") + ":b") for n in (1, 2))
+    prints = [fingerprint(OwnReward(f, weights)) for f in (one, two) for weights in ({}, {"a": 2.0})]
+    assert len(set(prints)) == 4
+    assert fingerprint(reading("detection")) == fingerprint(reading("detection"))
+    assert fingerprint(reading("detection")) != fingerprint(reading("detection", weights={"iou": 2.0}))
 
 
 def test_from_the_command_line(tiny_random: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

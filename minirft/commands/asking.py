@@ -1,4 +1,4 @@
-"""This module holds the command that asks a model about new pictures: predict.
+"""The command for questions about new pictures: predict.
 
 Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
 """

@@ -7,7 +7,7 @@
       train2017/000000391895.jpg    the end of the "coco_url"
       val2017/...                   the validation file uses pictures of both folders
 
-Only questions whose true answer is known are asked.  An absent question is drawn from `neg_category_ids` alone, because
+All questions have a known true answer.  An absent question is drawn from `neg_category_ids` alone, because
 any other category without boxes may be in the picture.  Where the boxes are not exhaustive, the question "detect all"
 is not asked, but "is there one" is.
 

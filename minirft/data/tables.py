@@ -144,7 +144,7 @@ def read_pairs(
 ) -> tuple[Pairs, Pairs]:
     """Return the boxes of every pair (picture, category) in the rows, and the crowd boxes.
 
-    A pair with an invalid box gets none: the true answer is then unknown, so no question asks about the pair.
+    A pair with an invalid box gets none: the true answer is then unknown, so there is no question about the pair.
     """
     pairs: Pairs = {}
     crowds: Pairs = {}

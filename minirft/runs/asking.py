@@ -1,7 +1,7 @@
-"""This module asks a policy about new pictures and returns the answers in the pixels of each picture.
+"""Questions about new pictures: a policy answers them in the pixels of each picture.
 
 A category, a family or an instruction becomes the question that the policy was trained on (`prompts`); any other text
-is asked unchanged.  With several sampled answers to a picture, their agreement shows how certain the policy is,
+stays unchanged.  With several sampled answers to a picture, their agreement shows how certain the policy is,
 independently of the confidence in its answers.
 """
 

@@ -55,7 +55,7 @@ def write_card(folder: Path, card: Card) -> None:
 def text_of(card: Card, name: str) -> str:
     """Return the card as Markdown, with the front matter for the hub.
 
-    Its code needs only transformers, and PEFT for an adapter; it asks the question about photo.jpg.
+    Its code needs only transformers, and PEFT for an adapter; its question is about photo.jpg.
     """
     template = Template(TEXT.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
     adapter, last = card.kind == "adapter", card.scores[-1] if card.scores else {}

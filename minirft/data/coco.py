@@ -9,7 +9,7 @@ Only the headers of the pictures are read here, to check that each opens and has
 `screening` decodes the pictures of the training set.  Invalid rows are reported to `findings` by file and row.
 
 Deviations from COCO.  A solution contains no crowd regions, because "detect all" has no true list of boxes for them.
-If a picture shows a category only as a crowd, there is no question about it there, neither as present nor as absent.  The
+If a picture shows a category only as a crowd, there is no question about it there, neither as present nor absent.  The
 boxes of a solution are rounded to whole units of the model's frame, a thousandth of the picture.  `Sample.exact` keeps
 boxes and crowds as they are in the file, except that some are clipped to the picture; evaluation uses `Sample.exact`.
 """

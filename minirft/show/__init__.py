@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from minirft.show.confidence import Levels, calibration, learning_choice, levels_of
     from minirft.show.dashboard import Dashboard, Probe
     from minirft.show.data import drawing
-    from minirft.show.display import live, picture
+    from minirft.show.display import live
     from minirft.show.knowledge import knowledge_map, looks
     from minirft.show.lab import RewardLab, red_team_bars
     from minirft.show.misses import worst
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
         RUNS,
         SKY,
         VERMILION,
-        legend_below,
-        panels,
-        plain_axes,
         png,
     )
     from minirft.show.tokens import token_rows

@@ -70,7 +70,7 @@ class Dashboard(Playground):
         self.probes: list[tuple[int, Probe]] = []  # (steps done, answers)
         self.error: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._going, self._stopped = threading.Event(), threading.Event()
+        self._going, self._stopped, self._looked = (threading.Event() for _ in range(3))
         self._going.set()
         self.rate = ipywidgets.FloatLogSlider(
             learning_rate, min=-6, max=-2, step=0.1, description="learning rate", readout_format=".1e",
@@ -159,6 +159,7 @@ class Dashboard(Playground):
         try:
             if not self.rows:
                 self._look()
+            self._looked.set()
             while len(self.rows) < self.steps and not self._stopped.is_set():
                 done, rate = len(self.rows), self.rate.value
                 self.rows.append({"kind": "train", "step": done + 1, "lr": rate, **self.step(done + 1, rate)})
@@ -169,6 +170,7 @@ class Dashboard(Playground):
                 self._going.wait()
         except BaseException as error:  # a thread's exception would be printed and lost: `wait` raises it
             self.error = error
+        self._looked.set()
         self._report(ended=True)
 
     def _look(self) -> None:
@@ -197,7 +199,7 @@ class Dashboard(Playground):
 
     def figure(self) -> Figure:
         """Draw the curves, and below them the first and the last answers to the probe."""
-        probes = [self.probes[0], self.probes[-1]] if self.probes else []
+        probes = self.probes[:1] + self.probes[1:][-1:]
         heights = [CURVES, *[ANSWERS] * len(probes)]
         figure = Drawing(figsize=(WIDTH, sum(heights)), facecolor=PAPER)
         curves, *answers = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -229,4 +231,6 @@ class Dashboard(Playground):
             axes.set_xlabel("step", fontsize=8, labelpad=1)
 
     def _ipython_display_(self) -> None:
-        live(self.widget, f"<i>{self.words()}</i>: the curves are shown where the run has ended")
+        if self._thread:
+            self._looked.wait()  # a page without a kernel keeps the answers before training
+        live(self.widget, self.figure(), small=True)

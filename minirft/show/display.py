@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import ipywidgets
 from IPython import get_ipython
-from IPython.display import Image, display
+from IPython.display import display
 from matplotlib.figure import Figure
 
 from minirft.show.style import png, small_png
@@ -53,8 +53,3 @@ def answering() -> Iterator[None]:
         yield
     finally:
         kernel.shell_handlers["comm_msg"] = handle
-
-
-def picture(figure: Figure) -> Image:
-    """A figure as the last value of a cell."""
-    return Image(png(figure))

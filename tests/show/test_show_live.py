@@ -374,7 +374,17 @@ def test_a_probe_without_a_box_says_why(undrawn):
     dashboard = Dashboard(lambda k, rate: {}, lambda: Probe([SAMPLE] * 3, answers), steps=1, learning_rate=1e-3)
     dashboard.start().wait(20)
     notes = ["", "No Objects", "unreadable: no answer block"]
-    assert [axes.get_xlabel() for axes in dashboard.figure().axes[-6:]] == notes * 2
+    assert [axes.get_xlabel() for axes in dashboard.figure().axes[-3:]] == notes
+
+
+def test_what_is_stored_shows_the_answers_before_training(undrawn, monkeypatch):
+    """Catches a page whose dashboard is a sentence, and a display that waits for ever where the probe fails."""
+    stored = []
+    monkeypatch.setattr("minirft.show.dashboard.live", lambda widget, static, small: stored.append(static))
+    probes = [lambda: time.sleep(0.1) or Probe([SAMPLE], TEXTS[:1]), lambda: 1 / 0]
+    for probe in probes:
+        Dashboard(lambda k, rate: {}, probe, steps=1, learning_rate=1e-3).start()._ipython_display_()
+    assert [[axes.get_title(loc="left")[:6] for axes in figure.axes[2:]] for figure in stored] == [["step 0"], []]
 
 
 def test_the_learning_rate_reaches_the_next_step(undrawn):

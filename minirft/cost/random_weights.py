@@ -36,6 +36,14 @@ from minirft.cost.architectures import architecture
 from minirft.engine import Qwen2VLImageProcessorPil
 from minirft.tiny import CHAT_TEMPLATE
 
+# Qwen2-VL's control tokens in the order of their ids, 151643 to 151656.
+CONTROL = [
+    f"<|{name}|>"
+    for name in (
+        *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end"),
+        *("quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"),
+    )
+]
 EMBEDDING_STD = 0.02
 RAW_SCORE = 1e4
 """The biases add this to every unscaled score, on the slowest rotary pair, which hardly rotates over a prompt."""
@@ -147,7 +155,7 @@ def placeholder_tokenizer(config: Qwen2VLConfig) -> PreTrainedTokenizerFast:
         config.video_token_id: "<|video_pad|>",
     }
     gaps = [index for index in range(ends - 2, max(control)) if index not in control]
-    control |= {index: f"<|control_{index}|>" for index in gaps}  # as many special tokens as the real tokenizer has
+    control |= dict(zip(gaps, (token for token in CONTROL if token not in control.values()), strict=False))
     alphabet = dict(enumerate(sorted(pre_tokenizers.ByteLevel.alphabet())))
     names = {index: f"<{index}>" for index in range(max(control) + 1)} | alphabet | control
     raw = Tokenizer(models.BPE(vocab={token: index for index, token in names.items()}, merges=[]))

@@ -36,7 +36,7 @@ from minirft.runs.log import RunLog, read_log, truncate_after
 from minirft.runs.step import Row, make_optimiser
 from minirft.runs.toml import differences, to_toml
 
-Method = Literal["grpo", "sft"]
+Method = Literal["grpo", "sft", "trl"]
 # What a resumed run may set anew: none of these changes what a step computes, but for `steps` under a linear
 # schedule, which moves the learning rates still to come.  Settings that only reorder sums, such as `rows_per_pass`
 # or `prompts_per_decode`, are not here: they change the last bits.
@@ -192,6 +192,8 @@ def _check_same_run(method: Method, config: GRPOConfig, folder: Path, reward: st
             f"one back, or start a new run with another --out"
         )
     if began["method"] != method:
+        if began["method"] == "trl":
+            raise UserError(f"{folder} holds a run of --engine trl, which cannot resume: start a new one")
         command = {"grpo": "minirft train", "sft": "minirft sft"}[began["method"]]
         raise UserError(f"{folder} holds a run of another kind: resume it with {command} --resume {folder}")
 

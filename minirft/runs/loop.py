@@ -62,7 +62,7 @@ def _steps(
             run.log.row("data", step=0, **screening.row())
             yield {"kind": "data", "step": 0, **screening.row()}
         if run.step == 0 and config.eval_every:
-            yield _log_evaluation(run, asked, watch)
+            yield log_evaluation(run, asked, watch)
         while run.step < steps:
             samples = feed(run.step + 1)
             row, completions = _guarded(do_step, samples, run)
@@ -75,7 +75,7 @@ def _steps(
             bar.update()
             yield {"kind": "train", **row}
             if config.eval_every and run.step % config.eval_every == 0:
-                yield _log_evaluation(run, asked, watch)
+                yield log_evaluation(run, asked, watch)
             if run.step % config.save_every == 0 or run.step == steps or interrupted.is_set():
                 run.save()
             if interrupted.is_set() and run.step < steps:
@@ -185,7 +185,8 @@ def generate_batches(
         yield rollout.texts
 
 
-def _log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
+def log_evaluation(run: Run, samples: list[Sample], watch: FrameWatch) -> Row:
+    """Evaluate the policy of a run as it is now, write the answers and the row down, and return the row."""
     found, texts = evaluate_policy(run.policy, run.config, samples)
     rows = [{"sample": s.id, "solution": s.solution, "text": text} for s, text in zip(samples, texts, strict=True)]
     run.record(rows, HELD_OUT)

@@ -104,7 +104,7 @@ def train_with_trl(config: GRPOConfig, progress: bool = False) -> Iterator[Row]:
 
     Raises `UserError` for what TRL cannot honour, and where it is not installed.
     """
-    trl, config, processes = _import_trl(), anchored(config), int(os.environ.get("WORLD_SIZE", 1))
+    trl, config, processes = import_trl(), anchored(config), int(os.environ.get("WORLD_SIZE", 1))
     check(config, rules(config, processes))
     for kind in ("FSDP", "DEEPSPEED"):  # on a CPU, accelerate would run DDP in the place of FSDP without a word
         if os.environ.get(f"ACCELERATE_USE_{kind}") == "true":
@@ -277,7 +277,8 @@ class _Rows(TrainerCallback):
         self.logged.append({"kind": kind, **row})
 
 
-def _import_trl() -> ModuleType:
+def import_trl() -> ModuleType:
+    """Import TRL and datasets, quietly; raises `UserError` where one is absent."""
     advice = "--engine trl needs TRL ({why}): pip install 'minirft[trl]'"
     with warnings.catch_warnings(), as_user_error(advice, ImportError):
         warnings.simplefilter("ignore")

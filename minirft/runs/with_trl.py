@@ -242,11 +242,6 @@ class _Rows(TrainerCallback):
                 self.run.save()
         self.start = time.perf_counter()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The bar stays as it is."""
-        if self.run:
-            self.bar.close()
-
     def _write(self, seen: Seen, logs: dict[str, Any], processes: int) -> None:
         config, samples = self.config, self.feed(self.run.step)
         texts, ids, scores = (list(column) for column in zip(*seen, strict=True))

@@ -82,7 +82,7 @@ class TrainFlags(DryFlags):
 
 @dataclass(frozen=True)
 class EngineFlags(TrainFlags):
-    """What `train` takes besides."""
+    """What `train` takes, and `sft` does not."""
 
     engine: Literal["minirft", "trl"] = "minirft"
     """Whose trainer: this package's, or TRL's GRPOTrainer, which torchrun runs on several GPUs (docs/scaling.md)."""

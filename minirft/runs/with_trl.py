@@ -138,19 +138,20 @@ def train_with_trl(config: GRPOConfig, progress: bool = False) -> Iterator[Row]:
 
 
 def is_main() -> bool:
-    """Is this the process that writes, alone or the first of a launcher's?"""
+    """Return whether this process is the one that writes: the only one, or the first of a launcher's."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def new_trainer(
     trl: ModuleType, args: Any, config: GRPOConfig, policy: Policy, feed: Feed, reward: RewardFn, seen: Seen
 ) -> Any:
-    """TRL's trainer of `policy`, in place, on the samples of `feed`; what it scores is also put into `seen`.
+    """Make TRL's trainer of `policy`, in place, on the samples of `feed`; what it scores is also put into `seen`.
 
     Raises `UserError` where TRL would read another prompt than we do.
     """
     processor = PictureProcessor.of(policy, feed(1)[0])
     args.generation_kwargs = {"suppress_tokens": policy.banned.tolist()}
+    learning = {name: weight.data for name, weight in policy.trainable().items()}
     with warnings.catch_warnings(), as_user_error("TRL refuses these settings: {why}", ValueError):
         warnings.simplefilter("ignore")
         trainer = trl.GRPOTrainer(
@@ -163,11 +164,13 @@ def new_trainer(
     trainer.remove_callback(PrinterCallback)
     if policy.has_lora and "ref" in policy.model.peft_config:  # a copy; without it the reference is adapters off
         policy.model.delete_adapter("ref")
+    for name, weight in policy.trainable().items():  # on 4-bit weights TRL rounds adapters to bfloat16
+        weight.data = learning[name]
     return trainer
 
 
 def _reward_func(reward: RewardFn, group_size: int, seen: Seen) -> Callable[..., list[float | None]]:
-    """The reward in TRL's form.  A group of which one reward failed is left out whole, as in `grpo_step`."""
+    """Put the reward into TRL's form; a group of which one reward failed is left out whole, as in `grpo_step`."""
 
     def reward_func(
         completions: list[Any], completion_ids: list[list[int]], sample: list[Sample], **_: Any
@@ -183,7 +186,7 @@ def _reward_func(reward: RewardFn, group_size: int, seen: Seen) -> Callable[...,
 
 
 def _dataset(config: GRPOConfig, policy: Policy, feed: Feed) -> Any:
-    """The samples of all steps in their order, each read when TRL asks for its row."""
+    """Lay out the samples of all steps in their order; each is read when TRL asks for its row."""
     import datasets
 
     count = config.prompts_per_step
@@ -203,7 +206,7 @@ def _dataset(config: GRPOConfig, policy: Policy, feed: Feed) -> Any:
 
 
 class _Rows(TrainerCallback):
-    """What TRL did becomes rows of the run's log, completions, evaluations and checkpoints, on process 0."""
+    """On process 0, writes what TRL did as rows of the run's log, completions, evaluations and checkpoints."""
 
     def __init__(
         self, config: GRPOConfig, run: Run | None, policy: Policy, feed: Feed, screening: Screening, progress: bool
@@ -222,12 +225,12 @@ class _Rows(TrainerCallback):
         self.bar = tqdm(total=config.steps, disable=not progress, dynamic_ncols=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Before the first step: the model is evaluated as it is."""
+        """Evaluate the model as it is before the first step."""
         self._evaluate()
         self.start = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-        """After every step, on all processes: their completions come together on process 0."""
+        """Gather the completions of all processes after every step, and write on process 0."""
         from accelerate.utils import gather_object
 
         if "reward" not in logs:  # the summary at the end

@@ -28,6 +28,7 @@ from minirft.commands import main
 from minirft.data import check, training_feed
 from minirft.rewards import OwnReward, reward_for
 from minirft.runs import GRPOConfig, load_config, load_run_policy, read_log, trl_settings, with_trl
+from minirft.runs.checkpoints import load_checkpoint
 from minirft.runs.folder import load_policy, run_config
 from minirft.runs.supervised import given_rollout
 from minirft.samples import Sample
@@ -61,6 +62,12 @@ def one(tiny_random: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("one") / "run"
     trl_ranks.train_by_command(tiny_random, out)
     return out
+
+
+def own_reward(folder: Path) -> str:
+    """FILE.py:NAME of the reward that counts digits."""
+    (folder / "own.py").write_text(trl_ranks.REWARD)
+    return f"{folder / 'own.py'}:digits"
 
 
 def rewards(run: Path, steps: range) -> torch.Tensor:
@@ -236,6 +243,21 @@ def test_prompts_of_unequal_length_are_scored_as_we_do(uneven: tuple[GRPOConfig,
         rollout = given_rollout(policy, feed(1), [text for text, _, _ in seen], [row for _, row, _ in seen])
         ours = policy.logprobs(rollout)
     assert (ours - theirs)[rollout.completion_mask].abs().max() < 1e-3
+
+
+def test_adapters_on_4_bit_weights_stay_whole(tiny_random: Path, tmp_path: Path):
+    """TRL rounds them to bfloat16, whose steps of a usual size vanish; with a KL term it adds a second adapter."""
+    shape = {"steps": 1, "prompts_per_step": 2, "group_size": 4, "max_completion_length": 6, "learning_rate": 1e-3}
+    config = GRPOConfig(
+        model=str(tiny_random), out=tmp_path / "run", quantize="nf4", train="lora", kl_coef=0.1, threads=1, **shape
+    )
+    start = load_policy(config).trainable()
+    (row,) = with_trl.train_with_trl(replace(config, reward=own_reward(tmp_path)))
+    trained = load_checkpoint(tmp_path / "run" / "checkpoints").weights
+    assert trained.keys() == start.keys() and {weight.dtype for weight in trained.values()} == {torch.float32}
+    moved = [name for name, weight in trained.items() if not torch.equal(weight, start[name])]
+    assert moved and all("lora_B" in name for name in moved), "A learns from the second step on: B was 0"
+    assert row["kl"] == pytest.approx(0, abs=1e-6), "before the first update the policy is its reference"
 
 
 def test_a_failed_reward_takes_its_group_out(samples: list[Sample]):

@@ -82,15 +82,40 @@ class TrainFlags(DryFlags):
     """Print every logged row on stdout, one JSON line each."""
 
 
+@dataclass(frozen=True)
+class EngineFlags(TrainFlags):
+    """What `train` takes, and `sft` does not."""
+
+    engine: Literal["minirft", "trl"] = "minirft"
+    """Whose trainer: this package's, or TRL's GRPOTrainer, which torchrun runs on several GPUs (docs/scaling.md)."""
+
+
 def train(args: list[str]) -> None:
     """Train by reinforcement (GRPO): CONFIG [--field value ...], or --resume RUN."""
-    config, flags = parse_config(args, TrainFlags(), "minirft train")
+    config, flags = parse_config(args, EngineFlags(), "minirft train")
+    if flags.engine == "trl":
+        train_on_trl(config, flags)
+        return
     if flags.dry_run:
         dry_run(config, "grpo", flags)
         return
     from minirft.train import run as run_grpo
 
     follow(run_grpo(config, flags.resume, progress=True), config, flags)
+
+
+def train_on_trl(config: GRPOConfig, flags: TrainFlags) -> None:
+    """Train with TRL on each process of a launcher; the first one tells how it went."""
+    from minirft import UserError
+    from minirft.runs import is_main, train_with_trl
+
+    if flags.dry_run or flags.resume:
+        raise UserError("--engine trl can neither --resume nor --dry-run: leave that out, or leave --engine out")
+    rows = train_with_trl(config, progress=sys.stderr.isatty() and not flags.json)
+    if is_main():
+        follow(rows, config, flags)
+    else:
+        list(rows)
 
 
 def sft(args: list[str]) -> None:

@@ -18,8 +18,7 @@ from unittest import mock
 import torch
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import PrinterCallback, ProcessorMixin, Qwen2VLForConditionalGeneration, TrainerCallback
-from transformers.models.qwen2_vl import Qwen2VLProcessor
+from transformers import PrinterCallback, Qwen2VLForConditionalGeneration, TrainerCallback
 
 from minirft import UserError
 from minirft.advantages import group_advantages
@@ -27,28 +26,12 @@ from minirft.cost.shapes import questions
 from minirft.cost.steps import Ours, loss_and_gradients, reward
 from minirft.cost.work import Mark
 from minirft.engine import TARGETS, LoraSettings, resolve
-from minirft.policy import Policy
-from minirft.runs import GRPOConfig
-from minirft.samples import Rollout, Sample
+from minirft.runs import PictureProcessor, trl_settings
+from minirft.samples import Rollout
 
 Watch = Callable[[int], AbstractContextManager]
 """Turn -> the context in which that turn's step runs."""
 Load = Callable[[], Qwen2VLForConditionalGeneration]
-
-
-class PictureProcessor(Qwen2VLProcessor):
-    """Qwen2-VL's processor without the video part, which needs torchvision."""
-
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
-        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-    @classmethod
-    def get_attributes(cls) -> list[str]:
-        """Return the parts of the processor, for transformers."""
-        return ["image_processor", "tokenizer"]
 
 
 class Trl:
@@ -140,14 +123,19 @@ def new_trainer(ours: Ours, lora: LoraSettings | None, turns: int, load: Load, *
     import trl
 
     config, shape = ours.config, ours.shape
-    processor = PictureProcessor(ours.image_processor, ours.policy.tokenizer, ours.policy.tokenizer.chat_template)
     samples = [sample for turn in range(turns) for sample in questions(ours.text, shape, turn)]
-    _check_same_prompt(processor, ours.policy, samples[0])
+    processor = PictureProcessor.of(ours.policy, samples[0])
+    settings = trl_settings(config) | {
+        "generation_kwargs": {"min_new_tokens": config.max_completion_length},
+        "use_cpu": True,
+        "max_steps": turns,
+        "logging_strategy": "no",
+    }
     rows = [{"prompt": [{"role": "user", "content": s.problem}], "image": s.picture()} for s in samples]
     trainer = trl.GRPOTrainer(
         model=load(),
         reward_funcs=text_rewards,
-        args=trl.GRPOConfig(**trl_arguments(config, turns) | changes, output_dir=tempfile.gettempdir()),
+        args=trl.GRPOConfig(**settings | changes, output_dir=tempfile.gettempdir()),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=processor,
         peft_config=None
@@ -161,44 +149,6 @@ def new_trainer(ours: Ours, lora: LoraSettings | None, turns: int, load: Load, *
 def text_rewards(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
     """Compute our reward with TRL's signature."""
     return [reward(completion[0]["content"], "").total for completion in completions]
-
-
-def trl_arguments(config: GRPOConfig, turns: int) -> dict[str, Any]:
-    """Translate our settings to TRL's names."""
-    return {
-        "per_device_train_batch_size": config.prompts_per_step * config.group_size,
-        "num_generations": config.group_size,
-        "max_completion_length": config.max_completion_length,
-        "generation_kwargs": {"min_new_tokens": config.max_completion_length},
-        "temperature": config.temperature,
-        "loss_type": config.loss,
-        "epsilon": config.clip_eps,
-        "beta": config.kl_coef,
-        "use_bias_correction_kl": False,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": config.lr_schedule,
-        "max_grad_norm": config.max_grad_norm,
-        "gradient_checkpointing": config.checkpointing,
-        "bf16": False,
-        "use_cpu": True,
-        "max_steps": turns,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-    }
-
-
-def _check_same_prompt(processor: PictureProcessor, policy: Policy, sample: Sample) -> None:
-    content = [{"type": "image", "image": sample.picture()}, {"type": "text", "text": sample.problem}]
-    theirs = processor.apply_chat_template(
-        [[{"role": "user", "content": content}]], add_generation_prompt=True, tokenize=True, return_dict=True
-    )
-    mine = policy.encode(sample).input_ids.tolist()
-    if list(theirs["input_ids"][0]) != mine:
-        raise UserError(
-            f"TRL reads {len(theirs['input_ids'][0])} prompt tokens where we read {len(mine)}: use --no-trl"
-        )
 
 
 def trl_inputs(rollout: Rollout) -> dict[str, Any]:

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from minirft.runs.supervised import given_rollout, sft, sft_step
     from minirft.runs.toml import differences, from_table, read_toml
     from minirft.runs.tracking import tracked
+    from minirft.runs.trl_prompt import PictureProcessor
     from minirft.runs.two_stages import NO, answers_in_two_stages, presence_question
     from minirft.runs.watches import frame_warning
+    from minirft.runs.with_trl import is_main, train_with_trl, trl_settings
 
 __getattr__, __all__ = lazily(__name__)

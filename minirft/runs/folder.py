@@ -36,7 +36,7 @@ from minirft.runs.log import RunLog, read_log, truncate_after, write_rows
 from minirft.runs.step import Row, make_optimiser
 from minirft.runs.toml import differences, to_toml
 
-Method = Literal["grpo", "sft"]
+Method = Literal["grpo", "sft", "trl"]
 # A resumed run may change these, because they do not change what a step computes (except `steps` under a linear
 # schedule, which changes the learning rates to come).  Settings that reorder sums, such as `rows_per_pass` or
 # `prompts_per_decode`, are not here: they change the last bits.
@@ -188,6 +188,8 @@ def _check_same_run(method: Method, config: GRPOConfig, folder: Path, reward: st
             f"one back, or start a new run with another --out"
         )
     if logged["method"] != method:
+        if logged["method"] == "trl":
+            raise UserError(f"{folder} holds a run of --engine trl, which cannot resume: start a new one")
         command = {"grpo": "minirft train", "sft": "minirft sft"}[logged["method"]]
         raise UserError(f"{folder} holds a run of another kind: resume it with {command} --resume {folder}")
 

@@ -60,7 +60,7 @@ def _steps(
             run.log.row("data", step=0, **screening.row())
             yield {"kind": "data", "step": 0, **screening.row()}
         if run.step == 0 and config.eval_every:
-            yield _log_evaluation(run, questions, frames)
+            yield log_evaluation(run, questions, frames)
         while run.step < steps:
             samples = feed(run.step + 1)
             row, completions = _guarded(do_step, samples, run)
@@ -72,7 +72,7 @@ def _steps(
             bar.update()
             yield {"kind": "train", **row}
             if config.eval_every and run.step % config.eval_every == 0:
-                yield _log_evaluation(run, questions, frames)
+                yield log_evaluation(run, questions, frames)
             if run.step % config.save_every == 0 or run.step == steps or interrupted.is_set():
                 run.save()
             if interrupted.is_set() and run.step < steps:
@@ -178,7 +178,8 @@ def generate_batches(
         yield rollout.texts
 
 
-def _log_evaluation(run: Run, samples: list[Sample], frames: FrameWatch) -> Row:
+def log_evaluation(run: Run, samples: list[Sample], frames: FrameWatch) -> Row:
+    """Evaluate the policy of a run as it is now, write the answers and the row down, and return the row."""
     scores, texts = evaluate_policy(run.policy, run.config, samples)
     rows = [{"sample": s.id, "solution": s.solution, "text": text} for s, text in zip(samples, texts, strict=True)]
     run.record(rows, HELD_OUT)

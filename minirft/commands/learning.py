@@ -84,7 +84,7 @@ class TrainFlags(DryFlags):
 
 @dataclass(frozen=True)
 class EngineFlags(TrainFlags):
-    """What `train` takes, and `sft` does not."""
+    """The flags of `train` that `sft` does not have."""
 
     engine: Literal["minirft", "trl"] = "minirft"
     """Whose trainer: this package's, or TRL's GRPOTrainer, which torchrun runs on several GPUs (docs/scaling.md)."""
@@ -105,7 +105,7 @@ def train(args: list[str]) -> None:
 
 
 def train_on_trl(config: GRPOConfig, flags: TrainFlags) -> None:
-    """Train with TRL on each process of a launcher; the first one tells how it went."""
+    """Train with TRL on each process of a launcher; the first one prints the result."""
     from minirft import UserError
     from minirft.runs import is_main, train_with_trl
 

@@ -6,7 +6,7 @@ Config, data, prompts, reward and what learns are ours; sampling, loss, optimise
 TRL's.  The policy that `load_policy` makes is trained in place, so the run's folder is like that of any other run:
 `minirft eval`, `predict`, `report` and `export` take it.  Only process 0 writes.
 
-`with_trl.toml` is the table from our settings to TRL's, with what TRL cannot honour.  docs/scaling.md says when to
+`with_trl.toml` is the table from our settings to TRL's, with what TRL cannot honour.  docs/scaling.md explains when to
 switch, and what changes.
 """
 
@@ -33,16 +33,14 @@ from minirft.data import Feed, Rule, Screening, check, training_feed, validation
 from minirft.policy import Policy
 from minirft.rewards import RewardFn, Score, reward_for
 from minirft.runs.config import GRPOConfig
-from minirft.runs.failed_rewards import FailedRewards
 from minirft.runs.folder import Row, Run, anchored, export, load_policy, open_run
-from minirft.runs.frame_watch import FrameWatch
-from minirft.runs.idle_watch import IdleWatch
 from minirft.runs.log import library_version
 from minirft.runs.loop import bar_text, log_evaluation
 from minirft.runs.step import rollout_metrics, written
 from minirft.runs.supervised import given_rollout
 from minirft.runs.toml import read_toml
 from minirft.runs.trl_prompt import PictureProcessor
+from minirft.runs.watches import FailedRewards, FrameWatch, IdleWatch
 from minirft.samples import Sample
 
 Seen = list[tuple[str, list[int], Score]]  # of every completion of a step: text, token ids, score
@@ -52,7 +50,7 @@ TABLE = read_toml(Path(__file__).with_name("with_trl.toml"))
 
 
 def rules(c: GRPOConfig, processes: int) -> Iterator[Rule]:
-    """Say what TRL cannot honour, one rule each: (holds, field, what is wrong and what to do)."""
+    """List what TRL cannot honour, one rule each: (holds, field, what is wrong and what to do)."""
     for name, (value, why) in TABLE["only"].items():
         yield getattr(c, name) == value or (name == "kl" and not c.kl_coef), name, why
     rows = c.prompts_per_step * c.group_size // processes
@@ -68,7 +66,7 @@ def rules(c: GRPOConfig, processes: int) -> Iterator[Rule]:
 
 
 def trl_settings(c: GRPOConfig, processes: int = 1) -> dict[str, Any]:
-    """Write down what `c` says as arguments of TRL's `GRPOConfig`.
+    """Translate `c` to arguments of TRL's `GRPOConfig`.
 
     A step of ours is `updates_per_rollout` steps of TRL's.
 
@@ -261,7 +259,7 @@ class _Rows(TrainerCallback):
         completions = written(rollout, scores, advantages)
         self.run.record(completions)
         row |= self.watch.training(row, completions, samples) | self.idle.training(row)
-        row |= self.failures.look(self.run.step, completions)
+        row |= self.failures.training(completions)
         self._log("train", row)
         self.bar.set_postfix_str(bar_text(row))
         self.bar.update()

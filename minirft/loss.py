@@ -8,7 +8,7 @@ Every loss has the same form, L = -reduce[surrogate(ρ, A) - β KL], with three 
     dapo       token        min(ρ A, clip(ρ) A)          sum / tokens
     bnpo       token        min(ρ A, clip(ρ) A)          sum / tokens
     gspo       sequence     min(ρ A, clip(ρ) A)          as grpo
-    cispo      token        sg[min(ρ, high)] A log π     sum / tokens
+    cispo      token        sg[min(ρ, high)] A log π     sum / tokens         sg: a constant for the gradient
 
 **Why the loss is 0 and the model still learns.**  In the first update on a rollout old = π, so ρ is 1 whatever
 the weights are.  The loss is then minus the mean advantage, which is 0 because advantages are centred in their group

@@ -11,7 +11,7 @@ Every docstring and comment uses these letters:
     N   predicted boxes                      M   true boxes
 
 Boxes are float `xyxy` with y pointing down, in the units of a `Frame`.  Log-probabilities are natural logarithms,
-computed after dividing the logits by the sampling temperature.  A reward lies in [0, 1] before it is weighted.
+computed after dividing the logits by the sampling temperature.  Each part of a reward lies in [0, 1] before its weight.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TrueBoxes:
 
     They are neither rounded nor clipped.
 
-    `boxes` are (N, 4) and `crowds` (M, 4), xyxy in the units of `frame`.  A crowd is one box around many objects: COCO
+    `boxes` are (M, 4) and `crowds` (C, 4), xyxy in the units of `frame`.  A crowd is one box around many objects: COCO
     counts a prediction inside it neither as a hit nor as a false box.
     """
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, overload
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from minirft import UserError
 from minirft.engine import (
@@ -49,9 +49,7 @@ class Policy(Model):
     `loss_scale` multiplies a loss before `backward`; 1 but for a float16 model.
     """
 
-    def __init__(
-        self, model: Qwen2VLForConditionalGeneration | PeftModel, processor: Processor, **options: Any
-    ) -> None:
+    def __init__(self, model: PreTrainedModel | PeftModel, processor: Processor, **options: Any) -> None:
         super().__init__(model, processor, **options)
         self.prompts = PromptCache()
         self.loss_scale = LossScale.of(self.dtype)

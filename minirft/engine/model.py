@@ -1,20 +1,21 @@
 """A vision-language model as something that runs: its parts, its token rules, its pictures' features, its loss scale.
 
-The embedded tiny model, Qwen2-VL-2B and 7B are all one class here.  `policy.Policy` is a model that learns.
+The embedded tiny model and those of every family (`families`) are one class here; `policy.Policy` is one that learns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from minirft.engine.families import family_of
 from minirft.engine.processor import FeatureCache, Processor
 from minirft.engine.versions import CACHE
 from minirft.samples import Prompt
@@ -30,7 +31,7 @@ class Model:
 
     def __init__(
         self,
-        model: Qwen2VLForConditionalGeneration | PeftModel,
+        model: PreTrainedModel | PeftModel,
         processor: Processor,
         *,
         name: str = "",
@@ -45,14 +46,17 @@ class Model:
         self.shared_prefix = shared_prefix
         self.decoder = decoder
         self.cache = FeatureCache()
+        self.family = family_of(self.core.config.model_type, name)
+        self.family.prepare(self.core)
+        # What a picture token has beside its embedding, in the width of which a token of text has zeros.
+        self.beside = self.family.levels(self.core.config) * self.lm_head.in_features
         self.eos_ids = _eos_ids(self.core, processor)
         self.banned = _banned_ids(self.core, processor, self.eos_ids).to(self.device)
 
     @property
-    def core(self) -> Qwen2VLForConditionalGeneration:
-        """The model itself, without PEFT's wrapper (adapter layers stay inside)."""
-        wrapped = isinstance(self.model, PeftModel)
-        return cast(Qwen2VLForConditionalGeneration, self.model.get_base_model() if wrapped else self.model)
+    def core(self) -> Any:
+        """The model itself, of its family's class, without PEFT's wrapper (adapter layers stay inside)."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
     def language_model(self) -> nn.Module:
@@ -76,7 +80,7 @@ class Model:
         return any(parameter.requires_grad for parameter in self.core.model.visual.parameters())
 
     def features(self, prompt: Prompt) -> Tensor:
-        """What the vision tower says about the prompt's picture, shape (picture tokens, hidden).
+        """What the vision tower says about the prompt's picture, (picture tokens, hidden), or wider (see `embed`).
 
         A frozen tower runs under `no_grad` and once per picture; a learning one runs afresh, in the graph.
         """
@@ -86,16 +90,17 @@ class Model:
             return self.cache.get(prompt, lambda: self.run_vision_tower(prompt)).to(self.device)
 
     def run_vision_tower(self, prompt: Prompt) -> Tensor:
-        """The vision tower's features of the prompt's picture, (picture tokens, hidden), computed whatever is known."""
+        """The vision tower's features of the prompt's picture, as `features` has them, computed whatever is known."""
         pixels, grid = prompt.pixel_values.to(self.device, self.dtype), prompt.image_grid_thw.to(self.device)
-        return self.core.model.visual(pixels, grid_thw=grid).pooler_output.to(self.dtype)
+        found = self.core.model.visual(pixels, grid_thw=grid)
+        return torch.cat([found.pooler_output, *(getattr(found, "deepstack_features", None) or ())], -1).to(self.dtype)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings, shape (..., hidden)."""
-        return self.core.get_input_embeddings()(ids.to(self.device))
+        """Token embeddings, (..., hidden), and zeros where a picture token of the family has more (DeepStack)."""
+        return nn.functional.pad(self.core.get_input_embeddings()(ids.to(self.device)), (0, self.beside))
 
     def embed_prompt(self, prompt: Prompt, features: Tensor | None = None) -> Tensor:
-        """Token embeddings of the prompt with the picture's features in their places, shape (S, hidden)."""
+        """Token embeddings of the prompt with the picture's features in their places, shape (S, hidden) or wider."""
         features = self.features(prompt) if features is None else features
         places = prompt.mm_token_type_ids.nonzero()[:, 0].to(self.device)
         return self.embed(prompt.input_ids).index_copy(0, places, features)
@@ -103,7 +108,7 @@ class Model:
     def run(
         self, embeds: Tensor, positions: Tensor, mask: Any = None, cache: Cache | None = None, **layout: Any
     ) -> Tensor:
-        """One pass of the language model over embeddings (n, L, D) at rotary positions (3, n, L): hidden states.
+        """One pass of the language model over embeddings (n, L, D or more) at rotary positions (3, n, L): its states.
 
         `layout` says who sees whom where a mask does not (see `layers.shared_prefix_attention`).  Without a cache and
         where gradients are kept, layers are checkpointed if the policy was loaded so.  transformers checkpoints in
@@ -174,7 +179,7 @@ class LossScale:
         return asdict(self)
 
 
-def _eos_ids(core: Qwen2VLForConditionalGeneration, processor: Processor) -> tuple[int, ...]:
+def _eos_ids(core: PreTrainedModel, processor: Processor) -> tuple[int, ...]:
     stated = core.generation_config.eos_token_id
     stated = stated if isinstance(stated, list) else [stated]
     ids = {*stated, processor.tokenizer.eos_token_id} - {None}
@@ -182,7 +187,7 @@ def _eos_ids(core: Qwen2VLForConditionalGeneration, processor: Processor) -> tup
     return tuple(sorted(i for i in ids if i < len(processor.tokenizer)))
 
 
-def _banned_ids(core: Qwen2VLForConditionalGeneration, processor: Processor, eos_ids: tuple[int, ...]) -> Tensor:
+def _banned_ids(core: PreTrainedModel, processor: Processor, eos_ids: tuple[int, ...]) -> Tensor:
     tokenizer, config, vocabulary = processor.tokenizer, core.config, core.lm_head.out_features
     control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     control |= set(tokenizer.all_special_ids) | {config.image_token_id, config.video_token_id}

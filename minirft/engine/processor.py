@@ -1,4 +1,4 @@
-"""Text and picture -> the tensors a Qwen2-VL reads: tokenizer, chat template and picture patches, each once in a run.
+"""Text and picture -> the tensors a model reads: tokenizer, chat template and picture patches, each once in a run.
 
 The tokenizer and the PIL picture processor are loaded directly: `AutoProcessor` needs torchvision for a
 video processor that nothing here uses.
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processor:
-    """The two halves of Qwen2-VL's processor, and the longest prompt that is accepted (tokens, None: any)."""
+    """The two halves of a model's processor, and the longest prompt that is accepted (tokens, None: any)."""
 
     tokenizer: PreTrainedTokenizerBase
     image_processor: Qwen2VLImageProcessorPil
@@ -124,7 +124,7 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _legacy_chat_template(source)
     if PICTURE_TOKEN not in tokenizer.get_vocab():
-        raise UserError(f"{source}: the tokenizer has no {PICTURE_TOKEN}; it is not a Qwen2-VL tokenizer")
+        raise UserError(f"{source}: the tokenizer has no {PICTURE_TOKEN}; it is not the tokenizer of such a model")
     if max_pixels is not None:
         least = image_processor.size["shortest_edge"]
         if max_pixels < least:
@@ -135,7 +135,7 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
 
 def _legacy_chat_template(source: str) -> str:
     """Qwen2-VL's first releases kept the template in a file of the processor, which the tokenizer does not read."""
-    message = f"{source}: no chat template; add the chat_template.json of Qwen2-VL"
+    message = f"{source}: no chat template; add the chat_template.json of the base model"
     with as_user_error(message, OSError, ValueError, KeyError, TypeError):
         found = cached_file(source, "chat_template.json")
         return json.loads(Path(found).read_text())["chat_template"]

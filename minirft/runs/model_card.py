@@ -15,7 +15,8 @@ from jinja2 import Template
 
 from minirft import UserError
 from minirft.data import question_of
-from minirft.engine import HUB, Processor
+from minirft.engine import HUB
+from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import METRICS, read_log
 
@@ -34,9 +35,10 @@ class Card:
     scores: Sequence[Mapping[str, Any]]  # the first and the last evaluation, as the log has them
     notes: Sequence[str] = ()
     max_pixels: int = 0  # the largest picture, as the exported processor has it
+    model_class: str = ""  # in transformers
 
 
-def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str], max_pixels: int) -> Card:
+def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str], policy: Policy) -> Card:
     """The card of a run's export is filled from its settings and its log; a run without a log has no scores."""
     try:
         header, rows = read_log(run / "log.jsonl")
@@ -44,7 +46,8 @@ def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequenc
         header, rows = {}, []
     evaluations = [row for row in rows if row.get("kind") == "eval"]
     first_and_last = [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations
-    return Card(config, kind, dtype, header, first_and_last, notes, max_pixels)
+    largest = policy.image_processor.size["longest_edge"]
+    return Card(config, kind, dtype, header, first_and_last, notes, largest, policy.family.model_class.__name__)
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -75,18 +78,18 @@ def text_of(card: Card, name: str) -> str:
     )
 
 
-def write_processor(processor: Processor, folder: Path) -> None:
-    """Tokenizer, chat template and picture settings are saved, named as Qwen2-VL's, with the run's largest picture.
+def write_processor(policy: Policy, folder: Path) -> None:
+    """Tokenizer, chat template and picture settings are saved, named as the family's, with the run's largest picture.
 
     The class names are those of the published model, which every version of transformers and vLLM knows.
     """
-    processor.tokenizer.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    policy.image_processor.save_pretrained(folder)
     path = folder / "preprocessor_config.json"
-    size = processor.image_processor.size
+    size = policy.image_processor.size
     settings = json.loads(path.read_text(encoding="utf-8")) | {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2VLProcessor",
+        "processor_class": f"{policy.family.prefix}Processor",
         "min_pixels": size["shortest_edge"],
         "max_pixels": size["longest_edge"],
     }

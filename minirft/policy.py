@@ -29,6 +29,7 @@ from minirft.engine import (
     Rows,
     add_lora,
     copy_trained,
+    family_of,
     keep_in_host_memory,
     load_model,
     load_processor,
@@ -86,7 +87,8 @@ class Policy(Model):
         source = resolve(str(name))
         device = pick_device(device)
         core = load_model(source, quantize, pick_dtype(dtype, device), device)
-        processor = load_processor(source, max_pixels, max_prompt_length)
+        boxes = family_of(core.config.model_type, source).pixel_boxes
+        processor = load_processor(source, max_pixels, max_prompt_length, boxes)
         if lora is None:
             core.model.visual.requires_grad_(train_vision)
         policy = cls(
@@ -127,10 +129,11 @@ class Policy(Model):
         )
         return Prompt(sample=sample, **tensors, position_ids=positions[:, 0], rope_delta=int(delta))
 
-    def decode(self, ids: Tensor) -> str:
-        """Token ids (T,) as text, control tokens skipped."""
+    def decode(self, ids: Tensor, prompt: Prompt | None = None) -> str:
+        """Token ids (T,) as text, control tokens skipped; an answer to a `prompt` has its boxes in thousandths."""
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return cast(str, text)  # of one row of ids
+        text = cast(str, text)  # of one row of ids
+        return self.processor.rescaled(text, prompt, written=False) if prompt and self.family.pixel_boxes else text
 
     @overload
     def logprobs(self, rollout: Rollout, rows: Rows = None, *, shared: bool | None = None) -> Tensor: ...

@@ -28,11 +28,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processor:
-    """The two halves of a model's processor, and the longest prompt that is accepted (tokens, None: any)."""
+    """The two halves of a model's processor, and the longest prompt that is accepted (tokens, None: any).
+
+    `asked` makes the problem of a sample, its picture resized to a size, where the family has words of its own.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     image_processor: Qwen2VLImageProcessorPil
     max_prompt_length: int | None = None
+    asked: Callable[[Sample, tuple[int, int]], str] | None = None
 
     @property
     def picture_id(self) -> int:
@@ -46,7 +50,7 @@ class Processor:
         """
         picture = sample.picture()
         pictured = self._picture_tokens(sample, picture.size)
-        text = self._text_ids(sample)
+        text = self._text_ids(sample, picture.size)
         if self.max_prompt_length is not None and pictured + len(text) - 1 > self.max_prompt_length:
             raise UserError(self._too_long(sample, picture.size, pictured, len(text) - 1, self.max_prompt_length))
         at = text.index(self.picture_id)
@@ -64,7 +68,7 @@ class Processor:
 
         Raises `UserError` as `Processor(sample)` does.
         """
-        return len(self._text_ids(sample)) - 1, self._picture_tokens(sample, size)
+        return len(self._text_ids(sample, size)) - 1, self._picture_tokens(sample, size)
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """What a picture of `size`, (width, height), is scaled to before the model sees it."""
@@ -84,12 +88,22 @@ class Processor:
             raise UserError(f"sample {sample.id}: picture of {width}x{height}: {error}; crop or remove it") from None
         return int(patches) // self.image_processor.merge_size**2
 
-    def _text_ids(self, sample: Sample) -> list[int]:
-        """The chat-formatted question with one picture token where the picture goes."""
+    def rescaled(self, text: str, prompt: Prompt, *, written: bool) -> str:
+        """A text about boxes as a model of pixels is to read it if it was `written` for it, else in thousandths."""
+        from minirft.engine.families.pixel_boxes import TASKS, THOUSAND, rescale  # here: few models need it
+
+        if self.asked is None or prompt.sample.task not in TASKS:
+            return text
+        high, wide = (prompt.image_grid_thw[0, 1:] * self.image_processor.patch_size).tolist()
+        return rescale(text, THOUSAND, (wide, high)) if written else rescale(text, (wide, high), THOUSAND)
+
+    def _text_ids(self, sample: Sample, size: tuple[int, int]) -> list[int]:
+        """The chat-formatted question with one picture token where the picture, of this size, goes."""
         control = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         if found := [token for token in control if token in sample.problem]:
             raise UserError(f"sample {sample.id}: the problem holds the control token {found[0]}; remove it")
-        content = [{"type": "image"}, {"type": "text", "text": sample.problem}]
+        problem = self.asked(sample, self.resized(size)) if self.asked else sample.problem
+        content = [{"type": "image"}, {"type": "text", "text": problem}]
         ids = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
         )
@@ -109,11 +123,15 @@ class Processor:
         )
 
 
-def load_processor(source: str, max_pixels: int | None, max_prompt_length: int | None) -> Processor:
+def load_processor(
+    source: str, max_pixels: int | None, max_prompt_length: int | None, pixel_boxes: bool = False
+) -> Processor:
     """The processor of a model folder or hub id.  Raises `UserError` when a file is missing or does not fit.
 
-    `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels.
+    `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels; `pixel_boxes` is
+    that of the model's `Family`.
     """
+    from minirft.engine.families.pixel_boxes import question
     from minirft.engine.model_folder import check_processor, how_to_fetch  # here: a step loads nothing
 
     check_processor(source)
@@ -130,7 +148,7 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
         if max_pixels < least:
             raise UserError(f"max_pixels is {max_pixels}, below the {least} pixels {source} needs; raise it")
         image_processor.size = {"shortest_edge": least, "longest_edge": max_pixels}
-    return Processor(tokenizer, image_processor, max_prompt_length)
+    return Processor(tokenizer, image_processor, max_prompt_length, question if pixel_boxes else None)
 
 
 def _legacy_chat_template(source: str) -> str:

@@ -10,19 +10,22 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import apart, byte_tokenizer, shaken
+from conftest import apart, byte_tokenizer, picture, shaken
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from test_prefix import LORA, VARIANTS, gradient, relative, rollout_of
+from test_prefix import LORA, VARIANTS, relative, rollout_of
 from torch import Tensor
 
 from minirft import UserError
 from minirft.engine import DECODERS, Growing, prefill
 from minirft.engine.families import KNOWN, family_of
+from minirft.engine.families.pixel_boxes import rescale
 from minirft.engine.versions import Qwen2VLImageProcessorPil, quiet_peft
 from minirft.policy import LoraSettings, Policy
+from minirft.rewards import Detections, parse, prompts, reading
 from minirft.runs.exports import merge
 from minirft.runs.model_card import write_processor
+from minirft.runs.supervised import written_rollout
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Sample
 
@@ -62,7 +65,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def write(folder: Path, family: str) -> Path:
-    """As `conftest.write_miniature`: weights scaled up, an untied head, so that answers differ; some ends, so that some end early."""
+    """As `conftest.write_miniature`: weights scaled up, an untied head; several ends, so that some answers stop."""
     tokenizer, kind, (language, vision) = byte_tokenizer(), family_of(family, family), PARTS[family]
     ids = {
         name: tokenizer.convert_tokens_to_ids(f"<|{token}|>")
@@ -116,6 +119,12 @@ def logits(model: Any, prompt: Prompt) -> Tensor:
     return model(**inputs(prompt), use_cache=False).logits
 
 
+def gradients(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
+    """The gradient of every trainable weight."""
+    weights = policy.trainable()
+    return dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", KNOWN)
 def test_packed_pass_equals_the_naive_path(family: str, variant: str, folder_of: Any, samples: list[Sample]):
@@ -126,9 +135,12 @@ def test_packed_pass_equals_the_naive_path(family: str, variant: str, folder_of:
     assert len({len(prompt) for prompt in rollout.prompts}) == len(samples), "left padding"
     packed, naive = (policy.logprobs(rollout, shared=shared) for shared in (True, False))
     weights = torch.randn(packed.shape, generator=torch.Generator().manual_seed(1))
-    error = relative(gradient(policy, (packed * weights).sum()), gradient(policy, (naive * weights).sum()))
-    print(f"\n{family} {variant:32} log-probs {(packed - naive).abs().max():.1e}   gradient {error:.1e}", end="")
-    assert apart(packed, naive) < 1e-5 and error < 1e-5
+    found, wanted = (gradients(policy, (logprobs * weights).sum()) for logprobs in (packed, naive))
+    errors = {name: relative(found[name], wanted[name]) for name in wanted}
+    worst = max(errors, key=errors.__getitem__)
+    print(f"\n{family} {variant:32} log-probs {(packed - naive).abs().max():.1e} ", end="")
+    print(f"worst gradient {errors[worst]:.1e} of norm {wanted[worst].norm():.1e}: {worst}", end="")
+    assert apart(packed, naive) < 1e-5 and errors[worst] < 1e-5
     assert apart(packed, rollout.logprobs) < 1e-5, "training scores another distribution than was sampled"
 
 
@@ -231,3 +243,72 @@ def test_what_is_not_known_is_refused_by_name(changes: dict[str, Any], message: 
     with pytest.raises(UserError, match=message) as caught:
         Policy.load(tmp_path, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+BOX = [[100, 200, 500, 1000], [0, 0, 1000, 3]]
+
+
+def question(size: tuple[int, int], problem: str | None = None) -> Sample:
+    problem = prompts.detection("cat") if problem is None else problem
+    return Sample("0", picture(*size), "detection", problem, prompts.detection_solution(BOX, 0.5), "cat")
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_boxes_are_in_the_frame_of_the_family(family: str, folder_of: Any):
+    """Qwen2.5-VL taught thousandths, or pixels of the picture on disk: it earns nothing, and the log says no more."""
+    policy, sample = Policy.load(folder_of(family), device="cpu"), question((70, 301))
+    unit = policy.image_processor.patch_size * policy.image_processor.merge_size
+    prompt = policy.encode(sample)
+    wide, high = policy.processor.resized((70, 301))
+    assert [high, wide] == (prompt.image_grid_thw[0, 1:] * policy.image_processor.patch_size).tolist()
+    assert (wide, high) != (70, 301) and wide % unit == high % unit == 0
+    asked = policy.decode(prompt.input_ids)
+    in_pixels = f"in pixels of the image, which is {wide} x {high} pixels, integer" in asked
+    assert in_pixels == family_of(family, family).pixel_boxes == ("between 0 and 1000" not in asked)
+    rollout = written_rollout(policy, [sample], "answer")
+    learnt = policy.decode(rollout.tokens(0)[:-1])
+    expected = [round(x * side / 1000) for x, side in zip(BOX[0], (wide, high) * 2, strict=True)]
+    assert f"[{', '.join(map(str, expected))}]" in learnt if in_pixels else learnt == sample.solution
+    read = policy.decode(rollout.tokens(0)[:-1], prompt)
+    found = parse("detection", read)
+    assert isinstance(found, Detections) and not found.invalid
+    assert abs(found.boxes - BOX).max() <= (500 / min(wide, high) + 1 if in_pixels else 0)
+    assert reading("detection")(f"<think>a</think> {read}", sample).parts["iou"] > 0.4
+    assert policy.processor.count(sample, (70, 301)) == (
+        len(prompt) - prompt.mm_token_type_ids.sum(),
+        wide * high // unit**2,
+    )
+    assert rollout.texts == [sample.solution], "the log has thousandths"
+
+
+def test_a_frame_in_other_words_is_refused(folder_of: Any):
+    """A question of one's own that asks Qwen2.5-VL for thousandths, which are then read as pixels."""
+    policy = Policy.load(folder_of("qwen2_5_vl"), device="cpu")
+    for words in ("Boxes from 0 to 1000.", "Boxes in 0-1000.", "Coordinates are thousandths."):
+        with pytest.raises(UserError, match="pixels of the resized picture"):
+            policy.encode(question((56, 56), words))
+    assert policy.encode(question((56, 56), "Where is the Peugeot 1000?"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[28, 1e1, 5.6e1, 42]", "[500, 119, 1000, 500]"),  # all that the parser takes for a number
+        ("[ 28,0 ,\n57, 42]", "[ 500,0 ,\n1018, 500]"),  # outside stays outside
+        ("[0, 0, 1e999, 84]", "[0, 0, 1000000, 1000]"),
+        ("[-1, 0, 56, 84]", "[-18, 0, 1000, 1000]"),
+        ("(28, 0) , (56,84)", "(500, 0) , (1000,1000)"),
+        ("[1, 2, 3] [1, 2, 3, 4, 5] [1, 2, 3, 'a']", "[1, 2, 3] [1, 2, 3, 4, 5] [1, 2, 3, 'a']"),
+    ],
+)
+def test_every_box_that_can_be_read_is_rescaled(text: str, expected: str):
+    """A number in a form of its own left in pixels, beside others in thousandths."""
+    assert rescale(text, (56, 84), (1000, 1000)) == expected
+
+
+def test_a_thin_box_does_not_vanish():
+    """A true box of one thousandth that is no box in pixels: the solution would teach an answer that is malformed."""
+    for x in range(1000):
+        text = rescale(f"[{x}, 0, {x + 1}, 1000]", (1000, 1000), (56, 84))
+        x1, _, x2, _ = json.loads(text)
+        assert 0 <= x1 < x2 <= 56 and abs(x1 - x * 0.056) <= 1

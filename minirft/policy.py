@@ -73,7 +73,7 @@ class Policy(Model):
         shared_prefix: bool = True,
         decoder: str = "growing",
     ) -> Policy:
-        """A policy from "tiny", "qwen2-vl-2b", "qwen2-vl-7b", a folder or a hub id.
+        """A policy from "tiny", a name of `engine.HUB` such as "qwen2-vl-2b", a folder or a hub id.
 
         `quantize` is "none" or "nf4" (4-bit, needs `lora`).  `dtype` is "auto", "float32", "bfloat16" or
         "float16".  `max_pixels` bounds the area of the resized picture, `max_prompt_length` the prompt in

@@ -35,7 +35,7 @@ def test_hidden_states_equal_the_whole_model(lora_policy: Policy, samples: list[
     assert len({len(prompt) for prompt in prompts}) > 1
     tokens = torch.randint(0, 256, (len(prompts) * 2, 4), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        going = decoder(policy, prefill(policy, prompts), 2, room=6)
+        going = decoder(policy, prefill(policy, prompts), 2, capacity=6)
         found = torch.stack([policy.lm_head(going.step(tokens[:, t])) for t in range(4)], dim=1)
         for p, prompt in enumerate(prompts):
             rows = slice(2 * p, 2 * p + 2)
@@ -48,7 +48,7 @@ def test_rows_that_leave_do_not_disturb_the_others(lora_policy: Policy, samples:
     policy, prompts = lora_policy, [lora_policy.encode(sample) for sample in samples]
     tokens = torch.randint(0, 256, (9, 5), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        whole, thinned = (Growing(policy, prefill(policy, prompts), 3, room=5) for _ in range(2))
+        whole, thinned = (Growing(policy, prefill(policy, prompts), 3, capacity=5) for _ in range(2))
         left = torch.arange(9)
         for t, keep in enumerate([[0, 1, 4, 7, 8], [0, 2, 3, 4], [1, 2, 3], [0, 2]]):
             expected = whole.step(tokens[:, t])[left]
@@ -89,7 +89,7 @@ def test_prompts_are_held_once(policy: Policy, samples: list[Sample]):
     prompts = [policy.encode(sample) for sample in samples]
     with torch.no_grad():
         start = prefill(policy, prompts)
-        going = Growing(policy, start, 8, room=5)
+        going = Growing(policy, start, 8, capacity=5)
         going.step(torch.zeros(24, dtype=torch.long))
     assert going.prompts.keys[0].data_ptr() == start.cache.layers[0].keys.data_ptr()
     assert going.prompts.keys[0].shape[0] == 3

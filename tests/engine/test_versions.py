@@ -27,7 +27,7 @@ def test_a_passed_cache_fills(policy: Policy, samples: list[Sample]):
     prompts = [policy.encode(sample) for sample in samples]
     start = prefill(policy, prompts)
     assert {layer.keys.shape[2] for layer in start.cache.layers} == {max(map(len, prompts))}
-    growing = Growing(policy, start, 2, room=3)
+    growing = Growing(policy, start, 2, capacity=3)
     growing.step(torch.ones(2 * len(prompts), dtype=torch.long))
     assert [layer.length for layer in growing.layers] == [1] * len(growing.layers)
     assert all(isinstance(layer, Buffer) for layer in growing.layers)

@@ -8,7 +8,7 @@ are copied to every query head, which makes them A wide.
 
 from __future__ import annotations
 
-from minirft.cost.sizes import Shape, adapted, tower_widths
+from minirft.cost.sizes import Shape, adapted, skeleton, tower_widths
 
 CHUNK = 128
 """Tokens whose logits exist at once: `logprobs.token_logprobs`."""

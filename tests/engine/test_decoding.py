@@ -68,8 +68,8 @@ def test_rows_keep_their_prompt_whoever_leaves(data: st.DataObject):
     for _ in range(3):
         keep = data.draw(st.lists(st.integers(0, len(owner) - 1), min_size=1, unique=True).map(sorted))
         view, owner = view.select(torch.tensor(keep)), owner[keep]
-        assert torch.equal(view.slots // view.rows.shape[1], owner)
-        assert torch.equal(view.rows.flatten()[view.slots], torch.arange(len(owner)))
+        assert torch.equal(view.places // view.rows.shape[1], owner)
+        assert torch.equal(view.rows.flatten()[view.places], torch.arange(len(owner)))
 
 
 @pytest.mark.parametrize("options", [{"decoder": "graph"}, {"prompts_per_decode": 1}, {"prompts_per_decode": 2}])

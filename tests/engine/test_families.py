@@ -23,6 +23,7 @@ from minirft.engine.families.pixel_boxes import rescale
 from minirft.engine.versions import Qwen2VLImageProcessorPil, quiet_peft
 from minirft.policy import LoraSettings, Policy
 from minirft.rewards import Detections, parse, prompts, reading
+from minirft.runs import PictureProcessor
 from minirft.runs.exports import merge
 from minirft.runs.model_card import write_processor
 from minirft.runs.supervised import written_rollout
@@ -279,6 +280,12 @@ def test_boxes_are_in_the_frame_of_the_family(family: str, folder_of: Any):
         wide * high // unit**2,
     )
     assert rollout.texts == [sample.solution], "the log has thousandths"
+
+
+def test_trl_refuses_a_family_with_boxes_in_pixels(folder_of: Any):
+    """A question without a frame, on which both make one prompt: TRL's rewards would read pixels as thousandths."""
+    with pytest.raises(UserError, match="leave TRL out"):
+        PictureProcessor.of(Policy.load(folder_of("qwen2_5_vl"), device="cpu"), question((56, 56), "Where is it?"))
 
 
 def test_a_frame_in_other_words_is_refused(folder_of: Any):

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, overload
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel
 
 from minirft import UserError
 from minirft.engine import (
@@ -29,6 +29,7 @@ from minirft.engine import (
     Rows,
     add_lora,
     copy_trained,
+    family_of,
     keep_in_host_memory,
     load_model,
     load_processor,
@@ -49,9 +50,7 @@ class Policy(Model):
     `loss_scale` multiplies a loss before `backward`; it is 1, except for a float16 model.
     """
 
-    def __init__(
-        self, model: Qwen2VLForConditionalGeneration | PeftModel, processor: Processor, **options: Any
-    ) -> None:
+    def __init__(self, model: PreTrainedModel | PeftModel, processor: Processor, **options: Any) -> None:
         super().__init__(model, processor, **options)
         self.prompts = PromptCache()
         self.loss_scale = LossScale.of(self.dtype)
@@ -74,7 +73,7 @@ class Policy(Model):
         shared_prefix: bool = True,
         decoder: str = "growing",
     ) -> Policy:
-        """Load a policy: "tiny", "qwen2-vl-2b", "qwen2-vl-7b", a folder or a hub id.
+        """Load a policy: "tiny", a name of `engine.HUB` such as "qwen2-vl-2b", a folder or a hub id.
 
         `quantize` is "none" or "nf4" (4-bit, needs `lora`).  `dtype` is "auto", "float32", "bfloat16" or
         "float16".  `max_pixels` bounds the area of the resized picture, `max_prompt_length` the prompt in
@@ -88,7 +87,8 @@ class Policy(Model):
         source = resolve(str(name))
         device = pick_device(device)
         core = load_model(source, quantize, pick_dtype(dtype, device), device)
-        processor = load_processor(source, max_pixels, max_prompt_length)
+        boxes = family_of(core.config.model_type, source).pixel_boxes
+        processor = load_processor(source, max_pixels, max_prompt_length, boxes)
         if lora is None:
             core.model.visual.requires_grad_(train_vision)
         policy = cls(
@@ -130,10 +130,11 @@ class Policy(Model):
         )
         return Prompt(sample=sample, **tensors, position_ids=positions[:, 0], rope_delta=int(delta))
 
-    def decode(self, ids: Tensor) -> str:
-        """Decode token ids (T,) to text without control tokens."""
+    def decode(self, ids: Tensor, prompt: Prompt | None = None) -> str:
+        """Decode token ids (T,) to text without control tokens; with `prompt`, boxes become thousandths."""
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return cast(str, text)  # one row of ids gives one string; the library's type allows a list too
+        text = cast(str, text)  # one row of ids gives one string; the library's type allows a list too
+        return self.processor.rescaled(text, prompt, written=False) if prompt and self.family.pixel_boxes else text
 
     @overload
     def logprobs(self, rollout: Rollout, rows: Rows = None, *, shared: bool | None = None) -> Tensor: ...

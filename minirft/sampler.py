@@ -68,7 +68,7 @@ def sample_groups(
         completion_ids=ids,
         completion_mask=torch.arange(ids.shape[1], device=ids.device) < lengths[:, None],
         logprobs=logprobs,
-        texts=[policy.decode(row[:n]) for row, n in zip(ids, lengths.tolist(), strict=True)],
+        texts=[policy.decode(ids[b, :n], prompts[b // group_size]) for b, n in enumerate(lengths.tolist())],
         finished=_is_eos(ids.gather(1, lengths[:, None] - 1)[:, 0], policy),
         group_size=group_size,
         temperature=temperature,

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
-from minirft.engine import loading
 from minirft.engine.logprobs import naive_logits
 from minirft.engine.processor import FeatureCache
 from minirft.engine.versions import Qwen2VLImageProcessorPil
@@ -359,7 +358,7 @@ def test_broken_model_folder(
     how: str, message: str, miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a traceback, or worse: what is missing filled in by transformers, and a run that learns on nothing."""
-    monkeypatch.setattr(loading.Qwen2VLForConditionalGeneration, "from_pretrained", None)  # before anything is loaded
+    monkeypatch.setattr(Qwen2VLForConditionalGeneration, "from_pretrained", None)  # before anything is loaded
     with pytest.raises(UserError, match=message) as caught:
         Policy.load(broken(miniature, tmp_path / "model", how))
     assert "\n" not in str(caught.value)

@@ -3,12 +3,12 @@
 Each function lists the tensors at the fullest moment of a phase.  The lists were derived from the code and checked with
 `fake_step`.  A frozen linear layer keeps nothing for the backward pass, but the adapter on it keeps its input.  CUDA's
 fast attention under a mask has no grouped key heads, so keys and values of the completions are copied to every query
-head, which makes them D wide.
+head, which makes them A wide.
 """
 
 from __future__ import annotations
 
-from minirft.cost.sizes import Shape, adapted
+from minirft.cost.sizes import Shape, adapted, skeleton, tower_widths
 
 CHUNK = 128
 """Tokens whose logits exist at once: `logprobs.token_logprobs`."""
@@ -19,7 +19,7 @@ LOGIT_COPIES = 5
 def picture(shape: Shape) -> float:
     """Count the vision tower on one picture, without a gradient: patches, and the fuller of attention and MLP."""
     vision, b, n = shape.model.vision_config, shape.b, shape.patches
-    e, m = vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
+    e, m = tower_widths(shape.model)
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * b
     floats = 4 * (6 if b < 4 else 4)  # rotary embedding works on float32 copies of queries and keys
     attention = (2 * b + 3 * b + floats) * e  # residual, normed, queries with keys and values
@@ -35,7 +35,7 @@ def prefill(shape: Shape) -> dict[str, float]:
     layer = n * b * (3 * text.hidden_size + 3 * text.intermediate_size) + mask
     seen = picture(shape) if _tower_learns(shape) else 0  # a frozen tower has run before
     fuller = {"one layer": layer} if layer > seen else {"picture": seen}
-    return {"keys and values": n * _cached(shape), "prompts": 2 * n * b * text.hidden_size, **fuller}
+    return {"keys and values": n * _cached(shape), "prompts": 2 * n * b * shape.embedded, **fuller}
 
 
 def decode(shape: Shape, group: int) -> dict[str, float]:
@@ -82,7 +82,7 @@ def update(shape: Shape) -> dict[str, float]:
     if config.checkpointing:
         kept = {"checkpoints": text.num_hidden_layers * tokens * b * d}
         mlp = attention + norms + 2 * tokens * b * d + 5 * inner + third
-        gradients = 2 * shape.seen * (d + shape.keys) + (shape.fresh + 3 * tokens) * d
+        gradients = 2 * shape.seen * (shape.queries + shape.keys) + (shape.fresh + 3 * tokens) * shape.queries
         layer = max(mlp, attention + norms / 2 + b * gradients)
     else:
         kept = {"saved activations": text.num_hidden_layers * saved}
@@ -97,9 +97,8 @@ def update(shape: Shape) -> dict[str, float]:
 
 def _inputs(shape: Shape) -> dict[str, float]:
     """Count the embeddings of the packed tokens, and the attention bias, which all layers share."""
-    hidden = shape.model.text_config.hidden_size
     mask = shape.seen * shape.config.max_completion_length
-    return {"packed tokens": shape.b * (shape.packed * hidden + mask)}
+    return {"packed tokens": shape.b * (shape.packed * shape.embedded + mask)}
 
 
 def _chunk(shape: Shape) -> int:
@@ -109,15 +108,20 @@ def _chunk(shape: Shape) -> int:
 def _attention_saved(shape: Shape) -> float:
     """Count queries, keys, values and result of the two calls, and the input of the output layer."""
     text, b = shape.model.text_config, shape.b
-    d, s = text.hidden_size, shape.prompts * shape.prompt
+    d, s = shape.queries, shape.prompts * shape.prompt
     numbers = 2 * (s + shape.fresh) * d + 2 * s * shape.keys + 2 * shape.seen * d + shape.packed * d
     return b * numbers + 4 * text.num_attention_heads * (s + shape.fresh)
 
 
 def _norms_saved(shape: Shape) -> float:
-    """Count two norms: each keeps a float32 copy of its input, and its result, the input of the next layers."""
+    """Count two norms: each keeps a float32 copy of its input, and its result, the input of the next layers.
+
+    The norms of queries and keys, if the model has them, keep the copy only.
+    """
     d, learning = shape.model.text_config.hidden_size, shape.config.train == "full"
-    return 2 * shape.packed * d * (4 + shape.b * (2 if learning else 1))
+    of_heads = hasattr(skeleton(shape.model).model.language_model.layers[0].self_attn, "q_norm")
+    heads = (shape.queries + shape.keys) * (4 + shape.b * learning) if of_heads else 0
+    return shape.packed * (2 * d * (4 + shape.b * (2 if learning else 1)) + heads)
 
 
 def _tower_saved(shape: Shape) -> float:
@@ -125,8 +129,8 @@ def _tower_saved(shape: Shape) -> float:
     if not _tower_learns(shape):
         return 0
     vision = shape.model.vision_config
-    width = 10 * vision.embed_dim + 3 * int(vision.embed_dim * vision.mlp_ratio)
-    return shape.prompts * shape.patches * vision.depth * width * shape.b
+    e, m = tower_widths(shape.model)
+    return shape.prompts * shape.patches * vision.depth * (10 * e + 3 * m) * shape.b
 
 
 def _tower_learns(shape: Shape) -> bool:

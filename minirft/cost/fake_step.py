@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import PreTrainedConfig
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 from minirft.cost.sizes import Shape
-from minirft.engine import DECODERS, add_lora, layers, nf4_settings, prefill, recompute_layers
+from minirft.engine import DECODERS, add_lora, family_of, layers, nf4_settings, prefill, recompute_layers
 from minirft.policy import Policy
 from minirft.reference import make_reference
 from minirft.runs import GRPOConfig, make_optimiser
@@ -35,7 +35,7 @@ from minirft.sampler import pick
 from minirft.samples import Prompt, Rollout
 
 
-def counted(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
+def counted(model: PreTrainedConfig, config: GRPOConfig) -> dict[str, int]:
     """Count the peak bytes of each phase of a step with torch's MemTracker, under the ledger's names."""
     shape = Shape.of(model, replace(config, offload_vision=False, offload_embedding=False, device="cpu"))
     with patch.object(layers, "_attend", _attend_as_on_cuda(layers._attend)), warnings.catch_warnings():
@@ -142,7 +142,7 @@ def policy_of_shape(shape: Shape, device: str = "meta") -> Policy:
     """
     config, dtype = shape.config, {2: torch.bfloat16, 4: torch.float32}[shape.b]
     with torch.device(device):
-        core = Qwen2VLForConditionalGeneration._from_config(
+        core = family_of(shape.model.model_type, config.model).model_class._from_config(
             shape.model, dtype=dtype, attn_implementation={"text_config": layers.SHARED_PREFIX, "vision_config": "sdpa"}
         )
     if config.quantize == "nf4":

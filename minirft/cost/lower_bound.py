@@ -15,6 +15,7 @@ One token through the language model's linear layers, and through adapters of ra
 Attention of q tokens over k keys is two matrix products in each layer, 4 q k H L FLOPs.
 
 **Vision** once:  2 n (patch pixels) E + J (2 n (4 E² + 2 E M) + 4 n² E) + 2 (n / 4) ((4E)² + 4E D).
+Layers with window attention (Qwen2.5-VL) are counted as if they attended to the whole picture.
 
 **Rollout**: the prompt once and every completion token but the last once, because the last token predicts nothing:
 N = P + G (C - 1) tokens.  `lm_head` runs at the places that predict: R = 1 + G (C - 1), for a prompt's last token is
@@ -44,10 +45,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers import Qwen2VLConfig
+from transformers import PreTrainedConfig
 
 from minirft.cost.shapes import Shape
-from minirft.cost.sizes import adapter_widths, count_weights, key_width
+from minirft.cost.sizes import adapter_widths, count_weights, key_width, linears, query_width, skeleton, tower_widths
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Floor:
 
 
 def floor(
-    config: Qwen2VLConfig, shape: Shape, rank: int = 0, reference: bool = False, see_pictures: bool = True
+    config: PreTrainedConfig, shape: Shape, rank: int = 0, reference: bool = False, see_pictures: bool = True
 ) -> Floor:
     """Compute the floor of one GRPO step.  `rank` is that of the adapters, or 0 if all language weights are trained."""
     counted = parts(config, shape, rank, reference, see_pictures, visible=False)
@@ -76,7 +77,7 @@ def floor(
 
 
 def parts(
-    config: Qwen2VLConfig, shape: Shape, rank: int, reference: bool, see_pictures: bool, visible: bool
+    config: PreTrainedConfig, shape: Shape, rank: int, reference: bool, see_pictures: bool, visible: bool
 ) -> dict[str, int]:
     """Count the FLOPs of vision, rollout, reference, forward and backward of a step."""
     p, rest, g = shape.prompt, shape.completion - 1, shape.group
@@ -94,12 +95,12 @@ def parts(
     return {name: round(shape.prompts * count) for name, count in counts.items()}
 
 
-def per_token(config: Qwen2VLConfig, rank: int) -> tuple[int, int]:
+def per_token(config: PreTrainedConfig, rank: int) -> tuple[int, int]:
     """Return W and A: multiplications of one token in the linear layers, and in adapters of this rank."""
     return count_weights(config)["language linears"]["linear"], rank * adapter_widths(config)["language"]
 
 
-def forward_flops(config: Qwen2VLConfig, rank: int, tokens: list[tuple[float, float]], places: int) -> float:
+def forward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float, float]], places: int) -> float:
     """Count a forward pass over `tokens`, pairs (count, keys that each attends to), with `lm_head` at `places`."""
     text = config.text_config
     linear = 2 * sum(per_token(config, rank)) * sum(count for count, _ in tokens)
@@ -107,7 +108,7 @@ def forward_flops(config: Qwen2VLConfig, rank: int, tokens: list[tuple[float, fl
 
 
 def backward_flops(
-    config: Qwen2VLConfig, rank: int, tokens: list[tuple[float, float]], places: int, products: int
+    config: PreTrainedConfig, rank: int, tokens: list[tuple[float, float]], places: int, products: int
 ) -> float:
     """Count the backward pass of `forward_flops`; attention has 4 `products`, or 5 if scores are computed again."""
     text = config.text_config
@@ -118,21 +119,19 @@ def backward_flops(
     if not rank:
         return activations + 2 * count * weights + head
     hidden, keys = text.hidden_size, key_width(config)
-    below = hidden * (hidden + 2 * keys) + 3 * rank * hidden
+    below = hidden * (query_width(config) + 2 * keys) + 3 * rank * hidden
     return activations + 2 * count * adapters - 2 * count * below
 
 
-def _attention(config: Qwen2VLConfig, tokens: list[tuple[float, float]], products: int) -> float:
+def _attention(config: PreTrainedConfig, tokens: list[tuple[float, float]], products: int) -> float:
     text = config.text_config
-    return products * 2 * text.hidden_size * text.num_hidden_layers * sum(count * keys for count, keys in tokens)
+    return products * 2 * query_width(config) * text.num_hidden_layers * sum(count * keys for count, keys in tokens)
 
 
-def vision_flops(config: Qwen2VLConfig, patches: int) -> int:
+def vision_flops(config: PreTrainedConfig, patches: int) -> int:
     """Count the forward pass of one picture of `patches` patches through the vision tower."""
-    vision = config.vision_config
-    width, inner = vision.embed_dim, int(vision.embed_dim * vision.mlp_ratio)
+    vision, tower, (width, _) = config.vision_config, skeleton(config).model.visual, tower_widths(config)
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    block = 2 * patches * (4 * width**2 + 2 * width * inner) + 4 * patches**2 * width
-    merge = vision.spatial_merge_size**2
-    merger = 2 * (patches // merge) * ((merge * width) ** 2 + merge * width * vision.hidden_size)
-    return 2 * patches * pixels * width + vision.depth * block + merger
+    blocks, whole = (sum(layer.weight.numel() for layer in linears(part)) for part in (tower.blocks, tower))
+    merged = patches // vision.spatial_merge_size**2
+    return 2 * patches * (pixels * width + blocks + 2 * patches * width * vision.depth) + 2 * merged * (whole - blocks)

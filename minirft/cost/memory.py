@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from transformers import Qwen2VLConfig
+from transformers import PreTrainedConfig
 
 from minirft.cost import activations
 from minirft.cost.sizes import NF4, Shape, count_weights
@@ -54,7 +54,7 @@ class Ledger:
         return self.total(self.peak_phase)
 
 
-def ledger(model: Qwen2VLConfig, config: GRPOConfig) -> Ledger:
+def ledger(model: PreTrainedConfig, config: GRPOConfig) -> Ledger:
     """Compute the ledger of a run of `config` on `model`."""
     shape = Shape.of(model, config)
     kept, weights, text = resident(shape), count_weights(model), model.text_config

@@ -32,6 +32,7 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
+from minirft import UserError
 from minirft.cost.architectures import architecture
 from minirft.engine import Qwen2VLImageProcessorPil
 from minirft.tiny import CHAT_TEMPLATE
@@ -61,9 +62,11 @@ def write_random(
 
     `name` is what `architecture` takes ("qwen2-vl-2b": 4.4 GB on disk, "qwen2-vl-7b": 16.6 GB).  A shard has at most
     `shard_bytes` bytes, unless one tensor alone has more.  The tokenizer is `placeholder_tokenizer` if none is given.
-    Raises `UserError` for an unknown architecture.
+    Raises `UserError` for an unknown architecture, or one of another family.
     """
     config = architecture(name)
+    if not isinstance(config, Qwen2VLConfig):
+        raise UserError(f"random weights, and so bench, are of Qwen2-VL alone, and {name} is {config.model_type}")
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, config, seed, shard_bytes)
     config.architectures, config.dtype = ["Qwen2VLForConditionalGeneration"], torch.bfloat16

@@ -1,15 +1,22 @@
 """The sizes of a model and a step, in weights and tokens, which the memory ledger multiplies.
 
-Letters: S prompt tokens, L packed tokens of a pass, R its completions, D hidden, I the width inside the MLP, K the
-width of a token's keys, V vocabulary, E and M the hidden and inner widths of the vision tower, b bytes of a number.
+Letters: S prompt tokens, L packed tokens of a pass, R its completions, D hidden, I the width inside the MLP, A and K
+the widths of a token's queries and keys, V vocabulary, E and M the widths of the vision tower and inside its MLP, b
+bytes of a number.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-from transformers import Qwen2VLConfig
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
 
+from minirft.engine import family_of
 from minirft.runs import GRPOConfig
 
 NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
@@ -22,7 +29,7 @@ DEFAULT_MAX_PIXELS = 12845056
 class Shape:
     """The sizes of a step in the worst case of the settings."""
 
-    model: Qwen2VLConfig
+    model: PreTrainedConfig
     config: GRPOConfig
     b: int  # bytes of a number in weights and activations
     prompt: int  # S, tokens
@@ -34,7 +41,7 @@ class Shape:
     weight_bytes: int  # bytes of one of them
 
     @classmethod
-    def of(cls, model: Qwen2VLConfig, config: GRPOConfig) -> Shape:
+    def of(cls, model: PreTrainedConfig, config: GRPOConfig) -> Shape:
         """Compute the worst case of the settings.  `dtype = "auto"` counts 2 bytes, or 4 if all weights are trained."""
         lora = config.train == "lora"
         auto = 2 if lora else 4
@@ -78,50 +85,83 @@ class Shape:
         """Return K, the width of the keys of one token."""
         return key_width(self.model)
 
+    @property
+    def queries(self) -> int:
+        """Return A, the width of the queries of one token."""
+        return query_width(self.model)
+
+    @property
+    def embedded(self) -> int:
+        """Return the width of an embedding of the prompt, with the extra features of a picture token."""
+        levels = family_of(self.model.model_type, self.config.model).levels(self.model)
+        return (1 + levels) * self.model.text_config.hidden_size
+
 
 # ------------------------------------------------------------------ weights
 
 
-def key_width(model: Qwen2VLConfig) -> int:
+def skeleton(model: PreTrainedConfig) -> Any:
+    """Build the model without storage; the classes of its family define its layers and their widths."""
+    return _skeleton(model.model_type, model.to_json_string(use_diff=False))
+
+
+@lru_cache(maxsize=32)
+def _skeleton(model_type: str, config: str) -> Any:
+    family = family_of(model_type, "the configuration")
+    with torch.device("meta"):
+        return family.model_class(family.config_class.from_dict(json.loads(config)))
+
+
+def key_width(model: PreTrainedConfig) -> int:
     """Return K, the width of the keys of one token in one layer."""
-    text = model.text_config
-    return text.hidden_size // text.num_attention_heads * text.num_key_value_heads
+    return skeleton(model).model.language_model.layers[0].self_attn.k_proj.out_features
 
 
-def count_weights(model: Qwen2VLConfig) -> dict[str, dict[str, int]]:
+def query_width(model: PreTrainedConfig) -> int:
+    """Return A, the width of the queries of one token in one layer: heads * head width, which can differ from D."""
+    return skeleton(model).model.language_model.layers[0].self_attn.o_proj.in_features
+
+
+def tower_widths(model: PreTrainedConfig) -> tuple[int, int]:
+    """Return E and M of the vision tower."""
+    tower = skeleton(model).model.visual
+    return tower.patch_embed.proj.out_channels, max(layer.out_features for layer in linears(tower.blocks[0].mlp))
+
+
+def linears(module: nn.Module) -> list[nn.Linear]:
+    """List the linear layers of a module."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def count_weights(model: PreTrainedConfig) -> dict[str, dict[str, int]]:
     """Count the weights of each part, those of linear layers (which can have 4 bits) apart from the others."""
-    text, vision = model.text_config, model.vision_config
-    d, i, e = text.hidden_size, text.intermediate_size, vision.embed_dim
-    k = key_width(model)
-    m, merged = int(e * vision.mlp_ratio), e * vision.spatial_merge_size**2
-    patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    layer, block = 2 * d * (d + k) + 3 * d * i, 4 * e * e + 2 * e * m
+    core = skeleton(model)
+    parts = {
+        "language linears": [layer.weight for layer in linears(core.model.language_model)],
+        "vision tower": list(core.model.visual.parameters()),
+        "embedding": [core.get_input_embeddings().weight],
+        "head": [] if core.lm_head.weight is core.get_input_embeddings().weight else [core.lm_head.weight],
+    }
+    counts = {part: sum(weight.numel() for weight in weights) for part, weights in parts.items()}
+    tower = sum(layer.weight.numel() for layer in linears(core.model.visual))
     return {
-        "language linears": {"linear": text.num_hidden_layers * layer},
-        "vision tower": {
-            "linear": vision.depth * block + merged * (merged + d),
-            "other": vision.depth * (4 * e + e + m + 4 * e) + patch * e + 2 * e + merged + d,
-        },
-        "embedding": {"other": text.vocab_size * d},
-        "head": {"other": 0 if model.tie_word_embeddings else text.vocab_size * d},
-        "norms and biases": {"other": text.num_hidden_layers * (d + 2 * k + 2 * d) + d},
+        "language linears": {"linear": counts["language linears"]},
+        "vision tower": {"linear": tower, "other": counts["vision tower"] - tower},
+        "embedding": {"other": counts["embedding"]},
+        "head": {"other": counts["head"]},
+        "norms and biases": {"other": sum(weight.numel() for weight in core.parameters()) - sum(counts.values())},
     }
 
 
-def adapter_weights(model: Qwen2VLConfig, config: GRPOConfig) -> dict[str, int]:
+def adapter_weights(model: PreTrainedConfig, config: GRPOConfig) -> dict[str, int]:
     """Count the adapters' weights of each part: r (inputs + outputs) for every adapted linear layer."""
     return {part: config.lora.r * width * (part in adapted(config)) for part, width in adapter_widths(model).items()}
 
 
-def adapter_widths(model: Qwen2VLConfig) -> dict[str, int]:
+def adapter_widths(model: PreTrainedConfig) -> dict[str, int]:
     """Sum inputs + outputs of the linear layers of each part."""
-    text, vision = model.text_config, model.vision_config
-    d, i, e, k = text.hidden_size, text.intermediate_size, vision.embed_dim, key_width(model)
-    m, merged = int(e * vision.mlp_ratio), e * vision.spatial_merge_size**2
-    return {
-        "language": text.num_hidden_layers * (2 * (d + d) + 2 * (d + k) + 3 * (d + i)),
-        "vision": vision.depth * (4 * e + 2 * e + 2 * (e + m)) + 2 * merged + merged + d,
-    }
+    parts = {"language": skeleton(model).model.language_model, "vision": skeleton(model).model.visual}
+    return {name: sum(x.in_features + x.out_features for x in linears(part)) for name, part in parts.items()}
 
 
 def adapted(config: GRPOConfig) -> tuple[str, ...]:
@@ -131,6 +171,6 @@ def adapted(config: GRPOConfig) -> tuple[str, ...]:
     return (config.lora.targets,)
 
 
-def _full_weights(model: Qwen2VLConfig, config: GRPOConfig) -> int:
+def _full_weights(model: PreTrainedConfig, config: GRPOConfig) -> int:
     parts = {name: sum(kinds.values()) for name, kinds in count_weights(model).items()}
     return sum(n for name, n in parts.items() if config.train_vision or name != "vision tower")

@@ -16,7 +16,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import PrinterCallback, Qwen2VLForConditionalGeneration, TrainerCallback
 
@@ -25,7 +24,7 @@ from minirft.advantages import group_advantages
 from minirft.cost.shapes import questions
 from minirft.cost.steps import Ours, loss_and_gradients, reward
 from minirft.cost.work import Mark
-from minirft.engine import TARGETS, LoraSettings, resolve
+from minirft.engine import LoraSettings, lora_config, resolve
 from minirft.runs import PictureProcessor, trl_settings
 from minirft.samples import Rollout
 
@@ -138,9 +137,7 @@ def new_trainer(ours: Ours, lora: LoraSettings | None, turns: int, load: Load, *
         args=trl.GRPOConfig(**settings | changes, output_dir=tempfile.gettempdir()),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=processor,
-        peft_config=None
-        if lora is None
-        else LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=TARGETS[lora.targets], task_type="CAUSAL_LM"),
+        peft_config=lora_config(ours.policy.family, lora) if lora else None,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

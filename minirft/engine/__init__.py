@@ -7,19 +7,21 @@ from minirft import lazily
 if TYPE_CHECKING:
     from minirft.engine import layers
     from minirft.engine.decoding import DECODERS, Growing, prefill
+    from minirft.engine.families import Family, check_layers, family_of
     from minirft.engine.layers import Spans
     from minirft.engine.loading import (
         HUB,
-        TARGETS,
         TINY,
         LoraSettings,
         add_lora,
         copy_trained,
         load_model,
+        lora_config,
         need_bitsandbytes,
         nf4_settings,
         pick_device,
         pick_dtype,
+        read_family,
         resolve,
         tidy_after_quantising,
     )

@@ -191,5 +191,5 @@ def on_prompts(start: Prefilled, group_size: int, unwritten: Tensor | None = Non
 def _forward(model: Model, tokens: Tensor, position: Tensor, prompts: OnPrompts, layers: list[Buffer]) -> Tensor:
     """Run one token per row, (B,), at its rotary position, (B,), through the language model: hidden states (B, D)."""
     embeds, positions = model.embed(tokens)[:, None], position.expand(3, -1)[..., None]
-    mask = {"full_attention": None}  # `prompts` replaces the mask
-    return model.run(embeds, positions, mask, Cache(layers=layers), on_prompts=prompts)[:, 0]
+    mask, cache = model.family.unmasked, Cache(layers=layers)  # `prompts` replaces the mask
+    return model.run(embeds, positions, mask, cache, on_prompts=prompts)[:, 0]

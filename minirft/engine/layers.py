@@ -24,10 +24,9 @@ import torch
 from peft import PeftModel
 from peft.tuners import lora
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, Qwen2VLForConditionalGeneration
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed
 
 SHARED_PREFIX = "minirft_shared_prefix"
 
@@ -200,13 +199,13 @@ class Adapted4bit(getattr(lora, "Linear4bit", lora.Linear)):
     forward = Adapted.forward
 
 
-class Patches(PatchEmbed):
+class Patches(nn.Module):
     """`Patches` multiplies the pixels of each patch by the weights of each output."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Multiply (patches, pixels of a patch) by the weights -> (patches, outputs)."""
         weight = self.proj.weight.flatten(1)
-        return nn.functional.linear(pixels.to(weight.dtype), weight)
+        return nn.functional.linear(pixels.to(weight.dtype), weight, self.proj.bias)
 
 
 def fuse_adapters(model: PeftModel) -> None:
@@ -218,6 +217,6 @@ def fuse_adapters(model: PeftModel) -> None:
             layer.__class__ = Adapted4bit if bits else Adapted
 
 
-def embed_patches_by_product(model: Qwen2VLForConditionalGeneration) -> None:
+def embed_patches_by_product(model: PreTrainedModel) -> None:
     """Replace the vision tower's first layer by a matrix product."""
     model.model.visual.patch_embed.__class__ = Patches

@@ -15,18 +15,27 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import BitsAndBytesConfig, PreTrainedConfig, Qwen2VLForConditionalGeneration
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 
 from minirft import UserError, as_user_error
+from minirft.engine.families import Family, check_layers, family_of
 from minirft.engine.layers import SHARED_PREFIX, embed_patches_by_product, fuse_adapters
 from minirft.engine.versions import quiet_peft
 
 TINY = Path(__file__).parents[1] / "tiny" / "checkpoint"  # the embedded model
-HUB = {"qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct", "qwen2-vl-7b": "Qwen/Qwen2-VL-7B-Instruct"}
+HUB = {
+    "qwen2-vl-2b": "Qwen/Qwen2-VL-2B-Instruct",
+    "qwen2-vl-7b": "Qwen/Qwen2-VL-7B-Instruct",
+    "qwen2.5-vl-3b": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5-vl-7b": "Qwen/Qwen2.5-VL-7B-Instruct",
+    "qwen3-vl-2b": "Qwen/Qwen3-VL-2B-Instruct",
+    "qwen3-vl-4b": "Qwen/Qwen3-VL-4B-Instruct",
+    "qwen3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct",
+}
 
 LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-VISION_LINEARS = ["attn.qkv", "attn.proj", "fc1", "fc2", "mlp.0", "mlp.2"]
-TARGETS = {"language": LANGUAGE_LINEARS, "vision": VISION_LINEARS, "all": LANGUAGE_LINEARS + VISION_LINEARS}
+# Part of the model with LoRA -> modules to leave out, because tower and language model can have the same layer names.
+PARTS = {"language": r"(.*\.)?visual\..*", "vision": r"(.*\.)?language_model\..*", "all": None}
 UNFIT = (OSError, SafetensorError, RuntimeError, ValueError)  # what libraries raise for weights that are not as asked
 
 
@@ -60,7 +69,7 @@ def resolve(name: str) -> str:
             f"{name} holds an adapter, not a model; give its base model ({base}) and load the adapter on it"
         )
     if not (folder / "config.json").is_file():
-        raise UserError(f"{name} is not a model folder: it has no config.json; give the folder of a Qwen2-VL")
+        raise UserError(f"{name} is not a model folder: it has no config.json; give the folder of a whole model")
     return name
 
 
@@ -94,27 +103,27 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return known[dtype]
 
 
-def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.device) -> Qwen2VLForConditionalGeneration:
+def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """Load the weights to the device, with shared-prefix attention in the language model.
 
     "nf4" stores every linear layer except `lm_head` in 4 bits (https://arxiv.org/abs/2305.14314), with quantised
     scales, on a CPU too.  Each layer is quantised as soon as it is read, so at most one full tensor is in memory.
-    Raises `UserError` when `source` is not a whole Qwen2-VL in safetensors, before anything is loaded.
+    Raises `UserError` when `source` is not a whole model of a known family in safetensors, before anything is loaded.
     """
     from minirft.engine.model_folder import check_processor, check_weights  # here: a step loads nothing
 
-    _check_is_qwen2_vl(source)
+    family = read_family(source)
     check_processor(source)
-    check_weights(source)
+    check_weights(source, family)
     if quantize not in ("none", "nf4"):
         raise UserError(f"quantize is {quantize}; choose none or nf4")
     if quantize == "nf4":
         need_bitsandbytes('quantize = "none"')
     if quantize == "nf4" and device.type == "cpu":
         _give_freed_memory_back()
-    message = f"{source}: the weights do not load ({{why}}); it needs the safetensors of a Qwen2-VL"
+    message = f"{source}: the weights do not load ({{why}}); it needs the safetensors of a {family.name}"
     with as_user_error(message, *UNFIT):
-        model, report = Qwen2VLForConditionalGeneration.from_pretrained(
+        model, report = family.model_class.from_pretrained(
             source,
             dtype=dtype,
             quantization_config=nf4_settings(dtype) if quantize == "nf4" else None,
@@ -150,7 +159,7 @@ def _give_freed_memory_back() -> None:
         ctypes.CDLL(None).mallopt(-3, 2**18)  # M_MMAP_THRESHOLD
 
 
-def tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.device) -> None:
+def tidy_after_quantising(model: PreTrainedModel, device: torch.device) -> None:
     """Make 4-bit layers learn after a rollout, and on a CPU release the file of the weights."""
     bitsandbytes = need_bitsandbytes('quantize = "none"')
     for module in model.modules():
@@ -166,16 +175,18 @@ def tidy_after_quantising(model: Qwen2VLForConditionalGeneration, device: torch.
                 weight.data = weight.data.clone()
 
 
-def _check_is_qwen2_vl(source: str) -> None:
+def read_family(source: str) -> Family:
+    """Read the family of a model folder or hub id.  Raises `UserError` for an unknown family or kind of layer."""
     from minirft.engine.model_folder import how_to_fetch
 
     message = f"{source}: no folder of that name, and the hub did not give it ({{why}}); {how_to_fetch(source)}"
     with as_user_error(message, OSError, ValueError):
         config, _ = PreTrainedConfig.get_config_dict(source)
-    if config.get("model_type") != "qwen2_vl":
-        raise UserError(
-            f"{source} is a {config.get('model_type', 'nameless')} model; minirft trains Qwen2-VL (qwen2_vl)"
-        )
+    family = family_of(config.get("model_type"), source)
+    with as_user_error(f"{source}: config.json is not that of a {family.name} ({{why}})", *UNFIT):
+        config = family.config_class.from_pretrained(source)
+    check_layers(config, source)
+    return family
 
 
 def nf4_settings(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -188,14 +199,28 @@ def nf4_settings(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_vision: bool) -> PeftModel:
+def lora_config(family: Family, lora: LoraSettings, train_vision: bool = False) -> LoraConfig:
+    """Make PEFT's settings: linear layers by name, without the other part of the model, where names may be the same."""
+    part = "all" if train_vision and lora.targets == "language" else lora.targets
+    vision = list(family.vision_linears)
+    both = LANGUAGE_LINEARS + [name for name in vision if name not in LANGUAGE_LINEARS]
+    targets = {"language": LANGUAGE_LINEARS, "vision": vision, "all": both}[part]
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=targets,
+        exclude_modules=PARTS[part],
+        task_type="CAUSAL_LM",
+    )
+
+
+def add_lora(model: PreTrainedModel, lora: LoraSettings, train_vision: bool) -> PeftModel:
     """Add adapters to the chosen parts and freeze all other weights; `train_vision` widens "language" to "all"."""
-    if lora.targets not in TARGETS:
-        raise UserError(f"lora targets are {lora.targets}; choose one of {', '.join(TARGETS)}")
+    if lora.targets not in PARTS:
+        raise UserError(f"lora targets are {lora.targets}; choose one of {', '.join(PARTS)}")
     if lora.r < 1:
         raise UserError(f"lora rank is {lora.r}; it must be at least 1")
-    targets = TARGETS["all" if train_vision and lora.targets == "language" else lora.targets]
-    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    config = lora_config(family_of(model.config.model_type, model.name_or_path), lora, train_vision)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(lora.seed)
         with quiet_peft():
@@ -204,7 +229,7 @@ def add_lora(model: Qwen2VLForConditionalGeneration, lora: LoraSettings, train_v
     return adapted
 
 
-def copy_trained(model: Qwen2VLForConditionalGeneration | PeftModel, folder: Path) -> None:
+def copy_trained(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """Copy the learned weights in `folder` into `model`, in place.  Raises `UserError` when they do not fit."""
     with as_user_error(f"{folder}: the saved weights do not fit this policy ({{why}}); check model and lora", *UNFIT):
         if isinstance(model, PeftModel):
@@ -213,5 +238,5 @@ def copy_trained(model: Qwen2VLForConditionalGeneration | PeftModel, folder: Pat
             if missing or result.unexpected_keys:
                 raise ValueError(f"{(missing + result.unexpected_keys)[0]} does not match")
         else:
-            saved = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
+            saved = type(model).from_pretrained(folder, dtype=model.dtype, use_safetensors=True)
             model.load_state_dict(saved.state_dict())

@@ -1,20 +1,22 @@
 """A model runs a vision-language model: it has its parts, token rules, picture features and loss scale.
 
-The embedded tiny model, Qwen2-VL-2B and 7B all use this one class.  `policy.Policy` is a model that learns.
+The embedded tiny model and the models of all families (`families`) use this class.  `policy.Policy` is a model that
+learns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from minirft.engine.families import family_of
 from minirft.engine.processor import FeatureCache, Processor
 from minirft.engine.versions import CACHE
 from minirft.samples import Prompt
@@ -30,7 +32,7 @@ class Model:
 
     def __init__(
         self,
-        model: Qwen2VLForConditionalGeneration | PeftModel,
+        model: PreTrainedModel | PeftModel,
         processor: Processor,
         *,
         name: str = "",
@@ -45,14 +47,17 @@ class Model:
         self.shared_prefix = shared_prefix
         self.decoder = decoder
         self.cache = FeatureCache()
+        self.family = family_of(self.core.config.model_type, name)
+        self.family.prepare(self.core)
+        # Width of the extra features of a picture token; a text token has zeros there.
+        self.beside = self.family.levels(self.core.config) * self.lm_head.in_features
         self.eos_ids = _eos_ids(self.core, processor)
         self.banned = _banned_ids(self.core, processor, self.eos_ids).to(self.device)
 
     @property
-    def core(self) -> Qwen2VLForConditionalGeneration:
-        """Return the model without PEFT's wrapper (adapter layers stay inside)."""
-        wrapped = isinstance(self.model, PeftModel)
-        return cast(Qwen2VLForConditionalGeneration, self.model.get_base_model() if wrapped else self.model)
+    def core(self) -> Any:
+        """Return the model, of its family's class, without PEFT's wrapper (adapter layers stay inside)."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
     def language_model(self) -> nn.Module:
@@ -76,7 +81,7 @@ class Model:
         return any(parameter.requires_grad for parameter in self.core.model.visual.parameters())
 
     def features(self, prompt: Prompt) -> Tensor:
-        """Return the vision tower's features of the prompt's picture, shape (picture tokens, hidden).
+        """Return the vision tower's features of the prompt's picture, (picture tokens, hidden), or wider (see `embed`).
 
         A frozen tower runs under `no_grad` and once per picture; a tower that learns runs again, in the autograd graph.
         """
@@ -86,16 +91,17 @@ class Model:
             return self.cache.get(prompt, lambda: self.run_vision_tower(prompt)).to(self.device)
 
     def run_vision_tower(self, prompt: Prompt) -> Tensor:
-        """Run the vision tower on the prompt's picture, ignoring the cache: (picture tokens, hidden)."""
+        """Run the vision tower on the prompt's picture, ignoring the cache: features with the shape of `features`."""
         pixels, grid = prompt.pixel_values.to(self.device, self.dtype), prompt.image_grid_thw.to(self.device)
-        return self.core.model.visual(pixels, grid_thw=grid).pooler_output.to(self.dtype)
+        found = self.core.model.visual(pixels, grid_thw=grid)
+        return torch.cat([found.pooler_output, *(getattr(found, "deepstack_features", None) or ())], -1).to(self.dtype)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return token embeddings, shape (..., hidden)."""
-        return self.core.get_input_embeddings()(ids.to(self.device))
+        """Return token embeddings, (..., hidden), padded with zeros to the width of a picture token (DeepStack)."""
+        return nn.functional.pad(self.core.get_input_embeddings()(ids.to(self.device)), (0, self.beside))
 
     def embed_prompt(self, prompt: Prompt, features: Tensor | None = None) -> Tensor:
-        """Return the prompt's token embeddings with the picture's features in their places, shape (S, hidden)."""
+        """Return the prompt's token embeddings with the picture's features in their places, (S, hidden) or wider."""
         features = self.features(prompt) if features is None else features
         places = prompt.mm_token_type_ids.nonzero()[:, 0].to(self.device)
         return self.embed(prompt.input_ids).index_copy(0, places, features)
@@ -103,7 +109,7 @@ class Model:
     def run(
         self, embeds: Tensor, positions: Tensor, mask: Any = None, cache: Cache | None = None, **layout: Any
     ) -> Tensor:
-        """Run the language model over embeddings (n, L, D) at rotary positions (3, n, L): hidden states (n, L, D).
+        """Run the language model over embeddings (n, L, D or wider) at positions (3, n, L): hidden states (n, L, D).
 
         `layout` replaces the mask (see `layers.shared_prefix_attention`).  Without a cache and with gradients, layers
         are checkpointed if `checkpointing` is set.  transformers checkpoints in train mode only, and in train mode it
@@ -174,7 +180,7 @@ class LossScale:
         return asdict(self)
 
 
-def _eos_ids(core: Qwen2VLForConditionalGeneration, processor: Processor) -> tuple[int, ...]:
+def _eos_ids(core: PreTrainedModel, processor: Processor) -> tuple[int, ...]:
     stated = core.generation_config.eos_token_id
     stated = stated if isinstance(stated, list) else [stated]
     ids = {*stated, processor.tokenizer.eos_token_id} - {None}
@@ -182,7 +188,7 @@ def _eos_ids(core: Qwen2VLForConditionalGeneration, processor: Processor) -> tup
     return tuple(sorted(i for i in ids if i < len(processor.tokenizer)))
 
 
-def _banned_ids(core: Qwen2VLForConditionalGeneration, processor: Processor, eos_ids: tuple[int, ...]) -> Tensor:
+def _banned_ids(core: PreTrainedModel, processor: Processor, eos_ids: tuple[int, ...]) -> Tensor:
     tokenizer, config, vocabulary = processor.tokenizer, core.config, core.lm_head.out_features
     control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     control |= set(tokenizer.all_special_ids) | {config.image_token_id, config.video_token_id}

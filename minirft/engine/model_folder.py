@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
+from minirft.engine.families import Family
 
 INDEX = "model.safetensors.index.json"
 # A prompt cannot hold a picture without these tokens.
@@ -42,7 +42,7 @@ def check_processor(source: str) -> None:
         raise UserError(f"{folder} has no picture processor: copy preprocessor_config.json there")
     templates = any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json"))
     if not templates and "chat_template" not in _json(folder / "tokenizer_config.json"):
-        raise UserError(f"{folder} has no chat template: copy chat_template.json of Qwen2-VL there")
+        raise UserError(f"{folder} has no chat template: copy chat_template.json from the model's first folder")
     if not path.is_file() or not (folder / "config.json").is_file():
         return
     ids, config = _ids(path), _json(folder / "config.json")
@@ -61,7 +61,7 @@ def check_processor(source: str) -> None:
         )
 
 
-def check_weights(source: str) -> None:
+def check_weights(source: str, family: Family) -> None:
     """Raise `UserError` if a weight is missing, damaged or of another shape than in the configuration."""
     folder = Path(source)
     if not folder.is_dir():
@@ -75,7 +75,7 @@ def check_weights(source: str) -> None:
             raise UserError(f"{folder} has no {file.name}{said}: copy the weights there as safetensors")
         found |= _header(file)
     if not _json(folder / "config.json").get("quantization_config"):  # quantised weights are packed to other shapes
-        _compare(folder, {_plain(name): shape for name, shape in found.items()}, named)
+        _compare(family, folder, {_plain(name): shape for name, shape in found.items()}, named)
 
 
 def how_to_fetch(source: str) -> str:
@@ -91,10 +91,10 @@ def how_to_fetch(source: str) -> str:
     )
 
 
-def _compare(folder: Path, found: Shapes, named: dict[str, str]) -> None:
-    config = Qwen2VLConfig.from_pretrained(folder)
+def _compare(family: Family, folder: Path, found: Shapes, named: dict[str, str]) -> None:
+    config = family.config_class.from_pretrained(folder)
     with torch.device("meta"):
-        model = Qwen2VLForConditionalGeneration(config)
+        model = family.model_class(config)
     wanted = {_plain(name): list(weight.shape) for name, weight in model.named_parameters()}
     if missing := sorted(wanted.keys() - found.keys()):
         where = next((f" of {file}" for name, file in named.items() if _plain(name) == missing[0]), "")

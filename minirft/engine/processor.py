@@ -1,4 +1,4 @@
-"""A processor turns text and picture into the input tensors of a Qwen2-VL, once per sample in a run.
+"""A processor turns text and picture into the input tensors of a model, once per sample in a run.
 
 The tokenizer and the PIL picture processor are loaded directly, because `AutoProcessor` needs torchvision for a video
 processor that is not used here.
@@ -28,11 +28,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor has the two halves of Qwen2-VL's processor, and a limit on the prompt's length (tokens, or None)."""
+    """A processor has the two halves of a model's processor, and a limit on the prompt's length (tokens, or None).
+
+    `asked` makes the problem of a sample, for a picture resized to a size, if the family has its own words.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     image_processor: Qwen2VLImageProcessorPil
     max_prompt_length: int | None = None
+    asked: Callable[[Sample, tuple[int, int]], str] | None = None
 
     @property
     def picture_id(self) -> int:
@@ -46,7 +50,7 @@ class Processor:
         """
         picture = sample.picture()
         pictured = self._picture_tokens(sample, picture.size)
-        text = self._text_ids(sample)
+        text = self._text_ids(sample, picture.size)
         if self.max_prompt_length is not None and pictured + len(text) - 1 > self.max_prompt_length:
             raise UserError(self._too_long(sample, picture.size, pictured, len(text) - 1, self.max_prompt_length))
         at = text.index(self.picture_id)
@@ -64,7 +68,7 @@ class Processor:
 
         Raises `UserError` as `Processor(sample)` does.
         """
-        return len(self._text_ids(sample)) - 1, self._picture_tokens(sample, size)
+        return len(self._text_ids(sample, size)) - 1, self._picture_tokens(sample, size)
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Compute the size, (width, height), to which a picture of `size` is scaled for the model."""
@@ -84,12 +88,22 @@ class Processor:
             raise UserError(f"sample {sample.id}: picture of {width}x{height}: {error}; crop or remove it") from None
         return int(patches) // self.image_processor.merge_size**2
 
-    def _text_ids(self, sample: Sample) -> list[int]:
-        """Tokenize the question in the chat format, with one picture token in the place of the picture."""
+    def rescaled(self, text: str, prompt: Prompt, *, written: bool) -> str:
+        """Rescale the boxes of a text to pixels if it was `written` for a model of pixels, else to thousandths."""
+        from minirft.engine.families.pixel_boxes import TASKS, THOUSAND, rescale  # here: few models need it
+
+        if self.asked is None or prompt.sample.task not in TASKS:
+            return text
+        high, wide = (prompt.image_grid_thw[0, 1:] * self.image_processor.patch_size).tolist()
+        return rescale(text, THOUSAND, (wide, high)) if written else rescale(text, (wide, high), THOUSAND)
+
+    def _text_ids(self, sample: Sample, size: tuple[int, int]) -> list[int]:
+        """Tokenize the question in the chat format, with one picture token in the place of a picture of `size`."""
         control = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         if found := [token for token in control if token in sample.problem]:
             raise UserError(f"sample {sample.id}: the problem holds the control token {found[0]}; remove it")
-        content = [{"type": "image"}, {"type": "text", "text": sample.problem}]
+        problem = self.asked(sample, self.resized(size)) if self.asked else sample.problem
+        content = [{"type": "image"}, {"type": "text", "text": problem}]
         ids = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
         )
@@ -109,11 +123,15 @@ class Processor:
         )
 
 
-def load_processor(source: str, max_pixels: int | None, max_prompt_length: int | None) -> Processor:
+def load_processor(
+    source: str, max_pixels: int | None, max_prompt_length: int | None, pixel_boxes: bool = False
+) -> Processor:
     """Load the processor of a model folder or hub id.  Raises `UserError` when a file is missing or does not fit.
 
-    `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels.
+    `max_pixels` replaces the folder's own upper limit on the area of the resized picture, in pixels; `pixel_boxes` is
+    that of the model's `Family`.
     """
+    from minirft.engine.families.pixel_boxes import question
     from minirft.engine.model_folder import check_processor, how_to_fetch  # here: a step loads nothing
 
     check_processor(source)
@@ -124,18 +142,18 @@ def load_processor(source: str, max_pixels: int | None, max_prompt_length: int |
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _legacy_chat_template(source)
     if PICTURE_TOKEN not in tokenizer.get_vocab():
-        raise UserError(f"{source}: the tokenizer has no {PICTURE_TOKEN}; it is not a Qwen2-VL tokenizer")
+        raise UserError(f"{source}: the tokenizer has no {PICTURE_TOKEN}; it is not the tokenizer of such a model")
     if max_pixels is not None:
         least = image_processor.size["shortest_edge"]
         if max_pixels < least:
             raise UserError(f"max_pixels is {max_pixels}, below the {least} pixels {source} needs; raise it")
         image_processor.size = {"shortest_edge": least, "longest_edge": max_pixels}
-    return Processor(tokenizer, image_processor, max_prompt_length)
+    return Processor(tokenizer, image_processor, max_prompt_length, question if pixel_boxes else None)
 
 
 def _legacy_chat_template(source: str) -> str:
     """Load the template from a file that the tokenizer does not read: Qwen2-VL's first releases kept it there."""
-    message = f"{source}: no chat template; add the chat_template.json of Qwen2-VL"
+    message = f"{source}: no chat template; add the chat_template.json of the base model"
     with as_user_error(message, OSError, ValueError, KeyError, TypeError):
         found = cached_file(source, "chat_template.json")
         return json.loads(Path(found).read_text())["chat_template"]

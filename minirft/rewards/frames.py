@@ -63,14 +63,14 @@ class Fits:
 
         >>> Fits("unit", {"model": 0.01, "unit": 0.62}, {"unit": 9}, 10).warning
         '9 of 10 answers fit better as shares of width and height from 0 to 1 (mean IoU 0.62, as thousandths 0.01): \
-answers must be 0 to 1000 of width and height, x first; check the prompt, and that this is a Qwen2-VL'
+answers must be 0 to 1000 of width and height, x first; check the prompt, and the model'
         """
         if self.frame == "model":
             return None
         return (
             f"{self.better[self.frame]} of {self.answers} answers fit better as {OTHERS[self.frame]} "
             f"(mean IoU {self.mean[self.frame]:.2f}, as thousandths {self.mean['model']:.2f}): "
-            f"answers must be 0 to 1000 of width and height, x first; check the prompt, and that this is a Qwen2-VL"
+            f"answers must be 0 to 1000 of width and height, x first; check the prompt, and the model"
         )
 
 

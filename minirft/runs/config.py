@@ -36,7 +36,7 @@ class GRPOConfig:
 
     # --- the policy
     model: str = "tiny"
-    """`tiny` (the embedded model), `qwen2-vl-2b`, `qwen2-vl-7b`, or the folder of a Qwen2-VL."""
+    """`tiny` (the embedded model), `qwen2-vl-2b`, another name or the folder of a model (docs/models.md)."""
     quantize: Literal["none", "nf4"] = "none"
     """`nf4` stores the frozen linear layers in 4 bits (bitsandbytes); it needs `train = "lora"`."""
     train: Literal["lora", "full"] = "full"
@@ -64,7 +64,7 @@ class GRPOConfig:
     data: DataConfig = field(default_factory=DataConfig)
     """Settings of the data."""
     max_pixels: int | None = None
-    """Largest picture in pixels (28 x 28 pixels are one token); None keeps the model's own.  Released: 401408."""
+    """Largest picture in pixels (a token is 28 x 28, in Qwen3-VL 32 x 32); None: the model's own.  Released: 401408."""
     max_prompt_length: int = 1024
     """Longest prompt S in tokens, picture included; a longer one is refused, never cut.  Released: 1024."""
 

@@ -56,9 +56,8 @@ def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype:
         notes = _merged(policy, config.quantize, folder)
         config = replace(unquantised, train="full", model=str(folder), dtype=dtype_of(policy))
     export(policy, folder)
-    write_processor(policy.processor, folder)
-    largest = policy.image_processor.size["longest_edge"]
-    write_card(folder, card_of(run, trained, to, dtype_of(policy), notes, largest))
+    write_processor(policy, folder)
+    write_card(folder, card_of(run, trained, to, dtype_of(policy), notes, policy))
     (folder / EXPORTED).write_text(to_toml(config), encoding="utf-8")
     return Exported(folder, notes)
 

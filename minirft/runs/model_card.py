@@ -15,7 +15,8 @@ from jinja2 import Template
 
 from minirft import UserError
 from minirft.data import question_of
-from minirft.engine import HUB, Processor
+from minirft.engine import HUB
+from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import METRICS, read_log
 
@@ -34,9 +35,10 @@ class Card:
     scores: Sequence[Mapping[str, Any]]  # the first and the last evaluation in the log
     notes: Sequence[str] = ()
     max_pixels: int = 0  # the largest picture of the exported processor
+    model_class: str = ""  # in transformers
 
 
-def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str], max_pixels: int) -> Card:
+def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str], policy: Policy) -> Card:
     """Return the card of a run's export, from its settings and its log; a run without a log has no scores."""
     try:
         header, rows = read_log(run / "log.jsonl")
@@ -44,7 +46,8 @@ def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequenc
         header, rows = {}, []
     evaluations = [row for row in rows if row.get("kind") == "eval"]
     first_and_last = [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations
-    return Card(config, kind, dtype, header, first_and_last, notes, max_pixels)
+    largest = policy.image_processor.size["longest_edge"]
+    return Card(config, kind, dtype, header, first_and_last, notes, largest, policy.family.model_class.__name__)
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -77,18 +80,18 @@ def text_of(card: Card, name: str) -> str:
     )
 
 
-def write_processor(processor: Processor, folder: Path) -> None:
+def write_processor(policy: Policy, folder: Path) -> None:
     """Save tokenizer, chat template and picture settings, with the run's largest picture size.
 
     The class names are those of the published Qwen2-VL, which all versions of transformers and vLLM support.
     """
-    processor.tokenizer.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    policy.image_processor.save_pretrained(folder)
     path = folder / "preprocessor_config.json"
-    size = processor.image_processor.size
+    size = policy.image_processor.size
     settings = json.loads(path.read_text(encoding="utf-8")) | {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2VLProcessor",
+        "processor_class": f"{policy.family.prefix}Processor",
         "min_pixels": size["shortest_edge"],
         "max_pixels": size["longest_edge"],
     }

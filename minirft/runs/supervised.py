@@ -67,7 +67,11 @@ def add_gradients(policy: Policy, rollout: Rollout, rows: list[int]) -> float:
 def written_rollout(policy: Policy, samples: list[Sample], target: str) -> Rollout:
     """Return the targets of P samples as a rollout with one completion each."""
     texts = [target_text(sample, target) for sample in samples]
-    ids = [policy.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    spoken = [
+        policy.processor.rescaled(text, policy.encode(sample), written=True)
+        for text, sample in zip(texts, samples, strict=True)
+    ]
+    ids = [policy.tokenizer.encode(text, add_special_tokens=False) for text in spoken]
     return given_rollout(policy, samples, texts, [[*row, policy.tokenizer.eos_token_id] for row in ids])
 
 

@@ -31,6 +31,8 @@ class PictureProcessor(Qwen2VLProcessor):
     @classmethod
     def of(cls, policy: Policy, sample: Sample) -> PictureProcessor:
         """Make TRL's processor for a policy; raises `UserError` where it reads `sample` as another prompt than ours."""
+        if policy.family.pixel_boxes:
+            raise UserError(f"TRL scores {policy.family.name}'s boxes in pixels as thousandths: leave TRL out")
         made = cls(policy.image_processor, policy.tokenizer, policy.tokenizer.chat_template)
         content = [{"type": "image", "image": sample.picture()}, {"type": "text", "text": sample.problem}]
         theirs = made.apply_chat_template(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLConfig
 
 import minirft.cost.random_weights as module
+from minirft import UserError
 from minirft.cost.architectures import architecture
 from minirft.cost.random_weights import placeholder_tokenizer, random_weights, write_random
 from minirft.engine.logprobs import naive_logits
@@ -115,3 +116,9 @@ def test_control_tokens_are_the_real_ones() -> None:
     assert {index: str(token) for index, token in ours.items()} == {
         int(i): token["content"] for i, token in real.items()
     }
+
+
+def test_other_families_are_refused(tmp_path: Path):
+    """Weights of one family under the configuration of another."""
+    with pytest.raises(UserError, match=r"of Qwen2-VL alone, and qwen3-vl-2b is qwen3_vl"):
+        write_random(tmp_path, "qwen3-vl-2b")

@@ -9,13 +9,14 @@ model's boxes with the true boxes in every frame, and prints a warning.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from minirft import UserError
-from minirft.data.checks import Place, find_picture, usable
+from minirft.data.checks import find_picture, usable
 from minirft.data.findings import Findings
 from minirft.data.tables import Row, Tables, make_tables
 from minirft.rewards import MODEL, convert, pixels
@@ -28,13 +29,14 @@ Size = tuple[int, int]  # width, height
 NAMES = {"pixels": "pixels of the picture", "unit": "shares from 0 to 1", "thousand": "thousandths from 0 to 1000"}
 
 
-class BoxRow(NamedTuple):
+@dataclass(frozen=True)
+class BoxRow:
     """A `BoxRow` is one row of a file: a picture with its boxes.
 
     Each box is a category and either [x1, y1, x2, y2] or a text that explains why the box is invalid.
     """
 
-    at: Place
+    at: tuple[Any, str]  # the file and the row
     image: str  # the picture's name, which is its id too
     boxes: Sequence[tuple[Any, list[float] | str]] = ()
     instruction: str = ""  # only for grounding

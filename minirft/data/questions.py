@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from minirft import UserError
 from minirft.data.checks import choose, usable
@@ -18,7 +19,8 @@ LISTED = 30  # most labels of an own set that are listed in a question
 _FORMATS = ("Output the thinking process", "Write down your reasoning")  # the start of the answer instructions
 
 
-class Labelled(NamedTuple):
+@dataclass(frozen=True)
+class Labelled:
     """A `Labelled` is a picture with its label; `advice` is part of the error if the picture is missing."""
 
     id: str
@@ -39,10 +41,10 @@ def label_samples(
     own, wanted = data.kind not in FAMILY, set(chosen)
     text = label_question(FAMILY.get(data.kind, data.family), chosen, data.question, data.list_labels, own)
     samples = []
-    for name, image, label, advice in rows:
-        if label in wanted and (header := usable(findings, image, advice, [name])):
-            solution, upright = prompts.label_solution(label), own and header.marked
-            samples.append(Sample(name, image, "classification", text, solution, label, upright=upright))
+    for row in rows:
+        if row.label in wanted and (header := usable(findings, row.image, row.advice, [row.id])):
+            solution, upright = prompts.label_solution(row.label), own and header.marked
+            samples.append(Sample(row.id, row.image, "classification", text, solution, row.label, upright=upright))
     if not samples:
         raise UserError(f"{source} has no picture with a label to ask about; check the data settings")
     return samples

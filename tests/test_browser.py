@@ -129,9 +129,9 @@ VISITS = [
     Visit(
         "00_tour",
         (
-            Predict("readable = predict(", "7", "readable.reveal()", "said: 7. ✓ 7. "),
-            Predict("middling = predict(", "clearly positive", "middling.reveal()", "said: clearly positive. ✗ "),
-            Shot("middling = predict("),
+            Predict("readable = lessons.predict(", "7", "readable.reveal()", "said: 7. ✓ 7. "),
+            Predict("middling = lessons.predict(", "clearly positive", "middling.reveal()", "said: clearly positive. ✗ "),
+            Shot("middling = lessons.predict("),
         ),
     ),
     Visit(

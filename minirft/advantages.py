@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch  # noqa: F401  the examples use it
+import torch
 from torch import Tensor
 
 Scale = Literal["std", "mean", "batch", "none"]
@@ -47,6 +47,23 @@ def group_advantages(rewards: Tensor, scale: Scale = "std", ddof: int = 1, eps: 
     else:
         raise ValueError(f"scale must be 'std', 'mean', 'batch' or 'none', got {scale!r}")
     return advantages.masked_fill(degenerate_groups(rewards)[:, None], 0.0)
+
+
+def sound_advantages(rewards: Tensor, scale: Scale = "std", eps: float = 1e-4) -> Tensor:
+    """Compute `group_advantages` of the groups whose rewards are all finite; 0 for a group with a failed reward.
+
+    A group with a failed reward (NaN) has no baseline.  `rewards` and the result have shape (P, G).
+
+    >>> sound_advantages(torch.tensor([[1.0, 0.0], [1.0, torch.nan]]), "mean").tolist()
+    [[0.5, -0.5], [0.0, 0.0]]
+    """
+    sound = rewards.isfinite().all(-1)  # (P,)
+    if sound.all():
+        return group_advantages(rewards, scale, eps=eps)
+    advantages = torch.zeros_like(rewards)
+    if sound.any():
+        advantages[sound] = group_advantages(rewards[sound], scale, eps=eps)
+    return advantages
 
 
 def degenerate_groups(rewards: Tensor, tol: float = 1e-6) -> Tensor:

@@ -29,12 +29,12 @@ from minirft.engine import (
     Rows,
     add_lora,
     copy_trained,
-    family_of,
     keep_in_host_memory,
     load_model,
     load_processor,
     pick_device,
     pick_dtype,
+    read_family,
     recompute_layers,
     resolve,
     rollout_logprobs,
@@ -86,9 +86,9 @@ class Policy(Model):
             raise UserError("quantize = nf4 trains LoRA adapters only; give lora settings or set quantize to none")
         source = resolve(str(name))
         device = pick_device(device)
-        core = load_model(source, quantize, pick_dtype(dtype, device), device)
-        boxes = family_of(core.config.model_type, source).pixel_boxes
-        processor = load_processor(source, max_pixels, max_prompt_length, boxes)
+        family = read_family(source)
+        processor = load_processor(source, max_pixels, max_prompt_length, family.pixel_boxes)  # a fault shows at once
+        core = load_model(source, family, quantize, pick_dtype(dtype, device), device)
         if lora is None:
             core.model.visual.requires_grad_(train_vision)
         policy = cls(

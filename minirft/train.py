@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minirft.advantages import degenerate_groups, group_advantages
+from minirft.advantages import degenerate_groups, sound_advantages
 from minirft.engine import passes
 from minirft.loss import policy_loss, sampler_correction
 from minirft.policy import Policy
@@ -78,10 +78,7 @@ def grpo_step(
     clock.append(time.perf_counter())
 
     rewards, scores = score(rollout, reward)  # (P, G), and B scores with their parts
-    sound = rewards.isfinite().all(-1)  # (P,): a group with a failed reward has no baseline, so it gets advantage 0
-    advantages = torch.zeros_like(rewards)
-    if sound.any():
-        advantages[sound] = group_advantages(rewards[sound], config.advantage_scale, eps=config.advantage_eps)
+    advantages = sound_advantages(rewards, config.advantage_scale, config.advantage_eps)
     ref_logprobs = reference.logprobs(rollout, rows_per_pass=config.rows_per_pass or None) if reference else None
     clock.append(time.perf_counter())
 

@@ -130,7 +130,9 @@ VISITS = [
         "00_tour",
         (
             Predict("readable = lessons.predict(", "7", "readable.reveal()", "said: 7. ✓ 7. "),
-            Predict("middling = lessons.predict(", "clearly positive", "middling.reveal()", "said: clearly positive. ✗ "),
+            Predict(
+                "middling = lessons.predict(", "clearly positive", "middling.reveal()", "said: clearly positive. ✗ "
+            ),
             Shot("middling = lessons.predict("),
         ),
     ),

@@ -131,10 +131,10 @@ def sft(args: list[str]) -> None:
 
 def dry_run(config: GRPOConfig, method: Literal["grpo", "sft", "eval"], flags: DryFlags) -> None:
     """Print what a run would do, without loading weights."""
-    from minirft.cost import dryrun as room
+    from minirft.cost import dryrun
 
-    plan = room.dry_run(config, method, room.Rates.of(config, flags.tflops, flags.bandwidth), flags.processor)
-    print(json.dumps(plan) if flags.json else room.report(plan))
+    plan = dryrun.dry_run(config, method, dryrun.Rates.of(config, flags.tflops, flags.bandwidth), flags.processor)
+    print(json.dumps(plan) if flags.json else dryrun.report(plan))
 
 
 @dataclass(frozen=True)

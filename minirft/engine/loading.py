@@ -103,17 +103,15 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return known[dtype]
 
 
-def load_model(source: str, quantize: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def load_model(source: str, family: Family, quantize: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """Load the weights to the device, with shared-prefix attention in the language model.
 
     "nf4" stores every linear layer except `lm_head` in 4 bits (https://arxiv.org/abs/2305.14314), with quantised
     scales, on a CPU too.  Each layer is quantised as soon as it is read, so at most one full tensor is in memory.
-    Raises `UserError` when `source` is not a whole model of a known family in safetensors, before anything is loaded.
+    Raises `UserError` when `source` does not hold all weights of its `family` in safetensors, before any is loaded.
     """
-    from minirft.engine.model_folder import check_processor, check_weights  # here: a step loads nothing
+    from minirft.engine.model_folder import check_weights  # here: a step loads nothing
 
-    family = read_family(source)
-    check_processor(source)
     check_weights(source, family)
     if quantize not in ("none", "nf4"):
         raise UserError(f"quantize is {quantize}; choose none or nf4")

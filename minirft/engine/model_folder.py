@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.engine.families import Family
 
 INDEX = "model.safetensors.index.json"
@@ -120,28 +120,22 @@ def _plain(name: str) -> str:
 
 def _header(file: Path) -> Shapes:
     """Read the shapes of the tensors in a safetensors file by name, without reading the tensors."""
-    try:
-        with safe_open(file, "pt") as stored:
-            return {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} is not a whole safetensors file ({error}); copy it again") from None
+    fault = f"{file} is not a whole safetensors file ({{why}}); copy it again"
+    with as_user_error(fault, OSError, SafetensorError), safe_open(file, "pt") as stored:
+        return {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
 
 
 def _ids(path: Path) -> dict[str, int]:
     """Read the ids of all tokens in a tokenizer.json, with added tokens."""
     stored = _json(path)
-    try:
+    with as_user_error(f"{path} holds no vocabulary; copy it again", KeyError, TypeError, ValueError):
         ids = dict(stored["model"]["vocab"]) | {row["content"]: row["id"] for row in stored.get("added_tokens", [])}
         return ids if max(ids.values()) >= 0 else {}
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} holds no vocabulary; copy it again") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
+    with as_user_error(f"{path} cannot be read ({{why}}); copy it again", OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); copy it again") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} is not an object of JSON; copy it again")
     return found

@@ -182,16 +182,16 @@ def _check_same_run(method: Method, config: GRPOConfig, folder: Path, reward: st
     if not log.exists() or b"\n" not in log.read_bytes():
         return
     logged = read_log(log)[0]["config"]
-    if logged.get("reward_sha256") != reward:
-        raise UserError(
-            f"{folder} began with another reward (its file or function has changed, or is not given now): put that "
-            f"one back, or start a new run with another --out"
-        )
     if logged["method"] != method:
         if logged["method"] == "trl":
             raise UserError(f"{folder} holds a run of --engine trl, which cannot resume: start a new one")
         command = {"grpo": "minirft train", "sft": "minirft sft"}[logged["method"]]
         raise UserError(f"{folder} holds a run of another kind: resume it with {command} --resume {folder}")
+    if logged.get("reward_sha256") != reward:
+        raise UserError(
+            f"{folder} began with another reward (its file or function has changed, or is not given now): put that "
+            f"one back, or start a new run with another --out"
+        )
 
 
 def _notice_other_threads(folder: Path) -> None:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from minirft import UserError, as_user_error
-from minirft.advantages import group_advantages
+from minirft.advantages import sound_advantages
 from minirft.data import Feed, Rule, Screening, check, training_feed, validation
 from minirft.policy import Policy
 from minirft.rewards import RewardFn, Score, reward_for
@@ -113,7 +113,7 @@ def train_with_trl(config: GRPOConfig, progress: bool = False) -> Iterator[Row]:
     with warnings.catch_warnings(), as_user_error("TRL refuses these settings: {why}", ValueError):
         warnings.simplefilter("ignore")  # of TRL and its libraries, about each other
         args = trl.GRPOConfig(**trl_settings(config, processes), output_dir=str(config.out))
-    run = open_run("trl", config, reward=reward) if is_main() else None
+    run = open_run("trl", config) if is_main() else None  # no hash of the reward: such a run cannot be resumed
     try:
         policy = run.policy if run else load_policy(config)
         rows = _Rows(config, run, policy, feed, screening, progress)
@@ -249,9 +249,7 @@ class _Rows(TrainerCallback):
         rollout = given_rollout(self.policy, samples, texts, ids, config.temperature)
         ended = torch.tensor([row[-1] in self.policy.eos_ids for row in ids])
         rewards = torch.tensor([score.total for score in scores]).view(-1, config.group_size)
-        sound, advantages = rewards.isfinite().all(-1), torch.zeros_like(rewards)
-        if sound.any():
-            advantages[sound] = group_advantages(rewards[sound], config.advantage_scale)
+        advantages = sound_advantages(rewards, config.advantage_scale, config.advantage_eps)
         row = {"step": self.run.step, **rollout_metrics(replace(rollout, finished=ended), scores, rewards)}
         row |= {ours: logs[theirs] for theirs, ours in TABLE["metrics"].items() if theirs in logs}
         seconds = time.perf_counter() - self.start

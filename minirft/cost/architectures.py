@@ -17,19 +17,24 @@ from minirft import UserError
 from minirft.engine import HUB, check_layers, family_of, resolve
 
 RANDOM = ("small", "mid")  # models that exist with random weights only
+UNCOUNTED = "{}: memory and work are not counted for layers that carry a state; train with few prompts a step first"
 
 
 def architecture(name: str) -> PreTrainedConfig:
     """Return the configuration of a model by the names that `Policy.load` takes; those of `HUB` need no download.
 
-    Raises `UserError` if the model does not exist, or is of no known family.
+    Raises `UserError` if the model does not exist, is of no known family, or has layers that carry a state: this room
+    has no formulas for their memory and work.
 
     >>> architecture("qwen2-vl-7b").text_config.hidden_size
     3584
     """
     short = {hub: known for known, hub in HUB.items()}.get(name, name)
     if short in (*HUB, *RANDOM):
-        stored = json.loads(Path(__file__).with_name(f"{short}.json").read_text(encoding="utf-8"))
+        file = Path(__file__).with_name(f"{short}.json")
+        if not file.is_file():
+            raise UserError(UNCOUNTED.format(name))
+        stored = json.loads(file.read_text(encoding="utf-8"))
         return family_of(stored.get("model_type", "qwen2_vl"), name).config_class(**stored)
     source = resolve(name)
     try:
@@ -37,6 +42,9 @@ def architecture(name: str) -> PreTrainedConfig:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: its configuration does not load ({reason})") from None
-    config = family_of(stored.get("model_type"), name).config_class.from_dict(stored)
-    check_layers(config, name)
+    family = family_of(stored.get("model_type"), name)
+    config = family.config_class.from_dict(stored)
+    check_layers(config, family, name)
+    if "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
+        raise UserError(UNCOUNTED.format(name))
     return config

@@ -15,13 +15,15 @@ recording.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionLayer
 
 from minirft.engine.layers import OnPrompts
 from minirft.engine.model import Model
@@ -65,12 +67,11 @@ class Buffer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, like: Tensor, rows: int, capacity: int, at: Tensor | None = None) -> None:
+    def __init__(self, like: Tensor, group_size: int, capacity: int, at: Tensor | None = None) -> None:
         super().__init__()
-        self.length, self.at = 0, at
-        shape = rows, like.shape[1], capacity, like.shape[3]
+        self.length, self.at, self.is_initialized = 0, at, True
+        shape = len(like) * group_size, like.shape[1], capacity, like.shape[3]
         self.keys, self.values = like.new_zeros(shape, dtype=torch.float32), like.new_zeros(shape)
-        self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write one token's keys and values, (B, heads, 1, d); return those of the completions so far."""
@@ -82,9 +83,9 @@ class Buffer(CacheLayerMixin):
         self.length += 1
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
-    def select(self, rows: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep only these rows."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        self.keys, self.values = self.keys[beam_idx], self.values[beam_idx]
 
     def get_seq_length(self) -> int:
         """Return the number of completion tokens in a row."""
@@ -109,7 +110,7 @@ class Growing:
         self.model = model
         self.position = start.position.repeat_interleave(group_size)
         self.prompts = on_prompts(start, group_size)
-        self.layers = [Buffer(layer.keys, len(self.position), capacity) for layer in start.cache.layers]
+        self.layers = [_continued(layer, group_size, capacity) for layer in start.cache.layers]
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row, (B,); return the hidden states after it, (B, D)."""
@@ -122,7 +123,7 @@ class Growing:
         self.position = self.position[rows]
         self.prompts = self.prompts.select(rows)
         for layer in self.layers:
-            layer.select(rows)
+            layer.reorder_cache(rows)
 
 
 class Graph:
@@ -135,7 +136,7 @@ class Graph:
         self.at = torch.zeros(1, dtype=torch.long, device=model.device)
         self.unwritten = torch.full((capacity,), -torch.inf, device=model.device)
         self.prompts = on_prompts(start, group_size, self.unwritten)
-        self.layers = [Buffer(layer.keys, len(self.position), capacity, self.at) for layer in start.cache.layers]
+        self.layers = [_continued(layer, group_size, capacity, self.at) for layer in start.cache.layers]
         self.replay: Callable[[], None] | None = None
         self.hidden: Tensor | None = None
 
@@ -153,15 +154,21 @@ class Graph:
         self.position += 1
         self.at += 1
 
+    def state(self) -> list[Tensor]:
+        """Return all tensors that a step changes, but keys and values: a repeated step writes those again."""
+        carried = [layer for layer in self.layers if not isinstance(layer, Buffer)]
+        states = [x for layer in carried for x in (*layer.conv_states.values(), *layer.recurrent_states.values())]
+        return [self.position, self.at, self.unwritten, *states]
+
     def _record(self) -> Callable[[], None]:
         """Run twice to warm up, as torch requires, then record; the state is restored after each warm-up run."""
-        state = [(x, x.clone()) for x in (self.position, self.at, self.unwritten)]
+        state = [(x, x.clone()) for x in self.state()]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(2):
                 self._run()
-                _put_back(state)
+                put_back(state)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):  # records without running
@@ -169,7 +176,8 @@ class Graph:
         return graph.replay
 
 
-def _put_back(state: list[tuple[Tensor, Tensor]]) -> None:
+def put_back(state: list[tuple[Tensor, Tensor]]) -> None:
+    """Copy the second tensor of each pair into the first."""
     for tensor, before in state:
         tensor.copy_(before)
 
@@ -180,15 +188,26 @@ DECODERS: dict[str, type[Growing] | type[Graph]] = {"growing": Growing, "graph":
 def on_prompts(start: Prefilled, group_size: int, unwritten: Tensor | None = None) -> OnPrompts:
     """Make `OnPrompts` for P prompts that have passed the model, with G rows each."""
     rows = torch.arange(len(start.position) * group_size, device=start.mask.device)
-    padding = None
-    if not start.mask.all():
-        padding = torch.zeros(start.mask.shape, device=start.mask.device).masked_fill(~start.mask, -torch.inf)
-        padding = padding[:, None, None]
-    keys, values = [layer.keys.float() for layer in start.cache.layers], [layer.values for layer in start.cache.layers]
+    padding = None if start.mask.all() else torch.where(start.mask, 0.0, -torch.inf)[:, None, None]
+    keys = {i: layer.keys.float() for i, layer in enumerate(start.cache.layers) if hasattr(layer, "keys")}
+    values = {i: start.cache.layers[i].values for i in keys}
     return OnPrompts(keys, values, padding, unwritten, rows.unflatten(0, (-1, group_size)), rows)
 
 
-def _forward(model: Model, tokens: Tensor, position: Tensor, prompts: OnPrompts, layers: list[Buffer]) -> Tensor:
+def _continued(layer: Any, group_size: int, capacity: int, at: Tensor | None = None) -> Any:
+    """Make a layer's cache for the rows of all groups: room for their keys, or a copy each of their prompt's state."""
+    return Buffer(layer.keys, group_size, capacity, at) if hasattr(layer, "keys") else _repeated(layer, group_size)
+
+
+def _repeated(layer: LinearAttentionLayer, group_size: int) -> LinearAttentionLayer:
+    """Copy the state of P prompts, G times each.  The copy is moved on in place, which a recorded graph needs."""
+    state = copy(layer)
+    state.conv_states, state.recurrent_states = dict(layer.conv_states), dict(layer.recurrent_states)
+    state.reorder_cache(torch.arange(len(layer.conv_states[0])).repeat_interleave(group_size))
+    return state
+
+
+def _forward(model: Model, tokens: Tensor, position: Tensor, prompts: OnPrompts, layers: list[Any]) -> Tensor:
     """Run one token per row, (B,), at its rotary position, (B,), through the language model: hidden states (B, D)."""
     embeds, positions = model.embed(tokens)[:, None], position.expand(3, -1)[..., None]
     mask, cache = model.family.unmasked, Cache(layers=layers)  # `prompts` replaces the mask

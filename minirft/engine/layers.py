@@ -89,8 +89,8 @@ def shared_prefix_attention(
     of_prompts = _attend(q, k, v, None, module.scaling)
     k, v = (_behind_its_prompt(x, own, spans) for x, own in ((k, key), (v, value)))
     of_completions = _attend(_gather(query, spans.completions), k, v, spans.bias, module.scaling)
-    both = torch.cat([of_prompts.flatten(0, 1), of_completions.flatten(0, 1)])
-    return both.index_select(0, spans.places)[None], None
+    padded = torch.cat([of_prompts.flatten(0, 1), of_completions.flatten(0, 1)])
+    return padded.index_select(0, spans.places)[None], None
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
@@ -123,8 +123,8 @@ class OnPrompts:
     `padding`, (P, 1, 1, S), and `unwritten`, (capacity,), are added to the scores: -inf for keys that must not be seen.
     """
 
-    keys: list[Tensor]  # a layer each, (P, kv heads, S, d) float32
-    values: list[Tensor]
+    keys: dict[int, Tensor]  # of each layer with keys, (P, kv heads, S, d) float32
+    values: dict[int, Tensor]
     padding: Tensor | None
     unwritten: Tensor | None
     rows: Tensor  # (P, G') the rows of each prompt; a prompt with fewer than G' rows is filled with any row
@@ -154,8 +154,7 @@ def one_token_attention(
     of_own = q @ key.float().mT
     if on_prompts.unwritten is not None:
         of_own = of_own + on_prompts.unwritten
-    scores = torch.cat([of_prompt, of_own], dim=-1) * scaling
-    weights = scores.softmax(-1).to(value.dtype)
+    weights = (torch.cat([of_prompt, of_own], dim=-1) * scaling).softmax(-1).to(value.dtype)
     from_prompt = _by_row(_by_prompt(weights[..., :s], on_prompts) @ on_prompts.values[layer], on_prompts)
     return (from_prompt + weights[..., s:] @ value).reshape(len(query), 1, -1, d)
 

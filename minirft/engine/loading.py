@@ -31,9 +31,10 @@ HUB = {
     "qwen3-vl-2b": "Qwen/Qwen3-VL-2B-Instruct",
     "qwen3-vl-4b": "Qwen/Qwen3-VL-4B-Instruct",
     "qwen3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct",
+    "qwen3.5-0.8b": "Qwen/Qwen3.5-0.8B",
+    "qwen3.5-2b": "Qwen/Qwen3.5-2B",
+    "qwen3.5-4b": "Qwen/Qwen3.5-4B",
 }
-
-LANGUAGE_LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Part of the model with LoRA -> modules to leave out, because tower and language model can have the same layer names.
 PARTS = {"language": r"(.*\.)?visual\..*", "vision": r"(.*\.)?language_model\..*", "all": None}
 UNFIT = (OSError, SafetensorError, RuntimeError, ValueError)  # what libraries raise for weights that are not as asked
@@ -116,6 +117,8 @@ def load_model(source: str, family: Family, quantize: str, dtype: torch.dtype, d
     if quantize not in ("none", "nf4"):
         raise UserError(f"quantize is {quantize}; choose none or nf4")
     if quantize == "nf4":
+        if not family.quantises:
+            raise UserError(f"{source}: {family.name} loses too much in 4 bits, say its makers; set quantize to none")
         need_bitsandbytes('quantize = "none"')
     if quantize == "nf4" and device.type == "cpu":
         _give_freed_memory_back()
@@ -183,7 +186,7 @@ def read_family(source: str) -> Family:
     family = family_of(config.get("model_type"), source)
     with as_user_error(f"{source}: config.json is not that of a {family.name} ({{why}})", *UNFIT):
         config = family.config_class.from_pretrained(source)
-    check_layers(config, source)
+    check_layers(config, family, source)
     return family
 
 
@@ -200,9 +203,9 @@ def nf4_settings(dtype: torch.dtype) -> BitsAndBytesConfig:
 def lora_config(family: Family, lora: LoraSettings, train_vision: bool = False) -> LoraConfig:
     """Make PEFT's settings: linear layers by name, without the other part of the model, where names may be the same."""
     part = "all" if train_vision and lora.targets == "language" else lora.targets
-    vision = list(family.vision_linears)
-    both = LANGUAGE_LINEARS + [name for name in vision if name not in LANGUAGE_LINEARS]
-    targets = {"language": LANGUAGE_LINEARS, "vision": vision, "all": both}[part]
+    language, vision = list(family.language_linears), list(family.vision_linears)
+    both = language + [name for name in vision if name not in language]
+    targets = {"language": language, "vision": vision, "all": both}[part]
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,

@@ -104,8 +104,12 @@ class Processor:
             raise UserError(f"sample {sample.id}: the problem holds the control token {found[0]}; remove it")
         problem = self.asked(sample, self.resized(size)) if self.asked else sample.problem
         content = [{"type": "image"}, {"type": "text", "text": problem}]
+        # Some templates begin the answer with <think>; the answers' format has its own, which the model must write.
         ids = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            return_dict=False,
+            enable_thinking=False,
         )
         if ids.count(self.picture_id) != 1:
             raise UserError(f"the chat template of {self.tokenizer.name_or_path} gives no place to the picture")

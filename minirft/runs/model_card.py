@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Template
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from minirft import UserError
 from minirft.data import question_of
@@ -91,7 +92,7 @@ def write_processor(policy: Policy, folder: Path) -> None:
     size = policy.image_processor.size
     settings = json.loads(path.read_text(encoding="utf-8")) | {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": f"{policy.family.prefix}Processor",
+        "processor_class": PROCESSOR_MAPPING_NAMES[policy.core.config.model_type],
         "min_pixels": size["shortest_edge"],
         "max_pixels": size["longest_edge"],
     }

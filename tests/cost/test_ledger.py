@@ -12,8 +12,9 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Qwen2VLConfig
+from transformers import Qwen2VLConfig, Qwen3_5Config
 
+from minirft import UserError
 from minirft.cost.architectures import architecture
 from minirft.cost.fake_step import _Step, counted, phases, policy_of_shape
 from minirft.cost.memory import GIB, ledger, resident
@@ -65,7 +66,16 @@ PUBLISHED = {  # weights, as the headers of the published files count them
 }
 
 
-@pytest.mark.parametrize("name", HUB)
+def test_layers_with_a_state_are_not_counted_as_attention(tmp_path: Path):
+    """A ledger of Qwen3.5 by the formulas of attention: wrong without a word."""
+    Qwen3_5Config(text_config={"num_hidden_layers": 4}).save_pretrained(tmp_path)
+    assert {*HUB} - {*PUBLISHED} == {"qwen3.5-0.8b", "qwen3.5-2b", "qwen3.5-4b"}
+    for name in ("qwen3.5-2b", str(tmp_path)):
+        with pytest.raises(UserError, match="layers that carry a state"):
+            architecture(name)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_are_exact(name: str) -> None:
     """Catches a wrong width in a JSON file of ours, and an embedding counted twice where it is the head."""
     counts = {part: sum(kinds.values()) for part, kinds in count_weights(architecture(name)).items()}

@@ -15,11 +15,15 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from test_prefix import LORA, VARIANTS, relative, rollout_of
 from torch import Tensor
+from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from minirft import UserError
-from minirft.engine import DECODERS, Growing, prefill
+from minirft.commands.cli import main
+from minirft.engine import DECODERS, FeatureCache, Growing, prefill
+from minirft.engine.decoding import Graph, put_back
 from minirft.engine.families import KNOWN, family_of
 from minirft.engine.families.pixel_boxes import rescale
+from minirft.engine.families.qwen3_5 import State
 from minirft.engine.versions import Qwen2VLImageProcessorPil, quiet_peft
 from minirft.policy import LoraSettings, Policy
 from minirft.rewards import Detections, parse, prompts, reading
@@ -56,7 +60,27 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # (language, vision
         {"head_dim": 32, "rope_parameters": {**PLAIN_ROPE, "mrope_section": [8, 4, 4], "mrope_interleaved": True}},
         {**WIDE, "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1, 2]},
     ),
+    "qwen3_5": (
+        {
+            "head_dim": 32,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "rope_parameters": {
+                **PLAIN_ROPE,
+                "mrope_section": [2, 1, 1],
+                "mrope_interleaved": True,
+                "partial_rotary_factor": 0.25,
+            },
+        },
+        {**WIDE, "patch_size": 16, "num_position_embeddings": 64},
+    ),
 }
+
+# A delta net solves a triangular system in float32, in chunks that begin elsewhere in the packed row.  The next but one
+# test shows in float64 that nothing but rounding differs.
+GRADIENTS = {"qwen3_5": 1e-4}
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +111,7 @@ def write(folder: Path, family: str) -> Path:
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
                 weight.data.mul_(4)
-            elif name.endswith("bias"):
+            elif name.endswith("bias") or not weight.any():  # norms of Qwen3.5 are 1 + weight
                 weight.data.normal_(std=0.1)
             else:
                 weight.data.mul_(1 + 0.2 * torch.randn(weight.shape))
@@ -129,7 +153,12 @@ def gradients(policy: Policy, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", KNOWN)
 def test_packed_pass_equals_the_naive_path(family: str, variant: str, folder_of: Any, samples: list[Sample]):
-    """DeepStack left out of the packed row (.17 off, silently), levels on another picture's tokens, a lost gradient."""
+    """DeepStack left out of the packed row (.17 off, silently), levels on another picture's tokens, a lost gradient.
+
+    And a state of Qwen3.5 that runs from one completion into the next (.034 off, silently).
+    """
+    if "nf4" in variant and not family_of(family, family).quantises:
+        pytest.skip("its makers advise against 4 bits")
     policy = shaken(Policy.load(folder_of(family), device="cpu", **VARIANTS[variant]))
     rollout = rollout_of(policy, samples)
     assert rollout.finished.any() and not rollout.finished.all()
@@ -141,8 +170,66 @@ def test_packed_pass_equals_the_naive_path(family: str, variant: str, folder_of:
     worst = max(errors, key=errors.__getitem__)
     print(f"\n{family} {variant:32} log-probs {(packed - naive).abs().max():.1e} ", end="")
     print(f"worst gradient {errors[worst]:.1e} of norm {wanted[worst].norm():.1e}: {worst}", end="")
-    assert apart(packed, naive) < 1e-5 and errors[worst] < 1e-5
+    assert apart(packed, naive) < 1e-5 and errors[worst] < GRADIENTS.get(family, 1e-5)
     assert apart(packed, rollout.logprobs) < 1e-5, "training scores another distribution than was sampled"
+
+
+def test_delta_nets_differ_by_rounding_alone(folder_of: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch):
+    """A true fault below the wide float32 tolerance of Qwen3.5's gradients: it would stay when rounding vanishes."""
+    policy = Policy.load(folder_of("qwen3_5"), device="cpu")
+    rollout = rollout_of(policy, samples)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(modeling_qwen3_5, "torch", InDouble())
+    policy.model.double()
+    policy.cache = FeatureCache()  # without the float32 features of the rollout
+    packed, naive = (policy.logprobs(rollout, shared=shared) for shared in (True, False))
+    found, wanted = (gradients(policy, logprobs.pow(2).sum()) for logprobs in (packed, naive))
+    assert packed.dtype == torch.float64 and apart(packed, naive) < 1e-12
+    assert max(relative(found[name], wanted[name]) for name in wanted) < 1e-10
+
+
+class InDouble:
+    """torch for transformers' code of the delta net, which computes in float32 whatever its inputs are."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def test_the_state_matters_in_the_miniature(folder_of: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch):
+    """A miniature that forgets its prompt: then the tests above would prove nothing of the state."""
+    policy = Policy.load(folder_of("qwen3_5"), device="cpu")
+    rollout = rollout_of(policy, samples)
+    for name in ("conv_states", "recurrent_states"):
+        with monkeypatch.context() as change:
+            change.setattr(State, "repeated", without(name, State.repeated))
+            assert (policy.logprobs(rollout) - rollout.logprobs).abs().max() > 0.01
+
+
+def without(name: str, repeated: Any) -> Any:
+    def changed(self: State, counts: list[int], window: int) -> State:
+        state = repeated(self, counts, window)
+        getattr(state, name)[0].zero_()
+        return state
+
+    return changed
+
+
+@torch.no_grad()
+def test_a_recorded_step_leaves_no_trace(folder_of: Any, samples: list[Sample]):
+    """States that the warm-up of a CUDA graph has moved on: the first token would be read three times."""
+    policy = Policy.load(folder_of("qwen3_5"), device="cpu")
+    start = prefill(policy, [policy.encode(sample) for sample in samples])
+    tokens = torch.arange(2 * len(samples))
+    once, again = (Graph(policy, start, 2, 3) for _ in range(2))
+    before = [(x, x.clone()) for x in again.state()]
+    assert len(before) == 3 + 2 * 3, "three layers have a convolution and a matrix each"
+    for _ in range(2):
+        again.step(tokens)
+        put_back(before)
+    assert torch.equal(again.step(tokens), once.step(tokens))
+    assert torch.equal(again.step(tokens), once.step(tokens))
 
 
 @pytest.mark.parametrize("family", KNOWN)
@@ -174,10 +261,11 @@ def test_a_passed_cache_fills(family: str, folder_of: Any, samples: list[Sample]
     """The keyword of the cache is asked of Qwen2-VL: a family that has another name for it would see no prompt."""
     policy = Policy.load(folder_of(family), device="cpu")
     start = prefill(policy, [policy.encode(sample) for sample in samples])
-    assert {layer.keys.shape[2] for layer in start.cache.layers} == {max(len(policy.encode(s)) for s in samples)}
+    attending = [layer for layer in start.cache.layers if hasattr(layer, "keys")]
+    assert {layer.keys.shape[2] for layer in attending} == {max(len(policy.encode(s)) for s in samples)}
     growing = Growing(policy, start, 2, 3)
     growing.step(torch.ones(2 * len(samples), dtype=torch.long))
-    assert {layer.get_seq_length() for layer in growing.layers} == {1}
+    assert [layer.get_seq_length() for layer in growing.layers if hasattr(layer, "keys")] == [1] * len(attending)
 
 
 def test_deepstack_matters_in_the_miniature(folder_of: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch):
@@ -227,12 +315,50 @@ def test_adapter_and_merged_model_load_in_plain_libraries(
     assert torch.equal(again.pixel_values, prompt.pixel_values)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's, with transformers 5.23
+@pytest.mark.parametrize("family", KNOWN)
+def test_every_command_runs_on_every_family(
+    family: str, folder_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A command that knows Qwen2-VL alone: a run that trains, and cannot be resumed, asked or exported."""
+    short = ["--model", str(folder_of(family)), "--group-size", "2", "--max-completion-length", "8", "--threads", "1"]
+    short += ["--prompts-per-step", "2", "--eval-samples", "2", "--save-every", "1", "--train", "lora", "--json"]
+    rft, sft, drawn = (str(tmp_path / name) for name in ("rft", "sft", "drawn"))
+    assert main(["train", "tiny_detection", *short, "--steps", "1", "--out", rft]) == 0
+    assert main(["train", "tiny_detection", *short, "--steps", "2", "--resume", rft]) == 0
+    assert main(["sft", "tiny_detection", *short, "--sft-steps", "1", "--out", sft]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    rows = [row for row in rows if "grad_norm" in row]
+    assert [row["step"] for row in rows] == [1, 2, 1] and all(row["grad_norm"] > 0 for row in rows[2:])
+    for run in (rft, sft):
+        assert main(["eval", run, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["n"] == 2
+        for form in ("adapter", "merged"):
+            assert main(["export", run, "--to", form]) == 0
+    picture(70, 90).save(tmp_path / "new.png")
+    asked = ["predict", rft, str(tmp_path / "new.png"), "--ask", "heart", "--out", drawn, "--json"]
+    capsys.readouterr()
+    assert main(asked) == 0
+    assert {"text", "boxes", "failure"} <= json.loads(capsys.readouterr().out).keys()
+
+
+def test_no_answer_begins_inside_a_thought(folder_of: Any, samples: list[Sample]):
+    """Qwen3.5's template, which opens <think> in the prompt: an answer in our format would never be complete."""
+    policy = Policy.load(folder_of("qwen3_5"), device="cpu")
+    thought = (
+        "{{ '<think>\\n\\n</think>\\n\\n' if enable_thinking is defined and not enable_thinking else '<think>\\n' }}"
+    )
+    policy.processor.tokenizer.chat_template += "{% if add_generation_prompt %}" + thought + "{% endif %}"
+    assert policy.decode(policy.encode(samples[0]).input_ids).endswith("<think>\n\n</think>\n\n")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "qwen3_5"}, r"is a qwen3_5 model; .* Qwen2-VL \(qwen2_vl\), .*, Qwen3-VL \(qwen3_vl\)"),
+        ({"model_type": "gemma4"}, r"is a gemma4 model; .* Qwen2-VL \(qwen2_vl\), .*, Qwen3.5 \(qwen3_5\)"),
         ({"model_type": None}, "a nameless model"),
         ({"layer_types": ["full_attention"] * 3 + ["sliding_attention"]}, "layers of sliding_attention"),
+        ({"layer_types": ["full_attention"] * 3 + ["linear_attention"]}, "layers of linear_attention"),
         ({"rope_parameters": {**PLAIN_ROPE, "rope_type": "dynamic", "factor": 2.0}}, "dynamic rotary positions"),
     ],
 )

@@ -244,6 +244,18 @@ def test_both_decoders_sample_what_the_naive_path_does(family: str, folder_of: A
         assert apart(rollout.logprobs, found[0].logprobs) < 1e-5
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("family", KNOWN)
+def test_in_16_bits_what_is_sampled_is_what_learns(family: str, dtype: str, folder_of: Any, samples: list[Sample]):
+    """A state or a level that is rounded in one path alone: two policies, and the log-probs of the plain one are a third."""
+    policy = Policy.load(folder_of(family), dtype=dtype, device="cpu")
+    rollout = rollout_of(policy, samples)
+    ways = [policy.logprobs(rollout, shared=shared) - rollout.logprobs for shared in (True, False)]
+    ours, plain = (way[rollout.completion_mask].abs().mean() for way in ways)
+    assert ours < 0.02 and ours < 2 * plain, "plain transformers rounds no less than ours"
+
+
 @pytest.mark.parametrize("family", KNOWN)
 def test_greedy_answers_are_those_of_plain_generate(family: str, folder_of: Any, samples: list[Sample]):
     """An error that our naive path shares, as it runs on the same changed classes."""

@@ -248,7 +248,7 @@ def test_both_decoders_sample_what_the_naive_path_does(family: str, folder_of: A
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", KNOWN)
 def test_in_16_bits_what_is_sampled_is_what_learns(family: str, dtype: str, folder_of: Any, samples: list[Sample]):
-    """A state or a level that is rounded in one path alone: two policies, and the log-probs of the plain one are a third."""
+    """A state or a level that is rounded in one path alone: then the sampler and the learner are two policies."""
     policy = Policy.load(folder_of(family), dtype=dtype, device="cpu")
     rollout = rollout_of(policy, samples)
     ways = [policy.logprobs(rollout, shared=shared) - rollout.logprobs for shared in (True, False)]

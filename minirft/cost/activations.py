@@ -8,7 +8,9 @@ head, which makes them A wide.
 
 from __future__ import annotations
 
-from minirft.cost.sizes import Shape, adapted, skeleton, tower_widths
+from torch import nn
+
+from minirft.cost.sizes import Shape, adapter_weights, linears, skeleton, tower_learns, tower_widths
 
 CHUNK = 128
 """Tokens whose logits exist at once: `logprobs.token_logprobs`."""
@@ -33,7 +35,7 @@ def prefill(shape: Shape) -> dict[str, float]:
     text, b, n = shape.model.text_config, shape.b, shape.together * shape.prompt
     mask = shape.together * shape.prompt**2 * (1 + b) if shape.together > 1 else 0
     layer = n * b * (3 * text.hidden_size + 3 * text.intermediate_size) + mask
-    seen = picture(shape) if _tower_learns(shape) else 0  # a frozen tower has run before
+    seen = picture(shape) if tower_learns(shape.config) else 0  # a frozen tower has run before
     fuller = {"one layer": layer} if layer > seen else {"picture": seen}
     return {"keys and values": n * _cached(shape), "prompts": 2 * n * b * shape.embedded, **fuller}
 
@@ -85,7 +87,7 @@ def update(shape: Shape) -> dict[str, float]:
         gradients = 2 * shape.seen * (shape.queries + shape.keys) + (shape.fresh + 3 * tokens) * shape.queries
         layer = max(mlp, attention + norms / 2 + b * gradients)
     else:
-        kept = {"saved activations": text.num_hidden_layers * saved}
+        kept = {"saved activations": text.num_hidden_layers * saved + _narrow(shape, "language")}
         layer = 2 * tokens * b * d + inner + third
     head = 2 * text.vocab_size * d * b if config.train == "full" else 0
     logits = (
@@ -114,24 +116,40 @@ def _attention_saved(shape: Shape) -> float:
 
 
 def _norms_saved(shape: Shape) -> float:
-    """Count two norms: each keeps a float32 copy of its input, and its result, the input of the next layers.
+    """Count two norms, whose results are the inputs of the next layers.
 
-    The norms of queries and keys, if the model has them, keep the copy only.
+    The norms of queries and keys, if the model has them, keep the copy of their input only.
     """
     d, learning = shape.model.text_config.hidden_size, shape.config.train == "full"
     of_heads = hasattr(skeleton(shape.model).model.language_model.layers[0].self_attn, "q_norm")
     heads = (shape.queries + shape.keys) * (4 + shape.b * learning) if of_heads else 0
-    return shape.packed * (2 * d * (4 + shape.b * (2 if learning else 1)) + heads)
+    return shape.packed * (2 * d * _rms_norm(shape) + heads)
+
+
+def _rms_norm(shape: Shape) -> int:
+    """Count the bytes that an RMSNorm keeps of a number: input in float32, result, and the factor of its weight."""
+    return 4 + shape.b * (2 if shape.config.train == "full" else 1)
 
 
 def _tower_saved(shape: Shape) -> float:
-    """Count a trained vision tower: 10 E + 3 M numbers per patch and block, since it is never checkpointed."""
-    if not _tower_learns(shape):
+    """Count a trained vision tower, which is never checkpointed, by the layers that its family has.
+
+    Attention keeps queries, keys and values twice but for the values, and its result twice.  An MLP keeps the input
+    and the result of its activation: QuickGELU also a sigmoid, a gated MLP also the gate's partner and the product.  A
+    merger keeps three numbers of width E.
+    """
+    if not tower_learns(shape.config):
         return 0
-    vision = shape.model.vision_config
+    vision, block, b = shape.model.vision_config, skeleton(shape.model).model.visual.blocks[0], shape.b
     e, m = tower_widths(shape.model)
-    return shape.prompts * shape.patches * vision.depth * (10 * e + 3 * m) * shape.b
+    norm = 2 * b if isinstance(block.norm1, nn.LayerNorm) else _rms_norm(shape)
+    inner = 4 if len(linears(block.mlp)) == 3 else 2 + (vision.hidden_act == "quick_gelu")
+    layer = 7 * e * b + 4 * vision.num_heads + 2 * e * norm + inner * m * b
+    mergers = (1 + 3 * shape.embedded // shape.model.text_config.hidden_size) * e * b
+    return shape.prompts * (shape.patches * (vision.depth * layer + mergers) + _narrow(shape, "vision"))
 
 
-def _tower_learns(shape: Shape) -> bool:
-    return shape.config.train_vision or (shape.config.train == "lora" and "vision" in adapted(shape.config))
+def _narrow(shape: Shape, part: str) -> float:
+    """Count the copies of a part's adapters in the number format of the activations."""
+    lora = shape.config.train == "lora" and shape.b < 4
+    return lora * shape.b * adapter_weights(shape.model, shape.config)[part]

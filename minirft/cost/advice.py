@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from minirft.cost.architectures import architecture
-from minirft.cost.sizes import Shape, adapted
+from minirft.cost.sizes import Shape, tower_learns
 from minirft.runs import GRPOConfig
 
 Change = Callable[[GRPOConfig], Iterator[GRPOConfig]]
@@ -79,8 +79,7 @@ def _halve(name: str, value: Callable[[GRPOConfig], int], least: int = 1) -> Cha
 
 
 def _tower_is_idle(c: GRPOConfig) -> bool:
-    learns = c.train_vision or (c.train == "lora" and "vision" in adapted(c))
-    return not (c.offload_vision or learns)
+    return not (c.offload_vision or tower_learns(c))
 
 
 def _table_is_idle(c: GRPOConfig) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ from minirft.cost.report import render
 from minirft.cost.shapes import Shape
 from minirft.cost.sizes import NF4, count_weights
 from minirft.data import held_out, training_feed, training_set
-from minirft.engine import load_processor, resolve
+from minirft.engine import Processor, family_of, load_processor, resolve
 from minirft.rewards import displayed_size
 from minirft.runs import GRPOConfig
 from minirft.samples import Sample
@@ -63,7 +64,8 @@ def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | N
     Raises `UserError` for invalid data, a missing processor, and prompts longer than the limit.
     """
     samples, endless = _samples(config, method)
-    reader = load_processor(processor or resolve(config.model), config.max_pixels, None)
+    family = family_of(architecture(config.model).model_type, config.model)
+    reader = load_processor(processor or resolve(config.model), config.max_pixels, None, family.pixel_boxes)
     lengths = [reader.count(sample, displayed_size(sample)) for sample in samples]
     _refuse_long(config, samples, lengths)
     pool, here = None if endless else len(samples), Rates((os.cpu_count() or 1) * CPU[0], CPU[1])
@@ -73,7 +75,7 @@ def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | N
         "model": config.model,
         "samples": len(samples),
         "endless": endless,
-        "prompts": [_shown(*pair) for pair in zip(samples[:SHOWN], lengths, strict=False)],
+        "prompts": [_shown(reader, *pair) for pair in zip(samples[:SHOWN], lengths, strict=False)],
         "prompt_tokens": {
             "shortest": int(totals.min()),
             "mean": float(totals.mean()),
@@ -118,7 +120,8 @@ def estimate(
     steps, rate = planned["prompts"] / batch, rates.tflops * 1e12
     text, pictured = (round(mean) for mean in lengths.mean(0))
     group = config.group_size if method == "grpo" else 1
-    shape = Shape(text + pictured, config.max_completion_length, group, batch, (1, max(pictured, 1)))
+    high = isqrt(pictured)
+    shape = Shape(text + pictured, config.max_completion_length, group, batch, (high, pictured // high))
     rank = config.lora.r if config.train == "lora" else 0
     least = floor(architecture(config.model), shape, rank, method == "grpo" and config.kl_coef > 0)
     together = batch if method == "eval" else min(config.prompts_per_decode or batch, batch)
@@ -172,12 +175,12 @@ def _refuse_long(config: GRPOConfig, samples: Sequence[Sample], lengths: Sequenc
         )
 
 
-def _shown(sample: Sample, length: tuple[int, int]) -> dict[str, Any]:
+def _shown(reader: Processor, sample: Sample, length: tuple[int, int]) -> dict[str, Any]:
     width, height = displayed_size(sample)
+    problem, solution = reader.as_read(sample, (width, height))
     text, pictured = length
     tokens = {"text_tokens": text, "picture_tokens": pictured, "tokens": text + pictured}
-    asked = {"problem": sample.problem, "solution": sample.solution}
-    return {"id": sample.id, "width": width, "height": height, **tokens, **asked}
+    return {"id": sample.id, "width": width, "height": height, **tokens, "problem": problem, "solution": solution}
 
 
 # ------------------------------------------------------------------ printing

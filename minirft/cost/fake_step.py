@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from math import isqrt
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -224,7 +225,8 @@ def _prompt(shape: Shape, length: int) -> Prompt:
     pictured = min(shape.patches // merge**2, length)
     pixels = torch.zeros(pictured * merge**2, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
     types = (torch.arange(length) < pictured).long()
-    grid = torch.tensor([[1, merge, pictured * merge]])
+    high = max(n for n in range(1, isqrt(pictured) + 1) if pictured % n == 0)  # near to square, as pictures are
+    grid = torch.tensor([[1, high * merge, pictured // high * merge]])
     prompt = Prompt(None, torch.zeros_like(types), types, pixels, grid, torch.arange(length).expand(3, -1), 0)
     assert prompt.picture_key  # computed here, so that the tracker does not count pixels in host memory
     return prompt

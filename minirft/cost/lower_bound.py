@@ -15,7 +15,7 @@ One token through the language model's linear layers, and through adapters of ra
 Attention of q tokens over k keys is two matrix products in each layer, 4 q k H L FLOPs.
 
 **Vision** once:  2 n (patch pixels) E + J (2 n (4 E² + 2 E M) + 4 n² E) + 2 (n / 4) ((4E)² + 4E D).
-Layers with window attention (Qwen2.5-VL) are counted as if they attended to the whole picture.
+In a layer with window attention (Qwen2.5-VL) the sum of w² over its windows of w patches replaces n².
 
 **Rollout**: the prompt once and every completion token but the last once, because the last token predicts nothing:
 N = P + G (C - 1) tokens.  `lm_head` runs at the places that predict: R = 1 + G (C - 1), for a prompt's last token is
@@ -31,19 +31,18 @@ weights, 2 N A for adapters or 2 N W + 2 R D V for all; the backward pass of att
 
 **Reference** (kl_coef > 0): one more forward of N tokens, without adapters.
 
-There are two conventions for attention, so two numbers are given.  `flops` follows FlopCounterMode: causal
-attention of q tokens on q counts as the full q x q square, and the backward pass as five products, one of which
-computes the scores again, as every fused kernel does.  `visible_flops` counts only keys a token can see, and four
-products.  Compare `flops` with counts; the difference of the two is the waste of the kernels.
+Attention is counted as FlopCounterMode counts it, and as fused kernels work: causal attention of q tokens on q is the
+full q x q square, and its backward pass is five products, one of which computes the scores again.
 
 The floor does not assume that the rollout's forward pass is kept for the update.  Sampling and learning are two passes
-in every trainer; keeping the graph of the prompt's pass would save one more forward pass, `shared_pass_flops`.  The
-floor also counts, in the last layer, prompt tokens whose output is not used: less than 1 / L of the prompt.
+in every trainer; keeping the graph of the prompt's pass would save one more forward pass.  The floor also counts, in
+the last layer, prompt tokens whose output is not used: less than 1 / L of the prompt.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from transformers import PreTrainedConfig
 
@@ -53,7 +52,7 @@ from minirft.cost.sizes import adapter_widths, count_weights, key_width, linears
 
 @dataclass(frozen=True)
 class Floor:
-    """The least FLOPs of a step: its parts, their sum, and two other sums (see the module docstring)."""
+    """The least FLOPs of a step: its parts, and their sum."""
 
     vision: int
     rollout: int
@@ -61,38 +60,25 @@ class Floor:
     forward: int
     backward: int
     flops: int
-    visible_flops: int
-    shared_pass_flops: int
 
 
 def floor(
     config: PreTrainedConfig, shape: Shape, rank: int = 0, reference: bool = False, see_pictures: bool = True
 ) -> Floor:
     """Compute the floor of one GRPO step.  `rank` is that of the adapters, or 0 if all language weights are trained."""
-    counted = parts(config, shape, rank, reference, see_pictures, visible=False)
-    visible = parts(config, shape, rank, reference, see_pictures, visible=True)
-    kept = shape.prompts * forward_flops(config, rank, [(shape.prompt, shape.prompt)], 0)
-    total = sum(counted.values())
-    return Floor(**counted, flops=total, visible_flops=sum(visible.values()), shared_pass_flops=total - kept)
-
-
-def parts(
-    config: PreTrainedConfig, shape: Shape, rank: int, reference: bool, see_pictures: bool, visible: bool
-) -> dict[str, int]:
-    """Count the FLOPs of vision, rollout, reference, forward and backward of a step."""
     p, rest, g = shape.prompt, shape.completion - 1, shape.group
     places = 1 + g * rest
-    prompt = (p, (p + 1) / 2 if visible else p)  # (tokens, keys a token)
-    decoded = (g * rest, p + (rest + 1) / 2) if rest else (0, 0)
-    packed = decoded if visible else (g * rest, p + rest)
+    prompt, packed = (p, p), (g * rest, p + rest)  # (tokens, keys a token)
+    decoded = (g * rest, p + (rest + 1) / 2)
     counts = {
-        "vision": vision_flops(config, shape.patches) if see_pictures else 0,
+        "vision": vision_flops(config, shape.picture) if see_pictures else 0,
         "rollout": forward_flops(config, rank, [prompt, decoded], places),
         "reference": forward_flops(config, 0, [prompt, packed], places) if reference else 0,
         "forward": forward_flops(config, rank, [prompt, packed], places),
-        "backward": backward_flops(config, rank, [prompt, packed], places, products=4 if visible else 5),
+        "backward": backward_flops(config, rank, [prompt, packed], places),
     }
-    return {name: round(shape.prompts * count) for name, count in counts.items()}
+    counts = {name: round(shape.prompts * count) for name, count in counts.items()}
+    return Floor(**counts, flops=sum(counts.values()))
 
 
 def per_token(config: PreTrainedConfig, rank: int) -> tuple[int, int]:
@@ -107,15 +93,13 @@ def forward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float,
     return linear + _attention(config, tokens, 2) + 2 * places * text.hidden_size * text.vocab_size
 
 
-def backward_flops(
-    config: PreTrainedConfig, rank: int, tokens: list[tuple[float, float]], places: int, products: int
-) -> float:
-    """Count the backward pass of `forward_flops`; attention has 4 `products`, or 5 if scores are computed again."""
+def backward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float, float]], places: int) -> float:
+    """Count the backward pass of `forward_flops`; attention has five products, because scores are computed again."""
     text = config.text_config
     count = sum(many for many, _ in tokens)
     weights, adapters = per_token(config, rank)
     head = 2 * places * text.hidden_size * text.vocab_size
-    activations = 2 * count * (weights + adapters) + head + _attention(config, tokens, products)
+    activations = 2 * count * (weights + adapters) + head + _attention(config, tokens, 5)
     if not rank:
         return activations + 2 * count * weights + head
     hidden, keys = text.hidden_size, key_width(config)
@@ -128,10 +112,24 @@ def _attention(config: PreTrainedConfig, tokens: list[tuple[float, float]], prod
     return products * 2 * query_width(config) * text.num_hidden_layers * sum(count * keys for count, keys in tokens)
 
 
-def vision_flops(config: PreTrainedConfig, patches: int) -> int:
-    """Count the forward pass of one picture of `patches` patches through the vision tower."""
+def vision_flops(config: PreTrainedConfig, picture: tuple[int, int]) -> int:
+    """Count the forward pass of one picture of (high, wide) tokens through the vision tower."""
     vision, tower, (width, _) = config.vision_config, skeleton(config).model.visual, tower_widths(config)
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     blocks, whole = (sum(layer.weight.numel() for layer in linears(part)) for part in (tower.blocks, tower))
-    merged = patches // vision.spatial_merge_size**2
-    return 2 * patches * (pixels * width + blocks + 2 * patches * width * vision.depth) + 2 * merged * (whole - blocks)
+    tokens = prod(picture)
+    patches = tokens * vision.spatial_merge_size**2
+    attention = 4 * width * _pairs(vision, picture)
+    return 2 * patches * (pixels * width + blocks) + attention + 2 * tokens * (whole - blocks)
+
+
+def _pairs(vision: PreTrainedConfig, picture: tuple[int, int]) -> int:
+    """Count the pairs of patches that attend to each other, over all layers of the tower."""
+    area = vision.spatial_merge_size**2
+    whole = (area * prod(picture)) ** 2
+    if not hasattr(vision, "window_size"):
+        return vision.depth * whole
+    side = vision.window_size // (vision.patch_size * vision.spatial_merge_size)  # tokens; smaller at the far edges
+    windows = area**2 * prod(n // side * side**2 + (n % side) ** 2 for n in picture)
+    full = len(vision.fullatt_block_indexes)
+    return full * whole + (vision.depth - full) * windows

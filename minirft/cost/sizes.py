@@ -171,6 +171,11 @@ def adapted(config: GRPOConfig) -> tuple[str, ...]:
     return (config.lora.targets,)
 
 
+def tower_learns(config: GRPOConfig) -> bool:
+    """Check whether any weight of the vision tower learns."""
+    return config.train_vision or (config.train == "lora" and "vision" in adapted(config))
+
+
 def _full_weights(model: PreTrainedConfig, config: GRPOConfig) -> int:
     parts = {name: sum(kinds.values()) for name, kinds in count_weights(model).items()}
     return sum(n for name, n in parts.items() if config.train_vision or name != "vision tower")

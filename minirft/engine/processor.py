@@ -90,12 +90,21 @@ class Processor:
 
     def rescaled(self, text: str, prompt: Prompt, *, written: bool) -> str:
         """Rescale the boxes of a text to pixels if it was `written` for a model of pixels, else to thousandths."""
+        high, wide = (prompt.image_grid_thw[0, 1:] * self.image_processor.patch_size).tolist()
+        return self._rescale(text, prompt.sample, (wide, high), written)
+
+    def as_read(self, sample: Sample, size: tuple[int, int]) -> tuple[str, str]:
+        """Return problem and solution with boxes in the model's own frame, for a picture of `size`, (width, height)."""
+        resized = self.resized(size)
+        problem = self.asked(sample, resized) if self.asked else sample.problem
+        return problem, self._rescale(sample.solution, sample, resized, written=True)
+
+    def _rescale(self, text: str, sample: Sample, pixels: tuple[int, int], written: bool) -> str:
         from minirft.engine.families.pixel_boxes import TASKS, THOUSAND, rescale  # here: few models need it
 
-        if self.asked is None or prompt.sample.task not in TASKS:
+        if self.asked is None or sample.task not in TASKS:
             return text
-        high, wide = (prompt.image_grid_thw[0, 1:] * self.image_processor.patch_size).tolist()
-        return rescale(text, THOUSAND, (wide, high)) if written else rescale(text, (wide, high), THOUSAND)
+        return rescale(text, THOUSAND, pixels) if written else rescale(text, pixels, THOUSAND)
 
     def _text_ids(self, sample: Sample, size: tuple[int, int]) -> list[int]:
         """Tokenize the question in the chat format, with one picture token in the place of a picture of `size`."""

@@ -143,7 +143,7 @@ def test_floor_of_the_language_model_is_what_torch_counts(tmp_path: Path, rank: 
     with torch.no_grad():
         assert counted(run) == forward
     both = counted(lambda: run().sum().backward())
-    assert both == forward + backward_flops(config, rank, [(n, n)], places, products=5)
+    assert both == forward + backward_flops(config, rank, [(n, n)], places)
 
 
 def test_floor_of_the_vision_tower_is_what_torch_counts(model: str):
@@ -152,7 +152,7 @@ def test_floor_of_the_vision_tower_is_what_torch_counts(model: str):
     prompt = policy.encode(question("?", noise((3, 5), 0)))
     assert prompt.pixel_values.shape[0] == 60
     with torch.no_grad():
-        assert counted(lambda: policy.features(prompt)) == vision_flops(policy.core.config, 60)
+        assert counted(lambda: policy.features(prompt)) == vision_flops(policy.core.config, (3, 5))
 
 
 def test_floor_of_a_step_by_hand():
@@ -170,7 +170,6 @@ def test_floor_of_a_step_by_hand():
     forward = 2 * tokens * layers * (linears + adapters) + 2 * places * d * v + alone * (100 + 2 * 2 * 12)
     assert least.forward == 5 * forward
     assert least.reference == 5 * (forward - 2 * tokens * layers * adapters)
-    assert least.visible_flops < least.flops and least.shared_pass_flops < least.flops
     assert floor(config, shape, RANK, see_pictures=False).vision == 0
 
 

@@ -20,29 +20,19 @@ Change = Callable[[GRPOConfig], Iterator[GRPOConfig]]
 _model = cache(architecture)
 
 
-def alternatives(config: GRPOConfig, fits: Callable[[GRPOConfig], bool]) -> Iterator[GRPOConfig]:
-    """Yield configurations that fit with the least harm: up to three with one change, or one with as few as possible.
+def least_harm(config: GRPOConfig, fits: Callable[[GRPOConfig], bool]) -> GRPOConfig | None:
+    """Find the configuration that fits with the least harm; return None if no change helps.
 
-    There are none if no change helps.
+    The changes are those down to the first with which it fits.  From the most harmful up, each is made as weak as
+    possible, or left out, while those above it are at their strongest.
     """
-    allowed: list[Change] = []
-    for tier in TIERS:
-        allowed = [*allowed, *tier]
-        if fits(_all(config, allowed)):
-            break
-    else:
-        return
-    single = [found for change in allowed if (found := next(filter(fits, change(config)), None))]
-    yield from single[:3] or [_combination(config, allowed, fits)]
-
-
-def _combination(config: GRPOConfig, allowed: list[Change], fits: Callable[[GRPOConfig], bool]) -> GRPOConfig:
-    """Apply changes in order until `config` fits, and drop those that turn out to be unnecessary."""
-    taken = next(allowed[:n] for n in range(1, len(allowed) + 1) if fits(_all(config, allowed[:n])))
-    for change in taken[::-1]:
-        if fits(_all(config, fewer := [kept for kept in taken if kept is not change])):
-            taken = fewer
-    mildest = _mildest(config, taken, fits)
+    taken = next((CHANGES[:n] for n in range(len(CHANGES) + 1) if fits(_all(config, CHANGES[:n]))), None)
+    if taken is None:
+        return None
+    mildest = config
+    for i in reversed(range(len(taken))):
+        options = [mildest, *taken[i](mildest)]
+        mildest = next((option for option in options if fits(_all(option, taken[:i]))), options[-1])
     return mildest if fits(mildest) else _all(config, taken)
 
 
@@ -50,15 +40,6 @@ def _all(config: GRPOConfig, changes: list[Change]) -> GRPOConfig:
     """Apply every change at its strongest."""
     for change in changes:
         *_, config = config, *change(config)
-    return config
-
-
-def _mildest(config: GRPOConfig, changes: list[Change], fits: Callable[[GRPOConfig], bool]) -> GRPOConfig:
-    """Weaken each change as far as possible with those before it at their strongest, the most harmful first."""
-    for i in reversed(range(len(changes))):
-        options = [*changes[i](config)]
-        milder = (option for option in options if fits(_all(option, changes[:i])))
-        config = next(milder, options[-1] if options else config)
     return config
 
 
@@ -78,21 +59,12 @@ def _halve(name: str, value: Callable[[GRPOConfig], int], least: int = 1) -> Cha
     return lambda config: (replace(config, **{name: smaller}) for smaller in _halves(value(config), least))
 
 
-def _tower_is_idle(c: GRPOConfig) -> bool:
-    return not (c.offload_vision or tower_learns(c))
-
-
-def _table_is_idle(c: GRPOConfig) -> bool:
-    return c.train == "lora" and not c.offload_embedding and not _model(c.model).tie_word_embeddings
-
-
 def _max_pixels(c: GRPOConfig) -> Iterator[GRPOConfig]:
     """Halve the picture; the prompt gets shorter by the same number of tokens."""
     shape = Shape.of(_model(c.model), c)
-    merge = shape.model.vision_config.spatial_merge_size**2
-    before, text = shape.patches // merge, c.max_prompt_length - shape.patches // merge
-    for tokens in _halves(before, 64):
-        pixels = tokens * merge * shape.model.vision_config.patch_size**2
+    vision, text = shape.model.vision_config, c.max_prompt_length - shape.pictured
+    for tokens in _halves(shape.pictured, 64):
+        pixels = tokens * (vision.patch_size * vision.spatial_merge_size) ** 2
         yield replace(c, max_pixels=pixels, max_prompt_length=max(tokens + text, 1))
 
 
@@ -101,27 +73,24 @@ def _group(c: GRPOConfig) -> Iterator[GRPOConfig]:
         yield replace(c, group_size=n, rows_per_pass=min(c.rows_per_pass, n))
 
 
-def _rows(c: GRPOConfig) -> int:
-    every = c.prompts_per_step * c.group_size
-    return min(c.rows_per_pass or every, every)
+def _offload_embedding(c: GRPOConfig) -> bool:
+    return c.train == "lora" and not (c.offload_embedding or _model(c.model).tie_word_embeddings)
 
 
-TIERS: list[list[Change]] = [
-    [
-        _set(lambda c: not c.checkpointing, checkpointing=True),
-        _set(_tower_is_idle, offload_vision=True),
-        _halve("prompts_per_decode", lambda c: min(c.prompts_per_decode or c.prompts_per_step, c.prompts_per_step)),
-        _halve("eval_batch", lambda c: c.eval_batch if c.eval_every else 1),
-        _halve("rows_per_pass", _rows),
-        _set(_table_is_idle, offload_embedding=True),
-    ],
-    [
-        _set(lambda c: c.optimiser != "adamw8bit", optimiser="adamw8bit"),
-        _set(lambda c: c.train == "full", train="lora", dtype="auto"),
-        _set(lambda c: c.dtype == "float32" and c.train == "lora", dtype="auto"),
-        _set(lambda c: c.quantize == "none" and c.train == "lora", quantize="nf4"),
-    ],
-    [_max_pixels, _halve("max_completion_length", lambda c: c.max_completion_length, 64)],
-    [_group],
-    [_set(lambda c: _model(c.model).text_config.hidden_size > 1536, model="qwen2-vl-2b", offload_embedding=False)],
+CHANGES: list[Change] = [
+    _set(lambda c: not c.checkpointing, checkpointing=True),
+    _set(lambda c: not (c.offload_vision or tower_learns(c)), offload_vision=True),
+    _halve("prompts_per_decode", lambda c: min(c.prompts_per_decode or c.prompts_per_step, c.prompts_per_step)),
+    _halve("eval_batch", lambda c: c.eval_batch if c.eval_every else 1),
+    _halve("rows_per_pass", lambda c: Shape.of(_model(c.model), c).rows),
+    _set(_offload_embedding, offload_embedding=True),
+    _set(lambda c: c.optimiser != "adamw8bit", optimiser="adamw8bit"),
+    _set(lambda c: c.train == "full", train="lora", dtype="auto"),
+    _set(lambda c: c.dtype == "float32" and c.train == "lora", dtype="auto"),
+    _set(lambda c: c.quantize == "none" and c.train == "lora", quantize="nf4"),
+    _max_pixels,
+    _halve("max_completion_length", lambda c: c.max_completion_length, 64),
+    _group,
+    _set(lambda c: _model(c.model).text_config.hidden_size > 1536, model="qwen2-vl-2b", offload_embedding=False),
 ]
+"""All changes, the least harmful first."""

@@ -222,7 +222,7 @@ def _prompt(shape: Shape, length: int) -> Prompt:
     """Make a prompt with the largest picture that the settings allow, and text up to `length`."""
     vision = shape.model.vision_config
     merge = vision.spatial_merge_size
-    pictured = min(shape.patches // merge**2, length)
+    pictured = min(shape.pictured, length)
     pixels = torch.zeros(pictured * merge**2, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
     types = (torch.arange(length) < pictured).long()
     high = max(n for n in range(1, isqrt(pictured) + 1) if pictured % n == 0)  # near to square, as pictures are

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 from minirft import UserError
-from minirft.cost.advice import alternatives
+from minirft.cost.advice import least_harm
 from minirft.cost.architectures import architecture
 from minirft.cost.memory import GIB, Ledger, ledger
 from minirft.cost.report import render
@@ -29,12 +29,12 @@ SLACK = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result for one card: its GiB, those for tensors, whether the peak fits, and, if not, commands that fit."""
+    """The result for one card: its GiB, those for tensors, whether the peak fits, and, if not, a command that fits."""
 
     gpu: float
     usable: float
     fits: bool
-    advice: list[str]
+    advice: str
 
 
 def card_size(text: str) -> float:
@@ -68,10 +68,10 @@ def judge(config: GRPOConfig, gpu: float, source: str, base: GRPOConfig) -> Verd
     def fits(candidate: GRPOConfig) -> bool:
         return account(candidate).peak <= capacity * GIB
 
-    if fits(config):
-        return Verdict(gpu, capacity, True, [])
-    advice = [f"{command(source, base, found)}  # {changes(config, found)}" for found in alternatives(config, fits)]
-    return Verdict(gpu, capacity, False, advice)
+    found = least_harm(config, fits)
+    if found is None or fits(config):
+        return Verdict(gpu, capacity, found is not None, "")
+    return Verdict(gpu, capacity, False, f"{command(source, base, found)}  # {changes(config, found)}")
 
 
 def changes(old: GRPOConfig, new: GRPOConfig) -> str:
@@ -119,7 +119,6 @@ def report(config: GRPOConfig, memory: Ledger, verdicts: list[Verdict], one: boo
         "fit",
         config=config,
         shape=shape,
-        pictured=shape.patches // shape.model.vision_config.spatial_merge_size**2,
         memory=memory,
         names=names,
         width=max(map(len, names)),
@@ -147,5 +146,5 @@ def as_json(config: GRPOConfig, memory: Ledger, verdicts: list[Verdict], one: bo
         "context_gib": CONTEXT,
         "slack": SLACK,
         "fits": verdicts[0].fits if one else {card: verdict.fits for card, verdict in by_card.items()},
-        "advice": list(dict.fromkeys(line for verdict in verdicts for line in verdict.advice[: 3 if one else 1])),
+        "advice": list(dict.fromkeys(verdict.advice for verdict in verdicts if verdict.advice)),
     }

@@ -33,7 +33,7 @@ class Shape:
     config: GRPOConfig
     b: int  # bytes of a number in weights and activations
     prompt: int  # S, tokens
-    patches: int  # of the largest picture, before merging
+    pictured: int  # tokens of the largest picture
     rows: int  # R, completions in a pass
     prompts: int  # prompts of these completions
     together: int  # prompts decoded together
@@ -46,9 +46,7 @@ class Shape:
         lora = config.train == "lora"
         auto = 2 if lora else 4
         b = {"auto": auto, "float32": 4}.get(config.dtype, 2)
-        pixels = config.max_pixels or DEFAULT_MAX_PIXELS
-        merge = model.vision_config.spatial_merge_size**2
-        pictured = min(pixels // (model.vision_config.patch_size**2 * merge), config.max_prompt_length)
+        area = (model.vision_config.patch_size * model.vision_config.spatial_merge_size) ** 2
         g, everything = config.group_size, config.prompts_per_step * config.group_size
         rows = min(config.rows_per_pass or everything, everything)
         passes = [(start, min(start + rows, everything) - 1) for start in range(0, everything, rows)]
@@ -57,13 +55,18 @@ class Shape:
             config=config,
             b=b,
             prompt=config.max_prompt_length,
-            patches=pictured * merge,
+            pictured=min((config.max_pixels or DEFAULT_MAX_PIXELS) // area, config.max_prompt_length),
             rows=rows,
             prompts=max(last // g - first // g + 1 for first, last in passes),
             together=min(config.prompts_per_decode or config.prompts_per_step, config.prompts_per_step),
             learning=sum(adapter_weights(model, config).values()) if lora else _full_weights(model, config),
             weight_bytes=4 if lora else b,
         )
+
+    @property
+    def patches(self) -> int:
+        """Return the patches of the largest picture."""
+        return self.pictured * self.model.vision_config.spatial_merge_size**2
 
     @property
     def packed(self) -> int:

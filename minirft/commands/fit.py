@@ -6,7 +6,7 @@ Imports are inside the command, because torch and transformers take seconds to l
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from minirft import UserError, as_user_error
@@ -23,8 +23,6 @@ class FitFlags:
 
     gpu: str | None = None
     """Memory of the card, such as 8GB; without it, print a line for each common size."""
-    prompt: int | None = None
-    """Longest prompt in tokens, picture included; short for --max-prompt-length."""
     check: Switch = False
     """Also count the memory of a step on tensors without storage: seconds to a minute, no GPU, no weights."""
     json: Json = False
@@ -36,21 +34,15 @@ def fit(args: list[str]) -> None:
     quieten_libraries()
     source, args = config_and_flags(args)
     config, flags = parse_config(args, FitFlags(), "minirft fit")
-    if flags.prompt is not None:
-        config = replace(config, max_prompt_length=flags.prompt)
     from minirft.cost import architecture, counted
     from minirft.cost import fit as memory
 
-    cards = [memory.card_size(flags.gpu)] if flags.gpu else list(memory.CARDS)
-    ledger = memory.account(config)
     base, _ = parse_config([source], FitFlags(), "minirft fit")
+    cards = [memory.card_size(flags.gpu)] if flags.gpu else list(memory.CARDS)
     verdicts = [memory.judge(config, card, source, base) for card in cards]
     counts = counted(architecture(config.model), config) if flags.check else {}
-    if flags.json:
-        extra = {"tracker": {phase: count / memory.GIB for phase, count in counts.items()}} if flags.check else {}
-        print(json.dumps(memory.as_json(config, ledger, verdicts, one=bool(flags.gpu)) | extra))
-    else:
-        print(memory.report(config, ledger, verdicts, bool(flags.gpu), counts))
+    found = memory.as_json(config, verdicts, bool(flags.gpu), counts)
+    print(json.dumps(found) if flags.json else memory.report(config, found, verdicts))
 
 
 def config_and_flags(args: list[str]) -> tuple[str, list[str]]:

@@ -89,10 +89,9 @@ def update(shape: Shape) -> dict[str, float]:
     else:
         kept = {"saved activations": text.num_hidden_layers * saved + _narrow(shape, "language")}
         layer = 2 * tokens * b * d + inner + third
-    head = 2 * text.vocab_size * d * b if config.train == "full" else 0
-    logits = (
-        _chunk(shape) * text.vocab_size * 4 * LOGIT_COPIES + head + tokens * d * (4 + 2 * b) + 2 * shape.fresh * d * b
-    )
+    table = text.vocab_size * d * b if config.train == "full" else 0  # its gradient, one a chunk, and their sum
+    hidden = tokens * d * (4 + 2 * b) + 2 * shape.fresh * d * b
+    logits = max(_chunk(shape) * text.vocab_size * 4 * LOGIT_COPIES + 2 * table + hidden, 3 * table)
     parts = {**_inputs(shape), **kept, "vision activations": _tower_saved(shape)}
     return parts | ({"logits chunk": logits} if logits > layer else {"one layer": layer})
 

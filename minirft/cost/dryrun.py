@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any, Literal
 
@@ -25,9 +25,10 @@ from minirft import UserError
 from minirft.cost import fit
 from minirft.cost.architectures import architecture
 from minirft.cost.lower_bound import floor
+from minirft.cost.memory import resident
 from minirft.cost.report import render
-from minirft.cost.shapes import Shape
-from minirft.cost.sizes import NF4, count_weights
+from minirft.cost.shapes import Shape as StepShape
+from minirft.cost.sizes import Shape
 from minirft.data import held_out, training_feed, training_set
 from minirft.engine import Processor, family_of, load_processor, resolve
 from minirft.rewards import displayed_size
@@ -121,7 +122,7 @@ def estimate(
     text, pictured = (round(mean) for mean in lengths.mean(0))
     group = config.group_size if method == "grpo" else 1
     high = isqrt(pictured)
-    shape = Shape(text + pictured, config.max_completion_length, group, batch, (high, pictured // high))
+    shape = StepShape(text + pictured, config.max_completion_length, group, batch, (high, pictured // high))
     rank = config.lora.r if config.train == "lora" else 0
     least = floor(architecture(config.model), shape, rank, method == "grpo" and config.kl_coef > 0)
     together = batch if method == "eval" else min(config.prompts_per_decode or batch, batch)
@@ -147,12 +148,8 @@ def estimate(
 
 def weight_bytes(config: GRPOConfig) -> float:
     """Count the bytes of the language model's weights, with the head, that every decoded token reads."""
-    model = architecture(config.model)
-    counts, bits32 = count_weights(model), config.dtype == "float32" or config.model == "tiny"
-    b = 4 if bits32 or (config.dtype == "auto" and config.train == "full") else 2
-    linear = NF4 if config.quantize == "nf4" else b
-    head = model.text_config.vocab_size * model.text_config.hidden_size * b
-    return counts["language linears"]["linear"] * linear + head
+    parts = resident(Shape.of(architecture(config.model), replace(config, offload_embedding=False)))
+    return parts["language linears"] + (parts["head"] or parts["embedding"])
 
 
 def _samples(config: GRPOConfig, method: Method) -> tuple[list[Sample], bool]:

@@ -105,36 +105,14 @@ def command(source: str, base: GRPOConfig, config: GRPOConfig) -> str:
 # ------------------------------------------------------------------ printing
 
 
-def report(config: GRPOConfig, memory: Ledger, verdicts: list[Verdict], one: bool, counts: dict[str, int]) -> str:
-    """Write the settings, GiB by part (down) and phase (across), what MemTracker counted, and the verdicts as text.
+def as_json(config: GRPOConfig, verdicts: list[Verdict], one: bool, counts: dict[str, int]) -> dict[str, Any]:
+    """Return all numbers in GiB; `fits` and `advice` are those of the named card, or one of each card.
 
-    `one` is True if the user named a card; `counts` is empty unless the user asked for counts.
+    `counts` is what MemTracker counted by phase; it is empty unless the user asked for it.
     """
-    shape = Shape.of(architecture(config.model), config)
-    by_phase = [memory.phases["optimise"], *memory.phases.values()]  # the parts of every phase come first
-    names = list(dict.fromkeys(part for parts in by_phase for part in parts))
-    checked = account(replace(config, offload_vision=False, offload_embedding=False)) if counts else memory
-    compared = {phase: (checked.total(phase), count) for phase, count in counts.items()}
-    return render(
-        "fit",
-        config=config,
-        shape=shape,
-        memory=memory,
-        names=names,
-        width=max(map(len, names)),
-        peak=memory.peak / GIB,
-        compared=compared | ({"peak": (checked.peak, max(counts.values()))} if counts else {}),
-        one=verdicts[0] if one else None,
-        verdicts=verdicts,
-        GIB=GIB,
-        CONTEXT=CONTEXT,
-        SLACK=SLACK,
-    )
-
-
-def as_json(config: GRPOConfig, memory: Ledger, verdicts: list[Verdict], one: bool) -> dict[str, Any]:
-    """Return all numbers in GiB; `fits` and `advice` are those of the named card, or one of each card."""
+    memory = account(config)
     by_card = {f"{verdict.gpu:g}GB": verdict for verdict in verdicts}
+    tracker = {"tracker": {phase: count / GIB for phase, count in counts.items()}} if counts else {}
     return {
         "model": config.model,
         "peak_gib": memory.peak / GIB,
@@ -147,4 +125,16 @@ def as_json(config: GRPOConfig, memory: Ledger, verdicts: list[Verdict], one: bo
         "slack": SLACK,
         "fits": verdicts[0].fits if one else {card: verdict.fits for card, verdict in by_card.items()},
         "advice": list(dict.fromkeys(verdict.advice for verdict in verdicts if verdict.advice)),
+        **tracker,
     }
+
+
+def report(config: GRPOConfig, found: dict[str, Any], verdicts: list[Verdict]) -> str:
+    """Write the settings, GiB by part (down) and phase (across), the tracker's counts and the verdicts as text."""
+    memory, shape = account(config), Shape.of(architecture(config.model), config)
+    by_phase = [memory.phases["optimise"], *memory.phases.values()]  # the parts of every phase come first
+    checked = account(replace(config, offload_vision=False, offload_embedding=False))  # as the tracker counts
+    names = list(dict.fromkeys(part for parts in by_phase for part in parts))
+    width = max(map(len, names))
+    sizes = {"memory": memory, "checked": checked, "shape": shape, "names": names, "width": width, "GIB": GIB}
+    return render("fit", config=config, verdicts=verdicts, **sizes, **found)

@@ -59,7 +59,7 @@ class Shape:
             rows=rows,
             prompts=max(last // g - first // g + 1 for first, last in passes),
             together=min(config.prompts_per_decode or config.prompts_per_step, config.prompts_per_step),
-            learning=sum(adapter_weights(model, config).values()) if lora else _full_weights(model, config),
+            learning=sum((adapter_weights if lora else full_weights)(model, config).values()),
             weight_bytes=4 if lora else b,
         )
 
@@ -156,6 +156,12 @@ def count_weights(model: PreTrainedConfig) -> dict[str, dict[str, int]]:
     }
 
 
+def full_weights(model: PreTrainedConfig, config: GRPOConfig) -> dict[str, int]:
+    """Count the weights of each part that learn if all weights are trained."""
+    parts = {name: sum(kinds.values()) for name, kinds in count_weights(model).items()}
+    return {name: n for name, n in parts.items() if config.train_vision or name != "vision tower"}
+
+
 def adapter_weights(model: PreTrainedConfig, config: GRPOConfig) -> dict[str, int]:
     """Count the adapters' weights of each part: r (inputs + outputs) for every adapted linear layer."""
     return {part: config.lora.r * width * (part in adapted(config)) for part, width in adapter_widths(model).items()}
@@ -177,8 +183,3 @@ def adapted(config: GRPOConfig) -> tuple[str, ...]:
 def tower_learns(config: GRPOConfig) -> bool:
     """Check whether any weight of the vision tower learns."""
     return config.train_vision or (config.train == "lora" and "vision" in adapted(config))
-
-
-def _full_weights(model: PreTrainedConfig, config: GRPOConfig) -> int:
-    parts = {name: sum(kinds.values()) for name, kinds in count_weights(model).items()}
-    return sum(n for name, n in parts.items() if config.train_vision or name != "vision tower")

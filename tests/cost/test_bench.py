@@ -13,6 +13,7 @@ from result_tables import benches
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, Qwen2VLConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from minirft import UserError
 from minirft.commands.bench import bench
@@ -153,6 +154,20 @@ def test_floor_of_the_vision_tower_is_what_torch_counts(model: str):
     assert prompt.pixel_values.shape[0] == 60
     with torch.no_grad():
         assert counted(lambda: policy.features(prompt)) == vision_flops(policy.core.config, (3, 5))
+
+
+@pytest.mark.parametrize("picture", [(4, 8), (5, 7), (3, 2)])
+def test_windows_of_a_tower_are_what_torch_counts(picture: tuple[int, int]):
+    """Window attention counted as if every layer saw the whole picture, or windows cut by an edge as full ones."""
+    config = architecture("qwen2.5-vl-3b")
+    small = {"depth": 3, "fullatt_block_indexes": [1], "hidden_size": 64, "intermediate_size": 96, "num_heads": 2}
+    for name, value in small.items():
+        setattr(config.vision_config, name, value)
+    tower = Qwen2_5_VisionTransformerPretrainedModel._from_config(config.vision_config, attn_implementation="sdpa")
+    high, wide = picture
+    pixels, grid = torch.zeros(4 * high * wide, 1176), torch.tensor([[1, 2 * high, 2 * wide]])
+    with torch.no_grad():
+        assert counted(lambda: tower(pixels, grid_thw=grid)) == vision_flops(config, picture)
 
 
 def test_floor_of_a_step_by_hand():

@@ -18,6 +18,7 @@ from minirft.commands.cli import main
 from minirft.cost import dryrun, fit
 from minirft.cost.lower_bound import floor
 from minirft.cost.shapes import Shape
+from minirft.engine.families.pixel_boxes import rescale
 from minirft.engine.processor import load_processor
 from minirft.rewards.frames import displayed_size
 from minirft.runs.config import SHIPPED, GRPOConfig, load_config
@@ -54,6 +55,20 @@ def test_of_the_tiny_world(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     printed = capsys.readouterr().out
     assert (found["time_cpu"] is None) == torch.cuda.is_available() == ("CPU cores about" not in printed)
     assert all(word in printed for word in ("samples", "prompts", "plan", "memory", "not measured", "→ <answer>"))
+
+
+def test_a_model_of_pixels_is_shown_pixels(capsys: pytest.CaptureFixture[str], miniature: Path, coco):  # noqa: F811
+    """Catches thousandths printed for Qwen2.5-VL, whose prompt names the size of the resized picture."""
+    data = ["--data.annotations", coco.annotations, "--data.images", coco.images, "--data.categories", "cat"]
+    flags = [*data, "--processor", miniature, "--max-prompt-length", 4096]
+    usual, shown = (
+        told(capsys, "train", "own_coco_4shot", *flags, "--model", name)["prompts"][0]
+        for name in ("qwen2-vl-2b", "qwen2.5-vl-3b")
+    )
+    limit = load_config("own_coco_4shot").max_pixels
+    size = load_processor(str(miniature), limit, None).resized((shown["width"], shown["height"]))
+    assert f"which is {size[0]} x {size[1]} pixels" in shown["problem"] and "between 0 and 1000" in usual["problem"]
+    assert shown["solution"] == rescale(usual["solution"], (1000, 1000), size) != usual["solution"]
 
 
 def test_over_long_prompts_are_named(capsys: pytest.CaptureFixture[str]):

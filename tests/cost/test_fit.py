@@ -78,13 +78,6 @@ def test_a_model_takes_the_settings_of_the_paper(capsys: pytest.CaptureFixture[s
     assert asked(capsys, str(miniature))["model"] == str(miniature)
 
 
-def test_prompt_is_the_longest_prompt(capsys: pytest.CaptureFixture[str]) -> None:
-    """Catches --prompt that is read and not used."""
-    short = asked(capsys, "coco_8cate_4shot", "--prompt", "300")
-    assert short["phases"] == asked(capsys, "coco_8cate_4shot", "--max-prompt-length", "300")["phases"]
-    assert short["peak_gib"] < asked(capsys, "coco_8cate_4shot")["peak_gib"]
-
-
 def test_check_puts_the_tracker_beside(capsys: pytest.CaptureFixture[str], miniature: Path) -> None:
     """Catches a comparison of different settings: within 10% on any model, here the smallest."""
     found = asked(capsys, str(miniature), "--check", *SMALLEST)
@@ -101,7 +94,7 @@ def test_check_puts_the_tracker_beside(capsys: pytest.CaptureFixture[str], minia
         (["coco_8cat_4shot"], "did you mean coco_8cate_4shot"),
         (["coco_8cate_4shot", "--gpu", "huge"], "--gpu huge: give the memory"),
         (["coco_8cate_4shot", "--gpu", "0GB"], "--gpu 0GB"),
-        (["coco_8cate_4shot", "--prompt", "0"], "max_prompt_length"),
+        (["coco_8cate_4shot", "--max-prompt-length", "0"], "max_prompt_length"),
         (["coco_8cate_4shot", "--no-shared-prefix"], "shared path"),
         (["coco_8cate_4shot", "--rows", "2"], "--rows"),
         ([], "name a config"),

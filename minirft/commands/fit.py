@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirft import UserError, as_user_error
-from minirft.commands.flags import Json, Switch, parse_config
+from minirft.commands.flags import Json, parse_config
 from minirft.engine import quieten_libraries
 
 BASE = "coco_8cate_4shot"
@@ -23,8 +23,6 @@ class FitFlags:
 
     gpu: str | None = None
     """Memory of the card, such as 8GB; without it, print a line for each common size."""
-    check: Switch = False
-    """Also count the memory of a step on tensors without storage: seconds to a minute, no GPU, no weights."""
     json: Json = False
     """Print one JSON object, sizes in GiB."""
 
@@ -34,14 +32,12 @@ def fit(args: list[str]) -> None:
     quieten_libraries()
     source, args = config_and_flags(args)
     config, flags = parse_config(args, FitFlags(), "minirft fit")
-    from minirft.cost import architecture, counted
     from minirft.cost import fit as memory
 
     base, _ = parse_config([source], FitFlags(), "minirft fit")
     cards = [memory.card_size(flags.gpu)] if flags.gpu else list(memory.CARDS)
     verdicts = [memory.judge(config, card, source, base) for card in cards]
-    counts = counted(architecture(config.model), config) if flags.check else {}
-    found = memory.as_json(config, verdicts, bool(flags.gpu), counts)
+    found = memory.as_json(config, verdicts, bool(flags.gpu))
     print(json.dumps(found) if flags.json else memory.report(config, found, verdicts))
 
 

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from minirft.cost.architectures import architecture
     from minirft.cost.benchmark import measure
     from minirft.cost.dryrun import Method, Rates, dry_run, plan, spell
-    from minirft.cost.fake_step import counted
     from minirft.cost.gpu import run_gpu_bench
     from minirft.cost.memory import GIB, ledger
     from minirft.cost.report import table

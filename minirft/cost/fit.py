@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -105,14 +105,10 @@ def command(source: str, base: GRPOConfig, config: GRPOConfig) -> str:
 # ------------------------------------------------------------------ printing
 
 
-def as_json(config: GRPOConfig, verdicts: list[Verdict], one: bool, counts: dict[str, int]) -> dict[str, Any]:
-    """Return all numbers in GiB; `fits` and `advice` are those of the named card, or one of each card.
-
-    `counts` is what MemTracker counted by phase; it is empty unless the user asked for it.
-    """
+def as_json(config: GRPOConfig, verdicts: list[Verdict], one: bool) -> dict[str, Any]:
+    """Return all numbers in GiB; `fits` and `advice` are those of the named card, or one of each card."""
     memory = account(config)
     by_card = {f"{verdict.gpu:g}GB": verdict for verdict in verdicts}
-    tracker = {"tracker": {phase: count / GIB for phase, count in counts.items()}} if counts else {}
     return {
         "model": config.model,
         "peak_gib": memory.peak / GIB,
@@ -125,16 +121,14 @@ def as_json(config: GRPOConfig, verdicts: list[Verdict], one: bool, counts: dict
         "slack": SLACK,
         "fits": verdicts[0].fits if one else {card: verdict.fits for card, verdict in by_card.items()},
         "advice": list(dict.fromkeys(verdict.advice for verdict in verdicts if verdict.advice)),
-        **tracker,
     }
 
 
 def report(config: GRPOConfig, found: dict[str, Any], verdicts: list[Verdict]) -> str:
-    """Write the settings, GiB by part (down) and phase (across), the tracker's counts and the verdicts as text."""
+    """Write the settings, GiB by part (down) and phase (across), and the verdicts as text."""
     memory, shape = account(config), Shape.of(architecture(config.model), config)
     by_phase = [memory.phases["optimise"], *memory.phases.values()]  # the parts of every phase come first
-    checked = account(replace(config, offload_vision=False, offload_embedding=False))  # as the tracker counts
     names = list(dict.fromkeys(part for parts in by_phase for part in parts))
     width = max(map(len, names))
-    sizes = {"memory": memory, "checked": checked, "shape": shape, "names": names, "width": width, "GIB": GIB}
+    sizes = {"memory": memory, "shape": shape, "names": names, "width": width, "GIB": GIB}
     return render("fit", config=config, verdicts=verdicts, **sizes, **found)

@@ -12,8 +12,8 @@ A step has phases that need different amounts of memory; the peak is that of the
     evaluate    the rollout of an evaluation during training
 
 Nothing here is measured: every line counts tensors of `policy`, `decoding`, `logprobs` and transformers' Qwen2-VL, at
-the worst case of the settings (longest prompt, largest picture, every completion at its limit).  `fake_step` runs the
-same step on tensors without storage and counts its tensors; `minirft fit --check` prints both.
+the worst case of the settings (longest prompt, largest picture, every completion at its limit).  The tests
+run the same step on tensors without storage and count its tensors (`tests/cost/fake_step.py`).
 
 Letters: L packed tokens of a pass, R its completions, D hidden, I the width inside the MLP,
 K the width of keys, V vocabulary, E and M the same of the vision tower, b bytes of a number (2 in bfloat16).

@@ -78,15 +78,6 @@ def test_a_model_takes_the_settings_of_the_paper(capsys: pytest.CaptureFixture[s
     assert asked(capsys, str(miniature))["model"] == str(miniature)
 
 
-def test_check_puts_the_tracker_beside(capsys: pytest.CaptureFixture[str], miniature: Path) -> None:
-    """Catches a comparison of different settings: within 10% on any model, here the smallest."""
-    found = asked(capsys, str(miniature), "--check", *SMALLEST)
-    peak = max(found["tracker"].values())
-    assert max(found["phases"][phase] for phase in found["tracker"]) == pytest.approx(peak, rel=0.1)
-    text = said(capsys, str(miniature), "--check", *SMALLEST, "--offload-vision")
-    assert "tracker" in text and "peak" in text
-
-
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from fake_step import _Step, counted, phases, policy_of_shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2VLConfig, Qwen3_5Config
 
 from minirft import UserError
 from minirft.cost.architectures import architecture
-from minirft.cost.fake_step import _Step, counted, phases, policy_of_shape
 from minirft.cost.memory import GIB, ledger, resident
 from minirft.cost.sizes import NF4, Shape, adapter_weights, count_weights
 from minirft.engine.decoding import prefill

@@ -1,9 +1,9 @@
 """The temporary memory of a step, in bytes: saved activations, working sets, logits, keys and values.
 
 Each function lists the tensors at the fullest moment of a phase.  The lists were derived from the code and checked with
-`tests/cost/fake_step.py`.  A frozen linear layer keeps nothing for the backward pass, but the adapter on it keeps its input.  CUDA's
-fast attention under a mask has no grouped key heads, so keys and values of the completions are copied to every query
-head, which makes them A wide.
+`tests/cost/fake_step.py`.  A frozen linear layer keeps nothing for the backward pass, but the adapter on it keeps its
+input.  CUDA's fast attention under a mask has no grouped key heads, so keys and values of the completions are copied to
+every query head, which makes them A wide.
 """
 
 from __future__ import annotations

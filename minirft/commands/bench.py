@@ -63,10 +63,10 @@ def bench(args: list[str]) -> None:
 
 
 def _scaling(flags: BenchFlags, out: Path) -> None:
-    from minirft.cost import panels, scaling, scaling_table
+    from minirft.cost import measure_scaling, panels, scaling_table
     from minirft.show import lines, png
 
-    for found in scaling(flags, flags.seconds):
+    for found in measure_scaling(flags, flags.seconds):
         _write(out, found)
     figure = lines(panels(found), style="o-", size=(2.9, 1.9), xscale="log", yscale="log")
     (flags.figure or out.with_suffix(".png")).write_bytes(png(figure))

@@ -85,7 +85,7 @@ def tokens(point: Lengths) -> int:
     return point["group"] * (point["prompt"] + point["completion"])
 
 
-def scaling(request: Request, seconds: float) -> Iterator[Found]:
+def measure_scaling(request: Request, seconds: float) -> Iterator[Found]:
     """Measure the points within `seconds`; yield all results so far after each point, and at the end with the fits.
 
     A point has up to `request.steps` timed steps.  Points that time or memory do not admit are named with the reason.

@@ -10,20 +10,30 @@ with a large copy, so the bound is that of this card.
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
-from minirft.cost.gpu_parts import Cases, Row, Sizes, free, one_line, synchronise
-from minirft.cost.shapes import Shape, endless, filler, fit_shape, load_policy, questions
-from minirft.engine import DECODERS, LoraSettings
+from minirft.cost.gpu_parts import LORA, Cases, Sizes, free
+from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, questions
+from minirft.cost.turns import Row, one_line, synchronise
+from minirft.engine import DECODERS
 from minirft.policy import Policy
-from minirft.sampler import sample_groups
+from minirft.sampler import pick, sample_groups
 from minirft.samples import Prompt, Rollout
 
+GROUP = 8
+BITSANDBYTES = {"fused_4bit": "_gemm_4bit_kernel_impl", "expanded_4bit": "_dequantize_4bit_impl"}
+"""The functions of bitsandbytes' CUDA module in which all its paths end: one product, one expansion."""
 FACTOR = 1.5
 """Allowed rounding error of the packed path divided by that of the plain path; 1.05 was measured on a CPU."""
 TEMPERATURE = 0.1
@@ -31,15 +41,15 @@ TEMPERATURE = 0.1
 
 
 def correct(source: str, device: str, sizes: Sizes) -> Cases:
-    """Yield checks of sampling, of scoring with gradients, and of 4-bit training after a rollout; a row has `ok`."""
+    """Yield checks of sampling, and of scoring with gradients in each number format; a row has `ok`."""
     yield "sampler, float32", partial(same_tokens, source, device, sizes)
-    yield "packed against naive, bfloat16", partial(rounding, source, device, sizes)
-    yield "nf4, learning after a rollout", partial(after_a_rollout, source, device, sizes)
+    yield "packed against naive, 16 bits", partial(rounding, source, device, sizes, "none")
+    yield "packed against naive, nf4", partial(rounding, source, device, sizes, "nf4")
 
 
 def adapted(source: str, device: str, dtype: str, quantize: str = "none") -> Policy:
     """Load the policy with adapters that are not zero."""
-    return load_policy(source, LoraSettings(), device=device, dtype=dtype, quantize=quantize)
+    return load_policy(source, LORA, device=device, dtype=dtype, quantize=quantize)
 
 
 def _prompts(policy: Policy, sizes: Sizes, count: int) -> tuple[list[Prompt], int, int]:
@@ -68,26 +78,24 @@ def same_tokens(source: str, device: str, sizes: Sizes) -> Row:
     return found | {"ok": all(row["equal"] == found["tokens"] for row in found["decoders"].values())}
 
 
-def rounding(source: str, device: str, sizes: Sizes) -> Row:
-    """Measure distances of log-probs and LoRA gradients in bfloat16, packed and naive, from the naive float32 path."""
+def rounding(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
+    """Measure distances of log-probs and LoRA gradients in 16 bits, packed and naive, from the naive float32 path."""
     torch.backends.cudnn.allow_tf32 = False
-    policy = adapted(source, device, "float32")
+    policy = adapted(source, device, "float32", quantize)
     prompts, length, group = _prompts(policy, sizes, 1)
     generator = torch.Generator().manual_seed(0)
     rollout = sample_groups(policy, prompts, group, max_completion_length=length, generator=generator)
     truth, same = (_scored(policy, rollout, shared) for shared in (False, True))
-    del policy
-    free()
-    policy = adapted(source, device, "bfloat16")
-    naive, packed = (_scored(policy, rollout, shared) for shared in (False, True))
-    found = {
-        "float32_packed_to_naive": _distances(same, truth),
-        "bfloat16_naive_to_float32": _distances(naive, truth),
-        "bfloat16_packed_to_float32": _distances(packed, truth),
-    }
-    allowed = {name: FACTOR * value for name, value in found["bfloat16_naive_to_float32"].items()}
-    within = all(value <= allowed[name] for name, value in found["bfloat16_packed_to_float32"].items())
-    return found | {"factor": FACTOR, "ok": within and max(found["float32_packed_to_naive"].values()) < 1e-3}
+    found: Row = {"factor": FACTOR, "float32_packed_to_naive": _distances(same, truth)}
+    ok = [max(found["float32_packed_to_naive"].values()) < 1e-3]
+    for dtype in ("bfloat16", "float16"):
+        del policy
+        free()
+        policy = adapted(source, device, dtype, quantize)
+        naive, packed = (_distances(_scored(policy, rollout, shared), truth) for shared in (False, True))
+        found |= {f"{dtype}_naive_to_float32": naive, f"{dtype}_packed_to_float32": packed}
+        ok += [packed[name] <= FACTOR * naive[name] for name in naive]
+    return found | {"ok": all(ok)}
 
 
 def _scored(policy: Policy, rollout: Rollout, shared: bool) -> tuple[Tensor, Tensor]:
@@ -105,81 +113,111 @@ def _distances(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict
     return {"logprobs": logprobs, "gradient": ((one[1] - other[1]).norm() / other[1].norm()).item()}
 
 
-def after_a_rollout(source: str, device: str, sizes: Sizes) -> Row:
-    """Compare the gradient of a 4-bit model before and after sampling; repeating it shows the noise of the card."""
-    policy = adapted(source, device, "bfloat16", quantize="nf4")
-    prompts, length, group = _prompts(policy, sizes, 1)
-    settings = {"max_completion_length": length, "generator": torch.Generator().manual_seed(0)}
-    ids = torch.randint(0, 256, (group, length), generator=torch.Generator().manual_seed(2)).to(device)
-    rollout = Rollout(  # of arbitrary tokens, because sampling must come later
-        prompts=prompts,
-        completion_ids=ids,
-        completion_mask=torch.ones_like(ids, dtype=torch.bool),
-        logprobs=torch.zeros(ids.shape, device=device),
-        texts=[""] * group,
-        finished=torch.zeros(group, dtype=torch.bool, device=device),
-        group_size=group,
-        temperature=1.0,
-    )
-    alone, again = (_scored(policy, rollout, shared=True) for _ in range(2))
-    sample_groups(policy, prompts, group, **settings)
-    after = _scored(policy, rollout, shared=True)
-    found = {"again": _distances(again, alone), "after_a_rollout": _distances(after, alone)}
-    learning = alone[1].abs().max().item() > 0
-    return found | {"ok": learning and found["after_a_rollout"]["gradient"] <= 3 * found["again"]["gradient"] + 1e-4}
-
-
 # ------------------------------------------------------------------ decoding
 
 
 def decode(source: str, device: str, sizes: Sizes) -> Cases:
-    """Yield milliseconds per token step of each decoder, beside the least that the card's bandwidth allows."""
-    for quantize in ("none", "nf4"):
-        name = "nf4" if quantize == "nf4" else "bfloat16"
-        yield name, partial(decode_speeds, source, device, sizes, quantize)
+    """Yield milliseconds per token step of each decoder and of its parts, beside what the card's bandwidth allows."""
+    for quantize, dtype in (("nf4", "bfloat16"), ("nf4", "float16"), ("none", "bfloat16")):
+        yield f"{quantize}, {dtype}", partial(decode_speeds, source, device, sizes, quantize, dtype)
 
 
-def decode_speeds(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
+def decode_speeds(source: str, device: str, sizes: Sizes, quantize: str, dtype: str) -> Row:
     """Measure one row for each decoder and number of prompts; a row of a decoder that fails has an error."""
-    lora = LoraSettings()
-    policy = endless(Policy.load(source, quantize=quantize, lora=lora, dtype="bfloat16", device=device))
+    policy = adapted(source, device, dtype, quantize)
     length, first, last = sizes.decode
-    shape = fit_shape(policy, Shape(length, last, 8, max(sizes.decode_prompts)))
+    shape = fit_shape(policy, Shape(length, last, GROUP, max(sizes.decode_prompts)))
     prompts = [policy.encode(sample) for sample in questions(filler(policy, shape), shape, 0)]
-    bandwidth = copy_bandwidth(torch.device(device))
-    rows = []
+    bandwidth = copy_bandwidth(policy.device)
+    rows, parts = [], {}
     for count in sizes.decode_prompts:
-        least = bytes_per_step(policy, count, length, 8 * count, (first + last) / 2)
+        lines = GROUP * count
+        least = bytes_per_step(policy, count, length, lines, (first + last) / 2)
+        parts[lines] = parts_of_a_step(policy, lines, bandwidth)
         for decoder in DECODERS:
-            row = {"decoder": decoder, "rows": 8 * count, "bytes_per_step": least, "floor_ms": 1e3 * least / bandwidth}
+            row = {"decoder": decoder, "rows": lines, "bytes_per_step": least, "floor_ms": 1e3 * least / bandwidth}
             try:
-                spent = step_milliseconds(policy, prompts[:count], decoder, first, last)
-                median = statistics.median(spent)
-                row |= {"ms_per_step": median, "ms_spread": [min(spent), max(spent)]}
-                row |= {"tokens_per_second": 8e3 * count / median, "times_floor": median / row["floor_ms"]}
+                row |= token_step(policy, prompts[:count], decoder, first, last)
+                row |= {"tokens_per_second": 1e3 * lines / row["ms"], "times_floor": row["ms"] / row["floor_ms"]}
             except Exception as error:  # the other decoders may work
                 row["error"] = one_line(error)
             rows.append(row)
             free()
-    return {"bandwidth_gb_per_second": bandwidth / 1e9, "prompt": length, "speeds": rows}
+    return {"bandwidth_gb_per_second": bandwidth / 1e9, "prompt": length, "speeds": rows, "parts": parts}
 
 
-def step_milliseconds(policy: Policy, prompts: list[Prompt], decoder: str, first: int, last: int) -> list[float]:
-    """Measure three times the milliseconds of one more token for all rows, with sampling.
+def token_step(policy: Policy, prompts: list[Prompt], decoder: str, first: int, last: int) -> Row:
+    """Measure one more token for all rows, with sampling: milliseconds, and counts of kernels.
 
-    It is the time for `last` tokens minus that for `first`: prefill and graph recording are in both, and cancel.
+    It is a rollout of `last` tokens less one of `first`: prefill and graph recording are in both, and cancel.
     """
 
-    def seconds(limit: int) -> float:
-        synchronise(policy.device)
-        start = time.perf_counter()
+    def rollout(limit: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        sample_groups(policy, prompts, 8, max_completion_length=limit, generator=generator, decoder=decoder)
-        synchronise(policy.device)
-        return time.perf_counter() - start
+        sample_groups(policy, prompts, GROUP, max_completion_length=limit, generator=generator, decoder=decoder)
 
-    seconds(first)
-    return [1e3 * (seconds(last) - seconds(first)) / (last - first) for _ in range(3)]
+    rollout(first)
+    spent = {limit: milliseconds(partial(rollout, limit), policy.device, 3) for limit in (first, last)}
+    found: Row = {"ms": (spent[last] - spent[first]) / (last - first), "per_step": None}
+    if policy.device.type == "cuda":
+        few, many = (kernels(partial(rollout, limit)) for limit in (first, last))
+        found["per_step"] = {name: (many[name] - few[name]) / (last - first) for name in few}
+    return found
+
+
+def milliseconds(run: Callable[[], object], device: torch.device, times: int) -> float:
+    """Measure the median wall time of several runs, each to its end on the card."""
+    spent = []
+    for _ in range(times):
+        synchronise(device)
+        start = time.perf_counter()
+        run()
+        synchronise(device)
+        spent.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(spent)
+
+
+def kernels(run: Callable[[], object]) -> Row:
+    """Count kernels and launches of a run on CUDA, and in it 4-bit products, fused or with weights expanded to 16 bits.
+
+    The kernels of a recorded graph count at every launch, its products only once, when it is recorded.
+    """
+    cuda = importlib.import_module("bitsandbytes.backends.cuda.ops")
+    with ExitStack() as stack:
+        calls = {
+            name: stack.enter_context(mock.patch.object(cuda, function, wraps=getattr(cuda, function)))
+            for name, function in BITSANDBYTES.items()
+        }
+        profiler = stack.enter_context(profile(activities=[ProfilerActivity.CUDA]))
+        run()
+        torch.cuda.synchronize()
+    found = {"kernels": 0, "launches": 0} | {name: seen.call_count for name, seen in calls.items()}
+    for event in profiler.key_averages():
+        found["kernels"] += event.count * (event.device_type != DeviceType.CPU)
+        found["launches"] += event.count * ("Launch" in event.key and event.device_type == DeviceType.CPU)
+    return found
+
+
+@torch.no_grad()
+def parts_of_a_step(policy: Policy, rows: int, bandwidth: float) -> Row:
+    """Measure parts of a token step alone: milliseconds, and (bytes of weights or logits) / bandwidth beside them.
+
+    They are the linear layers of the language model without adapters, the head, and sampling with its float64 sum.
+    """
+    hidden = torch.randn(rows, policy.lm_head.in_features).to(policy.lm_head.weight)
+    logits, uniforms = policy.lm_head(hidden), torch.rand(rows, device=policy.device)
+    layers = policy.language_model.layers.named_modules()
+    linears = [layer for name, layer in layers if isinstance(layer, nn.Linear) and "lora_" not in name]
+    inputs = {width: torch.randn(rows, 1, width).to(hidden) for width in {layer.in_features for layer in linears}}
+    weights = sum(_stored_bytes(layer.weight) for layer in linears)
+    parts: dict[str, tuple[int, Callable[[], object]]] = {
+        "linear layers": (weights, lambda: [layer(inputs[layer.in_features]) for layer in linears]),
+        "head": (policy.lm_head.weight.nbytes, lambda: policy.lm_head(hidden)),
+        "sampling": (logits.nbytes, lambda: pick(logits, uniforms, 1.0, policy.banned)),
+        "float64 sum": (logits.nbytes, lambda: logits.double().exp().cumsum(-1)),
+    }
+    spent = {name: milliseconds(run, policy.device, 5) for name, (_, run) in parts.items()}
+    return {name: {"ms": spent[name], "floor_ms": 1e3 * size / bandwidth} for name, (size, _) in parts.items()}
 
 
 def bytes_per_step(policy: Policy, prompts: int, prompt: int, rows: int, tokens: float) -> int:
@@ -204,14 +242,7 @@ def _stored_bytes(weight: Tensor) -> int:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Measure the bytes per second that a large copy reads and writes; the median of 10."""
+    """Measure the bytes per second that a large copy reads and writes."""
     size = 2**31 if device.type == "cuda" else 2**26
     origin, copy = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
-    speeds = []
-    for _ in range(10):
-        synchronise(device)
-        start = time.perf_counter()
-        copy.copy_(origin)
-        synchronise(device)
-        speeds.append(2 * size / (time.perf_counter() - start))
-    return statistics.median(speeds)
+    return 2e3 * size / milliseconds(lambda: copy.copy_(origin), device, 10)

@@ -15,7 +15,6 @@ coefficients to rounding, because the counts are exact.  The vision tower's FLOP
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from scipy import stats
 
 from minirft.cost.architectures import architecture
@@ -36,7 +36,6 @@ from minirft.cost.shapes import model_source
 from minirft.runs import provenance
 
 NAMES = {"ours": "ours", "naive": "naive", "trl": "TRL"}
-ARMS = tuple(NAMES)
 AXES = {"group": (0.5, 2, 4, 8, 16), "prompt": (0.5, 2, 4, 8, 16), "completion": (0.5, 2, 4, 8)}
 """The factors of the middle point's lengths: G = 2 to 64, P = 128 to 4,096 and C = 32 to 512 for `MIDDLE`."""
 CORNERS = (
@@ -101,7 +100,7 @@ def measure_scaling(request: Request, seconds: float) -> Iterator[Found]:
             left = end - time.monotonic()
             steps = allot([turn * tokens(point) for point in todo], fixed, left, request.steps)[0]
             point = todo.pop(0)
-            if saved * tokens(point) > ROOM * free_memory():
+            if saved * tokens(point) > ROOM * psutil.virtual_memory().available:
                 steps, why = 0, f"would keep {saved * tokens(point) / 2**30:.1f} GiB of activations"
             elif not steps:
                 needed = fixed + (BEFORE + 1) * turn * tokens(point)
@@ -111,7 +110,7 @@ def measure_scaling(request: Request, seconds: float) -> Iterator[Found]:
                 continue
             print(f"minirft bench: {point}, {len(todo)} points after it", file=sys.stderr, flush=True)
             found["points"].append(measured(replace(request, model=source, steps=steps, **point)))
-            rows = [found["points"][-1][arm] for arm in ARMS if found["points"][-1][arm]]
+            rows = [found["points"][-1][arm] for arm in NAMES if found["points"][-1][arm]]
             turn = sum(row["wall_seconds"] for row in rows) / tokens(point)
             fixed = max(0.0, left - (end - time.monotonic()) - (BEFORE + steps) * turn * tokens(point))
             saved = max(row["saved_bytes"] for row in rows) / tokens(point)
@@ -142,7 +141,7 @@ def measured(request: Request) -> Found:
     tower = vision_flops(architecture(request.model), 4 * found["shape"]["picture_tokens"])
     kept = ("flops", "vision_passes", "saved_bytes", "seconds", "seconds_spread", "wall_seconds", "steps")
     row = {name: found["shape"][name] for name in ("prompt", "completion", "group", "picture_tokens")}
-    for arm in ARMS:
+    for arm in NAMES:
         of = found[arm]
         row[arm] = of and {name: of[name] for name in kept} | {
             "language_flops": of["flops"] - tower * of["vision_passes"]
@@ -153,10 +152,8 @@ def measured(request: Request) -> Found:
 def fits(points: list[Found]) -> Found:
     """Fit each arm's FLOPs and seconds; an arm whose points do not determine all coefficients is left out."""
     kinds = {"language_flops": tuple(TERMS), "seconds": TIMED}
-    return {
-        key: {arm: fitted for arm in ARMS if (fitted := fit(points, arm, key, terms)) is not None}
-        for key, terms in kinds.items()
-    }
+    fitted = {key: {arm: fit(points, arm, key, terms) for arm in NAMES} for key, terms in kinds.items()}
+    return {key: {arm: found for arm, found in of.items() if found} for key, of in fitted.items()}
 
 
 def fit(points: list[Found], arm: str, key: str, terms: Sequence[str]) -> Found | None:
@@ -184,17 +181,15 @@ def fit(points: list[Found], arm: str, key: str, terms: Sequence[str]) -> Found 
 
 def panels(found: Found) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """Return the curves of a figure, {title: {arm: (x, y)}}: FLOPs, seconds and activations over each length."""
-    shown: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    middle = found["middle"]
-    for key, unit, scale in (("flops", "GFLOP", 1e9), ("seconds", "seconds", 1), ("saved_bytes", "MB saved", 1e6)):
+    middle, shown = found["middle"], {}
+    for key, unit, scale in (("flops", "GFLOP", 1e9), ("seconds", "seconds", 1), ("saved_bytes", "MB kept", 1e6)):
         for name, letter in (("group", "G"), ("prompt", "P"), ("completion", "C")):
-            on_axis = [p for p in found["points"] if all(p[o] == middle[o] for o in middle if o != name)]
-            on_axis.sort(key=lambda point: point[name])
-            shown[f"{unit} over {letter}"] = {
-                NAMES[arm]: ([p[name] for p in of], [p[arm][key] / scale for p in of])
-                for arm in ARMS
-                if (of := [p for p in on_axis if p[arm]])
-            }
+            on_axis = [
+                p for p in found["points"] if all(p[other] == middle[other] for other in middle if other != name)
+            ]
+            rows = {arm: sorted((p[name], p[arm][key] / scale) for p in on_axis if p[arm]) for arm in NAMES}
+            curves = {NAMES[arm]: tuple(zip(*row, strict=True)) for arm, row in rows.items() if row}
+            shown[f"{unit} over {letter}"] = curves
     return shown
 
 
@@ -206,32 +201,18 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def free_memory() -> float:
-    """Return the bytes of free memory; infinite where the system does not count them."""
-    with suppress(ValueError, OSError, AttributeError):
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return float("inf")
-
-
 def scaling_table(found: Found) -> str:
-    """Write the points and the fits as two Markdown tables."""
-    heads = [f"{arm}, {what}" for what in ("s", "MB saved", "GFLOP") for arm in NAMES.values()]
-    lines = [f"| P | C | G | {' | '.join(heads)} |", "|" + "---|" * (3 + len(heads))]
-    for point in sorted(found["points"], key=lambda point: [point[name] for name in ("group", "prompt", "completion")]):
-        cells = [str(point[name]) for name in ("prompt", "completion", "group")]
-        for key, unit in (("seconds", 1), ("saved_bytes", 1e6), ("flops", 1e9)):
-            cells += [f"{point[arm][key] / unit:.3g}" if point[arm] else "" for arm in ARMS]
-        lines.append(f"| {' | '.join(cells)} |")
-    left = "; ".join(
-        f"P {p['prompt']}, C {p['completion']}, G {p['group']} ({p['why']})" for p in found["not_measured"]
-    )
-    lines += ["", f"Not measured: {left}." if left else "Every point was measured.", ""]
-    fitted = {kind: found.get("fits", {}).get(kind, {}) for kind in ("language_flops", "seconds")}
+    """Write the fits as a Markdown table, and under it what was not measured."""
     heads = [f"{name}, {what}" for what in ("FLOPs", "µs (95%)") for name in NAMES.values()]
-    lines += [f"| term | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]
+    lines = [f"| term | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]
+    flops, seconds = (found["fits"][key] for key in ("language_flops", "seconds"))
     for term in TERMS:
-        flops = [f"{fit[term][0]:,.0f}" if (fit := fitted["language_flops"].get(arm)) else "" for arm in ARMS]
-        spent = [fit[term] if (fit := fitted["seconds"].get(arm)) and term in fit else [] for arm in ARMS]
-        cells = ["{:.3g} ({:.3g} to {:.3g})".format(*(1e6 * s for s in of)) if of else "" for of in spent]
-        lines.append(f"| {' | '.join([term, *flops, *cells])} |")
-    return "\n".join(lines)
+        cells = [f"{flops[arm][term][0]:,.0f}" if arm in flops else "" for arm in NAMES]
+        for arm in NAMES:
+            bounds = [1e6 * bound for bound in seconds.get(arm, {}).get(term, [])]
+            cells.append("{:.3g} ({:.3g} to {:.3g})".format(*bounds) if bounds else "")
+        lines.append(f"| {' | '.join([term, *cells])} |")
+    left = [f"P {p['prompt']}, C {p['completion']}, G {p['group']} ({p['why']})" for p in found["not_measured"]]
+    return "\n".join(
+        [*lines, "", f"{len(found['points'])} points were measured, not {'; '.join(left) or 'one left out'}."]
+    )

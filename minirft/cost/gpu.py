@@ -8,7 +8,7 @@
 
 The models have random weights of real size (`random_weights`), so nothing is downloaded.  On CUDA every part runs in a
 separate process, and its file is written after every case: what is cut or fails costs nothing that came before.  A part
-may take half of the time that is left, so that the next ones get some too; the last one may take all of it.
+may take twice its equal share of the time that is left, so that the next ones get some too.
 
 With `device` cpu the same code rehearses the run on a small model: lengths are short, and what needs a card is null.
 """
@@ -66,14 +66,15 @@ def run_gpu_bench(
     for part in parts:
         _write(out / f"{part}.json", {"part": part, "rows": []} | ({} if on_card else {"stand_in": STAND_IN}))
     jobs = [(model, part) for model in models for part in PARTS if part in parts]
+    waiting = len(jobs) + (DEMO in parts)
     for model in models:
         with tempfile.TemporaryDirectory(prefix="minirft-gpu-") as folder:
             _print(f"{model}: writing random weights")
             source = str(write_random(Path(folder), model, device=device)) if jobs else folder
             for part in [part for of, part in jobs if of == model]:
-                left = end - time.monotonic()
-                last = (model, part) == jobs[-1] and DEMO not in parts
-                run_job(part, model, source, device, out / f"{part}.json", left if last else left / 2)
+                share = (end - time.monotonic()) * min(1.0, 2 / waiting)
+                run_job(part, model, source, device, out / f"{part}.json", share)
+                waiting -= 1
     if DEMO in parts:
         _add_row(out / f"{DEMO}.json", demo(device, max(0.0, end - time.monotonic())))
     _print(f"wrote {', '.join(f'{part}.json' for part in parts)} in {out}" + ("" if on_card else f": {STAND_IN}"))
@@ -137,22 +138,14 @@ def demo(device: str, seconds: float) -> dict[str, Any]:
 
 
 def header(device: str, sizes: Sizes) -> dict[str, Any]:
-    """Return the origin of the numbers: versions, commit, date, command, card and driver."""
+    """Return the origin of the numbers: versions, commit, date, command and card."""
     found = provenance(asdict(sizes), 0, device)
     found |= {"trl": library_version("trl"), "bitsandbytes": library_version("bitsandbytes")}
     if device.startswith("cuda"):
         card = torch.cuda.get_device_properties(device)
         found |= {"memory_gib": card.total_memory / 2**30, "capability": f"{card.major}.{card.minor}"}
-        found |= {"cuda": torch.version.cuda, "driver": _driver()}
+        found |= {"cuda": torch.version.cuda}
     return found
-
-
-def _driver() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return "unknown"
 
 
 def _add_row(file: Path, row: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from minirft.cost.gpu_parts import LORA, Cases, Sizes, free
 from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, questions
-from minirft.cost.turns import Row, one_line, synchronise
+from minirft.cost.turns import Row, synchronise
 from minirft.engine import DECODERS
 from minirft.policy import Policy
 from minirft.sampler import pick, sample_groups
@@ -41,10 +41,13 @@ TEMPERATURE = 0.1
 
 
 def correct(source: str, device: str, sizes: Sizes) -> Cases:
-    """Yield checks of sampling, and of scoring with gradients in each number format; a row has `ok`."""
-    yield "sampler, float32", partial(same_tokens, source, device, sizes)
-    yield "packed against naive, 16 bits", partial(rounding, source, device, sizes, "none")
-    yield "packed against naive, nf4", partial(rounding, source, device, sizes, "nf4")
+    """Yield checks of each decoder, and of scoring with gradients in each number format; a row has `ok`."""
+    policy = adapted(source, device, "float32")
+    for decoder in DECODERS:
+        yield f"{decoder} decoder, float32", partial(same_tokens, policy, sizes, decoder)
+    del policy
+    for quantize in ("none", "nf4"):
+        yield f"packed against naive, {quantize}", partial(rounding, source, device, sizes, quantize)
 
 
 def adapted(source: str, device: str, dtype: str, quantize: str = "none") -> Policy:
@@ -52,39 +55,31 @@ def adapted(source: str, device: str, dtype: str, quantize: str = "none") -> Pol
     return load_policy(source, LORA, device=device, dtype=dtype, quantize=quantize)
 
 
-def _prompts(policy: Policy, sizes: Sizes, count: int) -> tuple[list[Prompt], int, int]:
-    length, completion, group = sizes.check
+def prompts_of(policy: Policy, length: int, completion: int, group: int, count: int) -> list[Prompt]:
+    """Make `count` prompts of a length, each with its own picture."""
     shape = fit_shape(policy, Shape(length, completion, group, count))
-    return [policy.encode(sample) for sample in questions(filler(policy, shape), shape, 0)], completion, group
+    return [policy.encode(sample) for sample in questions(filler(policy, shape), shape, 0)]
 
 
-def same_tokens(source: str, device: str, sizes: Sizes) -> Row:
-    """Compare every decoder with the naive loop at the same uniform numbers: equal tokens, close log-probs."""
-    policy = adapted(source, device, "float32")
-    prompts, length, group = _prompts(policy, sizes, 2)
+def same_tokens(policy: Policy, sizes: Sizes, decoder: str) -> Row:
+    """Compare a decoder with the naive loop at the same uniform numbers: equal tokens, close log-probs."""
+    prompts, length, group = prompts_of(policy, *sizes.check, 2), *sizes.check[1:]
     uniforms = torch.rand(2 * group, length, generator=torch.Generator().manual_seed(0))
     settings = {"max_completion_length": length, "uniforms": uniforms, "temperature": TEMPERATURE}
     naive = sample_groups(policy, prompts, group, shared=False, **settings)
-    drawn = naive.completion_ids
-    found: Row = {"tokens": drawn.numel(), "distinct": len(drawn.unique()), "decoders": {}}
-    for decoder in DECODERS:
-        try:
-            rollout = sample_groups(policy, prompts, group, decoder=decoder, **settings)
-            equal = rollout.completion_ids == drawn
-            apart = (rollout.logprobs - naive.logprobs)[equal].abs().max().item()
-            found["decoders"][decoder] = {"equal": int(equal.sum()), "logprobs_apart": apart}
-        except Exception as error:  # the other decoders may work
-            found["decoders"][decoder] = {"equal": 0, "error": one_line(error)}
-    return found | {"ok": all(row["equal"] == found["tokens"] for row in found["decoders"].values())}
+    found = sample_groups(policy, prompts, group, decoder=decoder, **settings)
+    equal = found.completion_ids == naive.completion_ids
+    apart = (found.logprobs - naive.logprobs)[equal].abs().max().item()
+    distinct = len(naive.completion_ids.unique())
+    return {"tokens": equal.numel(), "distinct": distinct, "logprobs_apart": apart, "ok": bool(equal.all())}
 
 
 def rounding(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
     """Measure distances of log-probs and LoRA gradients in 16 bits, packed and naive, from the naive float32 path."""
     torch.backends.cudnn.allow_tf32 = False
     policy = adapted(source, device, "float32", quantize)
-    prompts, length, group = _prompts(policy, sizes, 1)
-    generator = torch.Generator().manual_seed(0)
-    rollout = sample_groups(policy, prompts, group, max_completion_length=length, generator=generator)
+    prompts, length, group = prompts_of(policy, *sizes.check, 1), *sizes.check[1:]
+    rollout = sample_groups(policy, prompts, group, max_completion_length=length, seed=0)
     truth, same = (_scored(policy, rollout, shared) for shared in (False, True))
     found: Row = {"factor": FACTOR, "float32_packed_to_naive": _distances(same, truth)}
     ok = [max(found["float32_packed_to_naive"].values()) < 1e-3]
@@ -117,52 +112,37 @@ def _distances(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict
 
 
 def decode(source: str, device: str, sizes: Sizes) -> Cases:
-    """Yield milliseconds per token step of each decoder and of its parts, beside what the card's bandwidth allows."""
+    """Yield milliseconds per token step of each decoder and of a step's parts, beside what the bandwidth allows."""
+    bandwidth = copy_bandwidth(torch.device(device))
     for quantize, dtype in (("nf4", "bfloat16"), ("nf4", "float16"), ("none", "bfloat16")):
-        yield f"{quantize}, {dtype}", partial(decode_speeds, source, device, sizes, quantize, dtype)
+        policy = adapted(source, device, dtype, quantize)
+        prompts = prompts_of(policy, sizes.decode[0], sizes.decode[-1], GROUP, max(sizes.decode_prompts))
+        for count in sizes.decode_prompts:
+            name = f"{quantize}, {dtype}, {GROUP * count} rows"
+            yield f"{name}, parts", partial(parts_of_a_step, policy, GROUP * count, bandwidth)
+            for decoder in DECODERS:
+                yield f"{name}, {decoder}", partial(token_step, policy, prompts[:count], decoder, sizes, bandwidth)
 
 
-def decode_speeds(source: str, device: str, sizes: Sizes, quantize: str, dtype: str) -> Row:
-    """Measure one row for each decoder and number of prompts; a row of a decoder that fails has an error."""
-    policy = adapted(source, device, dtype, quantize)
-    length, first, last = sizes.decode
-    shape = fit_shape(policy, Shape(length, last, GROUP, max(sizes.decode_prompts)))
-    prompts = [policy.encode(sample) for sample in questions(filler(policy, shape), shape, 0)]
-    bandwidth = copy_bandwidth(policy.device)
-    rows, parts = [], {}
-    for count in sizes.decode_prompts:
-        lines = GROUP * count
-        least = bytes_per_step(policy, count, length, lines, (first + last) / 2)
-        parts[lines] = parts_of_a_step(policy, lines, bandwidth)
-        for decoder in DECODERS:
-            row = {"decoder": decoder, "rows": lines, "bytes_per_step": least, "floor_ms": 1e3 * least / bandwidth}
-            try:
-                row |= token_step(policy, prompts[:count], decoder, first, last)
-                row |= {"tokens_per_second": 1e3 * lines / row["ms"], "times_floor": row["ms"] / row["floor_ms"]}
-            except Exception as error:  # the other decoders may work
-                row["error"] = one_line(error)
-            rows.append(row)
-            free()
-    return {"bandwidth_gb_per_second": bandwidth / 1e9, "prompt": length, "speeds": rows, "parts": parts}
+def token_step(policy: Policy, prompts: list[Prompt], decoder: str, sizes: Sizes, bandwidth: float) -> Row:
+    """Measure one more token for all rows, with sampling: milliseconds, and on CUDA counts of kernels.
 
-
-def token_step(policy: Policy, prompts: list[Prompt], decoder: str, first: int, last: int) -> Row:
-    """Measure one more token for all rows, with sampling: milliseconds, and counts of kernels.
-
-    It is a rollout of `last` tokens less one of `first`: prefill and graph recording are in both, and cancel.
+    It is a rollout of the greater length less one of the smaller: prefill and graph recording are in both, and cancel.
     """
+    prompt, first, last = sizes.decode
 
     def rollout(limit: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        sample_groups(policy, prompts, GROUP, max_completion_length=limit, generator=generator, decoder=decoder)
+        sample_groups(policy, prompts, GROUP, max_completion_length=limit, seed=0, decoder=decoder)
 
     rollout(first)
-    spent = {limit: milliseconds(partial(rollout, limit), policy.device, 3) for limit in (first, last)}
-    found: Row = {"ms": (spent[last] - spent[first]) / (last - first), "per_step": None}
+    few, many = (milliseconds(partial(rollout, limit), policy.device, 3) for limit in (first, last))
+    ms, rows = (many - few) / (last - first), GROUP * len(prompts)
+    least = bytes_per_step(policy, len(prompts), prompt, rows, (first + last) / 2)
+    found: Row = {"ms": ms, "tokens_per_second": 1e3 * rows / ms, "bytes": least, "floor_ms": 1e3 * least / bandwidth}
     if policy.device.type == "cuda":
-        few, many = (kernels(partial(rollout, limit)) for limit in (first, last))
-        found["per_step"] = {name: (many[name] - few[name]) / (last - first) for name in few}
-    return found
+        fewer, more = (kernels(partial(rollout, limit)) for limit in (first, last))
+        found["per_step"] = {name: (more[name] - fewer[name]) / (last - first) for name in more}
+    return found | {"bandwidth_gb_per_second": bandwidth / 1e9}
 
 
 def milliseconds(run: Callable[[], object], device: torch.device, times: int) -> float:

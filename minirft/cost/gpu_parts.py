@@ -18,7 +18,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from transformers import Qwen2VLForConditionalGeneration
 
 from minirft import train
 from minirft.cost.architectures import architecture
@@ -26,9 +25,9 @@ from minirft.cost.fit import account, usable
 from minirft.cost.memory import GIB
 from minirft.cost.shapes import PICTURE_SHARE, Shape, endless, filler, fit_shape, load_policy, questions
 from minirft.cost.steps import Ours, reward, settings
-from minirft.cost.trl_step import Trl
+from minirft.cost.trl_step import Trl, plain_model
 from minirft.cost.turns import Row, on, one_line, summary, synchronise, take_turns
-from minirft.engine import DECODERS, FeatureCache, LoraSettings, nf4_settings, tidy_after_quantising
+from minirft.engine import DECODERS, FeatureCache, LoraSettings
 from minirft.reference import make_reference
 from minirft.runs import GRPOConfig, make_optimiser
 from minirft.runs import load_policy as load_configured
@@ -196,7 +195,7 @@ def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:
         trainer.policy.cache = FeatureCache()  # one sees the same pictures as the other
     try:
         changes = {"use_cpu": device == "cpu", "bf16": True}
-        trl = Trl(trainers["growing"], LORA, steps + 1, partial(_four_bit, source, device), **changes)
+        trl = Trl(trainers["growing"], LORA, steps + 1, partial(plain_model, source, device, nf4=True), **changes)
     except Exception as error:  # ours can still be timed
         errors["trl"] = one_line(error)
     records = take_turns(trainers, trl, steps, on(torch.device(device)), counted=False, survive=(Exception,))
@@ -204,15 +203,3 @@ def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:
     rows = {name: summary(record.seconds, processor=False) for name, record in records.items() if name not in errors}
     ratios = {name: rows["trl"]["seconds"] / rows[name]["seconds"] for name in trainers if {"trl", name} <= rows.keys()}
     return {"seconds": rows, "trl_to_ours": ratios, "errors": errors}
-
-
-def _four_bit(source: str, device: str) -> Qwen2VLForConditionalGeneration:
-    """Load the model like a user of transformers, with transformers' sdpa attention."""
-    model = Qwen2VLForConditionalGeneration.from_pretrained(
-        source,
-        dtype=torch.bfloat16,
-        device_map={"": device},
-        quantization_config=nf4_settings(torch.bfloat16),
-    )
-    tidy_after_quantising(model, torch.device(device))
-    return model

@@ -24,7 +24,7 @@ from minirft.advantages import group_advantages
 from minirft.cost.shapes import questions
 from minirft.cost.steps import Ours, loss_and_gradients, reward
 from minirft.cost.work import Mark
-from minirft.engine import LoraSettings, lora_config, resolve
+from minirft.engine import LoraSettings, lora_config, nf4_settings, resolve, tidy_after_quantising
 from minirft.runs import PictureProcessor, trl_settings
 from minirft.samples import Rollout
 
@@ -52,16 +52,14 @@ class Trl:
     @property
     def marks(self) -> list[Mark]:
         """Return the phase of each marked function; the rest of the step is "update"."""
-        return [
-            (
-                self.trainer,
-                "_generate_and_score_completions",
-                "score",
-            ),  # without the three below: rewards and reference
-            (self.trainer, "_tokenize_prompts", "prepare"),
-            (self.trainer, "_generate_single_turn", "generate"),
-            (PictureProcessor, "__call__", "prepare"),
-        ]
+        # Without the three others, "score" has the rewards and the reference.
+        own = {
+            "_generate_and_score_completions": "score",
+            "_tokenize_prompts": "prepare",
+            "_generate_single_turn": "generate",
+        }
+        marks = [(self.trainer, name, phase) for name, phase in own.items()]
+        return [*marks, (PictureProcessor, "__call__", "prepare")]
 
     def run(self, watch: Watch, between: Callable[[int], None]) -> None:
         """Run `GRPOTrainer.train`; after each of its steps, `between` does the steps of the other trainers."""
@@ -106,9 +104,15 @@ class _Turns(TrainerCallback):
         self.between(state.global_step - 1)
 
 
-def plain_model(source: str) -> Qwen2VLForConditionalGeneration:
-    """Load the model in float32 with a frozen vision tower."""
-    model = Qwen2VLForConditionalGeneration.from_pretrained(resolve(source), dtype=torch.float32)
+def plain_model(source: str, device: str = "cpu", nf4: bool = False) -> Qwen2VLForConditionalGeneration:
+    """Load the model as a user of transformers does: in float32, or in 4 bits and bfloat16; the tower is frozen."""
+    dtype = torch.bfloat16 if nf4 else torch.float32
+    quantised = {"quantization_config": nf4_settings(dtype)} if nf4 else {}
+    model = Qwen2VLForConditionalGeneration.from_pretrained(
+        resolve(source), dtype=dtype, device_map={"": device}, **quantised
+    )
+    if nf4:
+        tidy_after_quantising(model, torch.device(device))
     model.model.visual.requires_grad_(False)
     return model
 

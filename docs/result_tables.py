@@ -58,6 +58,8 @@ def benches(folder: Path) -> str:
     ]
     for file in sorted(folder.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
+        if "ratio" not in found:  # of `bench --scaling`
+            continue
         ratio, trl = found["ratio"], found["trl"]
         cells = [f"`{command(found)}`", f"{ratio['flops_to_floor']:.3f}"]
         keys = ("flops", "seconds", "update_seconds", "saved_bytes")

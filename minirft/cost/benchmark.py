@@ -17,6 +17,7 @@ from minirft.cost.trl_step import Trl, our_loss_over_all_tokens, plain_model
 from minirft.cost.turns import summary, take_turns
 from minirft.engine import LoraSettings
 from minirft.reference import make_reference
+from minirft.runs import library_version
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout
 
@@ -57,7 +58,7 @@ def _measure(request: Request, source: str) -> dict[str, Any]:
         flops = {"flops": sum(found.work.flops_by_phase.values())}
         rows[name] = flops | asdict(found.work) | summary(found.seconds, processor=request.threads == 1)
     return {
-        "shape": _shape_row(ours.shape),
+        "shape": asdict(ours.shape) | {"picture_tokens": ours.shape.patches // 4},
         "setting": _setting_row(request, ours, why_not),
         **rows,
         "floor": asdict(least),
@@ -109,16 +110,11 @@ def one_rollout(ours: Ours) -> Rollout:
     Raises `UserError` if all its completions are the same, because nothing could be compared.
     """
     prompts = [ours.policy.encode(sample) for sample in questions(ours.text, ours.shape, seed=10**6)]
-    rollout = sample_groups(
-        ours.policy,
-        prompts,
-        ours.shape.group,
-        max_completion_length=ours.shape.completion,
-        generator=(generator := torch.Generator().manual_seed(0)),
-    )
+    lengths = {"group_size": ours.shape.group, "max_completion_length": ours.shape.completion}
+    rollout = sample_groups(ours.policy, prompts, seed=0, **lengths)
     if len(set(rollout.texts)) == 1:
         raise UserError("the model gives one completion only, so no gradient can be compared; use another model")
-    drift = 0.05 * torch.randn(rollout.logprobs.shape, generator=generator)
+    drift = 0.05 * torch.randn(rollout.logprobs.shape, generator=torch.Generator().manual_seed(1))
     return replace(rollout, logprobs=rollout.logprobs + drift)
 
 
@@ -135,15 +131,7 @@ def ratios(rows: dict[str, dict[str, Any] | None], least: int) -> dict[str, floa
     return found
 
 
-def _shape_row(shape: Shape) -> dict[str, Any]:
-    row = asdict(shape)
-    high, wide = row.pop("picture")
-    return row | {"picture_tokens": high * wide}
-
-
 def _setting_row(request: Request, ours: Ours, why_not: str) -> dict[str, Any]:
-    from importlib import metadata
-
     packages = ("torch", "transformers", "peft", *(() if why_not else ("trl",)))
     return {
         **{name: getattr(request, name) for name in ("model", "checkpointing", "kl_coef", "cached", "threads")},
@@ -151,5 +139,5 @@ def _setting_row(request: Request, ours: Ours, why_not: str) -> dict[str, Any]:
         "train": "lora" if ours.policy.has_lora else "full",
         "clock": "processor" if request.threads == 1 else "wall",
         "trl": why_not or "measured",
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {name: library_version(name) for name in packages},
     }

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 
 from minirft import UserError
+from minirft.cost.architectures import architecture
 from minirft.cost.gpu_checks import correct, decode
 from minirft.cost.gpu_parts import REHEARSAL, Cases, Sizes, free, memory, times
 from minirft.cost.random_weights import write_random
@@ -69,15 +70,24 @@ def run_gpu_bench(
     waiting = len(jobs) + (DEMO in parts)
     for model in models:
         with tempfile.TemporaryDirectory(prefix="minirft-gpu-") as folder:
-            _print(f"{model}: writing random weights")
-            source = str(write_random(Path(folder), model, device=device)) if jobs else folder
+            if jobs:
+                _print(f"{model}: writing random weights")
+                _write_weights(Path(folder), model, device, end - time.monotonic())
             for part in [part for of, part in jobs if of == model]:
                 share = (end - time.monotonic()) * min(1.0, 2 / waiting)
-                run_job(part, model, source, device, out / f"{part}.json", share)
+                run_job(part, model, folder, device, out / f"{part}.json", share)
                 waiting -= 1
     if DEMO in parts:
         _add_row(out / f"{DEMO}.json", demo(device, max(0.0, end - time.monotonic())))
     _print(f"wrote {', '.join(f'{part}.json' for part in parts)} in {out}" + ("" if on_card else f": {STAND_IN}"))
+
+
+def _write_weights(folder: Path, model: str, device: str, seconds: float) -> None:
+    architecture(model)  # an error of the name, before a process starts
+    if device != "cuda":
+        write_random(folder, model)
+    elif error := in_own_process(write_random, (folder, model, 0, None, "cuda:0"), seconds):  # its memory is given back
+        _print(f"{model}: the random weights were not written: {error}")  # its parts fail, and their files name it
 
 
 def run_job(part: str, model: str, source: str, device: str, file: Path, seconds: float) -> None:
@@ -154,7 +164,9 @@ def _add_row(file: Path, row: dict[str, Any]) -> None:
 
 
 def _write(file: Path, record: dict[str, Any]) -> None:
-    file.write_text(json.dumps(record, indent=1, default=str) + "\n")
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    new.replace(file)  # at once: the process may be killed at any time
 
 
 def _print(line: str) -> None:

@@ -39,8 +39,7 @@ class Trl:
     def __init__(self, ours: Ours, lora: LoraSettings | None, turns: int, load: Load, **changes: Any) -> None:
         self.ours, self.turns = ours, turns
         self.image_processor = ours.image_processor
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings of TRL and its libraries about each other
+        with warnings.catch_warnings(action="ignore"):  # warnings of TRL and its libraries about each other
             self.trainer = new_trainer(ours, lora, turns, load, **changes)
 
     @property
@@ -64,8 +63,7 @@ class Trl:
     def run(self, watch: Watch, between: Callable[[int], None]) -> None:
         """Run `GRPOTrainer.train`; after each of its steps, `between` does the steps of the other trainers."""
         self.trainer.add_callback(_Turns(watch, between))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             self.trainer.train()
 
     def loss_and_gradients(self, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
@@ -79,8 +77,7 @@ class Trl:
                 mine[name].copy_(weight)
         self.trainer.current_gradient_accumulation_steps = 1
         model.train()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             loss = self.trainer._compute_loss(model, trl_inputs(rollout))
             loss.backward()
         gradients = {name: weight.grad for name, weight in mine.items()}

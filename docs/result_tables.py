@@ -2,6 +2,7 @@
 
 results_table   README: the demo's summaries, a row for each seed
 benches         docs/costs.md: the measurements of `minirft bench`
+growth          docs/costs.md: the fits of `minirft bench --scaling`
 experiments     docs/replication.md: every experiment beside the paper
 effects         docs/replication.md: effect by effect what held
 """
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from minirft.cost.scaling import fits, scaling_table
 from minirft.experiments.board import Board
 from minirft.experiments.real_report import COUNTERPART
 from minirft.experiments.settings import CONTROLS, EXPERIMENTS, HEADLINE, METHODS, find
@@ -66,6 +68,16 @@ def benches(folder: Path) -> str:
         cells += [f"{ratio[f'trl_to_ours_{key}']:.2f}" if trl else "" for key in keys]
         lines.append("| " + " | ".join([*cells, spread(found["ours"]), spread(trl) if trl else ""]) + " |")
     return "\n".join(lines)
+
+
+def growth(folder: Path) -> str:
+    """The fits over the points of all runs of `bench --scaling` in a folder, and what no run measured."""
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("scaling*.json"))]
+    points, left = ([row for run in runs for row in run[name]] for name in ("points", "not_measured"))
+    lengths = ("prompt", "completion", "group")
+    done = {tuple(point[name] for name in lengths) for point in points}
+    left = [row for row in left if tuple(row[name] for name in lengths) not in done]
+    return scaling_table({"points": points, "not_measured": left, "fits": fits(points)})
 
 
 def command(found: dict[str, Any]) -> str:

@@ -68,7 +68,7 @@ def _scaling(flags: BenchFlags, out: Path) -> None:
 
     for found in measure_scaling(flags, flags.seconds):
         _write(out, found)
-    figure = lines(panels(found), style="o-", size=(2.9, 1.9))
+    figure = lines(panels(found), style="o-", size=(2.9, 1.9), xlim=(0, None), ylim=(0, None))
     (flags.figure or out.with_suffix(".png")).write_bytes(png(figure))
     print(json.dumps(found) if flags.json else scaling_table(found))
 

@@ -71,13 +71,10 @@ def benches(folder: Path) -> str:
 
 
 def growth(folder: Path) -> str:
-    """The fits over the points of all runs of `bench --scaling` in a folder, and what no run measured."""
-    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("scaling*.json"))]
-    points, left = ([row for run in runs for row in run[name]] for name in ("points", "not_measured"))
-    lengths = ("prompt", "completion", "group")
-    done = {tuple(point[name] for name in lengths) for point in points}
-    left = [row for row in left if tuple(row[name] for name in lengths) not in done]
-    return scaling_table({"points": points, "not_measured": left, "fits": fits(points)})
+    """The fits over the points of all runs of `bench --scaling`, and what that of scaling.json did not measure."""
+    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("scaling*.json"))}
+    points = [point for run in runs.values() for point in run["points"]]
+    return scaling_table({"points": points, "not_measured": runs["scaling"]["not_measured"], "fits": fits(points)})
 
 
 def command(found: dict[str, Any]) -> str:

@@ -78,7 +78,10 @@ def new_ours(request: Request, source: str, lora: LoraSettings | None) -> Ours:
         shape = fit_shape(policy, shape)
     config = settings(shape, request.checkpointing, request.kl_coef)
     reference = make_reference(policy, request.kl_coef)
-    return Ours(policy, reference, config, shape, filler(policy, shape), request.cached)
+    ours = Ours(policy, reference, config, shape, filler(policy, shape), request.cached)
+    for sample in ours.seen_before:
+        ours.policy.features(ours.policy.encode(sample))  # both stay in its caches
+    return ours
 
 
 def new_trl(request: Request, source: str, ours: Ours, lora: LoraSettings | None) -> tuple[Trl | None, str]:

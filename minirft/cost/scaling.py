@@ -1,4 +1,4 @@
-"""How the cost of a step grows with the group, the prompt and the completion: ours, the naive path and TRL.
+"""The growth of a step's cost with the group, the prompt and the completion: ours, the naive path and TRL.
 
 The measured points lie on three axes through a middle point, and on four corners that separate products of two lengths.
 All arms take turns at each point (`turns`).  In G completions of C tokens and a prompt of P, the FLOPs of the language
@@ -207,7 +207,7 @@ def scaling_table(found: Found) -> str:
     lines = [f"| term | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]
     flops, seconds = (found["fits"][key] for key in ("language_flops", "seconds"))
     for term in TERMS:
-        cells = [f"{flops[arm][term][0]:,.0f}" if arm in flops else "" for arm in NAMES]
+        cells = [f"{round(flops[arm][term][0]):,}" if arm in flops else "" for arm in NAMES]
         for arm in NAMES:
             bounds = [1e6 * bound for bound in seconds.get(arm, {}).get(term, [])]
             cells.append("{:.3g} ({:.3g} to {:.3g})".format(*bounds) if bounds else "")

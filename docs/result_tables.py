@@ -2,6 +2,7 @@
 
 results_table   README: the demo's summaries, a row for each seed
 benches         docs/costs.md: the measurements of `minirft bench`
+growth          docs/costs.md: the fits of `minirft bench --scaling`
 experiments     docs/replication.md: every experiment beside the paper
 effects         docs/replication.md: effect by effect what held
 """
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from minirft.cost.scaling import fits, scaling_table
 from minirft.experiments.board import Board
 from minirft.experiments.real_report import COUNTERPART
 from minirft.experiments.settings import CONTROLS, EXPERIMENTS, HEADLINE, METHODS, find
@@ -58,12 +60,21 @@ def benches(folder: Path) -> str:
     ]
     for file in sorted(folder.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
+        if "ratio" not in found:  # of `bench --scaling`
+            continue
         ratio, trl = found["ratio"], found["trl"]
         cells = [f"`{command(found)}`", f"{ratio['flops_to_floor']:.3f}"]
         keys = ("flops", "seconds", "update_seconds", "saved_bytes")
         cells += [f"{ratio[f'trl_to_ours_{key}']:.2f}" if trl else "" for key in keys]
         lines.append("| " + " | ".join([*cells, spread(found["ours"]), spread(trl) if trl else ""]) + " |")
     return "\n".join(lines)
+
+
+def growth(folder: Path) -> str:
+    """The fits over the points of all runs of `bench --scaling`, and what that of scaling.json did not measure."""
+    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("scaling*.json"))}
+    points = [point for run in runs.values() for point in run["points"]]
+    return scaling_table({"points": points, "not_measured": runs["scaling"]["not_measured"], "fits": fits(points)})
 
 
 def command(found: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from result_tables import benches, effects, experiments, results_table
+from result_tables import benches, effects, experiments, growth, results_table
 
 from minirft.commands.cli import COMMANDS
 
@@ -37,8 +37,9 @@ def test_links_lead_somewhere():
 def test_the_costs_are_those_of_the_results():
     """A speed that was typed by hand, or measured on other code than the files say."""
     page = (ROOT / "docs" / "costs.md").read_text(encoding="utf-8")
-    shown = page.split("benches -->\n")[1].split("<!-- /bench -->")[0].strip()
-    assert shown == benches(ROOT / "results" / "bench").strip()
+    for name, made in (("bench", benches), ("growth", growth)):
+        shown = page.split(f": {made.__name__} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+        assert shown == made(ROOT / "results" / "bench").strip()
 
 
 def test_the_replication_is_that_of_the_results():

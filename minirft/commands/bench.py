@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from minirft.commands.flags import Json, Switch, parse
 from minirft.cost import Request
@@ -19,16 +19,26 @@ from minirft.engine import quieten_libraries
 class BenchFlags(Request):
     """`BenchFlags` are the flags of `bench`."""
 
+    scaling: Switch = False
+    """Measure how the cost grows with G, P and C around a middle point (256, 64 and 4); write OUT and a figure."""
     gpu: Switch = False
-    """Measure memory and time of 2B and 7B on a CUDA card instead, and write files to OUT (results/gpu)."""
-    parts: tuple[Literal["memory", "time", "decode", "correct"], ...] = ("memory", "time", "decode", "correct")
+    """Measure Qwen2-VL of real size on a CUDA card instead; write a file for each part to OUT (results/gpu)."""
+    models: tuple[str, ...] = ("qwen2-vl-2b",)
+    """With --gpu: the models, one after another, such as qwen2-vl-2b qwen2-vl-7b."""
+    parts: tuple[Literal["correct", "memory", "decode", "time", "demo"], ...] = (
+        *("correct", "memory", "decode", "time", "demo"),
+    )
     """With --gpu: the parts to measure, in this order."""
-    seconds: float = 1500.0
-    """With --gpu: stop after this many seconds; the files of later parts say that they were not measured."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """With --gpu: cpu rehearses the run with a small model and short lengths."""
+    seconds: float = 500.0
+    """With --gpu or --scaling: stop after this many seconds; the files name what was not measured."""
     json: Json = False
     """Print one JSON object instead of a table."""
     out: Path | None = None
     """Also write the JSON object to this file."""
+    figure: Path | None = None
+    """With --scaling: the file of the figure; by default beside OUT."""
 
 
 def bench(args: list[str]) -> None:
@@ -38,13 +48,31 @@ def bench(args: list[str]) -> None:
     if flags.gpu:
         from minirft.cost import run_gpu_bench
 
-        models = ("qwen2-vl-2b", "qwen2-vl-7b") if flags.model == "tiny" else (flags.model,)
-        run_gpu_bench(flags.out or Path("results/gpu"), models, parts=flags.parts, seconds=flags.seconds)
+        out = flags.out or Path("results/gpu")
+        run_gpu_bench(out, flags.models, flags.device, parts=flags.parts, seconds=flags.seconds)
+        return
+    if flags.scaling:
+        _scaling(flags, flags.out or Path("results/bench/scaling.json"))
         return
     from minirft.cost import measure, table
 
     measured = measure(flags)
     if flags.out:
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
-        flags.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        _write(flags.out, measured)
     print(json.dumps(measured) if flags.json else table(measured))
+
+
+def _scaling(flags: BenchFlags, out: Path) -> None:
+    from minirft.cost import measure_scaling, panels, scaling_table
+    from minirft.show import lines, png
+
+    for found in measure_scaling(flags, flags.seconds):
+        _write(out, found)
+    figure = lines(panels(found), style="o-", size=(2.9, 1.9), xlim=(0, None), ylim=(0, None))
+    (flags.figure or out.with_suffix(".png")).write_bytes(png(figure))
+    print(json.dumps(found) if flags.json else scaling_table(found))
+
+
+def _write(file: Path, found: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

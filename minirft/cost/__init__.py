@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from minirft.cost.memory import GIB, ledger
     from minirft.cost.report import table
     from minirft.cost.request import Request
+    from minirft.cost.scaling import measure_scaling, panels, scaling_table
     from minirft.cost.sizes import NF4, adapter_weights, count_weights
 
 __getattr__, __all__ = lazily(__name__)

@@ -1,15 +1,8 @@
-"""The comparison of `minirft bench`: check that the paths agree, then count and time steps of each trainer.
-
-Turn 0 warms up, turn 1 is counted, and the others are timed.  In each turn every trainer does one step, so a busy
-machine slows all of them alike.  The ratios of a run are therefore more reliable than its seconds.
-"""
+"""The comparison of `minirft bench`: check that the paths agree, then count and time steps of each trainer."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -21,25 +14,17 @@ from minirft.cost.request import Request
 from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, model_source, questions
 from minirft.cost.steps import Ours, check_equal, difference, loss_and_gradients, settings, tolerance
 from minirft.cost.trl_step import Trl, our_loss_over_all_tokens, plain_model
-from minirft.cost.work import PHASES, Work, counting, timing
+from minirft.cost.turns import summary, take_turns
 from minirft.engine import LoraSettings
 from minirft.reference import make_reference
+from minirft.runs import library_version
 from minirft.sampler import sample_groups
 from minirft.samples import Rollout
 
-WARM_UP, COUNTED = 0, 1
 OWN = {"tiny": Shape(prompt=45, completion=35, group=8, prompts=8, picture=(4, 4))}
 """The shape of the embedded model in configs/tiny_detection.toml: 16 picture tokens, answers of about 35 tokens."""
 USUAL = Shape(prompt=512, completion=64, group=8)
 RANK = 16
-
-
-@dataclass
-class Record:
-    """The measurements of one trainer: its work, and [wall, processor] seconds of each phase of each timed step."""
-
-    work: Work = field(default_factory=Work)
-    seconds: list[dict[str, list[float]]] = field(default_factory=list)
 
 
 def measure(request: Request) -> dict[str, Any]:
@@ -66,13 +51,14 @@ def _measure(request: Request, source: str) -> dict[str, Any]:
     naive = replace(ours, config=replace(ours.config, shared_prefix=False), cached=False)
     trl, why_not = new_trl(request, source, ours, lora)
     equal = agreement(ours, trl)
-    trainers = {"ours": ours, "naive": naive if request.naive else None, "trl": trl}
-    records = {name: Record() for name, trainer in trainers.items() if trainer is not None}
-    take_turns(ours, naive if request.naive else None, trl, records, request.steps)
+    records = take_turns({"ours": ours, **({"naive": naive} if request.naive else {})}, trl, request.steps)
     least = floor(ours.core.config, ours.shape, lora.r if lora else 0, request.kl_coef > 0, not request.cached)
-    rows = {name: summary(records[name], request.threads) if name in records else None for name in trainers}
+    rows: dict[str, Any] = dict.fromkeys(("ours", "naive", "trl"))
+    for name, found in records.items():
+        flops = {"flops": sum(found.work.flops_by_phase.values())}
+        rows[name] = flops | asdict(found.work) | summary(found.seconds, processor=request.threads == 1)
     return {
-        "shape": _shape_row(ours.shape),
+        "shape": asdict(ours.shape) | {"picture_tokens": ours.shape.patches // 4},
         "setting": _setting_row(request, ours, why_not),
         **rows,
         "floor": asdict(least),
@@ -92,7 +78,10 @@ def new_ours(request: Request, source: str, lora: LoraSettings | None) -> Ours:
         shape = fit_shape(policy, shape)
     config = settings(shape, request.checkpointing, request.kl_coef)
     reference = make_reference(policy, request.kl_coef)
-    return Ours(policy, reference, config, shape, filler(policy, shape), request.cached)
+    ours = Ours(policy, reference, config, shape, filler(policy, shape), request.cached)
+    for sample in ours.seen_before:
+        ours.policy.features(ours.policy.encode(sample))  # both stay in its caches
+    return ours
 
 
 def new_trl(request: Request, source: str, ours: Ours, lora: LoraSettings | None) -> tuple[Trl | None, str]:
@@ -100,7 +89,7 @@ def new_trl(request: Request, source: str, ours: Ours, lora: LoraSettings | None
     if not request.trl:
         return None, "left out with --no-trl"
     try:
-        return Trl(ours, lora, COUNTED + 1 + request.steps, partial(plain_model, source)), ""
+        return Trl(ours, lora, 1 + request.steps, partial(plain_model, source)), ""
     except ImportError as error:
         return None, f"not installed ({error})"
 
@@ -124,67 +113,12 @@ def one_rollout(ours: Ours) -> Rollout:
     Raises `UserError` if all its completions are the same, because nothing could be compared.
     """
     prompts = [ours.policy.encode(sample) for sample in questions(ours.text, ours.shape, seed=10**6)]
-    rollout = sample_groups(
-        ours.policy,
-        prompts,
-        ours.shape.group,
-        max_completion_length=ours.shape.completion,
-        generator=(generator := torch.Generator().manual_seed(0)),
-    )
+    lengths = {"group_size": ours.shape.group, "max_completion_length": ours.shape.completion}
+    rollout = sample_groups(ours.policy, prompts, seed=0, **lengths)
     if len(set(rollout.texts)) == 1:
         raise UserError("the model gives one completion only, so no gradient can be compared; use another model")
-    drift = 0.05 * torch.randn(rollout.logprobs.shape, generator=generator)
+    drift = 0.05 * torch.randn(rollout.logprobs.shape, generator=torch.Generator().manual_seed(1))
     return replace(rollout, logprobs=rollout.logprobs + drift)
-
-
-def take_turns(ours: Ours, naive: Ours | None, trl: Trl | None, records: dict[str, Record], steps: int) -> None:
-    """Warm up, count and time: in each turn, one step of each trainer."""
-
-    def others(turn: int) -> None:
-        for name, trainer in (("ours", ours), ("naive", naive)):
-            if trainer is not None:
-                trainer.step(turn, watched(trainer, records[name], turn))
-
-    if trl is not None:
-        trl.run(lambda turn: watched(trl, records["trl"], turn), others)
-        return
-    for turn in range(COUNTED + 1 + steps):
-        others(turn)
-
-
-@contextmanager
-def watched(trainer: Ours | Trl, record: Record, turn: int) -> Iterator[None]:
-    """Store the measurements of a turn in the record."""
-    with ExitStack() as stack:
-        if turn == COUNTED:
-            prompt = (trainer if isinstance(trainer, Ours) else trainer.ours).shape.prompt
-            work = counting(trainer.core, trainer.image_processor, trainer.marks, prompt)
-            record.work = stack.enter_context(work)
-        elif turn > COUNTED:
-            record.seconds.append(stack.enter_context(timing(trainer.marks)))
-        yield
-
-
-# ------------------------------------------------------------------ results
-
-
-def summary(record: Record, threads: int) -> dict[str, Any]:
-    """Summarise one trainer: counts, and medians over the timed steps.
-
-    `seconds` are processor time on one thread, which other processes disturb least, and wall time on several.
-    """
-    clock = 1 if threads == 1 else 0
-    by_phase = {phase: [step[phase][clock] for step in record.seconds] for phase in PHASES}
-    seconds = [sum(step) for step in zip(*by_phase.values(), strict=True)]
-    return {
-        "flops": sum(record.work.flops_by_phase.values()),
-        **asdict(record.work),
-        "seconds": statistics.median(seconds),
-        "seconds_spread": [min(seconds), max(seconds)],
-        "seconds_by_phase": {phase: statistics.median(spent) for phase, spent in by_phase.items()},
-        "wall_seconds": statistics.median(sum(step[phase][0] for phase in PHASES) for step in record.seconds),
-        "steps": len(seconds),
-    }
 
 
 def ratios(rows: dict[str, dict[str, Any] | None], least: int) -> dict[str, float | None]:
@@ -200,15 +134,7 @@ def ratios(rows: dict[str, dict[str, Any] | None], least: int) -> dict[str, floa
     return found
 
 
-def _shape_row(shape: Shape) -> dict[str, Any]:
-    row = asdict(shape)
-    high, wide = row.pop("picture")
-    return row | {"picture_tokens": high * wide}
-
-
 def _setting_row(request: Request, ours: Ours, why_not: str) -> dict[str, Any]:
-    from importlib import metadata
-
     packages = ("torch", "transformers", "peft", *(() if why_not else ("trl",)))
     return {
         **{name: getattr(request, name) for name in ("model", "checkpointing", "kl_coef", "cached", "threads")},
@@ -216,5 +142,5 @@ def _setting_row(request: Request, ours: Ours, why_not: str) -> dict[str, Any]:
         "train": "lora" if ours.policy.has_lora else "full",
         "clock": "processor" if request.threads == 1 else "wall",
         "trl": why_not or "measured",
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {name: library_version(name) for name in packages},
     }

@@ -1,13 +1,16 @@
-"""`minirft bench --gpu`: the cost of Qwen2-VL-2B and 7B on this card, one JSON file for each part in `results/gpu`.
+"""`minirft bench --gpu`: what a step of Qwen2-VL-2B costs on this card, one JSON file for each part, in this order.
 
-    memory    peak of a whole step at settings for cards of 4, 8 and 16 GB, beside the prediction of `minirft fit`
+    correct   packed against naive log-probs and gradients in each number format, decoders against the naive loop
+    memory    peak of a whole step at settings for cards of 4, 6, 8 and 12 GB, beside the prediction of `minirft fit`
+    decode    milliseconds per token step of each decoder, its parts, and (bytes read) / bandwidth beside them
     time      seconds of a step by phase, ours and TRL's in turns: NF4 + LoRA, bfloat16, checkpointing
-    decode    milliseconds per token step of each decoder, beside (bytes of weights and cache read) / bandwidth
-    correct   packed against naive log-probs and gradients, NF4 after a rollout, decoders against the naive loop
+    demo      `minirft demo` of the embedded model on the card
 
 The models have random weights of real size (`random_weights`), so nothing is downloaded.  On CUDA every part runs in a
-separate process.  A failure, such as out of memory or a broken CUDA context, ends only that part, and its file keeps
-the error and the earlier rows.  The same code runs on a CPU with a small model; fields that need a card are then null.
+separate process, and its file is written after every case: what is cut or fails costs nothing that came before.  A part
+may take twice its equal share of the time that is left, so that the next ones get some too.
+
+With `device` cpu the same code rehearses the run on a small model: lengths are short, and what needs a card is null.
 """
 
 from __future__ import annotations
@@ -15,147 +18,155 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from minirft import UserError
+from minirft.cost.architectures import architecture
 from minirft.cost.gpu_checks import correct, decode
-from minirft.cost.gpu_parts import Cases, Sizes, free, memory, one_line, times
+from minirft.cost.gpu_parts import REHEARSAL, Cases, Sizes, free, memory, times
 from minirft.cost.random_weights import write_random
+from minirft.cost.turns import one_line
 from minirft.engine import quieten_libraries
 from minirft.runs import library_version, provenance
 
-MODELS = ("qwen2-vl-2b", "qwen2-vl-7b")
 PARTS: dict[str, Callable[[str, str, Sizes], Cases]] = {
-    "memory": memory,
-    "time": times,
-    "decode": decode,
     "correct": correct,
+    "memory": memory,
+    "decode": decode,
+    "time": times,
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One part of the benchmark on one model."""
-
-    part: str
-    model: str
-    source: str
-    """Folder of the random weights."""
-    device: str
-    file: Path
-    """The file of the rows."""
-    command: str
-    """The user's command line."""
-    sizes: Sizes
+DEMO = "demo"
+STAND_IN = "a rehearsal on a CPU with a small model and short lengths: no number here is a card's"
 
 
 def run_gpu_bench(
     out: Path,
-    models: tuple[str, ...] = MODELS,
+    models: Sequence[str],
     device: str = "cuda",
-    parts: Sequence[str] = tuple(PARTS),
-    seconds: float = 1500.0,
-    sizes: Sizes | None = None,
+    parts: Sequence[str] = (*PARTS, DEMO),
+    seconds: float = 500.0,
 ) -> None:
-    """Measure `parts` of `models`, one after another, for at most `seconds` in total; write `out`/MODEL-PART.json.
+    """Measure `parts` of `models`, one after another, for at most `seconds` in total; write `out`/PART.json.
 
-    The file of a part that ran out of time has an error.  Raises `UserError` for an unknown part, or without a card.
+    A part that ran out of time has an error in its file.  Raises `UserError` without a card.
     """
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise UserError(f"--parts {unknown[0]}: choose from {', '.join(PARTS)}")
-    on_card = device.startswith("cuda")
+    on_card = device == "cuda"
     if on_card and not torch.cuda.is_available():
         raise UserError("--gpu needs a CUDA card, and torch sees none here: check nvidia-smi and the torch build")
     out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
-    command = shlex.join(sys.argv)
+    for part in parts:
+        _write(out / f"{part}.json", {"part": part, "rows": []} | ({} if on_card else {"stand_in": STAND_IN}))
+    jobs = [(model, part) for model in models for part in PARTS if part in parts]
+    waiting = len(jobs) + (DEMO in parts)
     for model in models:
         with tempfile.TemporaryDirectory(prefix="minirft-gpu-") as folder:
-            _print(f"{model}: writing random weights")
-            source = str(write_random(Path(folder), model))
-            for part in parts:
-                file = out / f"{Path(model).name}-{part}.json"
-                job = Job(part, model, source, device, file, command, sizes or Sizes())
-                run_job(job, end - time.monotonic(), apart=on_card)
+            if jobs:
+                _print(f"{model}: writing random weights")
+                _write_weights(Path(folder), model, device, end - time.monotonic())
+            for part in [part for of, part in jobs if of == model]:
+                share = (end - time.monotonic()) * min(1.0, 2 / waiting)
+                run_job(part, model, folder, device, out / f"{part}.json", share)
+                waiting -= 1
+    if DEMO in parts:
+        _add_row(out / f"{DEMO}.json", demo(device, max(0.0, end - time.monotonic())))
+    _print(f"wrote {', '.join(f'{part}.json' for part in parts)} in {out}" + ("" if on_card else f": {STAND_IN}"))
 
 
-def run_job(job: Job, seconds: float, apart: bool) -> None:
-    """Run a part within `seconds`, in a separate process if `apart`; write its error, if any, into its file."""
-    _write(job.file, {"part": job.part, "model": job.model, "command": job.command, "rows": []})
-    error = None
+def _write_weights(folder: Path, model: str, device: str, seconds: float) -> None:
+    architecture(model)  # an error of the name, before a process starts
+    if device != "cuda":
+        write_random(folder, model)
+    elif error := in_own_process(write_random, (folder, model, 0, None, "cuda:0"), seconds):  # its memory is given back
+        _print(f"{model}: the random weights were not written: {error}")  # its parts fail, and their files name it
+
+
+def run_job(part: str, model: str, source: str, device: str, file: Path, seconds: float) -> None:
+    """Run a part within `seconds`, on CUDA in a separate process; add its error, if any, to its file."""
+    if device != "cuda":
+        run_part(part, model, source, device, file)
+    elif error := in_own_process(run_part, (part, model, source, "cuda:0", file), seconds):
+        _add_row(file, {"model": model, "error": error})
+
+
+def in_own_process(target: Callable[..., None], args: tuple[Any, ...], seconds: float) -> str | None:
+    """Call a function in a process of its own, for at most `seconds`; return its error, if any."""
     if seconds <= 0:
-        error = "not started: the time for all parts was spent"
-    elif apart:
-        error = _in_own_process(job, seconds)
-    else:
-        run_part(job)
-    if error:
-        _write(job.file, json.loads(job.file.read_text()) | {"error": error})
-
-
-def _in_own_process(job: Job, seconds: float) -> str | None:
-    """Run the part; return its error, if any."""
-    if job.device.startswith("cuda"):  # one card, also for TRL, which would use all visible cards
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", job.device.partition(":")[2] or "0")
-        job = replace(job, device="cuda:0")
-    process = multiprocessing.get_context("spawn").Process(target=run_part, args=(job,))
+        return "not started: the time for all parts was spent"
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one card, also for TRL, which would use all visible cards
+    process = multiprocessing.get_context("spawn").Process(target=target, args=args)
     process.start()
     process.join(seconds)
     if process.is_alive():
         process.kill()
         process.join()
-        return f"stopped after {seconds:.0f} s: the time for all parts was spent"
+        return f"stopped after {seconds:.0f} s, its share of the time"
     return f"its process ended with code {process.exitcode}" if process.exitcode else None
 
 
-def run_part(job: Job) -> None:
-    """Run the cases of a part, and write the file after each."""
+def run_part(part: str, model: str, source: str, device: str, file: Path) -> None:
+    """Run the cases of a part on the weights in the folder `source`; write the file after each."""
     quieten_libraries()
-    start = time.perf_counter()
-    record: dict[str, Any] = {"part": job.part, "model": job.model, "header": header(job), "rows": []}
-    for name, case in PARTS[job.part](job.source, job.device, job.sizes):
-        _print(f"{job.model}: {job.part}: {name}")
+    sizes = Sizes() if device.startswith("cuda") else REHEARSAL
+    _write(file, json.loads(file.read_text()) | {"header": header(device, sizes)})
+    for name, case in PARTS[part](source, device, sizes):
         begun = time.perf_counter()
         try:
             row = case()
         except Exception as error:  # the other cases must still run
             row = {"error": one_line(error)}
         free()
-        record["rows"].append({"case": name, **row, "wall_seconds": time.perf_counter() - begun})
-        _write(job.file, record)
-    _write(job.file, record | {"wall_seconds": time.perf_counter() - start})
+        seconds = time.perf_counter() - begun
+        _print(f"{model}: {part}: {name}: {seconds:.0f} s {row.get('error', '')}")
+        _add_row(file, {"model": model, "case": name, **row, "wall_seconds": seconds})
 
 
-def header(job: Job) -> dict[str, Any]:
-    """Return the origin of the numbers: versions, commit, date, command, card and driver."""
-    found = provenance(asdict(job.sizes), 0, job.device) | {"command": job.command, "trl": library_version("trl")}
-    if job.device.startswith("cuda"):
-        card = torch.cuda.get_device_properties(job.device)
+def demo(device: str, seconds: float) -> dict[str, Any]:
+    """Run `minirft demo`, which takes a card if it sees one, for at most `seconds`; return its times and scores."""
+    words, sees = (["demo"], {}) if device == "cuda" else (["demo", "--steps", "1"], {"CUDA_VISIBLE_DEVICES": ""})
+    row: dict[str, Any] = {"model": "tiny", "case": " ".join(["minirft", *words])}
+    with tempfile.TemporaryDirectory(prefix="minirft-demo-") as folder:
+        command = [sys.executable, "-m", "minirft", *words, "--json", "--out", f"{folder}/demo"]
+        try:
+            done = subprocess.run(
+                command, env=os.environ | sees, capture_output=True, text=True, check=True, timeout=seconds
+            )
+        except subprocess.SubprocessError as error:
+            return row | {"error": one_line(error), "output": str(getattr(error, "stderr", ""))[-500:]}
+    summary = json.loads(done.stdout)
+    scores = {name: summary[name]["ap50_pooled"] for name in ("before", "after", "sft")}
+    return row | {"seconds": summary["seconds"], "ap50_pooled": scores}
+
+
+def header(device: str, sizes: Sizes) -> dict[str, Any]:
+    """Return the origin of the numbers: versions, commit, date, command and card."""
+    found = provenance(asdict(sizes), 0, device)
+    found |= {"trl": library_version("trl"), "bitsandbytes": library_version("bitsandbytes")}
+    if device.startswith("cuda"):
+        card = torch.cuda.get_device_properties(device)
         found |= {"memory_gib": card.total_memory / 2**30, "capability": f"{card.major}.{card.minor}"}
-        found |= {"cuda": torch.version.cuda, "driver": _driver()}
+        found |= {"cuda": torch.version.cuda}
     return found
 
 
-def _driver() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return "unknown"
+def _add_row(file: Path, row: dict[str, Any]) -> None:
+    record = json.loads(file.read_text())
+    _write(file, record | {"rows": [*record["rows"], row]})
 
 
 def _write(file: Path, record: dict[str, Any]) -> None:
-    file.write_text(json.dumps(record, indent=1, default=str) + "\n")
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    new.replace(file)  # at once: the process may be killed at any time
 
 
 def _print(line: str) -> None:

@@ -10,20 +10,30 @@ with a large copy, so the bound is that of this card.
 
 from __future__ import annotations
 
+import importlib
 import statistics
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
-from minirft.cost.gpu_parts import Cases, Row, Sizes, free, one_line, synchronise
-from minirft.cost.shapes import Shape, endless, filler, fit_shape, load_policy, questions
-from minirft.engine import DECODERS, LoraSettings
+from minirft.cost.gpu_parts import LORA, Cases, Sizes, free
+from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, questions
+from minirft.cost.turns import Row, synchronise
+from minirft.engine import DECODERS
 from minirft.policy import Policy
-from minirft.sampler import sample_groups
+from minirft.sampler import pick, sample_groups
 from minirft.samples import Prompt, Rollout
 
+GROUP = 8
+BITSANDBYTES = {"fused_4bit": "_gemm_4bit_kernel_impl", "expanded_4bit": "_dequantize_4bit_impl"}
+"""The functions of bitsandbytes' CUDA module in which all its paths end: one product, one expansion."""
 FACTOR = 1.5
 """Allowed rounding error of the packed path divided by that of the plain path; 1.05 was measured on a CPU."""
 TEMPERATURE = 0.1
@@ -31,63 +41,56 @@ TEMPERATURE = 0.1
 
 
 def correct(source: str, device: str, sizes: Sizes) -> Cases:
-    """Yield checks of sampling, of scoring with gradients, and of 4-bit training after a rollout; a row has `ok`."""
-    yield "sampler, float32", partial(same_tokens, source, device, sizes)
-    yield "packed against naive, bfloat16", partial(rounding, source, device, sizes)
-    yield "nf4, learning after a rollout", partial(after_a_rollout, source, device, sizes)
+    """Yield checks of each decoder, and of scoring with gradients in each number format; a row has `ok`."""
+    policy = adapted(source, device, "float32")
+    for decoder in DECODERS:
+        yield f"{decoder} decoder, float32", partial(same_tokens, policy, sizes, decoder)
+    del policy
+    for quantize in ("none", "nf4"):
+        yield f"packed against naive, {quantize}", partial(rounding, source, device, sizes, quantize)
 
 
 def adapted(source: str, device: str, dtype: str, quantize: str = "none") -> Policy:
     """Load the policy with adapters that are not zero."""
-    return load_policy(source, LoraSettings(), device=device, dtype=dtype, quantize=quantize)
+    return load_policy(source, LORA, device=device, dtype=dtype, quantize=quantize)
 
 
-def _prompts(policy: Policy, sizes: Sizes, count: int) -> tuple[list[Prompt], int, int]:
-    length, completion, group = sizes.check
+def prompts_of(policy: Policy, length: int, completion: int, group: int, count: int) -> list[Prompt]:
+    """Make `count` prompts of a length, each with its own picture."""
     shape = fit_shape(policy, Shape(length, completion, group, count))
-    return [policy.encode(sample) for sample in questions(filler(policy, shape), shape, 0)], completion, group
+    return [policy.encode(sample) for sample in questions(filler(policy, shape), shape, 0)]
 
 
-def same_tokens(source: str, device: str, sizes: Sizes) -> Row:
-    """Compare every decoder with the naive loop at the same uniform numbers: equal tokens, close log-probs."""
-    policy = adapted(source, device, "float32")
-    prompts, length, group = _prompts(policy, sizes, 2)
+def same_tokens(policy: Policy, sizes: Sizes, decoder: str) -> Row:
+    """Compare a decoder with the naive loop at the same uniform numbers: equal tokens, close log-probs."""
+    prompts, length, group = prompts_of(policy, *sizes.check, 2), *sizes.check[1:]
     uniforms = torch.rand(2 * group, length, generator=torch.Generator().manual_seed(0))
     settings = {"max_completion_length": length, "uniforms": uniforms, "temperature": TEMPERATURE}
     naive = sample_groups(policy, prompts, group, shared=False, **settings)
-    drawn = naive.completion_ids
-    found: Row = {"tokens": drawn.numel(), "distinct": len(drawn.unique()), "decoders": {}}
-    for decoder in DECODERS:
-        try:
-            rollout = sample_groups(policy, prompts, group, decoder=decoder, **settings)
-            equal = rollout.completion_ids == drawn
-            apart = (rollout.logprobs - naive.logprobs)[equal].abs().max().item()
-            found["decoders"][decoder] = {"equal": int(equal.sum()), "logprobs_apart": apart}
-        except Exception as error:  # the other decoders may work
-            found["decoders"][decoder] = {"equal": 0, "error": one_line(error)}
-    return found | {"ok": all(row["equal"] == found["tokens"] for row in found["decoders"].values())}
+    found = sample_groups(policy, prompts, group, decoder=decoder, **settings)
+    equal = found.completion_ids == naive.completion_ids
+    apart = (found.logprobs - naive.logprobs)[equal].abs().max().item()
+    distinct = len(naive.completion_ids.unique())
+    return {"tokens": equal.numel(), "distinct": distinct, "logprobs_apart": apart, "ok": bool(equal.all())}
 
 
-def rounding(source: str, device: str, sizes: Sizes) -> Row:
-    """Measure distances of log-probs and LoRA gradients in bfloat16, packed and naive, from the naive float32 path."""
+def rounding(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
+    """Measure distances of log-probs and LoRA gradients in 16 bits, packed and naive, from the naive float32 path."""
     torch.backends.cudnn.allow_tf32 = False
-    policy = adapted(source, device, "float32")
-    prompts, length, group = _prompts(policy, sizes, 1)
-    generator = torch.Generator().manual_seed(0)
-    rollout = sample_groups(policy, prompts, group, max_completion_length=length, generator=generator)
+    policy = adapted(source, device, "float32", quantize)
+    prompts, length, group = prompts_of(policy, *sizes.check, 1), *sizes.check[1:]
+    rollout = sample_groups(policy, prompts, group, max_completion_length=length, seed=0)
     truth, same = (_scored(policy, rollout, shared) for shared in (False, True))
-    del policy
-    free()
-    policy = adapted(source, device, "bfloat16")
-    naive, packed = (_scored(policy, rollout, shared) for shared in (False, True))
-    found = {
-        "float32_packed_to_naive": _distances(same, truth),
-        "bfloat16_naive_to_float32": _distances(naive, truth),
-        "bfloat16_packed_to_float32": _distances(packed, truth),
-    }
-    allowed = {name: FACTOR * value for name, value in found["bfloat16_naive_to_float32"].items()}
-    within = all(value <= allowed[name] for name, value in found["bfloat16_packed_to_float32"].items())
-    return found | {"factor": FACTOR, "ok": within and max(found["float32_packed_to_naive"].values()) < 1e-3}
+    found: Row = {"factor": FACTOR, "float32_packed_to_naive": _distances(same, truth)}
+    ok = [max(found["float32_packed_to_naive"].values()) < 1e-3]
+    for dtype in ("bfloat16", "float16"):
+        del policy
+        free()
+        policy = adapted(source, device, dtype, quantize)
+        naive, packed = (_distances(_scored(policy, rollout, shared), truth) for shared in (False, True))
+        found |= {f"{dtype}_naive_to_float32": naive, f"{dtype}_packed_to_float32": packed}
+        ok += [packed[name] <= FACTOR * naive[name] for name in naive]
+    return found | {"ok": all(ok)}
 
 
 def _scored(policy: Policy, rollout: Rollout, shared: bool) -> tuple[Tensor, Tensor]:
@@ -105,81 +108,96 @@ def _distances(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict
     return {"logprobs": logprobs, "gradient": ((one[1] - other[1]).norm() / other[1].norm()).item()}
 
 
-def after_a_rollout(source: str, device: str, sizes: Sizes) -> Row:
-    """Compare the gradient of a 4-bit model before and after sampling; repeating it shows the noise of the card."""
-    policy = adapted(source, device, "bfloat16", quantize="nf4")
-    prompts, length, group = _prompts(policy, sizes, 1)
-    settings = {"max_completion_length": length, "generator": torch.Generator().manual_seed(0)}
-    ids = torch.randint(0, 256, (group, length), generator=torch.Generator().manual_seed(2)).to(device)
-    rollout = Rollout(  # of arbitrary tokens, because sampling must come later
-        prompts=prompts,
-        completion_ids=ids,
-        completion_mask=torch.ones_like(ids, dtype=torch.bool),
-        logprobs=torch.zeros(ids.shape, device=device),
-        texts=[""] * group,
-        finished=torch.zeros(group, dtype=torch.bool, device=device),
-        group_size=group,
-        temperature=1.0,
-    )
-    alone, again = (_scored(policy, rollout, shared=True) for _ in range(2))
-    sample_groups(policy, prompts, group, **settings)
-    after = _scored(policy, rollout, shared=True)
-    found = {"again": _distances(again, alone), "after_a_rollout": _distances(after, alone)}
-    learning = alone[1].abs().max().item() > 0
-    return found | {"ok": learning and found["after_a_rollout"]["gradient"] <= 3 * found["again"]["gradient"] + 1e-4}
-
-
 # ------------------------------------------------------------------ decoding
 
 
 def decode(source: str, device: str, sizes: Sizes) -> Cases:
-    """Yield milliseconds per token step of each decoder, beside the least that the card's bandwidth allows."""
-    for quantize in ("none", "nf4"):
-        name = "nf4" if quantize == "nf4" else "bfloat16"
-        yield name, partial(decode_speeds, source, device, sizes, quantize)
-
-
-def decode_speeds(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
-    """Measure one row for each decoder and number of prompts; a row of a decoder that fails has an error."""
-    lora = LoraSettings()
-    policy = endless(Policy.load(source, quantize=quantize, lora=lora, dtype="bfloat16", device=device))
-    length, first, last = sizes.decode
-    shape = fit_shape(policy, Shape(length, last, 8, max(sizes.decode_prompts)))
-    prompts = [policy.encode(sample) for sample in questions(filler(policy, shape), shape, 0)]
+    """Yield milliseconds per token step of each decoder and of a step's parts, beside what the bandwidth allows."""
     bandwidth = copy_bandwidth(torch.device(device))
-    rows = []
-    for count in sizes.decode_prompts:
-        least = bytes_per_step(policy, count, length, 8 * count, (first + last) / 2)
-        for decoder in DECODERS:
-            row = {"decoder": decoder, "rows": 8 * count, "bytes_per_step": least, "floor_ms": 1e3 * least / bandwidth}
-            try:
-                spent = step_milliseconds(policy, prompts[:count], decoder, first, last)
-                median = statistics.median(spent)
-                row |= {"ms_per_step": median, "ms_spread": [min(spent), max(spent)]}
-                row |= {"tokens_per_second": 8e3 * count / median, "times_floor": median / row["floor_ms"]}
-            except Exception as error:  # the other decoders may work
-                row["error"] = one_line(error)
-            rows.append(row)
-            free()
-    return {"bandwidth_gb_per_second": bandwidth / 1e9, "prompt": length, "speeds": rows}
+    for quantize, dtype in (("nf4", "bfloat16"), ("nf4", "float16"), ("none", "bfloat16")):
+        policy = adapted(source, device, dtype, quantize)
+        prompts = prompts_of(policy, sizes.decode[0], sizes.decode[-1], GROUP, max(sizes.decode_prompts))
+        for count in sizes.decode_prompts:
+            name = f"{quantize}, {dtype}, {GROUP * count} rows"
+            yield f"{name}, parts", partial(parts_of_a_step, policy, GROUP * count, bandwidth)
+            for decoder in DECODERS:
+                yield f"{name}, {decoder}", partial(token_step, policy, prompts[:count], decoder, sizes, bandwidth)
 
 
-def step_milliseconds(policy: Policy, prompts: list[Prompt], decoder: str, first: int, last: int) -> list[float]:
-    """Measure three times the milliseconds of one more token for all rows, with sampling.
+def token_step(policy: Policy, prompts: list[Prompt], decoder: str, sizes: Sizes, bandwidth: float) -> Row:
+    """Measure one more token for all rows, with sampling: milliseconds, and on CUDA counts of kernels.
 
-    It is the time for `last` tokens minus that for `first`: prefill and graph recording are in both, and cancel.
+    It is a rollout of the greater length less one of the smaller: prefill and graph recording are in both, and cancel.
     """
+    prompt, first, last = sizes.decode
 
-    def seconds(limit: int) -> float:
-        synchronise(policy.device)
+    def rollout(limit: int) -> None:
+        sample_groups(policy, prompts, GROUP, max_completion_length=limit, seed=0, decoder=decoder)
+
+    rollout(first)
+    few, many = (milliseconds(partial(rollout, limit), policy.device, 3) for limit in (first, last))
+    ms, rows = (many - few) / (last - first), GROUP * len(prompts)
+    least = bytes_per_step(policy, len(prompts), prompt, rows, (first + last) / 2)
+    found: Row = {"ms": ms, "tokens_per_second": 1e3 * rows / ms, "bytes": least, "floor_ms": 1e3 * least / bandwidth}
+    if policy.device.type == "cuda":
+        fewer, more = (kernels(partial(rollout, limit)) for limit in (first, last))
+        found["per_step"] = {name: (more[name] - fewer[name]) / (last - first) for name in more}
+    return found | {"bandwidth_gb_per_second": bandwidth / 1e9}
+
+
+def milliseconds(run: Callable[[], object], device: torch.device, times: int) -> float:
+    """Measure the median wall time of several runs, each to its end on the card."""
+    spent = []
+    for _ in range(times):
+        synchronise(device)
         start = time.perf_counter()
-        generator = torch.Generator().manual_seed(0)
-        sample_groups(policy, prompts, 8, max_completion_length=limit, generator=generator, decoder=decoder)
-        synchronise(policy.device)
-        return time.perf_counter() - start
+        run()
+        synchronise(device)
+        spent.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(spent)
 
-    seconds(first)
-    return [1e3 * (seconds(last) - seconds(first)) / (last - first) for _ in range(3)]
+
+def kernels(run: Callable[[], object]) -> Row:
+    """Count kernels and launches of a run on CUDA, and in it 4-bit products, fused or with weights expanded to 16 bits.
+
+    The kernels of a recorded graph count at every launch, its products only once, when it is recorded.
+    """
+    cuda = importlib.import_module("bitsandbytes.backends.cuda.ops")
+    with ExitStack() as stack:
+        calls = {
+            name: stack.enter_context(mock.patch.object(cuda, function, wraps=getattr(cuda, function)))
+            for name, function in BITSANDBYTES.items()
+        }
+        profiler = stack.enter_context(profile(activities=[ProfilerActivity.CUDA]))
+        run()
+        torch.cuda.synchronize()
+    found = {"kernels": 0, "launches": 0} | {name: seen.call_count for name, seen in calls.items()}
+    for event in profiler.key_averages():
+        found["kernels"] += event.count * (event.device_type != DeviceType.CPU)
+        found["launches"] += event.count * ("Launch" in event.key and event.device_type == DeviceType.CPU)
+    return found
+
+
+@torch.no_grad()
+def parts_of_a_step(policy: Policy, rows: int, bandwidth: float) -> Row:
+    """Measure parts of a token step alone: milliseconds, and (bytes of weights or logits) / bandwidth beside them.
+
+    They are the linear layers of the language model without adapters, the head, and sampling with its float64 sum.
+    """
+    hidden = torch.randn(rows, policy.lm_head.in_features).to(policy.lm_head.weight)
+    logits, uniforms = policy.lm_head(hidden), torch.rand(rows, device=policy.device)
+    layers = policy.language_model.layers.named_modules()
+    linears = [layer for name, layer in layers if isinstance(layer, nn.Linear) and "lora_" not in name]
+    inputs = {width: torch.randn(rows, 1, width).to(hidden) for width in {layer.in_features for layer in linears}}
+    weights = sum(_stored_bytes(layer.weight) for layer in linears)
+    parts: dict[str, tuple[int, Callable[[], object]]] = {
+        "linear layers": (weights, lambda: [layer(inputs[layer.in_features]) for layer in linears]),
+        "head": (policy.lm_head.weight.nbytes, lambda: policy.lm_head(hidden)),
+        "sampling": (logits.nbytes, lambda: pick(logits, uniforms, 1.0, policy.banned)),
+        "float64 sum": (logits.nbytes, lambda: logits.double().exp().cumsum(-1)),
+    }
+    spent = {name: milliseconds(run, policy.device, 5) for name, (_, run) in parts.items()}
+    return {name: {"ms": spent[name], "floor_ms": 1e3 * size / bandwidth} for name, (size, _) in parts.items()}
 
 
 def bytes_per_step(policy: Policy, prompts: int, prompt: int, rows: int, tokens: float) -> int:
@@ -204,14 +222,7 @@ def _stored_bytes(weight: Tensor) -> int:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Measure the bytes per second that a large copy reads and writes; the median of 10."""
+    """Measure the bytes per second that a large copy reads and writes."""
     size = 2**31 if device.type == "cuda" else 2**26
     origin, copy = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
-    speeds = []
-    for _ in range(10):
-        synchronise(device)
-        start = time.perf_counter()
-        copy.copy_(origin)
-        synchronise(device)
-        speeds.append(2 * size / (time.perf_counter() - start))
-    return statistics.median(speeds)
+    return 2e3 * size / milliseconds(lambda: copy.copy_(origin), device, 10)

@@ -1,7 +1,7 @@
 """A model folder of real size with random weights, for benchmarks of time and memory without a download.
 
 Time and memory do not depend on the values of the weights, if no activation overflows and no rollout ends at its first
-token.  Tensors are drawn and written one after another, so 7B needs no more memory than two shards.
+token.  Tensors are drawn and written one after another, so 7B needs no more memory than its largest tensor.
 
 Linear weights have standard deviation 1 / √(inputs), 0.026 at the 1,536 inputs of 2B, so a layer keeps the size of the
 activations at any width.  Weights of queries and keys are twice as large, so that attention prefers some tokens.  Plain
@@ -17,7 +17,7 @@ by 100: multiplied by a bias of 100 they would choose one key for every query, a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -55,20 +55,21 @@ def write_random(
     folder: Path,
     name: str,
     seed: int = 0,
-    shard_bytes: int = 10**9,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Write a random bfloat16 model of the architecture `name` into `folder`, as `Policy.load` takes it.
 
-    `name` is what `architecture` takes ("qwen2-vl-2b": 4.4 GB on disk, "qwen2-vl-7b": 16.6 GB).  A shard has at most
-    `shard_bytes` bytes, unless one tensor alone has more.  The tokenizer is `placeholder_tokenizer` if none is given.
+    `name` is what `architecture` takes ("qwen2-vl-2b": 4.4 GB on disk, "qwen2-vl-7b": 16.6 GB).  Every tensor has its
+    own file.  The tokenizer is `placeholder_tokenizer` if none is given.  Numbers are drawn on `device`: a processor
+    needs two minutes for those of 7B, a card seconds.
     Raises `UserError` for an unknown architecture, or one of another family.
     """
     config = architecture(name)
     if not isinstance(config, Qwen2VLConfig):
         raise UserError(f"random weights, and so bench, are of Qwen2-VL alone, and {name} is {config.model_type}")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, config, seed, shard_bytes)
+    _write_weights(folder, random_weights(config, seed, device))
     config.architectures, config.dtype = ["Qwen2VLForConditionalGeneration"], torch.bfloat16
     config.save_pretrained(folder)
     tokenizer = tokenizer or placeholder_tokenizer(config)
@@ -79,43 +80,30 @@ def write_random(
     return folder
 
 
-def _write_weights(folder: Path, config: Qwen2VLConfig, seed: int, shard_bytes: int) -> None:
+def _write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
     places: dict[str, str] = {}
-    shard: dict[str, Tensor] = {}
-    total = 0
-
-    def write() -> None:
-        file = f"model-{len(set(places.values())) + 1:05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        places.update(dict.fromkeys(shard, file))
-        shard.clear()
-
-    for name, weight in random_weights(config, seed):
-        if shard and weight.nbytes + sum(other.nbytes for other in shard.values()) > shard_bytes:
-            write()
-        shard[name] = weight
-        total += weight.nbytes
-    write()
-    index = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    for name, weight in weights:
+        places[name] = f"model-{len(places) + 1:05}.safetensors"
+        save_file({name: weight}, folder / places[name], metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
 
 
-def random_weights(config: Qwen2VLConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+def random_weights(config: Qwen2VLConfig, seed: int, device: str = "cpu") -> Iterator[tuple[str, Tensor]]:
     """Yield every weight of the architecture, bfloat16 on the CPU, under the names of the published models."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
         shapes = Qwen2VLForConditionalGeneration(config).state_dict()
     width = config.text_config.hidden_size // config.text_config.num_attention_heads
     for name, meta in shapes.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        weight = torch.empty(meta.shape, dtype=torch.bfloat16)
+        weight = torch.empty(meta.shape, dtype=torch.bfloat16, device=device)
         if weight.dim() == 1:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
             weight.normal_(std=_std(name, weight.numel() // len(weight)), generator=generator)
         raise_scores(name, weight, width)
-        yield name.replace("model.visual.", "visual.").replace("model.language_model.", "model."), weight
+        yield name.replace("model.visual.", "visual.").replace("model.language_model.", "model."), weight.cpu()
 
 
 def raise_scores(name: str, weight: Tensor, width: int, raw: float = RAW_SCORE) -> None:

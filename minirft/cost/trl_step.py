@@ -24,7 +24,7 @@ from minirft.advantages import group_advantages
 from minirft.cost.shapes import questions
 from minirft.cost.steps import Ours, loss_and_gradients, reward
 from minirft.cost.work import Mark
-from minirft.engine import LoraSettings, lora_config, resolve
+from minirft.engine import LoraSettings, lora_config, nf4_settings, resolve, tidy_after_quantising
 from minirft.runs import PictureProcessor, trl_settings
 from minirft.samples import Rollout
 
@@ -39,8 +39,7 @@ class Trl:
     def __init__(self, ours: Ours, lora: LoraSettings | None, turns: int, load: Load, **changes: Any) -> None:
         self.ours, self.turns = ours, turns
         self.image_processor = ours.image_processor
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings of TRL and its libraries about each other
+        with warnings.catch_warnings(action="ignore"):  # warnings of TRL and its libraries about each other
             self.trainer = new_trainer(ours, lora, turns, load, **changes)
 
     @property
@@ -52,22 +51,19 @@ class Trl:
     @property
     def marks(self) -> list[Mark]:
         """Return the phase of each marked function; the rest of the step is "update"."""
-        return [
-            (
-                self.trainer,
-                "_generate_and_score_completions",
-                "score",
-            ),  # without the three below: rewards and reference
-            (self.trainer, "_tokenize_prompts", "prepare"),
-            (self.trainer, "_generate_single_turn", "generate"),
-            (PictureProcessor, "__call__", "prepare"),
-        ]
+        # Without the three others, "score" has the rewards and the reference.
+        own = {
+            "_generate_and_score_completions": "score",
+            "_tokenize_prompts": "prepare",
+            "_generate_single_turn": "generate",
+        }
+        marks = [(self.trainer, name, phase) for name, phase in own.items()]
+        return [*marks, (PictureProcessor, "__call__", "prepare")]
 
     def run(self, watch: Watch, between: Callable[[int], None]) -> None:
         """Run `GRPOTrainer.train`; after each of its steps, `between` does the steps of the other trainers."""
         self.trainer.add_callback(_Turns(watch, between))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             self.trainer.train()
 
     def loss_and_gradients(self, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
@@ -81,8 +77,7 @@ class Trl:
                 mine[name].copy_(weight)
         self.trainer.current_gradient_accumulation_steps = 1
         model.train()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             loss = self.trainer._compute_loss(model, trl_inputs(rollout))
             loss.backward()
         gradients = {name: weight.grad for name, weight in mine.items()}
@@ -106,9 +101,15 @@ class _Turns(TrainerCallback):
         self.between(state.global_step - 1)
 
 
-def plain_model(source: str) -> Qwen2VLForConditionalGeneration:
-    """Load the model in float32 with a frozen vision tower."""
-    model = Qwen2VLForConditionalGeneration.from_pretrained(resolve(source), dtype=torch.float32)
+def plain_model(source: str, device: str = "cpu", nf4: bool = False) -> Qwen2VLForConditionalGeneration:
+    """Load the model as a user of transformers does: in float32, or in 4 bits and bfloat16; the tower is frozen."""
+    dtype = torch.bfloat16 if nf4 else torch.float32
+    quantised = {"quantization_config": nf4_settings(dtype)} if nf4 else {}
+    model = Qwen2VLForConditionalGeneration.from_pretrained(
+        resolve(source), dtype=dtype, device_map={"": device}, **quantised
+    )
+    if nf4:
+        tidy_after_quantising(model, torch.device(device))
     model.model.visual.requires_grad_(False)
     return model
 

@@ -13,22 +13,16 @@ import pytest
 import torch
 
 from minirft import UserError
+from minirft.commands.bench import bench
 from minirft.cost import gpu, gpu_checks, gpu_parts
-from minirft.cost.gpu import Job, run_gpu_bench, run_job, run_part
+from minirft.cost.fit import account, usable
+from minirft.cost.gpu import in_own_process, run_gpu_bench, run_part
 from minirft.cost.gpu_checks import bytes_per_step
-from minirft.cost.gpu_parts import Sizes, memory, memory_of_a_step, predicted_gib
+from minirft.cost.gpu_parts import REHEARSAL, Sizes, memory, memory_of_a_step
 from minirft.engine.decoding import DECODERS
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.config import GRPOConfig
 
-SMALL = Sizes(
-    shapes=((128, 6, 4),),
-    steps=2,
-    decode=(64, 3, 6),
-    decode_prompts=(1, 2),
-    check=(64, 6, 2),
-    memory_divisors=(16, 128),
-)
 Results = dict[str, dict[str, Any]]
 
 
@@ -41,36 +35,42 @@ class NoTrl:
 
 @pytest.fixture(scope="module")
 def results(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """All files of one run, by part; without TRL, whose import alone takes seconds."""
+    """All files of one run of the command as typed, by part; without TRL, whose import alone takes seconds."""
     out = tmp_path_factory.mktemp("gpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_parts, "Trl", NoTrl)
-        run_gpu_bench(out, models=(str(miniature),), device="cpu", sizes=SMALL)
-    return {file.stem.removeprefix(f"{miniature.name}-"): json.loads(file.read_text()) for file in out.iterdir()}
+        patch.setattr(gpu, "demo", lambda *_: {"case": "minirft demo"})  # minutes: it has a slow test
+        bench(f"--gpu --device cpu --models {miniature} --seconds 500 --out {out}".split())
+    return {file.stem: json.loads(file.read_text()) for file in out.iterdir()}
 
 
-def job(miniature: Path, folder: Path, part: str = "correct", device: str = "cpu") -> Job:
-    return Job(part, "m", str(miniature), device, folder / "m.json", "minirft bench --gpu", SMALL)
+def part_of(miniature: Path, folder: Path, part: str = "correct", device: str = "cpu") -> tuple[Any, ...]:
+    """The arguments of `run_part`, and an empty file for it."""
+    file = folder / "m.json"
+    file.write_text(json.dumps({"part": part, "rows": []}))
+    return part, "m", str(miniature), device, file
 
 
-def test_every_part_leaves_a_file_that_says_where_it_comes_from(results: Results) -> None:
+def test_every_part_leaves_a_file_with_its_origin(results: Results, miniature: Path) -> None:
     """Catches a part that is skipped, a case that fails, and numbers without device, versions, command and date."""
-    assert sorted(results) == ["correct", "decode", "memory", "time"]
-    for record in results.values():
-        assert record["rows"], record
+    assert [*gpu.PARTS] == ["correct", "memory", "decode", "time"]
+    assert results.keys() == {*gpu.PARTS, "demo"} and len(results) <= 8
+    for part, record in results.items():
+        assert record["rows"] and record["stand_in"] == gpu.STAND_IN
         assert not any("error" in row for row in record["rows"]), record["rows"]
-        assert {"versions", "device", "started", "command", "commit", "trl"} <= record["header"].keys()
-        assert record["wall_seconds"] >= sum(row["wall_seconds"] for row in record["rows"])
+        if part != "demo":
+            assert {"versions", "device", "started", "command", "commit", "trl"} <= record["header"].keys()
+            assert {row["model"] for row in record["rows"]} == {str(miniature)}
 
 
 def test_memory_is_predicted_and_null_without_a_card(results: Results) -> None:
     """Catches a peak that was not measured: on a CPU torch counts none, and none may be printed."""
     rows = results["memory"]["rows"]
-    assert [row["card_gib"] for row in rows] == [4, 4, 8, 16]
+    assert [row["card_gb"] for row in rows] == [4, 6, 8, 12]
     for row in rows:
         assert row["predicted_gib"]["peak"] == max(row["predicted_gib"].values()) > 0
-        assert all(row[f"{name}_gib"] is None for name in ("loading", "weights", "rollout", "step", "reserved"))
-        assert row["settings"]["checkpointing"]
+        assert all(row[f"{name}_gib"] is None for name in ("loading", "rollout", "update", "reserved", "context"))
+        assert row["settings"]["checkpointing"] and row["limit_gib"] == usable(row["card_gb"])
         assert row["completion_length"] == row["settings"]["max_completion_length"]  # no row ended early
 
 
@@ -79,7 +79,7 @@ def test_settings_are_meant_for_their_card(model: str) -> None:
     """Catches settings that cannot fit the card they are for: a minute of a rented card for an error."""
     for name, case in memory(model, "cpu", Sizes()):
         config, card = case.args
-        assert predicted_gib(config)["peak"] + gpu_parts.CONTEXT_GIB < card, name
+        assert account(config).peak < usable(card) * 2**30, name
         assert config.lora.r == 16
         assert config.group_size == 8
 
@@ -91,32 +91,37 @@ def test_steps_are_timed_without_trl_too(results: Results) -> None:
     assert row["trl_to_ours"] == {}
     assert row["seconds"].keys() == DECODERS.keys()
     for ours in row["seconds"].values():
-        assert ours["steps"] == 2
-        assert ours["by_phase"].keys() == {"prepare", "generate", "score", "update"}
-        assert min(ours["by_phase"][phase] for phase in ("prepare", "generate", "update")) > 0
-        assert ours["spread"][0] <= ours["seconds"] <= ours["spread"][1]
+        assert ours["steps"] == REHEARSAL.steps
+        assert ours["seconds_by_phase"].keys() == {"prepare", "generate", "score", "update"}
+        assert min(ours["seconds_by_phase"][phase] for phase in ("prepare", "generate", "update")) > 0
+        assert ours["seconds_spread"][0] <= ours["seconds"] <= ours["seconds_spread"][1]
 
 
-def test_every_decoder_is_timed_in_both_precisions(results: Results) -> None:
-    """Catches a decoder left out, and a floor in other units than the times."""
-    rows = results["decode"]["rows"]
-    assert [row["case"] for row in rows] == ["bfloat16", "nf4"]
-    for row in rows:
-        assert {(s["decoder"], s["rows"]) for s in row["speeds"]} == {(d, n) for d in DECODERS for n in (8, 16)}
-        for speed in row["speeds"]:
-            assert speed["floor_ms"] == pytest.approx(speed["bytes_per_step"] / row["bandwidth_gb_per_second"] / 1e6)
-            assert speed["times_floor"] > 1
-            assert speed["tokens_per_second"] == pytest.approx(1e3 * speed["rows"] / speed["ms_per_step"])
-    assert rows[1]["speeds"][0]["bytes_per_step"] < rows[0]["speeds"][0]["bytes_per_step"]
+def test_every_decoder_is_timed_in_every_format(results: Results) -> None:
+    """Catches a decoder left out, a floor in other units than the times, and parts that were not measured."""
+    rows = {row["case"]: row for row in results["decode"]["rows"]}
+    formats = ("nf4, bfloat16", "nf4, float16", "none, bfloat16")
+    assert [*rows] == [f"{f}, {n} rows, {d}" for f in formats for n in (8, 16) for d in ("parts", *DECODERS)]
+    for case, row in rows.items():
+        if case.endswith("parts"):
+            assert row.keys() >= {"linear layers", "head", "sampling", "float64 sum"}
+            assert min(part["ms"] for part in row.values() if isinstance(part, dict)) > 0
+        else:
+            assert row["floor_ms"] == pytest.approx(row["bytes"] / row["bandwidth_gb_per_second"] / 1e6)
+            assert row["tokens_per_second"] == pytest.approx(1e3 * (16 if "16 rows" in case else 8) / row["ms"])
+            assert row["ms"] > row["floor_ms"]
+    assert rows["nf4, bfloat16, 8 rows, graph"]["bytes"] < rows["none, bfloat16, 8 rows, graph"]["bytes"]
 
 
 def test_everything_is_correct_on_a_cpu(results: Results) -> None:
     """Catches a comparison that would cry wolf on a card, or that compares nothing."""
-    tokens, rounding, rollout = results["correct"]["rows"]
-    assert all(row["ok"] for row in (tokens, rounding, rollout))
-    assert tokens["distinct"] > 4
-    assert rounding["bfloat16_naive_to_float32"]["gradient"] > 1e-3
-    assert rollout["after_a_rollout"]["gradient"] == 0
+    growing, graph, *roundings = results["correct"]["rows"]
+    assert growing["ok"] and graph["ok"] and growing["distinct"] > 4
+    for row in roundings:
+        assert (
+            row["ok"]
+            and row["bfloat16_naive_to_float32"]["gradient"] > row["float16_naive_to_float32"]["gradient"] > 1e-4
+        )
 
 
 def test_a_wrong_packed_path_is_found(miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +133,7 @@ def test_a_wrong_packed_path_is_found(miniature: Path, monkeypatch: pytest.Monke
         return plain(policy, replace(rollout, prompts=prompts), shared=shared)
 
     monkeypatch.setattr(Policy, "logprobs", shifted)
-    row = gpu_checks.rounding(str(miniature), "cpu", SMALL)
+    row = gpu_checks.rounding(str(miniature), "cpu", REHEARSAL, "none")
     assert not row["ok"]
 
 
@@ -154,7 +159,7 @@ def test_a_case_that_fails_leaves_the_others(miniature: Path, tmp_path: Path, mo
         yield "good again", lambda: {"value": 2}
 
     monkeypatch.setitem(gpu.PARTS, "correct", cases)
-    run_part(job(miniature, tmp_path))
+    run_part(*part_of(miniature, tmp_path))
     rows = json.loads((tmp_path / "m.json").read_text())["rows"]
     assert [row.get("value") for row in rows] == [1, None, 2]
     assert rows[1]["error"].startswith("RuntimeError: ")
@@ -166,41 +171,45 @@ def test_a_step_that_does_not_fit_is_measured_without_the_limit(monkeypatch: pyt
     def peaks(config: GRPOConfig, limit: float | None) -> dict[str, Any]:
         if limit is not None:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return {"step_gib": 4.5}
+        return {"update_gib": 4.5}
 
     monkeypatch.setattr(gpu_parts, "_peaks", peaks)
     row = memory_of_a_step(GRPOConfig(), 4)
-    assert (row["fits"], row["step_gib"]) == (False, 4.5)
+    assert (row["fits"], row["update_gib"]) == (False, 4.5)
     assert "out of memory" in row["error"]
 
 
 def test_what_cannot_start(tmp_path: Path, miniature: Path) -> None:
     """Catches a traceback where there is no card, and time overdrawn by parts that start too late."""
-    with pytest.raises(UserError, match="choose from memory, time, decode, correct"):
-        run_gpu_bench(tmp_path, device="cpu", parts=("speed",))
+    with pytest.raises(UserError, match="--parts"):
+        bench(["--gpu", "--parts", "speed"])
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="torch sees none here"):
-            run_gpu_bench(tmp_path)
-    run_job(job(miniature, tmp_path), seconds=0, apart=True)
-    assert json.loads((tmp_path / "m.json").read_text())["error"].startswith("not started")
+            run_gpu_bench(tmp_path, ["qwen2-vl-2b"])
+    assert in_own_process(run_part, part_of(miniature, tmp_path), 0).startswith("not started")
+    assert "timed out" in gpu.demo("cpu", 0)["error"]
 
 
 @pytest.mark.slow
 def test_a_part_in_its_own_process(miniature: Path, tmp_path: Path) -> None:
-    """Catches settings lost on the way to the process, and one that dies or hangs and takes the rest with it."""
-    run_job(job(miniature, tmp_path), seconds=300, apart=True)
+    """Catches a process that dies or hangs and takes the rest with it."""
+    assert in_own_process(run_part, part_of(miniature, tmp_path), 300) is None
     record = json.loads((tmp_path / "m.json").read_text())
-    assert [row["ok"] for row in record["rows"]] == [True] * 3
-    assert record["header"]["config"]["steps"] == SMALL.steps
-    assert record["header"]["command"] == "minirft bench --gpu"
-    run_job(replace(job(miniature, tmp_path), device="nowhere"), seconds=300, apart=True)
-    assert all("error" in row for row in json.loads((tmp_path / "m.json").read_text())["rows"])
-    run_job(replace(job(miniature, tmp_path), part="speed"), seconds=300, apart=True)
-    assert json.loads((tmp_path / "m.json").read_text())["error"] == "its process ended with code 1"
+    assert [row["ok"] for row in record["rows"]] == [True] * 4 and record["header"]["config"][
+        "steps"
+    ] == REHEARSAL.steps
+    assert in_own_process(run_part, part_of(miniature, tmp_path, "speed"), 300) == "its process ended with code 1"
     start = time.monotonic()
-    run_job(job(miniature, tmp_path), seconds=1, apart=True)
+    assert in_own_process(run_part, part_of(miniature, tmp_path), 1).startswith("stopped after 1 s")
     assert time.monotonic() - start < 20
-    assert json.loads((tmp_path / "m.json").read_text())["error"].startswith("stopped after 1 s")
+
+
+@pytest.mark.slow
+def test_the_demo_runs_beside_the_parts(tmp_path: Path) -> None:
+    """Catches a demo whose flags or summary have changed."""
+    bench(f"--gpu --device cpu --parts demo --seconds 500 --out {tmp_path}".split())
+    (row,) = json.loads((tmp_path / "demo.json").read_text())["rows"]
+    assert row["case"] == "minirft demo --steps 1" and row["ap50_pooled"].keys() == {"before", "after", "sft"}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A random model of any architecture: it loads, it is sane, and it is written in pieces."""
+"""A random model of any architecture: it loads, it is sane, and it is written tensor by tensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from conftest import SHARED_DATA
 from safetensors.torch import load_file
-from transformers import Qwen2VLConfig
 
 import minirft.cost.random_weights as module
 from minirft import UserError
@@ -26,8 +25,8 @@ from minirft.samples import Sample
 
 @pytest.fixture(scope="module")
 def random(tmp_path_factory: pytest.TempPathFactory, miniature: Path) -> Path:
-    """The miniature's architecture with fresh random weights, in shards of at most 50 kB where tensors allow."""
-    return write_random(tmp_path_factory.mktemp("random"), str(miniature), shard_bytes=50_000)
+    """The miniature's architecture with fresh random weights."""
+    return write_random(tmp_path_factory.mktemp("random"), str(miniature))
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -60,38 +59,29 @@ def test_names_are_those_of_the_published_models() -> None:
     assert "lm_head.weight" not in names
 
 
-def test_shards_are_bounded_and_indexed(random: Path) -> None:
-    """Catches a whole model kept in memory, or a shard that the index does not name."""
-    index = json.loads((random / "model.safetensors.index.json").read_text())
-    shards = {file.name: load_file(file) for file in random.glob("*.safetensors")}
-    assert len(shards) > 3
-    assert {name: file for file, shard in shards.items() for name in shard} == index["weight_map"]
-    for shard in shards.values():
-        assert len(shard) == 1 or sum(weight.nbytes for weight in shard.values()) <= 50_000
-        assert {weight.dtype for weight in shard.values()} == {torch.bfloat16}
-    assert index["metadata"]["total_size"] == sum(w.nbytes for shard in shards.values() for w in shard.values())
-
-
-def test_a_shard_is_written_before_the_next_is_drawn(
-    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_tensor_is_written_before_the_next_is_drawn(
+    random: Path, miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catches a list of all weights: 16.6 GB of memory for 7B."""
+    """Catches a list of all weights, 16.6 GB of memory for 7B, and a file that the index does not name."""
     seen = []
 
-    def watched(config: Qwen2VLConfig, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, weight in random_weights(config, seed):
+    def watched(*settings: object) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in random_weights(*settings):
+            assert weight.dtype == torch.bfloat16
             seen.append(len(list(tmp_path.glob("*.safetensors"))))
             yield name, weight
 
     monkeypatch.setattr(module, "random_weights", watched)
-    write_random(tmp_path, str(miniature), shard_bytes=50_000)
-    assert seen[-1] >= len(list(tmp_path.glob("*.safetensors"))) - 2
+    write_random(tmp_path, str(miniature))
+    assert seen == [*range(len(seen))]
+    places = json.loads((random / "model.safetensors.index.json").read_text())["weight_map"]
+    assert {name: file.name for file in random.glob("*.safetensors") for name in load_file(file)} == places
 
 
 def test_the_seed_decides(random: Path, miniature: Path, tmp_path: Path) -> None:
     """Catches weights drawn from the global generator: two benchmarks would time two models."""
     state = torch.get_rng_state()
-    again, other = (write_random(tmp_path / str(seed), str(miniature), seed, 50_000) for seed in (0, 1))
+    again, other = (write_random(tmp_path / str(seed), str(miniature), seed) for seed in (0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert digests(again) == digests(random)
     assert digests(other) != digests(random)

@@ -1,0 +1,111 @@
+"""Trainers take turns: in each turn every trainer does one step, so a busy machine or card slows all of them alike.
+
+Turn 0 warms up, and its work is counted; the others are timed.  The ratios of a run are therefore more reliable than
+its seconds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from minirft.cost.steps import Ours
+from minirft.cost.trl_step import Trl
+from minirft.cost.work import PHASES, Work, clock, counting, timing
+
+Read = Callable[[], tuple[float, float]]
+Row = dict[str, Any]
+
+
+@dataclass
+class Record:
+    """The measurements of one trainer: its work, and [wall, processor] seconds of each phase of each timed step.
+
+    A trainer that failed has an `error` of one line.
+    """
+
+    work: Work | None = None
+    seconds: list[dict[str, list[float]]] = field(default_factory=list)
+    error: str = ""
+
+
+def take_turns(
+    trainers: Mapping[str, Ours],
+    trl: Trl | None,
+    steps: int,
+    read: Read = clock,
+    counted: bool = True,
+    survive: tuple[type[Exception], ...] = (),
+) -> dict[str, Record]:
+    """Warm up, and time `steps` steps of each trainer.  An error in `survive` ends only the trainer that raises it."""
+    records = {name: Record() for name in [*trainers, *(["trl"] if trl else [])]}
+    done = 0
+
+    def ours(turn: int) -> None:
+        nonlocal done
+        for name in [name for name in trainers if not records[name].error]:
+            try:
+                trainers[name].step(turn, watched(trainers[name], records[name], turn, read, counted))
+            except survive as error:
+                records[name].error = one_line(error)
+        done = turn + 1
+
+    if trl is not None:
+        try:
+            trl.run(lambda turn: watched(trl, records["trl"], turn, read, counted), ours)
+        except survive as error:
+            records["trl"].error = one_line(error)
+    for turn in range(done, steps + 1):
+        ours(turn)
+    return records
+
+
+@contextmanager
+def watched(trainer: Ours | Trl, record: Record, turn: int, read: Read, counted: bool) -> Iterator[None]:
+    """Store the measurements of a turn in the record."""
+    with ExitStack() as stack:
+        if turn:
+            record.seconds.append(stack.enter_context(timing(trainer.marks, read)))
+        elif counted:
+            prompt = (trainer if isinstance(trainer, Ours) else trainer.ours).shape.prompt
+            record.work = stack.enter_context(counting(trainer.core, trainer.image_processor, trainer.marks, prompt))
+        yield
+
+
+def summary(seconds: list[dict[str, list[float]]], processor: bool) -> Row:
+    """Return medians over the timed steps, of `processor` time or of wall time."""
+    by_phase = {phase: [step[phase][processor] for step in seconds] for phase in PHASES}
+    whole = [sum(step) for step in zip(*by_phase.values(), strict=True)]
+    return {
+        "seconds": statistics.median(whole),
+        "seconds_spread": [min(whole), max(whole)],
+        "seconds_by_phase": {phase: statistics.median(spent) for phase, spent in by_phase.items()},
+        "wall_seconds": statistics.median(sum(step[phase][0] for phase in PHASES) for step in seconds),
+        "steps": len(seconds),
+    }
+
+
+def on(device: torch.device) -> Read:
+    """Return a clock that waits for the card before each reading, so that the work that was launched is over."""
+
+    def read() -> tuple[float, float]:
+        synchronise(device)
+        return clock()
+
+    return read
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the card, if `device` is one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def one_line(error: BaseException) -> str:
+    """Format an exception as one line."""
+    return f"{type(error).__name__}: " + " ".join(str(error).split())[:500]

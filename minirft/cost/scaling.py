@@ -138,7 +138,7 @@ def allot(turns: Sequence[float], fixed: float, seconds: float, most: int) -> li
 def measured(request: Request) -> Found:
     """Measure one point: lengths, and for each arm counts and seconds."""
     found = measure(request)
-    tower = vision_flops(architecture(request.model), 4 * found["shape"]["picture_tokens"])
+    tower = vision_flops(architecture(request.model), found["shape"]["picture"])
     kept = ("flops", "vision_passes", "saved_bytes", "seconds", "seconds_spread", "wall_seconds", "steps")
     row = {name: found["shape"][name] for name in ("prompt", "completion", "group", "picture_tokens")}
     for arm in NAMES:

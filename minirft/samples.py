@@ -21,15 +21,16 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from minirft import UserError
+
+if TYPE_CHECKING:  # rewards need no torch
+    from torch import Tensor
 
 Task = Literal["detection", "classification", "grounding", "presence"]
 
@@ -195,12 +196,3 @@ def step_seed(seed: int, step: int) -> int:
     (True, False)
     """
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def pad_rows(rows: list[Tensor], value: float = 0) -> Tensor:
-    """Pad rows of unequal length on the right to one matrix: [(t_1,), ..., (t_B,)] -> (B, max t).
-
-    >>> pad_rows([torch.tensor([1, 2]), torch.tensor([3])], value=-1).tolist()
-    [[1, 2], [3, -1]]
-    """
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

@@ -9,10 +9,10 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from minirft import UserError
-from minirft.commands.flags import Json, Switch, T, named_config, parse_both
+from minirft.commands.flags import Json, Switch, T, named_config, parse_both, parse_config, value_of
 
 if TYPE_CHECKING:
     from minirft.data import Bad
@@ -23,21 +23,22 @@ USAGE = """\
 usage: minirft data inspect CONFIG [--samples N] [--out FILE.png] [--data.field value ...]
        minirft data check CONFIG [--out FILE.jsonl] [--data.field value ...]
        minirft data split CONFIG --shots K [--seed S] [--out FILE.json] [--data.field value ...]
+       minirft data export CONFIG --to verl [--out DIR] [--field value ...]
 
 `minirft data inspect CONFIG --help` lists what it takes."""
 CATEGORIES_SHOWN, BAD_SHOWN = 40, 20
 
 
 def data(args: list[str]) -> None:
-    """Look at data before training: inspect CONFIG counts and draws, check opens all pictures, split writes k shots."""
-    commands = {"inspect": inspect, "check": check, "split": split}
+    """Look at data: inspect CONFIG counts and draws, check opens all, split writes k shots, export writes for verl."""
+    commands = {"inspect": inspect, "check": check, "split": split, "export": export}
     if args and args[0] in commands:
         commands[args[0]](args[1:])
     elif not args or args[0] in ("-h", "--help"):
         print(USAGE)
         raise SystemExit(0)
     else:
-        raise UserError(f"no command data {args[0]}; there are data inspect, data check and data split")
+        raise UserError(f"no command data {args[0]}; there are data {', data '.join(commands)}")
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,34 @@ def split(args: list[str]) -> None:
     write_split(flags.out, samples, flags.overwrite, **origin, seed=seed, negatives=settings.negatives)
     count = len({sample.category for sample in samples})
     print(f"{len(samples)} samples of {count} categories: {flags.out}; train on them with --data.split {flags.out}")
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """`ExportFlags` are the flags of `data export` besides the settings of a run."""
+
+    to: Literal["verl"]
+    """Format: parquet files and a reward for verl."""
+    json: Json = False
+    """Print one JSON object."""
+
+
+def export(args: list[str]) -> None:
+    """Write the samples and the reward of a config for another trainer, into the folder --out."""
+    prog = "minirft data export"
+    config, flags = parse_config(args, ExportFlags("verl"), prog, out=Path("verl"))
+    if value_of("--to", args) is None:
+        raise UserError(f"{prog}: for which trainer? give --to verl")
+    from minirft.runs import export_for_verl
+
+    row = export_for_verl(config, config.out) | {"folder": str(config.out)}
+    if flags.json:
+        print(json.dumps(row))
+        return
+    print("\n".join(f"warning: {warning}" for warning in row["warnings"]), end="\n" if row["warnings"] else "")
+    print(
+        f"{row['train']} samples to train on, {row.get('held_out', 0)} held out: {config.out}; docs/scaling.md goes on"
+    )
 
 
 def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # rewards need no torch
     from torch import Tensor
 
 Task = Literal["detection", "classification", "grounding", "presence"]
+WITH_BOXES = ("detection", "grounding")  # the tasks whose answers hold boxes
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Sample:
             with open_picture(self.image) as opened:
                 return to_rgb(opened, self.upright)
         except FileNotFoundError:
-            raise UserError(f"sample {self.id}: no picture at {self.image}; check data.images") from None
+            raise UserError(f"sample {self.id}: no picture at {self.image}; check the path") from None
         except UNREADABLE as error:
             raise UserError(
                 f"sample {self.id}: {self.image} will not open as a picture ({error}); repair or remove it"

@@ -15,7 +15,6 @@ from minirft import UserError
 from minirft.commands.flags import Json, Switch, T, named_config, parse_both, parse_config, value_of
 
 if TYPE_CHECKING:
-    from minirft.data import Bad
     from minirft.runs import GRPOConfig
     from minirft.samples import Sample
 
@@ -75,7 +74,9 @@ def inspect(args: list[str]) -> None:
         drawn = Screening.of(config.data).sound(subset(samples, flags.samples, config.data.seed))
         flags.out.write_bytes(png(drawing(drawn)))
         summary["drawing"] = str(flags.out)
-    print(json.dumps(summary) if flags.json else report(summary))
+    rows = list(summary["by_category"].items())[:CATEGORIES_SHOWN]
+    width, more = max((len(name) for name, _ in rows), default=0), len(summary["by_category"]) - len(rows)
+    show("inspect", summary, flags.json, rows=rows, width=width, more=more)
 
 
 def _training(config: GRPOConfig) -> list[Sample]:
@@ -101,25 +102,17 @@ class CheckFlags:
 def check(args: list[str]) -> None:
     """Open every picture of a config's data, for training and evaluation, and list the bad ones."""
     config, flags = parse_data(args, CheckFlags(), "minirft data check")
-    from minirft.data import check_all, refusal, too_many, write_bad_samples
+    from minirft.data import check_all, settle, write_bad_samples
 
-    checked = check_all(config.data, progress=sys.stderr.isatty())
-    bad, total = checked.bad, checked.samples + len(checked.bad)
+    screening, samples = check_all(config.data, progress=sys.stderr.isatty())
+    bad = list(screening.findings.bad)
     if flags.out:
         write_bad_samples(flags.out, bad)
-    row = {"samples": checked.samples, "pictures": checked.pictures, "bad": len(bad), "counts": checked.counts}
-    print(json.dumps(row | {"bad_samples": [asdict(one) for one in bad]}) if flags.json else check_report(row, bad))
-    if too_many(len(bad), total, config.data.max_bad):
-        raise UserError(refusal(bad, total, config.data.max_bad))
-
-
-def check_report(row: dict[str, Any], bad: list[Bad]) -> str:
-    """Return the result of a check as text: a summary line, the counts, the first bad rows."""
-    lines = [f"{row['pictures']} pictures opened, {row['samples']} samples can be used, {row['bad']} bad"]
-    lines += [f"  {count} {what}" for what, count in row["counts"].items()]
-    lines += [f"bad: {one}" for one in bad[:BAD_SHOWN]]
-    more = len(bad) - BAD_SHOWN
-    return "\n".join([*lines, *([f"... and {more} more (--out FILE.jsonl lists all)"] if more > 0 else [])])
+    counts = screening.findings.counts
+    row = {"samples": samples, "pictures": len(screening.opened), "bad": len(bad), "counts": counts}
+    row |= {"bad_samples": [asdict(one) for one in bad]}
+    show("check", row, flags.json, bad=bad, shown=BAD_SHOWN)
+    settle(bad, samples, config.data.max_bad)
 
 
 @dataclass(frozen=True)
@@ -173,14 +166,7 @@ def export(args: list[str]) -> None:
         raise UserError(f"{prog}: for which trainer? give --to verl")
     from minirft.runs import export_for_verl
 
-    row = export_for_verl(config, config.out) | {"folder": str(config.out)}
-    if flags.json:
-        print(json.dumps(row))
-        return
-    print("\n".join(f"warning: {warning}" for warning in row["warnings"]), end="\n" if row["warnings"] else "")
-    print(
-        f"{row['train']} samples to train on, {row.get('held_out', 0)} held out: {config.out}; docs/scaling.md goes on"
-    )
+    show("export", export_for_verl(config, config.out) | {"folder": str(config.out)}, flags.json)
 
 
 def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
@@ -190,19 +176,12 @@ def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
     return replace(config, data=settings), flags
 
 
-def report(summary: dict[str, Any]) -> str:
-    """Return the counts as text: a summary line, a table of categories, the warnings."""
-    numbers = {name: summary[name] for name in ("samples", "pictures", "boxes", "categories")}
-    lines = [", ".join(f"{count} {name}" for name, count in numbers.items()) + f", {summary['absent']:.0%} absent"]
-    rows = list(summary["by_category"].items())
-    if rows:
-        width = max(len(name) for name, _ in rows[:CATEGORIES_SHOWN])
-        lines += ["", f"{'category':<{width}}  samples  absent  boxes"]
-        lines += [
-            f"{name:<{width}}  {row['samples']:>7}  {row['absent']:>6}  {row['boxes']:>5}"
-            for name, row in rows[:CATEGORIES_SHOWN]
-        ]
-    if len(rows) > CATEGORIES_SHOWN:
-        lines.append(f"... and {len(rows) - CATEGORIES_SHOWN} more (--json lists all)")
-    lines += ["", *(f"warning: {warning}" for warning in summary["warnings"])] if summary["warnings"] else []
-    return "\n".join([*lines, *(["", f"drawing: {summary['drawing']}"] if "drawing" in summary else [])])
+def show(command: str, found: dict[str, Any], as_json: bool, **more: Any) -> None:
+    """Print the result of a command as one JSON object, or as the text of its template in this folder."""
+    if as_json:
+        print(json.dumps(found))
+        return
+    from jinja2 import Template
+
+    text = Path(__file__).with_name(f"data_{command}.txt.jinja").read_text(encoding="utf-8")
+    print(Template(text, trim_blocks=True).render(found=found, **more).removesuffix("\n"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,9 @@ from minirft.runs.folder import anchored
 from minirft.samples import Sample
 
 MARKS = ("<image>", "<video>", "<audio>")  # verl puts pictures, films and sounds in their places
+FIELDS = ("id", "problem", "category", "asked")  # of a sample, for a reward of your own
 GROUP = 64  # rows that are written together, with their pictures
-REWARD = '''\
-"""The reward of this folder's rows, for verl.
-
-    reward.custom_reward_function.path={folder}/reward.py reward.custom_reward_function.name=compute_score
-"""
-
-from pathlib import Path
-
-from minirft.rewards import to_verl
-
-compute_score = to_verl({task!r}, {reward!r}, {weights!r}, {timeout!r}, Path(__file__).resolve().parent)
-'''
+REWARD = Path(__file__).with_name("verl_reward.txt")
 
 
 def export_for_verl(config: GRPOConfig, folder: Path) -> dict[str, Any]:
@@ -76,7 +66,7 @@ def export_for_verl(config: GRPOConfig, folder: Path) -> dict[str, Any]:
         for part, samples in parts.items():
             _write(folder / f"{part}.parquet", _rows(samples, part, processor, config.max_pixels is not None))
         settings = {"reward": config.reward, "weights": config.reward_weights, "timeout": config.reward_timeout}
-        text = REWARD.format(folder=folder, task=config.data.task, **settings)
+        text = REWARD.read_text(encoding="utf-8").format(folder=folder, task=config.data.task, **settings)
         (folder / "reward.py").write_text(text, encoding="utf-8")
     return {part: len(samples) for part, samples in parts.items()} | {"warnings": warnings}
 
@@ -96,19 +86,13 @@ def _rows(samples: Sequence[Sample], part: str, processor: Processor, resize: bo
         if resize:
             picture = picture.resize(processor.resized(picture.size), Image.Resampling.BICUBIC)
         processor(replace(sample, image=picture))  # refuses a prompt that is too long
+        name = "" if isinstance(sample.image, Image.Image) else str(sample.image)
         yield {
             "data_source": f"minirft/{sample.task}",
             "prompt": [{"role": "user", "content": f"<image>{sample.problem}"}],
-            "images": [{"bytes": _stored(sample, picture), "path": None}],
+            "images": [{"bytes": _stored(sample, picture), "path": name}],
             "reward_model": {"style": "rule", "ground_truth": sample.solution},
-            "extra_info": {
-                "split": part,
-                "index": index,
-                "id": sample.id,
-                "problem": sample.problem,
-                "category": sample.category,
-                "asked": list(sample.asked),
-            },
+            "extra_info": {"split": part, "index": index, **{field: getattr(sample, field) for field in FIELDS}},
         }
 
 
@@ -130,23 +114,13 @@ def _stored(sample: Sample, picture: Image.Image) -> bytes:
 
 def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     """Write rows to a parquet file, `GROUP` at a time, because all pictures may not fit into memory."""
-    import pyarrow as pa
+    import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    text = pa.string()
-    message = pa.struct({"role": text, "content": text})
-    info = {"split": text, "index": pa.int64(), "id": text, "problem": text, "category": text, "asked": pa.list_(text)}
-    schema = pa.schema(
-        {
-            "data_source": text,
-            "prompt": pa.list_(message),
-            "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": text})),
-            "reward_model": pa.struct({"style": text, "ground_truth": text}),
-            "extra_info": pa.struct(info),
-        }
-    )
-    part = path.with_suffix(".part")
-    with ParquetWriter(part, schema) as writer:
-        while group := list(islice(rows, GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema))
+    groups = iter(lambda: list(islice(rows, GROUP)), [])
+    tables = (pyarrow.Table.from_pylist(group) for group in groups)
+    first, part = next(tables), path.with_suffix(".part")
+    with ParquetWriter(part, first.schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
     part.replace(path)

@@ -15,11 +15,17 @@ from minirft.commands.cli import main
 from minirft.data import DataConfig, question_of, training_set
 from minirft.policy import Policy
 from minirft.rewards import prompts
-from minirft.runs.asking import Asking, answer, ask, most_common, parse_answer, sample_of, upright, wording
+from minirft.runs.asking import Answer, Asking, _answers, ask, most_common, parse_answer, sample_of, wording
 from minirft.runs.config import GRPOConfig
 from minirft.samples import Sample
 from minirft.show.answered import drawn_answer
 from minirft.tiny import world
+
+
+def answer(policy: Policy, picture: Path | Image.Image, question: str, how: Asking) -> Answer:
+    """The answer about a picture in memory too."""
+    return _answers(policy, [policy.encode(sample_of(picture, question, how))], how, how.seed)[0].answer
+
 
 KEYS = {"picture", "question", "text", "boxes", "confidence", "label", "failure"}
 
@@ -78,7 +84,7 @@ def test_a_turned_picture_is_turned_upright(tmp_path: Path, orientation: int):
     exif = Image.Exif()
     exif[274] = orientation
     stored.save(tmp_path / "p.png", exif=exif)
-    assert upright(tmp_path / "p.png").tobytes() == shown.tobytes()
+    assert sample_of(tmp_path / "p.png", "cat", Asking()).picture().tobytes() == shown.tobytes()
 
 
 def test_agreement_is_the_share_of_answers_like_the_one_that_stands():
@@ -204,4 +210,4 @@ def test_a_drawing_has_the_box_where_it_is():
 
 def test_a_sample_of_a_question_has_no_truth():
     """A new picture scored as if its truth were known."""
-    assert sample_of(Image.new("RGB", (4, 4)), "a", "cat", Asking("presence")).solution == ""
+    assert sample_of(Image.new("RGB", (4, 4)), "cat", Asking("presence")).solution == ""

@@ -73,6 +73,7 @@ def test_what_verl_reads_is_our_prompt(tmp_path: Path):
     config = replace(TINY, data=own_pictures(tmp_path), max_pixels=LIMIT, eval_samples=0)
     result = export_for_verl(config, tmp_path / "out")
     assert result["train"] == 3 and result["warnings"][0].startswith("no held_out.parquet: training uses every picture")
+    # verl has the model's own limit, a larger one
     ours, free = Policy.load("tiny", max_pixels=LIMIT), Policy.load("tiny", max_pixels=10 * LIMIT)
     samples = training_feed(config)(1)
     by_id = {sample.id: sample for sample in samples}
@@ -80,7 +81,7 @@ def test_what_verl_reads_is_our_prompt(tmp_path: Path):
         messages, picture = as_verl_reads(row)
         sample = by_id[row["extra_info"]["id"]]
         prompt = ours.encode(sample)
-        theirs = free.encode(replace(sample, image=picture, upright=False))  # verl has the model's own limit, a larger one
+        theirs = free.encode(replace(sample, image=picture, upright=False))
         assert (prompt.pixel_values == theirs.pixel_values).all()
         text = free.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         single = text.replace("<|image_pad|>", "<|image_pad|>" * int(prompt.mm_token_type_ids.sum()))

@@ -59,7 +59,7 @@ def picture_row(row: BoxRow, folder: Path, findings: Findings, ids: Iterable[str
         return None
     if turn and header.marked:
         findings.note(UPRIGHT, picture)
-    width, height = header.upright_size if turn else header[:2]
+    width, height = header.upright if turn else header[:2]
     made = {"id": row.image, "file_name": row.image, "picture": picture, "width": width, "height": height}
     return made | {"at": (picture, "")} | ({"turn": header.marked} if turn else {})
 

@@ -144,7 +144,7 @@ def _find(folder: Path, row: Row, findings: Findings) -> tuple[Any, bool] | None
         if header.marked:
             findings.note("pictures marked as turned by a camera, taken as they are stored", source)
         return source, False
-    if header.turned and stored == annotated[::-1]:
+    if annotated == header.upright:
         findings.note(UPRIGHT, source)
         return source, True
     what = (

@@ -126,25 +126,18 @@ def test_a_run_is_asked_in_its_own_words(tmp_path: Path, capsys: pytest.CaptureF
     assert wording("mug", Asking("detection", boxed.data.question)) == question_of(boxed.data)
 
 
-def test_sampled_and_greedy_answers_are_the_policys(tiny_random: Path):
+def test_sampled_and_greedy_answers_are_the_policys(tiny_random: Path, tmp_path: Path):
     """Answers of one picture under the name of the next where one in between will not open."""
     policy, how = Policy.load(tiny_random), Asking("detection", max_completion_length=12, batch=2)
     pictures = [Image.new("RGB", (60, 40), colour) for colour in ("red", "navy", "white")]
     alone = [answer(policy, picture, "cat", how).text for picture in pictures]
     assert len(set(alone)) > 1 or alone[0]  # a random model still writes something
-    names = [f"{n}.png" for n in range(3)]
-    files = dict(zip(names, pictures, strict=True))
-    with pytest.MonkeyPatch.context() as patch:
-
-        def opened(path: Path) -> Image.Image:
-            if path.name not in files:
-                raise UserError(f"{path} will not open")
-            return files[path.name]
-
-        patch.setattr("minirft.runs.asking.upright", opened)
-        asked = [Path(name) for name in (names[0], "bad.png", *names[1:])]
-        found = list(ask(policy, asked, "cat", how))
-        drawn = list(ask(policy, asked[:1], "cat", Asking("detection", samples=3, max_completion_length=12)))
+    asked = [tmp_path / name for name in ("0.png", "bad.png", "1.png", "2.png")]
+    for path, picture in zip((asked[0], *asked[2:]), pictures, strict=True):
+        picture.save(path)
+    asked[1].write_bytes(b"cut off")
+    found = list(ask(policy, asked, "cat", how))
+    drawn = list(ask(policy, asked[:1], "cat", Asking("detection", samples=3, max_completion_length=12)))
     assert [item.answer.text for item in found if item.picture] == alone
     assert [item.answer.picture for item in found] == [str(path) for path in asked]
     assert found[1].picture is None and "will not open" in found[1].answer.failure

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,11 @@ class RowPicture:
 
     def read_bytes(self) -> bytes:
         """Read the bytes of the picture's file, as `Path.read_bytes` does."""
-        return _pictures(self.file)[self.row].as_py()[0]["bytes"]
+        from pyarrow.parquet import ParquetFile
 
-
-@lru_cache(maxsize=4)
-def _pictures(file: Path) -> Any:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_table(file, columns=["images"])["images"]
+        with ParquetFile(self.file) as stored:
+            group, place = divmod(self.row, stored.metadata.row_group(0).num_rows)
+            return stored.read_row_group(group, columns=["images"])["images"][place].as_py()[0]["bytes"]
 
 
 def to_verl(

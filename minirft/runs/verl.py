@@ -66,7 +66,7 @@ def export_for_verl(config: GRPOConfig, folder: Path) -> dict[str, Any]:
         for part, samples in parts.items():
             _write(folder / f"{part}.parquet", _rows(samples, part, processor, config.max_pixels is not None))
         settings = {"reward": config.reward, "weights": config.reward_weights, "timeout": config.reward_timeout}
-        text = REWARD.read_text(encoding="utf-8").format(folder=folder, task=config.data.task, **settings)
+        text = REWARD.read_text(encoding="utf-8").format(folder=folder.as_posix(), task=config.data.task, **settings)
         (folder / "reward.py").write_text(text, encoding="utf-8")
     return {part: len(samples) for part, samples in parts.items()} | {"warnings": warnings}
 
@@ -85,7 +85,7 @@ def _rows(samples: Sequence[Sample], part: str, processor: Processor, resize: bo
         picture = sample.picture()
         if resize:
             picture = picture.resize(processor.resized(picture.size), Image.Resampling.BICUBIC)
-        processor(replace(sample, image=picture))  # refuses a prompt that is too long
+        processor(replace(sample, image=picture, upright=False))  # refuses a prompt that is too long
         name = "" if isinstance(sample.image, Image.Image) else str(sample.image)
         yield {
             "data_source": f"minirft/{sample.task}",

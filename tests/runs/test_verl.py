@@ -166,25 +166,29 @@ def test_the_reward_needs_neither_torch_nor_transformers(tmp_path: Path):
 
 
 OWN = """
+import numpy
+
 def width(completion, sample):
     if completion == "break":
         raise RuntimeError("broken")
-    return {"width": sample.picture().size[0], "asked": len(sample.category), completion: 1.0}
+    return {"mean": numpy.asarray(sample.picture()).mean(), "asked": len(sample.category), completion: 1.0}
 """
 
 
 def test_an_own_reward_gets_its_picture_and_question(tmp_path: Path):
     """A function of a user's file that opens the picture, whose failure must not end the run or change its keys."""
     (tmp_path / "own.py").write_text(OWN)
-    export_for_verl(replace(TINY, reward=f"{tmp_path / 'own.py'}:width"), tmp_path / "out")
+    config = replace(TINY, reward=f"{tmp_path / 'own.py'}:width", prompts_per_step=35)  # 70 rows: two groups of them
+    export_for_verl(config, tmp_path / "out")
     rows = read(tmp_path / "out" / "train.parquet")
     texts = [(text, row) for row in rows for text in ("a", "break")]
     sent = [
         {"text": text, "info": row["extra_info"], "truth": row["reward_model"]["ground_truth"]} for text, row in texts
     ]
     for earned, (text, row) in zip(scores_elsewhere(tmp_path / "out", sent), texts, strict=True):
-        wide = as_verl_reads(row)[1].size[0] + len(row["extra_info"]["category"]) + 1.0
-        assert earned == ({"score": wide, "failed": 0.0} if text == "a" else {"score": 0.0, "failed": 1.0})
+        best = np.asarray(as_verl_reads(row)[1]).mean() + len(row["extra_info"]["category"]) + 1.0
+        score, failed = (best, 0.0) if text == "a" else (0.0, 1.0)
+        assert earned == {"score": pytest.approx(score), "failed": failed}
 
 
 def test_what_cannot_be_right_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -21,17 +21,19 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from minirft import UserError
 
+if TYPE_CHECKING:  # rewards need no torch
+    from torch import Tensor
+
 Task = Literal["detection", "classification", "grounding", "presence"]
+WITH_BOXES = ("detection", "grounding")  # the tasks whose answers hold boxes
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Sample:
             with open_picture(self.image) as opened:
                 return to_rgb(opened, self.upright)
         except FileNotFoundError:
-            raise UserError(f"sample {self.id}: no picture at {self.image}; check data.images") from None
+            raise UserError(f"sample {self.id}: no picture at {self.image}; check the path") from None
         except UNREADABLE as error:
             raise UserError(
                 f"sample {self.id}: {self.image} will not open as a picture ({error}); repair or remove it"
@@ -195,12 +197,3 @@ def step_seed(seed: int, step: int) -> int:
     (True, False)
     """
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def pad_rows(rows: list[Tensor], value: float = 0) -> Tensor:
-    """Pad rows of unequal length on the right to one matrix: [(t_1,), ..., (t_B,)] -> (B, max t).
-
-    >>> pad_rows([torch.tensor([1, 2]), torch.tensor([3])], value=-1).tolist()
-    [[1, 2], [3, -1]]
-    """
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

@@ -66,6 +66,7 @@ RULES = [
     Rule("minirft data inspect CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
     Rule("minirft data check CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
     Rule("minirft data split CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
+    Rule("minirft data export CONFIG", "as it stands, on the fabricated pictures", ("CONFIG", "cats.toml")),
     Rule("minirft experiment all", "the dry run, on fabricated sets", ("DIR", "{root}"), "--processor {miniature}"),
     Rule(
         "minirft experiment grounding",
@@ -270,6 +271,8 @@ def reads(requirements: list[str]) -> None:
     """Check the words behind `pip install`."""
     line = iter(requirements)
     for word in line:
+        if word == "--no-deps":
+            continue
         if word == "-c":
             assert (ROOT / next(line)).is_file()
             continue

@@ -10,7 +10,7 @@ import glob
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -116,7 +116,7 @@ def report_answers(answers: Iterable[Answered], out: Path, as_json: bool) -> int
     """Draw each answer into `out` and print it at once; return the number of pictures that could not be used."""
     failed, used = 0, set[str]()
     for answered in answers:
-        row = answered.answer.row()
+        row = asdict(answered.answer)
         if answered.texts:
             row |= {"agreement": answered.agreement, "texts": list(answered.texts)}
         drawing = None

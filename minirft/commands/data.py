@@ -9,13 +9,12 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from minirft import UserError
-from minirft.commands.flags import Json, Switch, T, named_config, parse_both
+from minirft.commands.flags import Json, Switch, T, named_config, parse_both, parse_config, value_of
 
 if TYPE_CHECKING:
-    from minirft.data import Bad
     from minirft.runs import GRPOConfig
     from minirft.samples import Sample
 
@@ -23,21 +22,22 @@ USAGE = """\
 usage: minirft data inspect CONFIG [--samples N] [--out FILE.png] [--data.field value ...]
        minirft data check CONFIG [--out FILE.jsonl] [--data.field value ...]
        minirft data split CONFIG --shots K [--seed S] [--out FILE.json] [--data.field value ...]
+       minirft data export CONFIG --to verl [--out DIR] [--field value ...]
 
 `minirft data inspect CONFIG --help` lists what it takes."""
 CATEGORIES_SHOWN, BAD_SHOWN = 40, 20
 
 
 def data(args: list[str]) -> None:
-    """Look at data before training: inspect CONFIG counts and draws, check opens all pictures, split writes k shots."""
-    commands = {"inspect": inspect, "check": check, "split": split}
+    """Look at data: inspect CONFIG counts and draws, check opens all, split writes k shots, export writes for verl."""
+    commands = {"inspect": inspect, "check": check, "split": split, "export": export}
     if args and args[0] in commands:
         commands[args[0]](args[1:])
     elif not args or args[0] in ("-h", "--help"):
         print(USAGE)
         raise SystemExit(0)
     else:
-        raise UserError(f"no command data {args[0]}; there are data inspect, data check and data split")
+        raise UserError(f"no command data {args[0]}; there are data {', data '.join(commands)}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def inspect(args: list[str]) -> None:
         drawn = Screening.of(config.data).sound(subset(samples, flags.samples, config.data.seed))
         flags.out.write_bytes(png(drawing(drawn)))
         summary["drawing"] = str(flags.out)
-    print(json.dumps(summary) if flags.json else report(summary))
+    rows = list(summary["by_category"].items())[:CATEGORIES_SHOWN]
+    width, more = max((len(name) for name, _ in rows), default=0), len(summary["by_category"]) - len(rows)
+    show("inspect", summary, flags.json, rows=rows, width=width, more=more)
 
 
 def _training(config: GRPOConfig) -> list[Sample]:
@@ -100,25 +102,17 @@ class CheckFlags:
 def check(args: list[str]) -> None:
     """Open every picture of a config's data, for training and evaluation, and list the bad ones."""
     config, flags = parse_data(args, CheckFlags(), "minirft data check")
-    from minirft.data import check_all, refusal, too_many, write_bad_samples
+    from minirft.data import check_all, settle, write_bad_samples
 
-    checked = check_all(config.data, progress=sys.stderr.isatty())
-    bad, total = checked.bad, checked.samples + len(checked.bad)
+    screening, samples = check_all(config.data, progress=sys.stderr.isatty())
+    bad = list(screening.findings.bad)
     if flags.out:
         write_bad_samples(flags.out, bad)
-    row = {"samples": checked.samples, "pictures": checked.pictures, "bad": len(bad), "counts": checked.counts}
-    print(json.dumps(row | {"bad_samples": [asdict(one) for one in bad]}) if flags.json else check_report(row, bad))
-    if too_many(len(bad), total, config.data.max_bad):
-        raise UserError(refusal(bad, total, config.data.max_bad))
-
-
-def check_report(row: dict[str, Any], bad: list[Bad]) -> str:
-    """Return the result of a check as text: a summary line, the counts, the first bad rows."""
-    lines = [f"{row['pictures']} pictures opened, {row['samples']} samples can be used, {row['bad']} bad"]
-    lines += [f"  {count} {what}" for what, count in row["counts"].items()]
-    lines += [f"bad: {one}" for one in bad[:BAD_SHOWN]]
-    more = len(bad) - BAD_SHOWN
-    return "\n".join([*lines, *([f"... and {more} more (--out FILE.jsonl lists all)"] if more > 0 else [])])
+    counts = screening.findings.counts
+    row = {"samples": samples, "pictures": len(screening.opened), "bad": len(bad), "counts": counts}
+    row |= {"bad_samples": [asdict(one) for one in bad]}
+    show("check", row, flags.json, bad=bad, shown=BAD_SHOWN)
+    settle(bad, samples, config.data.max_bad)
 
 
 @dataclass(frozen=True)
@@ -154,6 +148,27 @@ def split(args: list[str]) -> None:
     print(f"{len(samples)} samples of {count} categories: {flags.out}; train on them with --data.split {flags.out}")
 
 
+@dataclass(frozen=True)
+class ExportFlags:
+    """`ExportFlags` are the flags of `data export` besides the settings of a run."""
+
+    to: Literal["verl"]
+    """Format: parquet files and a reward for verl."""
+    json: Json = False
+    """Print one JSON object."""
+
+
+def export(args: list[str]) -> None:
+    """Write the samples and the reward of a config for another trainer, into the folder --out."""
+    prog = "minirft data export"
+    config, flags = parse_config(args, ExportFlags("verl"), prog, out=Path("verl"))
+    if value_of("--to", args) is None:
+        raise UserError(f"{prog}: for which trainer? give --to verl")
+    from minirft.runs import export_for_verl
+
+    show("export", export_for_verl(config, config.out) | {"folder": str(config.out)}, flags.json)
+
+
 def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
     """Parse `CONFIG [--data.field value ...]`; return the settings and the other flags."""
     config, rest = named_config(args, prog)
@@ -161,19 +176,12 @@ def parse_data(args: list[str], flags: T, prog: str) -> tuple[GRPOConfig, T]:
     return replace(config, data=settings), flags
 
 
-def report(summary: dict[str, Any]) -> str:
-    """Return the counts as text: a summary line, a table of categories, the warnings."""
-    numbers = {name: summary[name] for name in ("samples", "pictures", "boxes", "categories")}
-    lines = [", ".join(f"{count} {name}" for name, count in numbers.items()) + f", {summary['absent']:.0%} absent"]
-    rows = list(summary["by_category"].items())
-    if rows:
-        width = max(len(name) for name, _ in rows[:CATEGORIES_SHOWN])
-        lines += ["", f"{'category':<{width}}  samples  absent  boxes"]
-        lines += [
-            f"{name:<{width}}  {row['samples']:>7}  {row['absent']:>6}  {row['boxes']:>5}"
-            for name, row in rows[:CATEGORIES_SHOWN]
-        ]
-    if len(rows) > CATEGORIES_SHOWN:
-        lines.append(f"... and {len(rows) - CATEGORIES_SHOWN} more (--json lists all)")
-    lines += ["", *(f"warning: {warning}" for warning in summary["warnings"])] if summary["warnings"] else []
-    return "\n".join([*lines, *(["", f"drawing: {summary['drawing']}"] if "drawing" in summary else [])])
+def show(command: str, found: dict[str, Any], as_json: bool, **more: Any) -> None:
+    """Print the result of a command as one JSON object, or as the text of its template in this folder."""
+    if as_json:
+        print(json.dumps(found))
+        return
+    from jinja2 import Template
+
+    text = Path(__file__).with_name(f"data_{command}.txt.jinja").read_text(encoding="utf-8")
+    print(Template(text, trim_blocks=True).render(found=found, **more).removesuffix("\n"))

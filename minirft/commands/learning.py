@@ -268,10 +268,10 @@ def export(args: list[str]) -> None:
     quieten_libraries()
     from minirft.runs import export_run
 
-    exported = export_run(flags.run, flags.to, flags.out or flags.run / flags.to, flags.dtype)
-    for note in exported.notes:
+    folder = flags.out or flags.run / flags.to
+    for note in export_run(flags.run, flags.to, folder, flags.dtype):
         print(f"minirft: {note}", file=sys.stderr)
-    print(exported.folder)
+    print(folder)
 
 
 def kept(folder: Path) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from minirft import UserError
 from minirft.data.checks import find_picture, usable
-from minirft.data.findings import Findings
+from minirft.data.findings import UPRIGHT, Findings
 from minirft.data.tables import Row, Tables, make_tables
 from minirft.rewards import MODEL, convert, pixels
 from minirft.samples import Frame
@@ -57,7 +57,9 @@ def picture_row(row: BoxRow, folder: Path, findings: Findings, ids: Iterable[str
     header = picture and usable(findings, picture, f"{row.at[0]} names it", ids)
     if not header:
         return None
-    width, height = header.upright_size if turn else header[:2]
+    if turn and header.marked:
+        findings.note(UPRIGHT, picture)
+    width, height = header.upright if turn else header[:2]
     made = {"id": row.image, "file_name": row.image, "picture": picture, "width": width, "height": height}
     return made | {"at": (picture, "")} | ({"turn": header.marked} if turn else {})
 

@@ -12,28 +12,19 @@ from typing import Any, NamedTuple
 
 from minirft import UserError
 from minirft.data.findings import Findings, report
-from minirft.pictures import ASPECT, MARKED, TURNED, UNREADABLE, kind_of_file, open_picture, orientation
+from minirft.pictures import ASPECT, MARKED, UNREADABLE, kind_of_file, open_picture, orientation, size_of
 
 Place = tuple[Any, str]  # a file and a row in it, as in `Findings`
 JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files that Windows and macOS create beside pictures
 
 
 class Header(NamedTuple):
-    """A `Header` holds the stored size of a picture in pixels, and whether its EXIF orientation rotates it.
-
-    >>> Header(640, 480, turned=True, marked=True).upright_size
-    (480, 640)
-    """
+    """A `Header` holds the size of a picture in pixels, as stored and after its EXIF rotation."""
 
     width: int
     height: int
-    turned: bool  # by 90 or 270 degrees, so the upright picture is `height` pixels wide
+    upright: tuple[int, int]  # width and height
     marked: bool  # rotated in any way, or mirrored
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        """Return width and height after the EXIF orientation is applied."""
-        return (self.height, self.width) if self.turned else (self.width, self.height)
 
 
 def read_header(source: Any, where: str = "check data.images") -> Header:
@@ -45,17 +36,17 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
     """
     try:
         with open_picture(source) as picture:
-            (width, height), mark = picture.size, orientation(picture)
+            header = Header(*picture.size, size_of(picture, upright=True), orientation(picture) in MARKED)
     except FileNotFoundError:
         raise UserError(f"no picture at {source}; {where}") from None
     except UNREADABLE as error:
         raise UserError(f"{source} {will_not_open(source, error)}") from None
-    if max(width, height) > ASPECT * min(width, height):
+    if max(header[:2]) > ASPECT * min(header[:2]):
         raise UserError(
-            f"{source} is {width} x {height} pixels: a side over {ASPECT} times the other (its aspect ratio), which "
-            f"Qwen2-VL's processor refuses; crop or remove it"
+            f"{source} is {header.width} x {header.height} pixels: a side over {ASPECT} times the other (its aspect "
+            f"ratio), which Qwen2-VL's processor refuses; crop or remove it"
         )
-    return Header(width, height, mark in TURNED, mark in MARKED)
+    return header
 
 
 def will_not_open(source: Any, error: Exception) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 
 from minirft import UserError
 from minirft.data.checks import choose, find_picture, usable
-from minirft.data.findings import Findings
+from minirft.data.findings import UPRIGHT, Findings
 from minirft.data.lvis import listed
 from minirft.data.questions import question as ask
 from minirft.data.settings import DataConfig
@@ -144,8 +144,8 @@ def _find(folder: Path, row: Row, findings: Findings) -> tuple[Any, bool] | None
         if header.marked:
             findings.note("pictures marked as turned by a camera, taken as they are stored", source)
         return source, False
-    if header.turned and stored == annotated[::-1]:
-        findings.note("pictures turned upright, as their annotations are", source)
+    if annotated == header.upright:
+        findings.note(UPRIGHT, source)
         return source, True
     what = (
         f"is {stored[0]} x {stored[1]} pixels, its annotations are for {annotated[0]} x {annotated[1]}: every box "

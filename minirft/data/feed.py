@@ -1,13 +1,14 @@
 """This module chooses the samples of a step, as a pure function of the configuration and the step.
 
-No state is kept between steps, so step 41 gets the same samples in a resumed run.
+No state is kept between steps, so step 41 gets the same samples in a resumed run.  The configuration is a `GRPOConfig`,
+or any object with its fields `data`, `seed`, `prompts_per_step` and `eval_samples`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,20 +24,7 @@ from minirft.samples import Sample, step_seed
 Feed = Callable[[int], list[Sample]]  # step -> P samples
 
 
-class FeedSettings(Protocol):
-    """The protocol lists the settings that this module needs; `GRPOConfig` has all of them."""
-
-    @property
-    def data(self) -> DataConfig: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def prompts_per_step(self) -> int: ...
-    @property
-    def eval_samples(self) -> int: ...
-
-
-def training_feed(config: FeedSettings, screening: Screening | None = None) -> Feed:
+def training_feed(config: Any, screening: Screening | None = None) -> Feed:
     """Return the function that gives the P training samples of a step; `screening` is as in `training_set`.
 
     Raises `UserError` when there are none.
@@ -75,7 +63,7 @@ def _drawn(data: DataConfig, screening: Screening) -> list[Sample]:
     return redraw(lambda bad: k_shot(every, data.shots, data.seed, data.negatives, bad), every, screening)
 
 
-def validation(config: FeedSettings, screening: Screening | None = None) -> list[Sample]:
+def validation(config: Any, screening: Screening | None = None) -> list[Sample]:
     """Return the samples for the evaluations during training, at most `config.eval_samples`.
 
     The tiny world draws them from a separate stream, so that settings chosen by these curves are not chosen by the
@@ -86,7 +74,7 @@ def validation(config: FeedSettings, screening: Screening | None = None) -> list
     return held_out(config, screening)
 
 
-def held_out(config: FeedSettings, screening: Screening | None = None) -> list[Sample]:
+def held_out(config: Any, screening: Screening | None = None) -> list[Sample]:
     """Return the test samples, at most `config.eval_samples`.
 
     If the settings name no evaluation data, these are the pictures that are not trained on; a copy of a training
@@ -117,7 +105,7 @@ def held_out(config: FeedSettings, screening: Screening | None = None) -> list[S
     return sound
 
 
-def _held_out_of_tiny(config: FeedSettings, stream: str) -> list[Sample]:
+def _held_out_of_tiny(config: Any, stream: str) -> list[Sample]:
     from minirft.tiny import world
 
     data = evaluation_data(config.data)

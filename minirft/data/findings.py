@@ -16,7 +16,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from minirft import UserError, as_user_error
 log = logging.getLogger(__name__)
 OnBad = Literal["skip", "stop"]
 BAD_SAMPLES = "bad_samples.jsonl"
+UPRIGHT = "pictures turned upright, as their annotations are"  # what is noted about them
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,6 @@ class Findings:
         """Return whether the sample was left out."""
         return sample_id in self._lost or f"{sample_id.split(':', 1)[0]}:" in self._lost
 
-    def settle(self, kept: int) -> None:
-        """Raise `UserError` if more was lost than `max_bad` allows; `kept` is the number of usable samples."""
-        if self.bad and (not kept or too_many(len(self.bad), kept + len(self.bad), self.max_bad)):
-            raise UserError(refusal(list(self.bad), kept + len(self.bad), self.max_bad))
-
     def report_counts(self) -> None:
         """Report what was counted, each kind once with its first place, and how much was lost."""
         for what, count in self.counts.items():
@@ -115,23 +111,25 @@ class Findings:
         self._lost |= other._lost
 
 
-def too_many(bad: int, total: int, max_bad: float) -> bool:
-    """Return whether `bad` of `total` exceed the share `max_bad`; a single one never does, unless the share is 0.
+def settle(bad: Sequence[Bad], kept: int, max_bad: float) -> None:
+    """Raise `UserError` if the `bad` exceed the share `max_bad` of all, or if none is `kept`.
 
-    >>> too_many(1, 4, 0.05), too_many(2, 4, 0.05), too_many(1, 1000, 0.0)
-    (False, True, True)
+    A single one never exceeds it, unless the share is 0.
+
+    >>> settle([Bad("a.json", "row 1", "has no bbox")], 3, 0.05)
+    >>> settle([Bad("a.json", "row 1", "has no bbox")], 999, 0.0)
+    Traceback (most recent call last):
+    minirft.UserError: 1 of 1000 samples cannot be used, and data.max_bad = 0 allows 0; the first: a.json: row 1 has \
+no bbox; `minirft data check CONFIG` lists all of them
     """
-    return bad > (max(1, max_bad * total) if max_bad else 0)
-
-
-def refusal(bad: list[Bad], total: int, max_bad: float) -> str:
-    """Return the error message of a run that stops because of bad data."""
-    first, allowed = str(bad[0]).rstrip("."), int(max(1, max_bad * total)) if max_bad else 0
-    limit = f", and data.max_bad = {max_bad:g} allows {allowed}" if len(bad) > allowed else ""
-    return (
-        f"{len(bad)} of {total} samples cannot be used{limit}; the first: {first}; "
-        f"`minirft data check CONFIG` lists all of them"
-    )
+    total = kept + len(bad)
+    allowed = int(max(1, max_bad * total)) if max_bad else 0
+    if len(bad) > allowed or (bad and not kept):
+        limit = f", and data.max_bad = {max_bad:g} allows {allowed}" if len(bad) > allowed else ""
+        raise UserError(
+            f"{len(bad)} of {total} samples cannot be used{limit}; the first: {str(bad[0]).rstrip('.')}; "
+            f"`minirft data check CONFIG` lists all of them"
+        )
 
 
 _reported: set[str] = set()

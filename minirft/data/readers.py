@@ -9,7 +9,7 @@ from pathlib import Path
 from minirft import UserError
 from minirft.data.coco import samples_of_tables
 from minirft.data.conversations import jsonl_tables, load_grounding
-from minirft.data.findings import Findings
+from minirft.data.findings import Findings, settle
 from minirft.data.fine_grained import load_fine_grained
 from minirft.data.folder import load_folder, parts_of_folder
 from minirft.data.hub import hub_samples, hub_tables, parts_of_set
@@ -61,7 +61,7 @@ def candidates(
     """
     own = Findings(data.on_bad, data.max_bad)
     samples = read_part(data, part, own, only, prefix)
-    own.settle(len(samples))
+    settle(list(own.bad), len(samples), data.max_bad)
     if findings is None:
         own.report_counts()
     else:  # the owner of `findings` reports them

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
-from minirft import UserError
 from minirft.data.checks import will_not_open
-from minirft.data.findings import BAD_SAMPLES, Bad, Findings, OnBad, refusal, too_many, write_bad_samples, write_whole
+from minirft.data.findings import BAD_SAMPLES, Bad, Findings, OnBad, settle, write_bad_samples, write_whole
 from minirft.data.settings import DataConfig, evaluation_data
 from minirft.pictures import UNREADABLE, habits, open_picture, to_rgb
 from minirft.samples import Sample
@@ -74,8 +73,7 @@ class Screening:
     def settle(self) -> None:
         """Raise `UserError` if more pictures are bad than `max_bad` allows; report the counts otherwise."""
         bad = [Bad(name, "", reason) for name, reason in self.opened.items() if reason]
-        if too_many(len(bad), len(self.opened), self.findings.max_bad):
-            raise UserError(refusal(bad, len(self.opened), self.findings.max_bad))
+        settle(bad, len(self.opened) - len(bad), self.findings.max_bad)
         self.findings.report_counts()
 
     def row(self) -> dict[str, Any]:
@@ -100,18 +98,11 @@ class Screening:
                 self.findings.note(what, name)
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A `Checked` is the result of `check_all`: numbers of usable samples and opened pictures, bad rows, and counts."""
+def check_all(data: DataConfig, progress: bool = False) -> tuple[Screening, int]:
+    """Read every part of the data for training and evaluation and open every picture, even if many are bad.
 
-    samples: int
-    pictures: int
-    bad: list[Bad]
-    counts: dict[str, int]
-
-
-def check_all(data: DataConfig, progress: bool = False) -> Checked:
-    """Read every part of the data for training and evaluation and open every picture, even if many are bad."""
+    Return the screening with all findings, and the number of samples that can be used.
+    """
     from minirft.data.readers import candidates
 
     screening, kept = Screening("skip", 1.0, progress=progress), 0
@@ -119,7 +110,7 @@ def check_all(data: DataConfig, progress: bool = False) -> Checked:
     for settings, part, prefix in _places(lenient):
         samples = candidates(settings, part, prefix=prefix, findings=screening.findings)
         kept += len(screening.sound(samples))
-    return Checked(kept, len(screening.opened), list(screening.findings.bad), screening.findings.counts)
+    return screening, kept
 
 
 def _places(data: DataConfig) -> list[tuple[DataConfig, str, str]]:
@@ -160,7 +151,7 @@ def redraw(draw: Callable[[set[str]], list[Sample]], every: list[Sample], screen
     while True:
         drawn = draw(without)
         if not drawn:
-            raise UserError(refusal(list(screening.findings.bad), len(every), screening.findings.max_bad))
+            settle(list(screening.findings.bad), 0, screening.findings.max_bad)
         if len(screening.sound(drawn)) == len(drawn):
             screening.settle()
             return drawn

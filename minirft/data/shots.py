@@ -7,7 +7,6 @@ seed the 1-shot pictures are among the 2-shot pictures, so more shots only add p
 from __future__ import annotations
 
 import json
-import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -17,12 +16,10 @@ from typing import Any
 import numpy as np
 
 from minirft import UserError, as_user_error
-from minirft.data.findings import Findings
+from minirft.data.findings import Findings, report
 from minirft.data.identity import picture_keys
 from minirft.rewards import Detections, parse_solution
 from minirft.samples import Sample
-
-log = logging.getLogger(__name__)
 
 
 def k_shot(
@@ -51,7 +48,7 @@ def k_shot(
     shots = {category: _draw(category, names, k, seed, pictures, without) for category, names in shown.items()}
     short = [f"{category} has {len(names)}" for category, names in shots.items() if len(names) < k]
     if short:
-        log.warning("fewer than %d shots, so all are taken: %s", k, ", ".join(short))
+        report(f"fewer than {k} shots, so all are taken: {', '.join(short)}")
     drawn = [name for names in shots.values() for name in names]
     absent = [sample.id for sample in samples if not is_present(sample)]
     kept = {*drawn, *_draw("", absent, round(len(drawn) * negatives / (1 - negatives)), seed, {}, without)}

@@ -62,14 +62,13 @@ def _rows(source: Path) -> tuple[Iterator[CsvRow], list[str]]:
     """Return the rows, and the names of the columns in lower case."""
     text = read_text(source, "set data.annotations to a CSV file")
     first = text.partition("\n")[0]
-    reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
-    columns = [name.strip().lower() for name in next(reader, [])]
+    reader = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count), restval="")
+    reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or []]
     picture, label = _column(source, columns, PICTURE), _column(source, columns, LABEL)
 
     def rows() -> Iterator[CsvRow]:
-        for row in filter(None, reader):
-            named = dict(zip(columns, row + [""] * len(columns), strict=False))
-            yield f"line {reader.line_num}", named[picture].strip(), " ".join(named[label].split()), named
+        for row in reader:
+            yield f"line {reader.line_num}", row[picture].strip(), " ".join(row[label].split()), row
 
     return rows(), columns
 

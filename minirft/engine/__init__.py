@@ -25,7 +25,15 @@ if TYPE_CHECKING:
         resolve,
         tidy_after_quantising,
     )
-    from minirft.engine.logprobs import Rows, gather_logprobs, naive_logits, passes, rollout_logprobs, token_logprobs
+    from minirft.engine.logprobs import (
+        Rows,
+        gather_logprobs,
+        naive_logits,
+        pad_rows,
+        passes,
+        rollout_logprobs,
+        token_logprobs,
+    )
     from minirft.engine.model import LossScale, Model
     from minirft.engine.offload import keep_in_host_memory
     from minirft.engine.processor import FeatureCache, Processor, PromptCache, load_processor

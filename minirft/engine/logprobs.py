@@ -44,7 +44,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minirft.engine.layers import Spans
 from minirft.engine.model import Model
-from minirft.samples import Prompt, Rollout, pad_rows
+from minirft.samples import Prompt, Rollout
 
 
 def passes(rollout: Rollout, rows_per_pass: int | None = None, rows: Sequence[int] | None = None) -> list[list[int]]:
@@ -211,3 +211,12 @@ def _entropy(logits: Tensor, log_total: Tensor) -> Tensor:
     """Compute -Σ π log π = log Σ exp z - Σ π z, (N, V) -> (N,); a banned token adds 0, not 0 * inf."""
     probabilities = (logits - log_total[:, None]).exp_()
     return log_total - (probabilities * logits.masked_fill(logits.isinf(), 0.0)).sum(-1)
+
+
+def pad_rows(rows: list[Tensor], value: float = 0) -> Tensor:
+    """Pad rows of unequal length on the right to one matrix: [(t_1,), ..., (t_B,)] -> (B, max t).
+
+    >>> pad_rows([torch.tensor([1, 2]), torch.tensor([3])], value=-1).tolist()
+    [[1, 2], [3, -1]]
+    """
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

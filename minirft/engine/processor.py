@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 
 from minirft import UserError, as_user_error
 from minirft.engine.versions import Qwen2VLImageProcessorPil, smart_resize
-from minirft.samples import Prompt, Sample
+from minirft.samples import WITH_BOXES, Prompt, Sample
 
 PICTURE_TOKEN = "<|image_pad|>"
 T = TypeVar("T")
@@ -100,9 +100,9 @@ class Processor:
         return problem, self._rescale(sample.solution, sample, resized, written=True)
 
     def _rescale(self, text: str, sample: Sample, pixels: tuple[int, int], written: bool) -> str:
-        from minirft.engine.families.pixel_boxes import TASKS, THOUSAND, rescale  # here: few models need it
+        from minirft.engine.families.pixel_boxes import THOUSAND, rescale  # here: few models need it
 
-        if self.asked is None or sample.task not in TASKS:
+        if self.asked is None or sample.task not in WITH_BOXES:
             return text
         return rescale(text, THOUSAND, pixels) if written else rescale(text, pixels, THOUSAND)
 

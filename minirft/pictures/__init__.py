@@ -9,7 +9,6 @@ if TYPE_CHECKING:
         ASPECT,
         MARKED,
         SUFFIXES,
-        TURNED,
         UNREADABLE,
         habits,
         kind_of_file,

@@ -1,6 +1,7 @@
 """The frame check finds the coordinate frame of a model's answers: thousandths, pixels, 0 to 1, or swapped axes.
 
-The prompts require thousandths of the picture.  A model that answers in pixels earns 0, and the log shows no reason.
+The prompts require thousandths of the picture (of Qwen2.5-VL: pixels of the resized picture).  A model that answers
+in another frame earns 0, and the log shows no reason.
 So each answer is interpreted in each of five frames, its boxes may lie anywhere, and they are compared with the true
 boxes:
 
@@ -30,7 +31,8 @@ from minirft.rewards.boxes import MODEL, Array, convert, pixels
 from minirft.rewards.detection import iou, match_hungarian
 from minirft.samples import Frame, Sample
 
-OTHERS = {
+NAMES = {
+    "model": "thousandths",
     "pixels": "pixels of the picture",
     "resized": "pixels of the picture as it was resized for the model",
     "unit": "shares of width and height from 0 to 1",
@@ -48,14 +50,15 @@ Size = tuple[float, float]  # width, height
 class Fits:
     """`Fits` holds how well each frame fits a batch of answers.
 
-    `frame` is the clearly best frame, or else "model".  `mean` is each frame's mean fit over `answers` answers;
-    `better` counts the answers that the frame fits better than the model's frame.
+    `frame` is the clearly best frame, or else `home`.  `mean` is each frame's mean fit over `answers` answers;
+    `better` counts the answers that the frame fits better than `home`.
     """
 
     frame: str
     mean: dict[str, float]
     better: dict[str, int]
     answers: int
+    home: str = "model"  # the frame that the prompts require
 
     @property
     def warning(self) -> str | None:
@@ -65,33 +68,40 @@ class Fits:
         '9 of 10 answers fit better as shares of width and height from 0 to 1 (mean IoU 0.62, as thousandths 0.01): \
 answers must be 0 to 1000 of width and height, x first; check the prompt, and the model'
         """
-        if self.frame == "model":
+        if self.frame == self.home:
             return None
+        wanted = "0 to 1000 of width and height" if self.home == "model" else NAMES[self.home]
         return (
-            f"{self.better[self.frame]} of {self.answers} answers fit better as {OTHERS[self.frame]} "
-            f"(mean IoU {self.mean[self.frame]:.2f}, as thousandths {self.mean['model']:.2f}): "
-            f"answers must be 0 to 1000 of width and height, x first; check the prompt, and the model"
+            f"{self.better[self.frame]} of {self.answers} answers fit better as {NAMES[self.frame]} "
+            f"(mean IoU {self.mean[self.frame]:.2f}, as {NAMES[self.home]} {self.mean[self.home]:.2f}): "
+            f"answers must be {wanted}, x first; check the prompt, and the model"
         )
 
 
 def check_frames(
-    texts: Sequence[str], samples: Sequence[Sample], resize: Callable[[tuple[int, int]], Size] | None = None
+    texts: Sequence[str],
+    samples: Sequence[Sample],
+    resize: Callable[[tuple[int, int]], Size] | None = None,
+    rescaled: bool = False,
 ) -> Fits:
     """Find the frame of a batch of completions, one sample for each text.
 
-    `resize` maps the size of a picture to the size that the model gets.  Answers without boxes, and those about
-    an absent category, carry no information and are left out.  Only the headers of pictures are read.
+    `resize` maps the size of a picture to the size that the model gets.  `rescaled` texts are of a model that answers
+    in pixels of this size; they were converted to thousandths, and are converted back here.  Answers without boxes,
+    and those about an absent category, carry no information and are left out.  Only the headers of pictures are read.
     """
     answers = []
     for text, sample in zip(texts, samples, strict=True):
         found, truth = boxes_anywhere(text), true_boxes(sample)
         if len(found) and len(truth):
             size = displayed_size(sample)
-            answers.append((found, truth, size, resize(size) if resize else None))
-    return judge(answers)
+            resized = resize(size) if resize else None
+            found = convert(found, MODEL, pixels(*resized)) if rescaled and resized else found
+            answers.append((found, truth, size, resized))
+    return judge(answers, "resized" if rescaled else "model")
 
 
-def judge(answers: Iterable[tuple[Array, Array, Size, Size | None]]) -> Fits:
+def judge(answers: Iterable[tuple[Array, Array, Size, Size | None]], home: str = "model") -> Fits:
     """Judge answers: (predicted (N, 4) in an unknown frame, true (M, 4) in the model's, size, resized size or None).
 
     >>> true = np.array([[100.0, 200, 300, 600]])
@@ -102,12 +112,12 @@ def judge(answers: Iterable[tuple[Array, Array, Size, Size | None]]) -> Fits:
         {name: _fit(boxes, truth) for name, boxes in _in_each_frame(found, size, resized).items()}
         for found, truth, size, resized in answers
     ]
-    names = ["model", *(name for name in OTHERS if any(name in fit for fit in fits))]
+    names = [home, *(name for name in NAMES if name != home and any(name in fit for fit in fits))]
     mean = {name: float(np.mean([fit.get(name, 0.0) for fit in fits])) if fits else 0.0 for name in names}
-    better = {name: sum(fit.get(name, 0.0) > fit["model"] + 1e-9 for fit in fits) for name in names[1:]}
+    better = {name: sum(fit.get(name, 0.0) > fit[home] + 1e-9 for fit in fits) for name in names[1:]}
     best = max(names, key=mean.__getitem__)
-    clear = len(fits) >= MIN_ANSWERS and mean[best] >= mean["model"] + MARGIN
-    return Fits(best if clear else "model", mean, better, len(fits))
+    clear = len(fits) >= MIN_ANSWERS and mean[best] >= mean[home] + MARGIN
+    return Fits(best if clear else home, mean, better, len(fits), home)
 
 
 def boxes_anywhere(text: str) -> Array:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
+from textwrap import shorten
 from types import FrameType, ModuleType
 from typing import Any, get_args
 
@@ -161,7 +162,7 @@ def described(error: BaseException, file: str) -> str:
     """Describe an exception in one line, with the line of the user's `file` that raised it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     place = f"{Path(frames[-1].filename).name} line {frames[-1].lineno}: " if frames else ""
-    return f"{place}{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
+    return f"{place}{type(error).__name__}: {shorten(str(error), 300, placeholder=' ...')}".rstrip(": ")
 
 
 def _module(path: Path) -> ModuleType:

@@ -11,56 +11,16 @@ is in the picture, but its text was not released.
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from minirft.rewards.boxes import MODEL
 
-_DETECTION = """\
-Detect all objects belonging to the category '{category}' in the image, and provide the bounding boxes \
-(between 0 and 1000, integer) and confidence (between 0 and 1, with two decimal places).
-If no object belonging to the category '{category}' in the image, return 'No Objects'.
-Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.\
-The output answer format should be as follows:
-<think> ... </think> <answer>[{{'Position': [x1, y1, x2, y2], 'Confidence': number}}, ...]</answer>
-Please strictly follow the format."""
-
-_TOGETHER = """\
-Detect all objects belonging to the categories {categories} in the image, and provide the bounding boxes \
-(between 0 and 1000, integer), the category and the confidence (between 0 and 1, with two decimal places).
-If no object belonging to these categories is in the image, return 'No Objects'.
-Output the thinking process in <think> </think> and final answer in <answer> </answer> tags. \
-The output answer format should be as follows:
-<think> ... </think> <answer>[{{'Position': [x1, y1, x2, y2], 'Label': 'name', 'Confidence': number}}, ...]</answer>
-Please strictly follow the format."""
-
-_CLASSIFICATION = """\
-This is an image containing {a} {noun}. Please identify the {attribute} of the {noun} based on the image.
-Output the thinking process in <think> </think> and final answer in <answer> </answer> tags.\
-The output answer format should be as follows:
-<think> ... </think> <answer>species name</answer>
-Please strictly follow the format."""
-
-_GROUNDING = """\
-Output the bounding box in the image corresponding to the instruction: {instruction} \
-Output the thinking process in <think> </think> and your grouding box. \
-Following "<think> thinking process </think>
-<answer>(x1,y1),(x2,y2)</answer>)" format."""
-
-_PRESENCE = """\
-Look at the image: is there at least one object of the category '{category}' in it?
-Write down your reasoning in <think> </think>, then the answer in <answer> </answer>: yes or no, nothing else.
-<think> ... </think> <answer>yes or no</answer>"""
-
-# family -> (noun for the picture's object, attribute in the question); the four sets of the paper's Table 2
-FAMILIES = {
-    "flower": ("plant", "species"),
-    "pet": ("pet", "species"),
-    "car": ("car", "model"),
-    "aircraft": ("aircraft", "model"),
-}
+TEXTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
 
 
 def detection(category: str) -> str:
@@ -69,7 +29,7 @@ def detection(category: str) -> str:
     >>> detection("cat").splitlines()[1]
     "If no object belonging to the category 'cat' in the image, return 'No Objects'."
     """
-    return _DETECTION.format(category=category)
+    return TEXTS["detection"].format(category=category)
 
 
 def detection_together(categories: Sequence[str]) -> str:
@@ -78,7 +38,7 @@ def detection_together(categories: Sequence[str]) -> str:
     >>> detection_together(["cat", "dog"])[:59]
     "Detect all objects belonging to the categories 'cat', 'dog'"
     """
-    return _TOGETHER.format(categories=", ".join(f"'{quotable(name)}'" for name in categories))
+    return TEXTS["together"].format(categories=", ".join(f"'{quotable(name)}'" for name in categories))
 
 
 def quotable(name: str) -> str:
@@ -93,16 +53,17 @@ def quotable(name: str) -> str:
 def classification(family: str, attribute: str | None = None) -> str:
     """Write the fine-grained classification question.  Source: Table 1, and the `problem` column of the ViRFT_CLS sets.
 
-    `family` is one of `FAMILIES`, or any noun; `attribute` is the property in the question ("kind" for a noun).
+    `family` is one of Table 2 (`prompts.toml`), or any noun, and `attribute` the property in the question ("kind" for
+    a noun).
 
     >>> classification("flower").splitlines()[0]
     'This is an image containing a plant. Please identify the species of the plant based on the image.'
     >>> classification("insect", "order").splitlines()[0]
     'This is an image containing an insect. Please identify the order of the insect based on the image.'
     """
-    noun, usual = FAMILIES.get(family, (family, "kind"))
+    noun, usual = TEXTS["families"].get(family, (family, "kind"))
     article = "an" if noun[:1].lower() in tuple("aeiou") else "a"
-    return _CLASSIFICATION.format(a=article, noun=noun, attribute=attribute or usual)
+    return TEXTS["classification"].format(a=article, noun=noun, attribute=attribute or usual)
 
 
 def grounding(instruction: str) -> str:
@@ -111,7 +72,7 @@ def grounding(instruction: str) -> str:
     >>> grounding("the taller cup")[:86]
     'Output the bounding box in the image corresponding to the instruction: the taller cup '
     """
-    return _GROUNDING.format(instruction=instruction)
+    return TEXTS["grounding"].format(instruction=instruction)
 
 
 def presence(category: str) -> str:
@@ -120,7 +81,7 @@ def presence(category: str) -> str:
     >>> presence("cat").splitlines()[0]
     "Look at the image: is there at least one object of the category 'cat' in it?"
     """
-    return _PRESENCE.format(category=category)
+    return TEXTS["presence"].format(category=category)
 
 
 def detection_solution(boxes: ArrayLike, confidence: ArrayLike = 1, labels: Sequence[str] = ()) -> str:

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from minirft import UserError
 from minirft.rewards.answers import extract, parse_solution
-from minirft.rewards.prompts import detection_solution, grounding_solution
 from minirft.rewards.readings import RewardFn, Variant, reading
 from minirft.samples import Sample, Task
 
@@ -29,21 +30,9 @@ Edit = Callable[[str], str]  # solution -> completion
 GREY = Image.new("RGB", (64, 64), "grey")
 THOUGHT = "<think>I looked at the picture.</think> "
 
-# Solutions for an audit without data: one, two and three objects, small and large, and an absent category
-SOLUTIONS: dict[Task, list[str]] = {
-    "detection": [
-        detection_solution([[120, 364, 480, 649]]),
-        detection_solution([[40, 80, 340, 520], [600, 100, 940, 700]]),
-        detection_solution([[10, 10, 60, 60], [500, 420, 560, 500], [300, 700, 420, 900]]),
-        detection_solution([]),
-    ],
-    "classification": [
-        f"<answer>{name}</answer>"
-        for name in ("2012 BMW 1 Series Convertible", "737-300", "Basset Hound", "forget-me-not", "737-300")
-    ],
-    "grounding": [grounding_solution(box) for box in ([400, 400, 500, 500], [0, 100, 700, 900], [820, 30, 990, 210])],
-    "presence": [f"<answer>{word}</answer>" for word in ("yes", "no", "yes", "no")],
-}
+TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_name("redteam.toml").read_text(encoding="utf-8"))
+SOLUTIONS: dict[Task, list[str]] = TABLE["solutions"]
+"""Solutions of each task for an audit without data."""
 
 
 def audit(
@@ -89,12 +78,7 @@ def blind(task: Task, solutions: Sequence[str]) -> list[tuple[str, str]]:
     >>> dict(blind("presence", []))["always yes"]
     '<think>I looked at the picture.</think> <answer>yes</answer>'
     """
-    answers = {
-        "detection": _blind_detection,
-        "classification": lambda: _blind_labels(solutions),
-        "grounding": _blind_grounding,
-        "presence": lambda: {"always yes": "yes", "always no": "no", "both": "yes or no", "all of them": "yes no"},
-    }[task]()
+    answers = TABLE["blind"][task] | _computed(task, solutions)
     everywhere = [
         ("empty completion", ""),
         ("no tags", next(iter(answers.values()))),
@@ -109,16 +93,18 @@ def edits(task: Task) -> list[tuple[str, Edit]]:
     >>> dict(edits("presence"))["empty reasoning"]("<answer>yes</answer>")
     '<think></think><answer>yes</answer>'
     """
+    wrong = TABLE["wrong"][task]
     everywhere: list[tuple[str, Edit]] = [
         ("empty reasoning", lambda solution: f"<think></think>{solution}"),
         ("template reasoning", lambda solution: f"<think> ... </think> {solution}"),
         ("answer in the reasoning only", lambda solution: f"<think>It is {solution}</think>"),
-        ("two answers, honest first", lambda solution: f"{_honest(solution)} {_WRONG[task]}"),
-        ("two answers, honest last", lambda solution: f"{THOUGHT}{_WRONG[task]} {solution}"),
+        ("two answers, honest first", lambda solution: f"{_honest(solution)} {wrong}"),
+        ("two answers, honest last", lambda solution: f"{THOUGHT}{wrong} {solution}"),
         ("text after the answer", lambda solution: f"{_honest(solution)} I hope this helps!"),
         ("answer cut off", lambda solution: _honest(solution)[:-12]),
     ]
-    return everywhere + _EDITS.get(task, [])
+    everywhere += [(name, _rewrite(*pair)) for name, pair in TABLE["edits"].get(task, {}).items()]
+    return everywhere + (_LABEL_EDITS if task == "classification" else [])
 
 
 def _row(name: str, kind: str, edit: Edit, samples: Sequence[Sample], reward: RewardFn) -> dict[str, Any]:
@@ -136,85 +122,32 @@ def _honest(solution: str) -> str:
     return THOUGHT + solution
 
 
-# ------------------------------------------------------------------ detection
+def _computed(task: Task, solutions: Sequence[str]) -> dict[str, str]:
+    """Write the blind answers that are long or depend on the set."""
+    if task == "detection":
+        grid = [[100 * x, 200 * y, 100 * x + 100, 200 * y + 200] for y in range(5) for x in range(10)]
+        return {
+            "fifty boxes, sure": _list(grid, 1),
+            "fifty boxes at confidence 0": _list(grid, 0),
+            "two thousand boxes": "[" + ",".join(["{'Position':[0,0,9,9]}"] * 2000) + "]",
+            "fifty times the whole picture": _list([[0, 0, 1000, 1000]] * 50, 0),
+            "endless digits": _list([[0, 0, "9" * 5001, 9]], 0),
+            "deep nesting": "[" * 20_000 + "]" * 20_000,
+        }
+    if task == "grounding":
+        return {"endless digits": f"({'9' * 400},{'9' * 400}),(0,0)"}
+    labels = [extract(solution)[1] or "" for solution in solutions]
+    most = Counter(labels).most_common(1)[0][0] if labels else "cat"
+    return {"most common label": most, "every label": ", ".join(sorted(set(labels)))} if task != "presence" else {}
 
-_BOX = "{{'Position': [{}], 'Confidence': {}}}"
 
-
-def _list(*predictions: tuple[str, object]) -> str:
-    return f"[{', '.join(_BOX.format(*prediction) for prediction in predictions)}]"
-
-
-def _blind_detection() -> dict[str, str]:
-    grid = [f"{100 * x}, {200 * y}, {100 * x + 100}, {200 * y + 200}" for y in range(5) for x in range(10)]
-    whole = "0, 0, 1000, 1000"
-    return {
-        "abstain": "No Objects",
-        "empty list": "[]",
-        "whole picture, sure": _list((whole, 1)),
-        "whole picture, unsure": _list((whole, 0)),
-        "junk box at confidence 0": _list(("998, 998, 999, 999", 0)),
-        "junk box at confidence -5": _list(("998, 998, 999, 999", -5)),
-        "junk box at confidence 100": _list(("998, 998, 999, 999", 100)),
-        "junk box at confidence NaN": _list(("998, 998, 999, 999", "NaN")),
-        "inverted box": _list(("1000, 1000, 0, 0", 0)),
-        "fifty boxes, sure": _list(*((box, 1) for box in grid)),
-        "fifty boxes at confidence 0": _list(*((box, 0) for box in grid)),
-        "two thousand boxes": "[" + ",".join(["{'Position':[0,0,9,9]}"] * 2000) + "]",
-        "fifty times the whole picture": _list(*[(whole, 0)] * 50),
-        "echoed template": "[{'Position': [x1, y1, x2, y2], 'Confidence': number}, ...]",
-        "oversize numbers": _list(("-1e9, -1e9, 1e9, 1e9", 0)),
-        "endless digits": _list(("0, 0, 9" + "9" * 5000 + ", 9", 0)),
-        "infinite box": _list(("-Infinity, -Infinity, Infinity, Infinity", 0)),
-        "deep nesting": "[" * 20_000 + "]" * 20_000,
-    }
+def _list(boxes: Sequence[Sequence[Any]], confidence: int) -> str:
+    items = (f"{{'Position': [{', '.join(map(str, box))}], 'Confidence': {confidence}}}" for box in boxes)
+    return f"[{', '.join(items)}]"
 
 
 def _rewrite(pattern: str, replacement: str) -> Edit:
     return lambda solution: _honest(re.sub(pattern, replacement, solution))
-
-
-_DETECTION_EDITS: list[tuple[str, Edit]] = [
-    ("every box twice", _rewrite(r"\[(\{.*\})\]", r"[\1, \1]")),
-    ("one more box, junk at confidence 0", _rewrite(r"\}\]", f"}}, {_BOX.format('998, 998, 999, 999', 0)}]")),
-    ("one more box, malformed", _rewrite(r"\}\]", "}, {'Position': [0, 0], 'Confidence': 0}]")),
-    ("only the first box", _rewrite(r"\}, \{.*\}\]", "}]")),
-    ("confidence NaN", _rewrite(r"'Confidence': [\d.]+", "'Confidence': NaN")),
-    ("confidence 100", _rewrite(r"'Confidence': [\d.]+", "'Confidence': 100")),
-    ("confidence -5", _rewrite(r"'Confidence': [\d.]+", "'Confidence': -5")),
-    ("boxes inverted", _rewrite(r"\[(\d+), (\d+), (\d+), (\d+)\]", r"[\3, \4, \1, \2]")),
-    ("boxes in 0-1", _rewrite(r"(?<=[\[ ])(\d{1,3})(?=[,\]])", r"0.\1")),
-]
-
-# ------------------------------------------------------------------ labels and one box
-
-
-def _blind_labels(solutions: Sequence[str]) -> dict[str, str]:
-    labels = [extract(solution)[1] or "" for solution in solutions]
-    return {
-        "most common label": Counter(labels).most_common(1)[0][0] if labels else "cat",
-        "every label": ", ".join(sorted(set(labels))),
-        "one letter": "e",
-        "one digit": "1",
-        "only punctuation": "-",
-        "echoed template": "species name",
-        "a refusal": "unknown",
-    }
-
-
-def _blind_grounding() -> dict[str, str]:
-    return {
-        "whole picture": "(0,0),(1000,1000)",
-        "middle of the picture": "(250,250),(750,750)",
-        "inverted box": "(1000,1000),(0,0)",
-        "inverted, smaller": "(900,900),(100,100)",
-        "inverted and oversize": "(99999,99999),(0,0)",
-        "endless digits": f"({'9' * 400},{'9' * 400}),(0,0)",
-        "oversize": "(-99999,-99999),(99999,99999)",
-        "two boxes": "(0,0),(500,500),(500,500),(1000,1000)",
-        "points that pair up wrongly": "(0,0) (600,600), (200,200) (1000,1000)",
-        "echoed template": "(x1,y1),(x2,y2)",
-    }
 
 
 _LABEL_EDITS: list[tuple[str, Edit]] = [
@@ -223,17 +156,6 @@ _LABEL_EDITS: list[tuple[str, Edit]] = [
     ("label and more", _rewrite(r"</answer>", " or something else</answer>")),
     ("wrong on two lines, label in the reasoning", lambda s: f"<think>Not {s[8:-9]}.</think> <answer>\ncat\n</answer>"),
 ]
-_EDITS: dict[str, list[tuple[str, Edit]]] = {
-    "detection": _DETECTION_EDITS,
-    "classification": _LABEL_EDITS,
-    "grounding": [("box inverted", _rewrite(r"(\(.*\)),(\(.*\))", r"\2,\1"))],
-}
-_WRONG = {
-    "detection": f"<answer>{_list(('998, 998, 999, 999', 1))}</answer>",
-    "classification": "<answer>cat</answer>",
-    "grounding": "<answer>(998,998),(999,999)</answer>",
-    "presence": "<answer>yes or no</answer>",
-}
 
 
 def _half(solution: str) -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from minirft.runs.tracking import tracked
     from minirft.runs.trl_prompt import PictureProcessor
     from minirft.runs.two_stages import NO, answers_in_two_stages, presence_question
+    from minirft.runs.verl import export_for_verl
     from minirft.runs.watches import frame_warning
     from minirft.runs.with_trl import is_main, train_with_trl, trl_settings
 

@@ -8,7 +8,7 @@ independently of the confidence in its answers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from PIL import Image
 
 from minirft import UserError
 from minirft.data import question as own_question
-from minirft.pictures import UNREADABLE, open_picture, to_rgb
 from minirft.policy import Policy
 from minirft.rewards import MODEL, Detections, ParseFailure, convert, iou, match_hungarian, normalise, parse, pixels
 from minirft.sampler import sample_groups
@@ -43,10 +42,6 @@ class Answer:
     confidence: list[float] = field(default_factory=list)
     label: str | None = None
     failure: str | None = None
-
-    def row(self) -> dict[str, Any]:
-        """Return the answer as a dict for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -76,36 +71,6 @@ class Asking:
     seed: int = 0
 
 
-def upright(picture: Path | Image.Image) -> Image.Image:
-    """Open a picture or its file in RGB and apply its EXIF rotation.  Raises `UserError` if it does not open."""
-    try:
-        if isinstance(picture, Image.Image):
-            return to_rgb(picture, upright=True)
-        with open_picture(picture) as opened:
-            return to_rgb(opened, upright=True)
-    except FileNotFoundError:
-        raise UserError(f"no picture at {picture}; check the path") from None
-    except UNREADABLE as error:
-        raise UserError(f"{picture} will not open as a picture ({error}); repair or remove it") from None
-
-
-def answer(policy: Policy, picture: Path | Image.Image, question: str, how: Asking | None = None) -> Answer:
-    """Return the policy's answer to one question about one picture.
-
-    Raises `UserError` for a picture that will not open or does not fit into the prompt.
-
-    >>> from minirft.tiny import world
-    >>> sample = world.detection(1, seed=4)[0]  # 112 x 112 pixels
-    >>> found = answer(Policy.load("tiny"), sample.picture(), sample.category, Asking(max_completion_length=64))
-    >>> found.failure, all(0 <= x1 < x2 <= 112 for x1, _, x2, _ in found.boxes)
-    (None, True)
-    """
-    how = how or Asking()
-    name = "" if isinstance(picture, Image.Image) else str(picture)
-    sample = sample_of(upright(picture), name, question, how)
-    return _answers(policy, [policy.encode(sample)], how, how.seed)[0].answer
-
-
 def ask(policy: Policy, pictures: Sequence[Path], question: str, how: Asking) -> Iterator[Answered]:
     """Yield the policy's answer to the question about each picture, in order.
 
@@ -116,7 +81,7 @@ def ask(policy: Policy, pictures: Sequence[Path], question: str, how: Asking) ->
         good: list[Prompt] = []
         for path in pictures[start : start + how.batch]:
             try:
-                good.append(policy.encode(sample_of(upright(path), str(path), question, how)))
+                good.append(policy.encode(sample_of(path, question, how)))
             except UserError as error:
                 refused[path] = Answered(None, Answer(str(path), wording(question, how), failure=str(error)))
         answers = iter(_answers(policy, good, how, how.seed + start))
@@ -219,6 +184,7 @@ def wording(text: str, how: Asking) -> str:
     return text if whole else own_question(how.task, text, how.question)
 
 
-def sample_of(picture: Image.Image, name: str, question: str, how: Asking) -> Sample:
-    """Return a sample without a solution for a question about a picture."""
-    return Sample(name, picture, how.task, wording(question, how), "", question)
+def sample_of(picture: Path | Image.Image, question: str, how: Asking) -> Sample:
+    """Return a sample without a solution for a question about a picture, which is turned upright."""
+    name = "" if isinstance(picture, Image.Image) else str(picture)
+    return Sample(name, picture, how.task, wording(question, how), "", question, upright=True)

@@ -14,7 +14,7 @@ whole processor with the run's `max_pixels`, and a model card with the code that
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,23 +23,16 @@ from peft.tuners.lora import LoraLayer
 from minirft import UserError
 from minirft.policy import Policy
 from minirft.runs.folder import EXPORTED, export, load_run_policy, run_config
-from minirft.runs.model_card import card_of, write_card, write_processor
+from minirft.runs.model_card import dtype_name, write_card, write_processor
 from minirft.runs.toml import to_toml
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-@dataclass(frozen=True)
-class Exported:
-    """An `Exported` is the folder of an export."""
-
-    folder: Path
-    notes: list[str]  # one line for each difference between the export and the trained policy
-
-
-def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype: Dtype | None = None) -> Exported:
+def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype: Dtype | None = None) -> list[str]:
     """Write the policy of a run as an adapter, or merged into a whole model in `dtype` (None: the run's).
 
+    Return one line for each difference between the export and the trained policy.
     Raises `UserError` for an adapter of a run that trained all weights, or a `dtype` for an adapter.
     """
     config = run_config(run)
@@ -54,24 +47,19 @@ def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype:
         unquantised = replace(config, quantize="none", dtype=dtype or config.dtype)
         policy = load_run_policy(run, unquantised)
         notes = _merged(policy, config.quantize, folder)
-        config = replace(unquantised, train="full", model=str(folder), dtype=dtype_of(policy))
+        config = replace(unquantised, train="full", model=str(folder), dtype=dtype_name(policy))
     export(policy, folder)
     write_processor(policy, folder)
-    write_card(folder, card_of(run, trained, to, dtype_of(policy), notes, policy))
+    write_card(folder, run, trained, to, notes, policy)
     (folder / EXPORTED).write_text(to_toml(config), encoding="utf-8")
-    return Exported(folder, notes)
-
-
-def dtype_of(policy: Policy) -> str:
-    """Return the name of the number format of a policy's weights, as in configs and transformers."""
-    return str(policy.dtype).removeprefix("torch.")
+    return notes
 
 
 def _merged(policy: Policy, quantize: str, folder: Path) -> list[str]:
     """Merge the adapters of the policy, if it has any; return one note for each change."""
     if not policy.has_lora:
         return []
-    share, dtype = merge(policy), dtype_of(policy)
+    share, dtype = merge(policy), dtype_name(policy)
     notes = [f"rounding to {dtype} lost {share:.1%} of the update; --dtype float32 keeps it"] if share > 1e-3 else []
     if quantize == "nf4":
         notes.append(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,60 +24,43 @@ NOT_SCORES = {"n", "step", "seconds"}
 TEXT = Path(__file__).with_name("model_card.md.jinja")
 
 
-@dataclass(frozen=True)
-class Card:
-    """A `Card` is the content of a model card: settings and log of the run, and how the export differs from it."""
+def write_card(folder: Path, run: Path, config: GRPOConfig, kind: str, notes: Sequence[str], policy: Policy) -> None:
+    """Write the card of a run's export to README.md, in place of PEFT's empty one, with the front matter for the hub.
 
-    config: GRPOConfig  # of the run
-    kind: str  # "adapter" or "merged"
-    dtype: str  # of the model's weights
-    header: Mapping[str, Any]
-    scores: Sequence[Mapping[str, Any]]  # the first and the last evaluation in the log
-    notes: Sequence[str] = ()
-    max_pixels: int = 0  # the largest picture of the exported processor
-    model_class: str = ""  # in transformers
-
-
-def card_of(run: Path, config: GRPOConfig, kind: str, dtype: str, notes: Sequence[str], policy: Policy) -> Card:
-    """Return the card of a run's export, from its settings and its log; a run without a log has no scores."""
+    Settings, scores (the first and the last evaluation) and origin are those of the run; a run without a log has no
+    scores.  The card's code needs only transformers, and PEFT for an adapter; its question is about photo.jpg.
+    """
     try:
         header, rows = read_log(run / "log.jsonl")
     except UserError:
         header, rows = {}, []
     evaluations = [row for row in rows if row.get("kind") == "eval"]
-    first_and_last = [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations
-    largest = policy.image_processor.size["longest_edge"]
-    return Card(config, kind, dtype, header, first_and_last, notes, largest, policy.family.model_class.__name__)
-
-
-def write_card(folder: Path, card: Card) -> None:
-    """Write the card to README.md, in place of PEFT's empty one."""
-    (folder / "README.md").write_text(text_of(card, folder.name), encoding="utf-8")
-
-
-def text_of(card: Card, name: str) -> str:
-    """Return the card as Markdown, with the front matter for the hub.
-
-    Its code needs only transformers, and PEFT for an adapter; its question is about photo.jpg.
-    """
+    scores = [evaluations[0], evaluations[-1]] if len(evaluations) > 1 else evaluations
     template = Template(TEXT.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
-    adapter, last = card.kind == "adapter", card.scores[-1] if card.scores else {}
-    return template.render(
-        card=card,
-        name=name,
-        config=card.config,
-        data=card.config.data,
-        base="the embedded tiny model"
-        if card.config.model == "tiny"
-        else HUB.get(card.config.model, card.config.model),
-        adapter=adapter,
-        four_bits=adapter and card.config.quantize == "nf4",
-        method=card.header.get("config", {}).get("method", "grpo"),
-        metrics=[key for key, value in last.items() if key not in NOT_SCORES and isinstance(value, float)],
+    text = template.render(
+        name=folder.name,
+        config=config,
+        data=config.data,
+        base="the embedded tiny model" if config.model == "tiny" else HUB.get(config.model, config.model),
+        adapter=kind == "adapter",
+        notes=notes,
+        header=header,
+        scores=scores,
+        method=header.get("config", {}).get("method", "grpo"),
+        metrics=[key for key, value in (scores or [{}])[-1].items() if key not in NOT_SCORES and type(value) is float],
         cell=_cell,
         glossary=METRICS,
-        question=question_of(card.config.data),
+        dtype=dtype_name(policy),
+        max_pixels=policy.image_processor.size["longest_edge"],
+        model_class=policy.family.model_class.__name__,
+        question=question_of(config.data),
     )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def dtype_name(policy: Policy) -> str:
+    """Return the name of the number format of a policy's weights, as in configs and transformers."""
+    return str(policy.dtype).removeprefix("torch.")
 
 
 def write_processor(policy: Policy, folder: Path) -> None:

@@ -18,13 +18,13 @@ import torch
 
 from minirft import UserError
 from minirft.data import Screening, training_feed
-from minirft.engine import passes
+from minirft.engine import pad_rows, passes
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import Row, anchored, open_run
 from minirft.runs.loop import run_steps
 from minirft.runs.step import learning_rate, optimiser_step
-from minirft.samples import Rollout, Sample, pad_rows
+from minirft.samples import Rollout, Sample
 
 
 def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:

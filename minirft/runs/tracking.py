@@ -65,15 +65,12 @@ def _tensorboard(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:
     return write, writer.close
 
 
-def _trackio(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:
-    client.init(project="minirft", name=folder.name, config=plain(asdict(config)), resume="allow")
+def _runs(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:
+    """Begin a run of trackio or of wandb, whose calls trackio repeats."""
+    own = {"resume": "allow"} if client.__name__ == "trackio" else {"dir": str(folder)}
+    folder.mkdir(parents=True, exist_ok=True)
+    client.init(project="minirft", name=folder.name, config=plain(asdict(config)), **own)
     return (lambda values, step: client.log(values, step=step)), client.finish
 
 
-def _wandb(client: ModuleType, config: GRPOConfig, folder: Path) -> Write:
-    folder.mkdir(parents=True, exist_ok=True)
-    run = client.init(project="minirft", name=folder.name, config=plain(asdict(config)), dir=str(folder))
-    return (lambda values, step: run.log(values, step=step)), run.finish
-
-
-_START = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
+_START = {"tensorboard": _tensorboard, "trackio": _runs, "wandb": _runs}

@@ -14,11 +14,10 @@ from minirft.policy import Policy
 from minirft.rewards import check_frames
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import Row, Run
-from minirft.samples import Sample
+from minirft.samples import WITH_BOXES, Sample
 
 LOW_IOU = 0.2
 """Mean IoU reward of a step below which the coordinates of its answers are checked."""
-WITH_BOXES = ("detection", "grounding")
 PATIENCE = 5
 """Idle steps in a row before a warning; one or two can be chance."""
 WINDOW = 20
@@ -29,7 +28,7 @@ def frame_warning(policy: Policy, texts: Sequence[str], samples: Sequence[Sample
     """Return the warning of `check_frames` about answers with boxes; None if they are right or have no boxes."""
     if samples[0].task not in WITH_BOXES:
         return None
-    return check_frames(texts, samples, policy.processor.resized).warning
+    return check_frames(texts, samples, policy.processor.resized, policy.family.pixel_boxes).warning
 
 
 class FrameWatch:

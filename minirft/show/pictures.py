@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from minirft.rewards import MODEL, Detections, ParseFailure, convert, iou, match_greedy, parse, pixels
-from minirft.samples import Sample, Task
+from minirft.samples import WITH_BOXES, Sample, Task
 from minirft.show.style import BLUE, INK, QUIET, VERMILION, legend_below, panels, signed
 
 LEGEND = [
@@ -89,7 +89,7 @@ def answer_grid(answers: Sequence[Answer | None], columns: int = 4, size: tuple[
         sample, text, title, look = answer
         draw_answer(axes, sample, text)
         axes.set_title(title[:34], **{"fontsize": 9.5, "color": INK, "loc": "left", "parse_math": False} | look)
-    if any(answer and answer[0].task in ("detection", "grounding") for answer in answers):
+    if any(answer and answer[0].task in WITH_BOXES for answer in answers):
         legend_below(figure, LEGEND)
     return figure
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from readings import read
 
 from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data import findings as findings_module
 from minirft.data.feed import held_out, training_set
+from minirft.data.findings import Findings
 from minirft.data.screening import Screening
 from minirft.data.settings import DataConfig
 from minirft.rewards.answers import parse_detection, parse_grounding
@@ -527,3 +529,17 @@ def test_a_split_works_with_the_config_that_made_it(tmp_path, capsys):
     assert "was drawn with 2; set it to that, or to 0" in capsys.readouterr().err
     source.write_text(text)
     assert main([*command, "--seed", "5", "--overwrite"]) == 0 and out.read_text() != before
+
+
+@pytest.mark.parametrize("task", ["detection", "classification"])
+def test_pictures_that_a_camera_turned_are_counted(tmp_path, task):
+    """A table or a folder of a phone's pictures, turned without a word, though COCO's readers report it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    Image.new("RGB", (60, 40)).save(tmp_path / "b.jpg")
+    lines = ["image,xmin,ymin,xmax,ymax,label", "a.jpg,1,1,20,20,cat", "a.jpg,1,30,20,50,cat", "b.jpg,1,1,20,20,cat"]
+    (tmp_path / "rows.csv").write_text("\n".join(lines))
+    findings = Findings()
+    read("csv", tmp_path / "rows.csv", task=task, findings=findings)
+    assert findings.counts == {"pictures turned upright, as their annotations are": 1}

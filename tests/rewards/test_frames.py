@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from minirft.engine.families.pixel_boxes import THOUSAND, rescale
 from minirft.rewards import prompts
 from minirft.rewards.boxes import MODEL, convert, pixels
-from minirft.rewards.frames import MIN_ANSWERS, OTHERS, boxes_anywhere, check_frames, judge
+from minirft.rewards.frames import MIN_ANSWERS, NAMES, boxes_anywhere, check_frames, judge
 from minirft.samples import Frame, Sample
 
+OTHERS = {name: words for name, words in NAMES.items() if name != "model"}
 SIZES = [(640, 480), (333, 500), (1600, 1200), (64, 48)]
 RESIZED = [(616, 448), (308, 476), (700, 532), (84, 56)]
 
@@ -142,3 +144,17 @@ def test_long_texts_are_read_in_linear_time():
     for text in ("[ " * 60_000, "(" * 100_000, "[1," + " " * 100_000, "[1, 2, 3, " * 20_000):
         assert len(boxes_anywhere(text)) == 0
     assert len(boxes_anywhere("[1, 2, 3, 4]" * 5_000)) == 1_000
+
+
+def test_a_model_of_pixels_that_answers_in_thousandths_is_named():
+    """Qwen2.5-VL after training elsewhere: its numbers are read as pixels, so in thousandths they fit no frame."""
+    picture = Image.new("RGB", (640, 480))
+    solution = prompts.detection_solution([[100, 200, 400, 700], [500, 100, 900, 300]])
+    samples = [Sample(f"{i}", picture, "detection", "?", solution) for i in range(MIN_ANSWERS)]
+    resized = (308, 224)
+    in_pixels = rescale(solution, THOUSAND, resized)
+    stored = {said: [rescale(said, resized, THOUSAND)] * MIN_ANSWERS for said in (solution, in_pixels)}
+    wrong = check_frames(stored[solution], samples, lambda size: resized, rescaled=True)
+    assert "fit better as thousandths" in wrong.warning
+    assert "must be pixels of the picture as it was resized for the model" in wrong.warning
+    assert check_frames(stored[in_pixels], samples, lambda size: resized, rescaled=True).warning is None

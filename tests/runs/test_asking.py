@@ -15,11 +15,17 @@ from minirft.commands.cli import main
 from minirft.data import DataConfig, question_of, training_set
 from minirft.policy import Policy
 from minirft.rewards import prompts
-from minirft.runs.asking import Asking, answer, ask, most_common, parse_answer, sample_of, upright, wording
+from minirft.runs.asking import Answer, Asking, _answers, ask, most_common, parse_answer, sample_of, wording
 from minirft.runs.config import GRPOConfig
 from minirft.samples import Sample
 from minirft.show.answered import drawn_answer
 from minirft.tiny import world
+
+
+def answer(policy: Policy, picture: Path | Image.Image, question: str, how: Asking) -> Answer:
+    """The answer about a picture in memory too."""
+    return _answers(policy, [policy.encode(sample_of(picture, question, how))], how, how.seed)[0].answer
+
 
 KEYS = {"picture", "question", "text", "boxes", "confidence", "label", "failure"}
 
@@ -78,7 +84,7 @@ def test_a_turned_picture_is_turned_upright(tmp_path: Path, orientation: int):
     exif = Image.Exif()
     exif[274] = orientation
     stored.save(tmp_path / "p.png", exif=exif)
-    assert upright(tmp_path / "p.png").tobytes() == shown.tobytes()
+    assert sample_of(tmp_path / "p.png", "cat", Asking()).picture().tobytes() == shown.tobytes()
 
 
 def test_agreement_is_the_share_of_answers_like_the_one_that_stands():
@@ -120,25 +126,18 @@ def test_a_run_is_asked_in_its_own_words(tmp_path: Path, capsys: pytest.CaptureF
     assert wording("mug", Asking("detection", boxed.data.question)) == question_of(boxed.data)
 
 
-def test_sampled_and_greedy_answers_are_the_policys(tiny_random: Path):
+def test_sampled_and_greedy_answers_are_the_policys(tiny_random: Path, tmp_path: Path):
     """Answers of one picture under the name of the next where one in between will not open."""
     policy, how = Policy.load(tiny_random), Asking("detection", max_completion_length=12, batch=2)
     pictures = [Image.new("RGB", (60, 40), colour) for colour in ("red", "navy", "white")]
     alone = [answer(policy, picture, "cat", how).text for picture in pictures]
     assert len(set(alone)) > 1 or alone[0]  # a random model still writes something
-    names = [f"{n}.png" for n in range(3)]
-    files = dict(zip(names, pictures, strict=True))
-    with pytest.MonkeyPatch.context() as patch:
-
-        def opened(path: Path) -> Image.Image:
-            if path.name not in files:
-                raise UserError(f"{path} will not open")
-            return files[path.name]
-
-        patch.setattr("minirft.runs.asking.upright", opened)
-        asked = [Path(name) for name in (names[0], "bad.png", *names[1:])]
-        found = list(ask(policy, asked, "cat", how))
-        drawn = list(ask(policy, asked[:1], "cat", Asking("detection", samples=3, max_completion_length=12)))
+    asked = [tmp_path / name for name in ("0.png", "bad.png", "1.png", "2.png")]
+    for path, picture in zip((asked[0], *asked[2:]), pictures, strict=True):
+        picture.save(path)
+    asked[1].write_bytes(b"cut off")
+    found = list(ask(policy, asked, "cat", how))
+    drawn = list(ask(policy, asked[:1], "cat", Asking("detection", samples=3, max_completion_length=12)))
     assert [item.answer.text for item in found if item.picture] == alone
     assert [item.answer.picture for item in found] == [str(path) for path in asked]
     assert found[1].picture is None and "will not open" in found[1].answer.failure
@@ -204,4 +203,4 @@ def test_a_drawing_has_the_box_where_it_is():
 
 def test_a_sample_of_a_question_has_no_truth():
     """A new picture scored as if its truth were known."""
-    assert sample_of(Image.new("RGB", (4, 4)), "a", "cat", Asking("presence")).solution == ""
+    assert sample_of(Image.new("RGB", (4, 4)), "cat", Asking("presence")).solution == ""

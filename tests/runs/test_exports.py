@@ -49,9 +49,9 @@ def logprobs(policy: Policy, samples: list[Sample]) -> torch.Tensor:
 def test_a_float32_merge_is_the_trained_policy(tmp_path: Path, samples: list[Sample]):
     """Adapters merged twice, with the wrong scale, or into another base.  Bound: rounding of some 100 float32 sums."""
     _, trained = small_run("tiny", tmp_path / "run", dtype="float32")
-    exported = export_run(tmp_path / "run", "merged", tmp_path / "model", "float32")
-    assert exported.notes == []
-    merged = load_run_policy(exported.folder, run_config(exported.folder))
+    folder = tmp_path / "model"
+    assert export_run(tmp_path / "run", "merged", folder, "float32") == []
+    merged = load_run_policy(folder, run_config(folder))
     assert not merged.has_lora
     gap = (logprobs(merged, samples) - logprobs(trained, samples)).abs().max()
     with trained.without_adapters():
@@ -100,7 +100,8 @@ def test_export_says_what_a_merge_changes(tmp_path: Path, capsys: pytest.Capture
 def test_eval_scores_the_export(tmp_path: Path, samples: list[Sample], capsys: pytest.CaptureFixture[str], to: str):
     """`eval EXPORT` that scores the base, or the run in its place."""
     config, trained = small_run("tiny", tmp_path / "run", 3e-2, dtype="float32", max_completion_length=40)
-    folder = export_run(tmp_path / "run", to, tmp_path / "export").folder
+    folder = tmp_path / "export"
+    export_run(tmp_path / "run", to, folder)
     found = []
     for source in (folder, tmp_path / "run"):
         assert main(["eval", str(source), "--json"]) == 0

@@ -20,7 +20,7 @@ from minirft.commands.cli import main
 from minirft.data import question_of
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.adapters import adapted_policy
-from minirft.runs.asking import Asking, answer
+from minirft.runs.asking import Asking, ask
 from minirft.runs.config import GRPOConfig
 from minirft.runs.exports import export_run
 from minirft.runs.folder import load_run_policy, open_run, run_config
@@ -54,7 +54,8 @@ def test_the_lines_on_the_card_give_the_policys_answer(tmp_path: Path, monkeypat
     Oracle: plain transformers and PEFT, as the card says, against our own decoding; both in float32.
     """
     run = finished(tmp_path / "run", max_completion_length=48, max_pixels=PIXELS)
-    folder = export_run(run, to, tmp_path / "exported").folder
+    folder = tmp_path / "exported"
+    export_run(run, to, folder)
     picture = world.detection(1, seed=4)[0].picture()
     picture.save(tmp_path / "photo.jpg", quality=95)
     monkeypatch.chdir(tmp_path)
@@ -65,9 +66,9 @@ def test_the_lines_on_the_card_give_the_policys_answer(tmp_path: Path, monkeypat
         exec(compile(code, "README.md", "exec"), {})
     policy, config = load_run_policy(run, run_config(run)), run_config(run)
     how = Asking(max_completion_length=48)
-    with Image.open(tmp_path / "photo.jpg") as photo:
-        wanted = answer(policy, photo, question_of(config.data), how).text
-        base = answer(Policy.load("tiny"), photo, question_of(config.data), how).text
+    photo = [tmp_path / "photo.jpg"]
+    (wanted,) = (answered.answer.text for answered in ask(policy, photo, question_of(config.data), how))
+    (base,) = (answered.answer.text for answered in ask(Policy.load("tiny"), photo, question_of(config.data), how))
     assert printed.getvalue().strip() == wanted != base
 
 
@@ -75,7 +76,8 @@ def test_the_lines_on_the_card_give_the_policys_answer(tmp_path: Path, monkeypat
 def test_the_card_says_what_the_run_was(tmp_path: Path, to: str):
     """PEFT's blank template, a score without its interval, or a setting of another run."""
     run = finished(tmp_path / "run", seed=7, reward_weights={"confidence": 0.5}, max_pixels=PIXELS)
-    folder = export_run(run, to, tmp_path / "exported").folder
+    folder = tmp_path / "exported"
+    export_run(run, to, folder)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "More Information Needed" not in card and "text-generation" not in card
     for said in (
@@ -96,7 +98,8 @@ def test_the_card_says_what_the_run_was(tmp_path: Path, to: str):
 def test_the_whole_processor_is_there(tmp_path: Path, miniature: Path, to: str):
     """An adapter without a tokenizer, or a picture processor that lets larger pictures in than the run did."""
     limit = 28 * 28 * 9  # below the miniature's own
-    folder = export_run(finished(tmp_path / "run", miniature, max_pixels=limit), to, tmp_path / "exported").folder
+    folder = tmp_path / "exported"
+    export_run(finished(tmp_path / "run", miniature, max_pixels=limit), to, folder)
     names = {file.name for file in folder.iterdir()}
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json"} <= names
     seen = AutoImageProcessor.from_pretrained(folder)(images=[Image.new("RGB", (400, 400))], return_tensors="pt")

@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 
 from minirft import UserError
-from minirft.samples import Sample
+from minirft.samples import WITH_BOXES, Sample
 
 ASKED = "between 0 and 1000"  # in the words of `rewards.prompts`
 OTHER_WORDS = re.compile(r"\b0\s*(?:-|–|to|and|,)\s*(?:1000|999)\b|thousandth")
-TASKS = ("detection", "grounding")
 LIMIT = 10**6  # of a coordinate that no picture has
 _NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _N = rf"\s*{_NUMBER}\s*"
@@ -32,7 +31,7 @@ def question(sample: Sample, resized: Size) -> str:
     >>> question(Sample("0", Path("0.jpg"), "detection", "Boxes (between 0 and 1000, integer)", ""), (56, 84))
     'Boxes (in pixels of the image, which is 56 x 84 pixels, integer)'
     """
-    if sample.task not in TASKS:
+    if sample.task not in WITH_BOXES:
         return sample.problem
     if found := OTHER_WORDS.search(sample.problem.replace(ASKED, "")):
         raise UserError(

@@ -93,6 +93,7 @@ RULES = [
     Rule("python -m venv", "made, without pip, in another folder"),
     Rule(". .venv", "the file is in that environment"),
     Rule("torchrun", "its flags are read; test_with_trl runs two processes"),
+    Rule("accelerate launch", "its flags are read; test_with_trl splits weights between two processes"),
     Rule("vllm serve", OTHERS),
     Rule("python llama.cpp", OTHERS),
     Rule("llama.cpp/build", OTHERS),
@@ -293,7 +294,7 @@ def test_what_surrounds_it_is_there(command: str, tmp_path: Path, request: pytes
     elif rule.how == OTHERS:
         typed_in = (block for block in BLOCKS if block.language in SHELL and command in [*commands(block)])
         assert "**Not run here" in next(typed_in).page_text
-    elif rule.begins == "torchrun":
+    elif rule.begins in ("torchrun", "accelerate launch"):
         test_commands_in_sentences_exist(command.split(" -m ")[1])
     elif rule.begins == "pytest":
         assert request.config.inipath == ROOT / "pyproject.toml" and "tests" in request.config.getini("testpaths")

@@ -61,9 +61,9 @@ class Run:
     lock: BaseFileLock
     step: int = 0
 
-    def save(self) -> None:
-        """Write a checkpoint of the steps done."""
-        weights = {name: weight.data for name, weight in self.policy.trainable().items()}
+    def save(self, weights: dict[str, Tensor] | None = None) -> None:
+        """Write a checkpoint of the steps done, by default of the policy's weights."""
+        weights = weights or {name: weight.data for name, weight in self.policy.trainable().items()}
         keep, extra = self.config.keep_checkpoints, {"loss_scale": self.policy.loss_scale.state()}
         save_checkpoint(self.folder / "checkpoints", self.step, weights, self.optimiser, extra, keep)
 

@@ -1,6 +1,7 @@
 """The same run on TRL's `GRPOTrainer`, on one process or on several: `minirft train CONFIG --engine trl`.
 
-    torchrun --nproc_per_node 4 -m minirft train CONFIG --engine trl      4 processes, one card each (DDP)
+    torchrun --nproc_per_node 4 -m minirft train CONFIG --engine trl                    4 cards, each with all weights
+    accelerate launch --config_file FSDP2.yaml -m minirft train CONFIG --engine trl     each with a part of them
 
 Config, data, prompts, reward and what learns are ours; sampling, loss, optimiser and the exchange between processes are
 TRL's.  The policy that `load_policy` makes is trained in place, so the run's folder is like that of any other run:
@@ -17,6 +18,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +26,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
@@ -33,8 +37,8 @@ from minirft.data import Feed, Rule, Screening, check, training_feed, validation
 from minirft.policy import Policy
 from minirft.rewards import RewardFn, Score, reward_for
 from minirft.runs.config import GRPOConfig
-from minirft.runs.folder import Row, Run, anchored, export, load_policy, open_run
-from minirft.runs.log import library_version
+from minirft.runs.folder import Row, Run, anchored, export, load_policy, load_run_policy, open_run
+from minirft.runs.log import library_version, read_log
 from minirft.runs.loop import bar_text, log_evaluation
 from minirft.runs.step import rollout_metrics, written
 from minirft.runs.supervised import given_rollout
@@ -51,7 +55,7 @@ TABLE = read_toml(Path(__file__).with_name("with_trl.toml"))
 
 def rules(c: GRPOConfig, processes: int) -> Iterator[Rule]:
     """List what TRL cannot honour, one rule each: (holds, field, what is wrong and what to do)."""
-    for name, (value, why) in TABLE["only"].items():
+    for name, (value, why) in (TABLE["only"] | (TABLE["split"] if weights_are_split() else {})).items():
         yield getattr(c, name) == value or (name == "kl" and not c.kl_coef), name, why
     rows = c.prompts_per_step * c.group_size // processes
     whole = f"each of the {processes} processes takes whole groups: use a multiple of {processes}"
@@ -75,7 +79,7 @@ def trl_settings(c: GRPOConfig, processes: int = 1) -> dict[str, Any]:
     ('sequence', 4, 8)
     """
     rows, updates = c.prompts_per_step * c.group_size // processes, c.updates_per_rollout
-    found = {theirs: getattr(c, ours) for ours, theirs in TABLE["same"].items()}
+    found = TABLE["always"] | {theirs: getattr(c, ours) for ours, theirs in TABLE["same"].items()}
     for name, values in TABLE["values"].items():
         found |= values[getattr(c, name)]
     return found | {
@@ -86,14 +90,6 @@ def trl_settings(c: GRPOConfig, processes: int = 1) -> dict[str, Any]:
         "warmup_steps": c.warmup_steps * updates,
         "logging_steps": updates,
         "use_cpu": c.device == "cpu" or not torch.cuda.is_available(),
-        "bf16": False,  # the weights have their format already, and adapters are float32
-        "use_bias_correction_kl": False,
-        "shuffle_dataset": False,  # `training_feed` did
-        "ddp_find_unused_parameters": False,
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
     }
 
 
@@ -104,14 +100,12 @@ def train_with_trl(config: GRPOConfig, progress: bool = False) -> Iterator[Row]:
     """
     trl, config, processes = import_trl(), anchored(config), int(os.environ.get("WORLD_SIZE", 1))
     check(config, rules(config, processes))
-    for kind in ("FSDP", "DEEPSPEED"):  # on a CPU, accelerate would run DDP in the place of FSDP without a word
-        if os.environ.get(f"ACCELERATE_USE_{kind}") == "true":
-            raise UserError(f"accelerate is set to {kind}, which splits weights; --engine trl runs DDP: use torchrun")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise UserError("accelerate is set to DeepSpeed, with which nothing here was tested: use FSDP 2 or torchrun")
     screening = Screening.of(config.data, None, progress and is_main())
     feed = lru_cache(2)(training_feed(config, screening))
     reward = reward_for(config.data.task, config.reward, config.reward_weights, config.reward_timeout)
-    with warnings.catch_warnings(), as_user_error("TRL refuses these settings: {why}", ValueError):
-        warnings.simplefilter("ignore")  # of TRL and its libraries, about each other
+    with quietly(), as_user_error("TRL refuses these settings: {why}", ValueError):
         args = trl.GRPOConfig(**trl_settings(config, processes), output_dir=str(config.out))
     run = open_run("trl", config) if is_main() else None  # no hash of the reward: such a run cannot be resumed
     try:
@@ -119,11 +113,16 @@ def train_with_trl(config: GRPOConfig, progress: bool = False) -> Iterator[Row]:
         rows = _Rows(config, run, policy, feed, screening, progress)
         trainer = new_trainer(trl, args, config, policy, feed, reward, rows.seen)
         trainer.add_callback(rows)
+        if weights_are_split() and not trainer.accelerator.is_fsdp2:
+            found = trainer.accelerator.distributed_type.value
+            raise UserError(f"accelerate runs {found} in the place of FSDP 2: it needs cards, and fsdp_version: 2")
         if run:
             print(f"minirft: TRL {library_version('trl')} trains on {processes} process(es)", file=sys.stderr)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             trainer.train()
+        if run and weights_are_split():  # what `policy` holds is a part
+            whole = replace(config, device="cpu", dtype=str(policy.dtype).removeprefix("torch."))
+            policy = load_run_policy(run.folder, whole)
         if run:
             export(policy, run.folder / "policy")
         trainer.accelerator.end_training()
@@ -132,12 +131,23 @@ def train_with_trl(config: GRPOConfig, progress: bool = False) -> Iterator[Row]:
     finally:
         if run:
             run.lock.release(force=True)
-    yield from rows.logged
+    yield from read_log(run.log.path)[1] if run else ()
 
 
 def is_main() -> bool:
     """Return whether this process is the one that writes: the only one, or the first of a launcher's."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def weights_are_split() -> bool:
+    """Return whether accelerate's settings are for FSDP, with a part of the weights in each process."""
+    return os.environ.get("ACCELERATE_USE_FSDP") == "true"
+
+
+def whole_weights(policy: Policy) -> dict[str, Tensor]:
+    """Gather the weights that learn, on every process at the same time; without FSDP each has them whole already."""
+    found = {name: weight.detach() for name, weight in policy.trainable().items()}
+    return {name: weight.full_tensor() if isinstance(weight, DTensor) else weight for name, weight in found.items()}
 
 
 def new_trainer(
@@ -150,8 +160,7 @@ def new_trainer(
     processor = PictureProcessor.of(policy, feed(1)[0])
     args.generation_kwargs = {"suppress_tokens": policy.banned.tolist()}
     learning = {name: weight.data for name, weight in policy.trainable().items()}
-    with warnings.catch_warnings(), as_user_error("TRL refuses these settings: {why}", ValueError):
-        warnings.simplefilter("ignore")
+    with quietly(), as_user_error("TRL refuses these settings: {why}", ValueError):
         trainer = trl.GRPOTrainer(
             model=policy.model,
             reward_funcs=_reward_func(reward, config.group_size, seen),
@@ -211,14 +220,13 @@ class _Rows(TrainerCallback):
     ) -> None:
         self.config, self.run, self.policy, self.feed = config, run, policy, feed
         self.seen: Seen = []
-        self.logged: list[Row] = []
         self.start = 0.0
         if not run:
             return
         self.asked = validation(config, screening) if config.eval_every else []
         screening.save(run.folder)
         if found := screening.row():
-            self._log("data", {"step": 0, **found})
+            run.log.row("data", step=0, **found)
         self.watch, self.failures, self.idle = FrameWatch(run), FailedRewards(run), IdleWatch(config)
         self.bar = tqdm(total=config.steps, disable=not progress, dynamic_ncols=True)
 
@@ -235,12 +243,15 @@ class _Rows(TrainerCallback):
             return
         seen = list(gather_object(self.seen))
         self.seen.clear()
+        step = state.global_step // self.config.updates_per_rollout
+        saved = step % self.config.save_every == 0 or step == self.config.steps
+        weights = whole_weights(self.policy) if saved else None  # on all processes
         if self.run:
-            self.run.step += 1
+            self.run.step = step
             self._write(seen, logs, args.world_size)
             self._evaluate()
-            if self.run.step % self.config.save_every == 0 or self.run.step == self.config.steps:
-                self.run.save()
+            if weights:
+                self.run.save(weights)
         self.start = time.perf_counter()
 
     def _write(self, seen: Seen, logs: dict[str, Any], processes: int) -> None:
@@ -258,24 +269,24 @@ class _Rows(TrainerCallback):
         self.run.record(completions)
         row |= self.watch.training(row, completions, samples) | self.idle.training(row)
         row |= self.failures.training(completions)
-        self._log("train", row)
+        self.run.log.row("train", **row)
         self.bar.set_postfix_str(bar_text(row))
         self.bar.update()
 
     def _evaluate(self) -> None:
         if self.run and self.config.eval_every and self.run.step % self.config.eval_every == 0:
-            self.logged.append(log_evaluation(self.run, self.asked, self.watch))
+            log_evaluation(self.run, self.asked, self.watch)
 
-    def _log(self, kind: str, row: Row) -> None:
-        self.run.log.row(kind, **row)
-        self.logged.append({"kind": kind, **row})
+
+def quietly() -> AbstractContextManager:
+    """Hide the warnings of TRL and its libraries about each other, inside a `with` block."""
+    return warnings.catch_warnings(action="ignore")
 
 
 def import_trl() -> ModuleType:
     """Import TRL and datasets, quietly; raises `UserError` where one is absent."""
     advice = "--engine trl needs TRL ({why}): pip install 'minirft[trl]'"
-    with warnings.catch_warnings(), as_user_error(advice, ImportError):
-        warnings.simplefilter("ignore")
+    with quietly(), as_user_error(advice, ImportError):
         import datasets  # noqa: F401
         import trl
     return trl

@@ -45,11 +45,21 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def folder(tiny_random: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two gloo processes left: gradients-0.pt, gradients-1.pt, weights-0.txt, weights-1.txt and the run `two`."""
-    folder = tmp_path_factory.mktemp("ranks")
+    return by_two(tiny_random, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def split(tiny_random: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left between which FSDP 2 split the weights: the same files, and 2 steps with adapters."""
+    return by_two(tiny_random, tmp_path_factory.mktemp("split"), "split")
+
+
+def by_two(model: Path, folder: Path, *how: str) -> Path:
+    """Run trl_ranks.py by two processes; returns the folder that they wrote to."""
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "runs")])
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    words = [*line, str(ROOT / "tests" / "runs" / "trl_ranks.py"), str(tiny_random), str(folder)]
+    words = [*line, str(ROOT / "tests" / "runs" / "trl_ranks.py"), str(model), str(folder), *how]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "stderr.txt").write_text(done.stderr)
@@ -85,6 +95,28 @@ def test_the_gradient_of_two_processes_is_that_of_one(folder: Path, tiny_random:
     for name, gradient in mine.items():
         assert torch.equal(theirs[0][name], theirs[1][name]), f"{name}: each process would step its own way"
         assert (gradient - theirs[0][name]).norm() <= 1e-4 * gradient.norm() + 1e-7, name
+
+
+def test_the_gradient_of_split_weights_is_that_of_one_process(split: Path, tiny_random: Path, tmp_path: Path):
+    """A gradient divided once more by the processes; a part that is stepped with another part's gradient."""
+    mine = trl_ranks.gradients(tiny_random, tmp_path, 1, trl_ranks.LOSSES[:1])
+    theirs = torch.load(split / "gradients-0.pt")
+    assert mine.keys() == theirs.keys() and len(mine) > 40
+    for name, gradient in mine.items():
+        assert (gradient - theirs[name]).norm() <= 1e-4 * gradient.norm() + 1e-7, name
+
+
+def test_a_run_with_split_weights_leaves_whole_ones(split: Path, capsys: pytest.CaptureFixture[str]):
+    """A checkpoint or an export that holds the part of one process."""
+    run, config = split / "two", run_config(split / "two")
+    trained, start = load_run_policy(run, config).trainable(), load_policy(config).trainable()
+    exported = load_policy(config)
+    exported.load_trainable(run / "policy")
+    moved = {name for name in start if not torch.equal(trained[name], start[name])}
+    assert len(moved) == len(start) / 2 or moved == set(start), "B was 0, so A learns from the second step on"
+    assert all(torch.equal(trained[name], weight) for name, weight in exported.trainable().items())
+    assert len(rewards(run, range(1, 3))) == 2 * 2 * 8
+    assert not main(["eval", str(run), "--alone", "--eval-samples", "4", "--json"])
 
 
 def test_both_processes_end_with_the_same_weights(folder: Path):
@@ -286,12 +318,22 @@ def test_without_trl_one_line_says_what_to_install(no_trl: None, capsys: pytest.
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
-def test_split_weights_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """accelerate's FSDP with `use_cpu` silently runs DDP; on cards a checkpoint would hold one process's part."""
-    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
-    with pytest.raises(UserError, match=f"accelerate is set to {kind}"):
+def test_deepspeed_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A checkpoint that holds one process's part."""
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="accelerate is set to DeepSpeed"):
         next(with_trl.train_with_trl(GRPOConfig(out=tmp_path / "run")))
+
+
+def test_fsdp_that_accelerate_would_not_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """On a CPU, and for one process, accelerate runs something else in the place of FSDP without a word."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    config = GRPOConfig(model="tiny", out=tmp_path / "run", device="cpu", threads=1)
+    for changes in ({"eval_every": 5}, {"quantize": "nf4", "train": "lora"}, {"optimiser": "adamw8bit"}):
+        with pytest.raises(UserError, match=next(iter(changes))):
+            next(with_trl.train_with_trl(replace(config, **{"eval_every": 0, **changes})))
+    with pytest.raises(UserError, match="in the place of FSDP 2"):
+        next(with_trl.train_with_trl(replace(config, eval_every=0)))
 
 
 def test_the_reward_for_verl_is_ours():

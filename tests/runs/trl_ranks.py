@@ -1,8 +1,9 @@
 """What each process of `torchrun` does in test_with_trl.py, and what one process alone does beside it.
 
-    torchrun --nproc_per_node 2 tests/runs/trl_ranks.py MODEL FOLDER
+    torchrun --nproc_per_node 2 tests/runs/trl_ranks.py MODEL FOLDER [split]
 
-On a fixed rollout a step's gradient is taken; then the command line trains 20 steps on a reward of one's own.
+On a fixed rollout a step's gradient is taken; then the command line trains 20 steps on a reward of one's own.  With
+`split` the weights are split by FSDP 2, and the command line trains 2 steps.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from minirft.commands import main
@@ -59,13 +63,34 @@ class Keep(TrainerCallback):
     def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
         """TRL is about to step."""
         named = ((name.removeprefix("module."), weight.grad) for name, weight in model.named_parameters())
-        self.gradients = {name: gradient.clone() for name, gradient in named if gradient is not None}
+        self.gradients = {name: whole(gradient.clone()) for name, gradient in named if gradient is not None}
 
 
-def gradients(model: Path, out: Path, processes: int) -> dict[str, torch.Tensor]:
+def whole(weight: torch.Tensor) -> torch.Tensor:
+    """All of a weight or gradient, of which FSDP gives each process a part."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def split_on_a_cpu() -> None:
+    """Let accelerate run FSDP 2 on a CPU, as it does on cards: by itself it would run DDP in its place."""
+    settings = {"VERSION": "2", "AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "RESHARD_AFTER_FORWARD": "true"}
+    settings |= {"CPU_RAM_EFFICIENT_LOADING": "true", "STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
+    os.environ.update({f"FSDP_{name}": value for name, value in settings.items()}, ACCELERATE_USE_FSDP="true")
+    as_it_is = AcceleratorState.__init__
+
+    def with_fsdp(self: AcceleratorState, *given: Any, **named: Any) -> None:
+        as_it_is(self, *given, **named)
+        if named.get("fsdp_plugin"):
+            self.fsdp_plugin, self.distributed_type = named["fsdp_plugin"], DistributedType.FSDP
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = with_fsdp
+
+
+def gradients(model: Path, out: Path, processes: int, losses: Sequence[str] = LOSSES) -> dict[str, torch.Tensor]:
     """The gradient of one step on 2 groups of 4, under each loss: one group each for two processes."""
     found = {}
-    for loss in LOSSES:
+    for loss in losses:
         config = GRPOConfig(
             model=str(model), out=out, loss=loss, steps=1, prompts_per_step=2, group_size=4, max_completion_length=10,
             max_grad_norm=1e9, threads=1,
@@ -82,7 +107,7 @@ def gradients(model: Path, out: Path, processes: int) -> dict[str, torch.Tensor]
     return found
 
 
-def train_by_command(model: Path, out: Path) -> float:
+def train_by_command(model: Path, out: Path, *changes: str) -> float:
     """Run `minirft train` on the reward of one's own; returns a sum over the weights that were trained."""
     made = []
 
@@ -96,7 +121,9 @@ def train_by_command(model: Path, out: Path) -> float:
     line += "--eval-every 10 --eval-samples 4 --save-every 10"
     with_trl_new_trainer = with_trl.new_trainer
     with mock.patch.object(with_trl, "new_trainer", kept):
-        assert not main(line.split())
+        assert not main([*line.split(), *changes])
+    if changes:  # the processes have parted, and each has a part
+        return 0.0
     weights = torch.cat([weight.detach().flatten() for weight in made[0].model.parameters() if weight.requires_grad])
     return (weights.double() * torch.arange(1, len(weights) + 1)).sum().item()
 
@@ -104,5 +131,9 @@ def train_by_command(model: Path, out: Path) -> float:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     given, folder, rank = Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ["RANK"])
-    torch.save(gradients(given, folder / "fixed", 2), folder / f"gradients-{rank}.pt")
-    (folder / f"weights-{rank}.txt").write_text(repr(train_by_command(given, folder / "two")))
+    losses, short = LOSSES, []
+    if "split" in sys.argv:
+        split_on_a_cpu()
+        losses, short = LOSSES[:1], ["--steps", "2", "--eval-every", "0", "--train", "lora", "--dtype", "bfloat16"]
+    torch.save(gradients(given, folder / "fixed", 2, losses), folder / f"gradients-{rank}.pt")
+    (folder / f"weights-{rank}.txt").write_text(repr(train_by_command(given, folder / "two", *short)))

@@ -48,7 +48,7 @@ def theirs() -> float:
 
     def passes(n: float) -> float:
         square = [(n, n)]
-        learning = forward_flops(config, RANK, square, n) + backward_flops(config, RANK, square, n, products=5)
+        learning = forward_flops(config, RANK, square, n) + backward_flops(config, RANK, square, n)
         return forward_flops(config, RANK, square, 0) + learning
 
     linear = (4 * passes(1.0) - passes(2.0)) / 2  # a n + b n^2 -> a

@@ -17,8 +17,7 @@ from typing import Any
 
 from minirft.cost.scaling import fits, scaling_table
 from minirft.experiments.board import Board
-from minirft.experiments.real_report import COUNTERPART
-from minirft.experiments.settings import CONTROLS, EXPERIMENTS, HEADLINE, METHODS, find
+from minirft.experiments.settings import CONTROLS, EXPERIMENTS, METHODS, find
 from minirft.experiments.statistics import Estimate
 from minirft.experiments.summary import MODES, lines
 from minirft.show import METHODS as LOOKS
@@ -132,7 +131,7 @@ def read_paper(path: Path) -> Tables:
 
 def of_paper(tables: Tables, name: str, part: str, test: str, shots: int) -> dict[str, float]:
     """The paper's numbers for base, SFT and RFT on 2B, percent; empty where the row has no counterpart there."""
-    number, column = COUNTERPART.get((name, part, test), ("", ""))
+    number, column = find(name).parts[part].columns.get(test, ("", ""))
     rows = [row for row in tables.get(number, {"rows": []})["rows"] if row["model"] == "2B" and column in row]
     wanted = {"base": rows[0]["shots"] if rows else 0, "sft": shots or "all", "rft": shots or "all"}
     return {
@@ -149,7 +148,7 @@ def _blocks(name: str, board: Board, tables: Tables) -> Iterator[str]:
     if not finished:
         return
     experiment = find(name)
-    metric = ", ".join(sorted({HEADLINE[part.task] for part in experiment.parts.values()}))
+    metric = ", ".join(sorted({part.metric for part in experiment.parts.values()}))
     yield f"## {experiment.title}"
     yield f"In the paper: {experiment.paper}. Ours: {metric}."
     yield from _on_the_paper(name, tables)
@@ -194,7 +193,7 @@ def _comparisons(tables: str) -> str:
 
 def _numbers(name: str) -> list[str]:
     """The paper's tables that an experiment re-enacts."""
-    return list(dict.fromkeys(table for (of, _, _), (table, _) in COUNTERPART.items() if of == name))
+    return list(dict.fromkeys(table for part in find(name).parts.values() for table, _ in part.columns.values()))
 
 
 def _on_the_paper(name: str, tables: Tables) -> Iterator[str]:
@@ -262,7 +261,8 @@ def _costs(board: Board, name: str) -> str:
 def _signs(name: str, number: str, gap: str, found: Found, tables: Tables) -> Iterator[str]:
     """The paper's differences in points, and in how many rows ours is surely that, not sure, surely the opposite."""
     one, other = gap.split(" - ")
-    rows = [row for row in _finished(name, found) if COUNTERPART.get((name, *row[:2]), ("",))[0] == number]
+    parts = find(name).parts
+    rows = [row for row in _finished(name, found) if parts[row[0]].columns.get(row[1], ("",))[0] == number]
     papers = [of_paper(tables, name, *row) for row in rows]
     if not rows:
         return

@@ -1,7 +1,4 @@
-"""The command for questions about new pictures: predict.
-
-Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
-"""
+"""The command for questions about new pictures: predict."""
 
 from __future__ import annotations
 
@@ -12,17 +9,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from minirft import UserError, as_user_error
-from minirft.commands.flags import Json, parse_config
+from minirft import UserError, as_user_error, data, runs, show
+from minirft.commands.flags import Json, TaskName, parse_config
+from minirft.pictures import SUFFIXES
 
-if TYPE_CHECKING:
-    from minirft.runs import Answered, GRPOConfig
-
-TaskName = Literal["detection", "classification", "grounding", "presence"]
 DRAWN = ".answer.png"  # the end of a drawing's file name, so that drawings are not used as input
 
 
@@ -48,8 +42,6 @@ class PredictFlags:
 def predict(args: list[str]) -> None:
     """Ask a model about new pictures and draw its answers: RUN_or_CONFIG PICTURE... --ask TEXT."""
     config, flags = parse_config(args, PredictFlags(()), "minirft predict", out=Path("runs/predict"))
-    from minirft.runs import Asking, ask, source_policy
-
     if not flags.pictures:
         raise UserError("minirft predict: name a picture, as in `minirft predict RUN photo.jpg --ask cat`")
     task = flags.task or config.data.task
@@ -59,7 +51,7 @@ def predict(args: list[str]) -> None:
     if flags.samples < 0:
         raise UserError(f"--samples {flags.samples}: use 0 for a greedy answer, or a number of answers such as 8")
     pictures = find_pictures(flags.pictures)
-    how = Asking(
+    how = runs.Asking(
         task=task,
         question=config.data.question if task == config.data.task != "classification" else "",
         samples=flags.samples,
@@ -68,8 +60,8 @@ def predict(args: list[str]) -> None:
         batch=max(1, config.eval_batch // max(1, flags.samples)),
         seed=config.seed,
     )
-    policy = source_policy(args[0], config, flags.adapter)
-    failed = report_answers(ask(policy, pictures, question, how), config.out, flags.json)
+    policy = runs.source_policy(args[0], config, flags.adapter)
+    failed = report_answers(runs.ask(policy, pictures, question, how), config.out, flags.json)
     if failed == len(pictures):
         raise UserError(f"none of the {failed} pictures could be asked about; the lines above say why")
 
@@ -80,8 +72,6 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     A folder means the picture files in it, but not in its subfolders; drawings of earlier answers are left out.  Raises
     `UserError` if a folder or a pattern matches no picture.
     """
-    from minirft.pictures import SUFFIXES
-
     paths: dict[Path, None] = {}
     for name in names:
         path = Path(name)
@@ -96,23 +86,21 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     return list(paths)
 
 
-def in_the_runs_words(text: str, task: TaskName, config: GRPOConfig) -> str:
+def in_the_runs_words(text: str, task: TaskName, config: runs.GRPOConfig) -> str:
     """Return the text to ask, for classification the run's question; warn if it is nearly one of the run's categories.
 
     The run's question has its list of labels.
     """
-    from minirft.data import question_of
-
     known = config.data.categories
     if near := text not in known and difflib.get_close_matches(text.casefold(), known, 1, 0.7):
         print(f"minirft: the run was trained on {near[0]!r}; {text!r} is another question", file=sys.stderr)
     name, own_labels = " ".join(text.split()), config.data.kind in ("folder", "csv", "hf")
     if task != "classification" or config.data.task != task or not own_labels or "?" in name or "<answer>" in name:
         return text
-    return question_of(replace(config.data, family=name or config.data.family))
+    return data.question_of(replace(config.data, family=name or config.data.family))
 
 
-def report_answers(answers: Iterable[Answered], out: Path, as_json: bool) -> int:
+def report_answers(answers: Iterable[runs.Answered], out: Path, as_json: bool) -> int:
     """Draw each answer into `out` and print it at once; return the number of pictures that could not be used."""
     failed, used = 0, set[str]()
     for answered in answers:
@@ -132,10 +120,8 @@ def report_answers(answers: Iterable[Answered], out: Path, as_json: bool) -> int
     return failed
 
 
-def draw(answered: Answered, out: Path, used: set[str]) -> Path:
+def draw(answered: runs.Answered, out: Path, used: set[str]) -> Path:
     """Write the drawing of an answer into `out` under the picture's name, with a number if the name is `used`."""
-    from minirft.show import drawn_answer
-
     stem, number = Path(answered.answer.picture).stem, 2
     while stem in used:
         stem, number = f"{Path(answered.answer.picture).stem}-{number}", number + 1
@@ -143,11 +129,11 @@ def draw(answered: Answered, out: Path, used: set[str]) -> Path:
     answer, path = answered.answer, out / f"{stem}{DRAWN}"
     with as_user_error(f"cannot write {path} ({{why}}); choose another --out", OSError):
         out.mkdir(parents=True, exist_ok=True)
-        drawn_answer(answered.picture, answer.boxes, answer.confidence, gist(answered)).save(path)
+        show.drawn_answer(answered.picture, answer.boxes, answer.confidence, gist(answered)).save(path)
     return path
 
 
-def gist(answered: Answered) -> str:
+def gist(answered: runs.Answered) -> str:
     """Summarise an answer in a line: its label, number of boxes or failure, and how many answers are alike to it."""
     answer = answered.answer
     line = answer.label or f"{len(answer.boxes)} box{'es' * (len(answer.boxes) != 1)}"
@@ -157,7 +143,7 @@ def gist(answered: Answered) -> str:
     return f"{line}; {round(answered.agreement * len(answered.texts))} of {len(answered.texts)} answers alike"
 
 
-def in_words(answered: Answered, drawing: Path) -> str:
+def in_words(answered: runs.Answered, drawing: Path) -> str:
     """Describe an answer for a reader: picture and gist, its boxes in pixels, the text, and the drawing's path."""
     answer = answered.answer
     lines = [f"{answer.picture}: {gist(answered)}"]

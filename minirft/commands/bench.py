@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from minirft.commands.flags import Json, Switch, parse
 from minirft.cost import Request
-from minirft.engine import quieten_libraries
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class BenchFlags(Request):
 def bench(args: list[str]) -> None:
     """Count and time one GRPO step: ours, the naive path, TRL, and the least arithmetic possible."""
     flags = parse(BenchFlags, args, "minirft bench")
-    quieten_libraries()
     if flags.gpu:
         from minirft.cost import run_gpu_bench
 

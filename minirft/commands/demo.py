@@ -14,54 +14,54 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from minirft import STARTED, UserError
-from minirft.data import held_out
-from minirft.evaluation import metrics
-from minirft.policy import Policy
-from minirft.runs import GRPOConfig, Row, generate, groups_of, load_policy, load_run_policy, read_history, read_log, sft
-from minirft.samples import Sample
-from minirft.show import Group, ReportData, before_after, group_panel, png, write_report
-from minirft.train import run as run_grpo
+from minirft import STARTED, UserError, data, evaluation, runs, show
+from minirft.commands.report import report_data
+
+if TYPE_CHECKING:
+    from minirft.policy import Policy
+    from minirft.samples import Sample
 
 HEADLINE = ("ap50_pooled", "mean_iou", "parse_rate", "ece", "auc", "abstention", "boxes_per_image", "ap50")
 
 
-def run_demo(config: GRPOConfig, out: Path) -> dict[str, Any]:
+def run_demo(config: runs.GRPOConfig, out: Path) -> dict[str, Any]:
     """Run the demo into `out` and return the content of `summary.json`.
 
     Raises `UserError` when `out` is not empty, because nothing is overwritten.
     """
+    from minirft.train import run as run_grpo  # imports torch
+
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already holds something: remove it, or choose another --out")
     config = replace(config, sft_steps=config.steps)  # as many pictures as GRPO sees
-    samples = held_out(config)  # the evaluations during training use other questions, by which settings are chosen
+    samples = data.held_out(config)  # the evaluations during training use other questions, by which settings are chosen
     say(f"the base answers {len(samples)} held-out questions")
-    before, before_texts = assess(load_policy(config), config, samples)
+    before, before_texts = assess(runs.load_policy(config), config, samples)
     say(f"GRPO, {config.steps} steps of {config.prompts_per_step} pictures x {config.group_size} completions")
     done, first_step, rft_seconds = follow(run_grpo(replace(config, out=out / "rft"), progress=True))
     config = replace(config, steps=done, sft_steps=done)
-    after, after_texts = assess(load_run_policy(out / "rft", config), config, samples)
+    after, after_texts = assess(runs.load_run_policy(out / "rft", config), config, samples)
     say(f"SFT on the {config.sft_target}, as many pictures")
-    follow(sft(replace(config, out=out / "sft"), progress=True))
-    beside, _ = assess(load_run_policy(out / "sft", config), config, samples)
+    follow(runs.sft(replace(config, out=out / "sft"), progress=True))
+    beside, _ = assess(runs.load_run_policy(out / "sft", config), config, samples)
     seconds = {"to_first_step": first_step, "train": rft_seconds, "total": process_seconds()}
     summary = {"seed": config.seed, "steps": config.steps, "seconds": seconds}
     summary |= {"before": before, "after": after, "sft": beside}
-    show(summary, config, out, samples, before_texts, after_texts)
+    write_page(summary, out, samples, before_texts, after_texts)
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
 
 
-def assess(policy: Policy, config: GRPOConfig, samples: list[Sample]) -> tuple[Row, list[str]]:
+def assess(policy: Policy, config: runs.GRPOConfig, samples: list[Sample]) -> tuple[dict[str, Any], list[str]]:
     """Return the metrics of greedy answers, with those of sampled ones under "sampled", and the greedy answers."""
-    greedy, sampled = (generate(policy, config, samples, mode) for mode in ("greedy", "sampled"))
+    greedy, sampled = (runs.generate(policy, config, samples, mode) for mode in ("greedy", "sampled"))
     task = samples[0].task
-    return {**metrics(task, greedy, samples), "sampled": metrics(task, sampled, samples)}, greedy
+    return {**evaluation.metrics(task, greedy, samples), "sampled": evaluation.metrics(task, sampled, samples)}, greedy
 
 
-def follow(rows: Iterable[Row]) -> tuple[int, float, float]:
+def follow(rows: Iterable[dict[str, Any]]) -> tuple[int, float, float]:
     """Run all steps; return their number, the age of the process after the first one, and the seconds of all steps.
 
     A run that Ctrl-C has stopped and saved counts as finished; a second Ctrl-C stops the demo too.
@@ -93,42 +93,29 @@ def say(text: str) -> None:
     print(f"[{process_seconds():5.1f} s] {text}", file=sys.stderr)
 
 
-def show(
-    summary: dict[str, Any], config: GRPOConfig, out: Path, samples: list[Sample], before: list[str], after: list[str]
-) -> None:
-    """Write `report.html` and the pictures in it."""
-    header, rows = read_log(out / "rft" / "log.jsonl")
+def write_page(summary: dict[str, Any], out: Path, samples: list[Sample], before: list[str], after: list[str]) -> None:
+    """Write `report.html`, the page of `minirft report` with the answers to the test questions, and its pictures."""
+    histories = [replace(runs.read_history(out / name), name=name.upper()) for name in ("rft", "sft")]
+    histories[0] = replace(histories[0], samples=samples, answers={0: before, summary["steps"]: after})
     blocks = {name: {k: v for k, v in summary[name].items() if k != "sampled"} for name in ("before", "after", "sft")}
-    data = ReportData(
+    page = report_data(histories)
+    page = replace(
+        page,
         before=blocks["before"],
         after=blocks["after"],
-        steps=config.steps,
-        seconds=summary["seconds"],
         beside={"SFT": blocks["sft"]},
-        runs={"RFT": rows, "SFT": read_log(out / "sft" / "log.jsonl")[1]},
-        samples=samples,
-        before_texts=before,
-        after_texts=after,
-        group=first_group(out / "rft"),
-        header=header,
+        seconds=summary["seconds"],
+        title=show.ReportData.title,
+        group=page.replays[0].moments[0].group,
     )
-    write_report(out / "report.html", data)
+    show.write_report(out / "report.html", page)
     (out / "pictures").mkdir()
-    (out / "pictures" / "before_after.png").write_bytes(png(before_after(samples[:8], before[:8], after[:8])))
-    (out / "pictures" / "group.png").write_bytes(png(group_panel(data.group)))
-
-
-def first_group(run: Path) -> Group:
-    """Return the group of step 1 whose rewards differ most, which has the strongest training signal."""
-    (widest,) = groups_of(read_history(run), 1)
-    return Group(
-        sample=widest.sample,
-        texts=[row["text"] for row in widest.rows],
-        rewards=[row["reward"] for row in widest.rows],
-        advantages=[row["advantage"] for row in widest.rows],
-        parts={name: values[widest.first : widest.first + len(widest.rows)] for name, values in widest.parts.items()},
-        note=f"Of step {widest.step}, the group whose rewards differ most.",
-    )
+    figures = {
+        "before_after": show.before_after(samples[:8], before[:8], after[:8]),
+        "group": show.group_panel(page.group),
+    }
+    for name, figure in figures.items():
+        (out / "pictures" / f"{name}.png").write_bytes(show.png(figure))
 
 
 def headline(summary: dict[str, Any]) -> str:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minirft.runs import GRPOConfig, read_log
-from minirft.show import HEADLINE, intervals_apart
+from minirft import UserError, data, runs, show
 
 Row = Mapping[str, Any]
 MOVED = {True: "moved", False: "within its intervals", None: "no interval"}
 
 
-def ending(folder: Path, config: GRPOConfig) -> str:
+def ending(folder: Path, config: runs.GRPOConfig) -> str:
     """Return the summary of a run, from its log, and the commands to use next."""
-    rows = read_log(folder / "log.jsonl")[1]
+    rows = runs.read_log(folder / "log.jsonl")[1]
     return "\n".join([*moved(rows), "next:", *next_lines(folder, config)])
 
 
@@ -32,18 +33,16 @@ def moved(rows: Sequence[Row]) -> list[str]:
         return []
     first, last = evaluations[0], evaluations[-1]
     lines = [f"{'held out':<14}{'step ' + str(first['step']):>9}{'step ' + str(last['step']):>9}"]
-    for key in HEADLINE:
+    for key in show.HEADLINE:
         if first.get(key) is not None and last.get(key) is not None:
-            verdict = MOVED[intervals_apart(first, last, key)]
+            verdict = MOVED[show.intervals_apart(first, last, key)]
             lines.append(f"{key:<14}{first[key]:>9.3f}{last[key]:>9.3f}  {verdict}")
     return lines
 
 
-def next_lines(folder: Path, config: GRPOConfig) -> list[str]:
+def next_lines(folder: Path, config: runs.GRPOConfig) -> list[str]:
     """Return one line each for report, eval, predict and export, ready to be typed."""
-    labels = config.data.task == "classification" and config.data.kind != "tiny"
-    default = config.data.family if labels else "red square" if config.data.kind == "tiny" else "cat"
-    name = default if labels else (config.data.categories or (default,))[0]
+    name = example_of(config)
     name = f'"{name}"' if " " in name else name
     kind = "adapter" if config.train == "lora" else "merged"
     lines = {
@@ -54,3 +53,14 @@ def next_lines(folder: Path, config: GRPOConfig) -> list[str]:
     }
     width = max(map(len, lines))
     return [f"  {line:<{width}}  # {why}" for line, why in lines.items()]
+
+
+def example_of(config: runs.GRPOConfig) -> str:
+    """Return something to ask for in the data at hand: a family of labels, a category, or else an instruction."""
+    if config.data.task == "classification" and config.data.kind != "tiny":
+        return config.data.family
+    if config.data.categories:
+        return config.data.categories[0]
+    with suppress(UserError):  # the data has moved
+        return data.held_out(replace(config, eval_samples=1))[0].category or "TEXT"
+    return "TEXT"

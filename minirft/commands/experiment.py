@@ -1,25 +1,19 @@
-"""This module holds the command that repeats the paper's comparisons, on the tiny world or on real data.
-
-Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
-"""
+"""This module holds the command that repeats the paper's comparisons, on the tiny world or on real data."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from minirft import UserError, as_user_error
+from minirft import UserError, as_user_error, experiments, runs
 from minirft.commands.flags import Json, Switch, parse  # noqa: F401 (pdoc resolves DryFlags' Switch here)
 from minirft.commands.learning import DryFlags
-from minirft.engine import quieten_libraries
-
-if TYPE_CHECKING:
-    from minirft.experiments import Study
 
 TINY_ONLY = {"workers"}
 BOTH = {"name", "profile", "seeds", "out", "json"}
@@ -58,13 +52,13 @@ def experiment(args: list[str]) -> None:
     """Repeat one of the paper's tables: base, SFT and RFT with intervals; tiny world or --profile real."""
     flags = parse(ExperimentFlags, args, "minirft experiment")
     _refuse_flags_of_the_other_profile(flags)
-    quieten_libraries()
+    out, usual = flags.out or Path("results") / flags.profile, 5 if flags.profile == "tiny" else 1
+    flags = replace(flags, out=out, seeds=usual if flags.seeds is None else flags.seeds)
     do = _tiny if flags.profile == "tiny" else _outlook if flags.dry_run else _real
     try:
         do(flags)
     except KeyboardInterrupt:
-        where = flags.out or f"results/{flags.profile}"
-        raise KeyboardInterrupt(f"stopped; {where} keeps the finished cells: the same command does the rest") from None
+        raise KeyboardInterrupt(f"stopped; {out} keeps the finished cells: the same command does the rest") from None
 
 
 def _refuse_flags_of_the_other_profile(flags: ExperimentFlags) -> None:
@@ -75,81 +69,56 @@ def _refuse_flags_of_the_other_profile(flags: ExperimentFlags) -> None:
 
 
 def _tiny(flags: ExperimentFlags) -> None:
-    from minirft.experiments import EXPERIMENTS, find, lines, run_experiment, table
-
-    names = list(EXPERIMENTS) if flags.name == "all" else [flags.name]
-    for name in names:
-        find(name)
-    for name in names:
-        seeds = 5 if flags.seeds is None else flags.seeds
-        board = run_experiment(name, flags.out or Path("results/tiny"), seeds, flags.workers)
-        if flags.json:
-            _print_rows({"experiment": name, **asdict(line)} for line in lines(board, name))
-        else:
-            print(f"{EXPERIMENTS[name].title} ({EXPERIMENTS[name].paper})\n{table(board, name)}\n")
-
-
-# ------------------------------------------------------------------ on real data
+    names = list(experiments.EXPERIMENTS) if flags.name == "all" else [flags.name]
+    for name, found in [(name, experiments.find(name)) for name in names]:
+        board = experiments.run_experiment(name, flags.out, flags.seeds, flags.workers)
+        _print_lines(flags, name, f"{found.title} ({found.paper})", experiments.lines(board, name))
 
 
 def _real(flags: ExperimentFlags) -> None:
-    from minirft.experiments import METRIC, paper_number, real_lines, real_table, run_study
-
     for study in _studies(flags):
-        board = run_study(study, _seeds(flags))
-        if not flags.json:
-            print(f"{study.name}\n{real_table(study, board)}\n")
-            continue
-        for line in real_lines(study, board):
-            metric = METRIC[study.settings(line.part).data.task]
-            row = {"experiment": study.name, **asdict(line), "metric": metric, "paper": paper_number(study, line)}
-            _print_rows([row])
+        found = experiments.lines(experiments.run_study(study, flags.seeds), study.name, study.parts)
+        _print_lines(flags, study.name, study.name, found, partial(experiments.paper_number, study))
+
+
+def _print_lines(
+    flags: ExperimentFlags,
+    name: str,
+    title: str,
+    found: Iterable[experiments.Line],
+    paper: Callable[[experiments.Line], float | None] = lambda line: None,
+) -> None:
+    if not flags.json:
+        print(f"{title}\n{experiments.table(found, paper)}\n")
+    else:
+        for line in found:
+            print(json.dumps({"experiment": name, **asdict(line), "paper": paper(line)}))
 
 
 def _outlook(flags: ExperimentFlags) -> None:
-    from minirft.experiments import outlook, outlook_table
-
-    rows = (
-        row
-        for study in _studies(flags)
-        for row in outlook(study, _seeds(flags), flags.tflops, flags.bandwidth, flags.processor)
-    )
-    if flags.json:
-        _print_rows(rows)
-    else:
-        for line in outlook_table(rows):
-            print(line, flush=True)
+    speed = flags.tflops, flags.bandwidth, flags.processor
+    rows = (row for study in _studies(flags) for row in experiments.outlook(study, flags.seeds, *speed))
+    for text in (f"{json.dumps(row)}\n" for row in rows) if flags.json else experiments.outlook_table(rows):
+        print(text, end="", flush=True)
 
 
-def _seeds(flags: ExperimentFlags) -> int:
-    return 1 if flags.seeds is None else flags.seeds
-
-
-def _studies(flags: ExperimentFlags) -> list[Study]:
+def _studies(flags: ExperimentFlags) -> list[experiments.Study]:
     """Return the chosen studies with the user's settings.  Raises `UserError` that names all missing files."""
-    from minirft.experiments import Study, missing, names_of
-    from minirft.runs import read_toml
-
-    names = names_of(flags.name, flags.model_size)
+    names = experiments.names_of(flags.name, flags.model_size)
     if flags.data_root is None:
         raise UserError("--profile real needs --data-root DIR, the folder that holds every set (docs/data.md draws it)")
-    lacking = missing(flags.data_root, names, flags.model_size)
+    lacking = experiments.missing(flags.data_root, names, flags.model_size)
     if lacking:
         raise UserError(
             f"{flags.data_root} lacks {', '.join(lacking)}: put them or links to them there (docs/data.md draws it)"
         )
     with as_user_error(f"{flags.settings}: {{why}}", UserError):
-        changes: dict[str, Any] = read_toml(flags.settings) if flags.settings else {}
+        changes: dict[str, Any] = runs.read_toml(flags.settings) if flags.settings else {}
     changes |= {"model": flags.model} if flags.model else {}
     changes |= {"eval_samples": flags.eval_samples} if flags.eval_samples is not None else {}
-    out = flags.out or Path("results/real")
-    studies = [Study(name, flags.data_root.absolute(), out, flags.model_size, changes) for name in names]
+    places = flags.data_root.absolute(), flags.out, flags.model_size
+    studies = [experiments.Study(name, *places, changes) for name in names]
     for study in studies:
         for part in study.parts:
             study.settings(part)
     return studies
-
-
-def _print_rows(rows: Iterable[dict[str, Any]]) -> None:
-    for row in rows:
-        print(json.dumps(row), flush=True)

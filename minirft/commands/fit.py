@@ -11,7 +11,6 @@ from pathlib import Path
 
 from minirft import UserError, as_user_error
 from minirft.commands.flags import Json, parse_config
-from minirft.engine import quieten_libraries
 
 BASE = "coco_8cate_4shot"
 """Config for a model that is named without a config."""
@@ -29,7 +28,6 @@ class FitFlags:
 
 def fit(args: list[str]) -> None:
     """Estimate the memory of a run before loading anything: CONFIG_or_MODEL [--gpu 8GB] [--field value ...]."""
-    quieten_libraries()
     source, args = config_and_flags(args)
     config, flags = parse_config(args, FitFlags(), "minirft fit")
     from minirft.cost import fit as memory

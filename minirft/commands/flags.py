@@ -1,7 +1,4 @@
-"""This module parses command lines into dataclasses with tyro, and turns every mistake into an error of one line.
-
-torch and transformers are imported only where they are needed, as in `cli`.
-"""
+"""This module parses command lines into dataclasses with tyro, and turns every mistake into an error of one line."""
 
 from __future__ import annotations
 
@@ -13,47 +10,44 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from minirft import UserError
+from minirft import UserError, runs
 from minirft.engine import quieten_libraries
-
-if TYPE_CHECKING:
-    from minirft.runs import GRPOConfig
 
 S = TypeVar("S")
 T = TypeVar("T")
+TaskName = Literal["detection", "classification", "grounding", "presence"]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
 
-def parse_config(args: list[str], flags: T, prog: str, **defaults: Any) -> tuple[GRPOConfig, T]:
+def parse_config(args: list[str], flags: T, prog: str, **defaults: Any) -> tuple[runs.GRPOConfig, T]:
     """Parse `CONFIG [--field value ...]`; return the settings and the other flags.
 
     CONFIG is a shipped name, a TOML file or the folder of a run; with `--resume RUN` it may be left out.  `defaults`
     replace the values of CONFIG.
     """
     config, rest = named_config(args, prog)
-    from minirft.runs import SHIPPED
-
-    known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
-    about = f"CONFIG is a TOML file, the folder of a run, or a shipped name: {known}."
+    known = ", ".join(sorted(file.stem for file in runs.SHIPPED.glob("*.toml")))
+    about = (
+        f"CONFIG is a TOML file, the folder of a run, or a shipped name: {known}.  The help of a setting may name "
+        "the source of a value: Paper (Visual-RFT, arXiv 2503.01785), Released (its authors' code, which differs), "
+        "Measured (by us, on the embedded model)."
+    )
     return parse_both(replace(config, **defaults), flags, rest, prog, about=about)
 
 
-def named_config(args: list[str], prog: str) -> tuple[GRPOConfig, list[str]]:
+def named_config(args: list[str], prog: str) -> tuple[runs.GRPOConfig, list[str]]:
     """Load the config that the line begins with, or that of `--resume RUN`; return it with the other arguments."""
-    quieten_libraries()
-    from minirft.runs import GRPOConfig, load_config, run_config
-
     source, rest = (args[0], args[1:]) if args and not args[0].startswith("-") else (value_of("--resume", args), args)
     if source is not None:
-        return run_config(Path(source)) if Path(source).is_dir() else load_config(source), rest
+        return runs.run_config(Path(source)) if Path(source).is_dir() else runs.load_config(source), rest
     if not {"-h", "--help"} & set(args):
         raise UserError(f"{prog}: name a config first, as in `{prog} tiny_detection`")
-    return GRPOConfig(), rest
+    return runs.GRPOConfig(), rest
 
 
 def parse_both(settings: S, flags: T, args: list[str], prog: str, name: str = "", about: str = "") -> tuple[S, T]:
@@ -90,11 +84,13 @@ def parse(kind: Callable[..., T], args: list[str], prog: str, about: str = "") -
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, args=args, prog=f"{prog} CONFIG" if about else prog, description=about)
+            parsed = tyro.cli(kind, args=args, prog=f"{prog} CONFIG" if about else prog, description=about)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
         raise UserError(f"{one_line(box.getvalue())}; see {prog} --help") from None
+    quieten_libraries()
+    return parsed
 
 
 def one_line(box: str) -> str:
@@ -115,7 +111,7 @@ def one_line(box: str) -> str:
     return f"{problem}; did you mean {near}?" if near else problem
 
 
-def show(result: Any, as_json: bool, indent: str = "", beside: Any = None) -> None:
+def print_result(result: Any, as_json: bool, indent: str = "", beside: Any = None) -> None:
     """Print a result as one JSON object, or as indented lines, each with the base model's number from `beside`."""
     if as_json:
         print(json.dumps(result))
@@ -124,7 +120,10 @@ def show(result: Any, as_json: bool, indent: str = "", beside: Any = None) -> No
         other = (beside or {}).get(name)
         if isinstance(value, dict):
             print(f"{indent}{name}")
-            show(value, False, indent + "  ", other)
+            print_result(value, False, indent + "  ", other)
+            if name.endswith("_by_category") and None in value.values():
+                print(f"{indent}  -: the category is in no held-out picture, so it has no AP")
         else:
+            shown = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else value
             base = f"  (base {other:.3f})" if isinstance(other, float) else ""
-            print(f"{indent}{name:<20} {f'{value:.3f}' if isinstance(value, float) else value}{base}")
+            print(f"{indent}{name:<20} {shown}{base}")

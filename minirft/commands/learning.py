@@ -1,12 +1,10 @@
-"""This module holds the commands around a run: demo, train, sft, eval, export, pretrain.
-
-Imports are inside the commands, because torch and transformers take seconds to load and `minirft --help` needs neither.
-"""
+"""This module holds the commands around a run: demo, train, sft, eval, export, pretrain."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from minirft import UserError
-from minirft.commands.flags import Json, Switch, parse, parse_config, show
-from minirft.engine import quieten_libraries
+from minirft import UserError, cost, data, evaluation, experiments, runs
+from minirft.commands.demo import headline, run_demo
+from minirft.commands.ending import ending
+from minirft.commands.flags import Json, Switch, parse, parse_both, parse_config, print_result
 
 if TYPE_CHECKING:
-    import torch
-
-    from minirft.evaluation import Sam
     from minirft.policy import Policy
-    from minirft.runs import GRPOConfig
     from minirft.samples import Sample
 
 
@@ -46,11 +41,7 @@ class DemoFlags:
 def demo(args: list[str]) -> None:
     """Train and compare on the embedded model: evaluate, GRPO, evaluate again, SFT beside it, a report."""
     flags = parse(DemoFlags, args, "minirft demo")
-    quieten_libraries()
-    from minirft.commands.demo import headline, run_demo
-    from minirft.runs import load_config
-
-    config = load_config(flags.config)
+    config = runs.load_config(flags.config)
     config = replace(config, seed=flags.seed, steps=config.steps if flags.steps is None else flags.steps)
     summary = run_demo(config, flags.out)
     print(json.dumps(summary) if flags.json else f"{headline(summary)}\n\nreport: {flags.out / 'report.html'}")
@@ -99,20 +90,17 @@ def train(args: list[str]) -> None:
     if flags.dry_run:
         dry_run(config, "grpo", flags)
         return
-    from minirft.train import run as run_grpo
+    from minirft.train import run as run_grpo  # imports torch
 
     follow(run_grpo(config, flags.resume, progress=True), config, flags)
 
 
-def train_on_trl(config: GRPOConfig, flags: TrainFlags) -> None:
+def train_on_trl(config: runs.GRPOConfig, flags: TrainFlags) -> None:
     """Train with TRL on each process of a launcher; the first one prints the result."""
-    from minirft import UserError
-    from minirft.runs import is_main, train_with_trl
-
     if flags.dry_run or flags.resume:
         raise UserError("--engine trl can neither --resume nor --dry-run: leave that out, or leave --engine out")
-    rows = train_with_trl(config, progress=sys.stderr.isatty() and not flags.json)
-    if is_main():
+    rows = runs.train_with_trl(config, progress=sys.stderr.isatty() and not flags.json)
+    if runs.is_main():
         follow(rows, config, flags)
     else:
         list(rows)
@@ -124,17 +112,14 @@ def sft(args: list[str]) -> None:
     if flags.dry_run:
         dry_run(config, "sft", flags)
         return
-    from minirft.runs import sft
-
-    follow(sft(config, flags.resume, progress=True), config, flags)
+    follow(runs.sft(config, flags.resume, progress=True), config, flags)
 
 
-def dry_run(config: GRPOConfig, method: Literal["grpo", "sft", "eval"], flags: DryFlags) -> None:
+def dry_run(config: runs.GRPOConfig, method: Literal["grpo", "sft", "eval"], flags: DryFlags) -> None:
     """Print what a run would do, without loading weights."""
-    from minirft.cost import dryrun
-
-    plan = dryrun.dry_run(config, method, dryrun.Rates.of(config, flags.tflops, flags.bandwidth), flags.processor)
-    print(json.dumps(plan) if flags.json else dryrun.report(plan))
+    rates = cost.Rates.of(config, flags.tflops, flags.bandwidth)
+    plan = cost.dry_run(config, method, rates, flags.processor)
+    print(json.dumps(plan) if flags.json else cost.dryrun.report(plan))
 
 
 @dataclass(frozen=True)
@@ -165,87 +150,69 @@ def evaluate(args: list[str]) -> None:
     if flags.dry_run:
         dry_run(config, "eval", flags)
         return
-    import time
-
-    from minirft.data import Screening, held_out, masks
-    from minirft.evaluation import by_category, lvis_metrics, mask_metrics
-    from minirft.runs import is_merged, judged, source_policy, write_coco_results
-
     run = Path(args[0])
-    screening = Screening.of(config.data, run if run.is_dir() else None, progress=sys.stderr.isatty())
-    samples = held_out(config, screening)
-    policy = source_policy(run, config, flags.adapter)
-    sam = _sam(flags.sam, config, policy.device)
-    whole = not run.is_dir() or is_merged(run)  # the digest of a whole model's weights is that of its files
+    screening = data.Screening.of(config.data, run if run.is_dir() else None, progress=sys.stderr.isatty())
+    samples = data.held_out(config, screening)
+    kind = data.evaluation_data(config.data).kind
+    if flags.sam and kind != "reasonseg":
+        raise UserError(f"--sam scores masks, and {kind} data has none; leave it out, or set data.kind = 'reasonseg'")
+    policy = runs.source_policy(run, config, flags.adapter)
+    sam = evaluation.Sam(flags.sam, policy.device) if flags.sam else None
+    whole = not run.is_dir() or runs.is_merged(run)  # the digest of a whole model's weights is that of its files
     trained = bool(flags.adapter) or not whole
     folder = flags.adapter or (run if run.is_dir() else config.out)
     start = time.perf_counter()
-    path, texts = _answers(policy, config, samples, folder, flags, trained)
-    row = {"mode": flags.mode, **judged(policy, texts, samples), **lvis_metrics(texts, samples, config.data)}
-    row |= by_category(samples[0].task, texts, samples)
+    path, texts, row = _judged(policy, config, samples, folder, flags, trained)
+    row = {"mode": flags.mode, **row, **evaluation.lvis_metrics(texts, samples, config.data)}
     if sam:
-        of_masks = mask_metrics(texts, samples, sam, masks, progress=sys.stderr.isatty())
+        of_masks = evaluation.mask_metrics(texts, samples, sam, data.masks, progress=sys.stderr.isatty())
         row |= of_masks | {"ci": row["ci"] | of_masks["ci"]}
     row["seconds"] = time.perf_counter() - start
     if warning := row.get("frame_warning"):
         print(f"minirft: {warning}", file=sys.stderr)
-    boxes = write_coco_results(texts, samples, config, path)
+    boxes = runs.write_coco_results(texts, samples, config, path)
     del policy  # two models may not fit into one card
-    base = _base_row(config, samples, folder, flags) if trained and not flags.alone else {}
+    base = {}
+    if trained and not flags.alone:
+        policy = runs.load_policy(replace(config, train="lora") if flags.adapter else config)
+        *_, base = _judged(policy, config, samples, folder, flags, trained=False, base=True)
     row |= {"predictions": str(path)} | ({"coco_results": str(boxes)} if boxes else {})
-    show(row | ({"base": base} if base and flags.json else {}), flags.json, beside=base)
+    print_result(row | ({"base": base} if base and flags.json else {}), flags.json, beside=base)
 
 
-def _base_row(config: GRPOConfig, samples: list[Sample], folder: Path, flags: EvalFlags) -> dict[str, Any]:
-    """Return the metrics of the model before training, on the same questions."""
-    from minirft.evaluation import by_category
-    from minirft.runs import judged, load_policy
-
-    policy = load_policy(replace(config, train="lora") if flags.adapter else config)
-    _, texts = _answers(policy, config, samples, folder, flags, trained=False, base=True)
-    return judged(policy, texts, samples) | by_category(samples[0].task, texts, samples)
-
-
-def _answers(
-    policy: Policy, config: GRPOConfig, samples: list[Sample], folder: Path, flags: EvalFlags, trained: bool,
+def _judged(
+    policy: Policy,
+    config: runs.GRPOConfig,
+    samples: list[Sample],
+    folder: Path,
+    flags: EvalFlags,
+    trained: bool,
     base: bool = False,
-) -> tuple[Path, list[str]]:  # fmt: skip
-    """Return the policy's answers and their file; the answers of the `base` have their own file."""
-    from minirft.runs import default_file, predict, settings
-
-    setup = settings(policy, config, samples, flags.mode, trained=trained)
+) -> tuple[Path, list[str], dict[str, Any]]:
+    """Return the policy's answers with their file and metrics; the answers of the `base` have their own file."""
+    setup = runs.settings(policy, config, samples, flags.mode, trained=trained)
     setup |= {"two_stages": True} if flags.two_stages else {}
     # "base-", because a report takes the newest greedy-* as the answers of the run.
-    default = default_file(folder, setup | ({"mode": f"base-{flags.mode}"} if base else {}))
+    default = runs.default_file(folder, setup | ({"mode": f"base-{flags.mode}"} if base else {}))
     path = default if base else flags.predictions or default
     if flags.fresh:
         path.unlink(missing_ok=True)
-    return path, predict(policy, config, samples, path, setup, progress=sys.stderr.isatty())
+    texts = runs.predict(policy, config, samples, path, setup, progress=sys.stderr.isatty())
+    return path, texts, runs.judged(policy, texts, samples) | evaluation.by_category(samples[0].task, texts, samples)
 
 
-def _sam(source: str | None, config: GRPOConfig, device: torch.device) -> Sam | None:
-    """Load the segmenter that `--sam` names.  Raises `UserError` if the data has no true masks."""
-    if source is None:
-        return None
-    from minirft.data import evaluation_data
-    from minirft.evaluation import Sam
+@dataclass(frozen=True)
+class PretrainFlags:
+    """`PretrainFlags` are the flags of `pretrain` besides the recipe."""
 
-    kind = evaluation_data(config.data).kind
-    if kind != "reasonseg":
-        raise UserError(f"--sam scores masks, and {kind} data has none; leave it out, or set data.kind = 'reasonseg'")
-    return Sam(source, device)
+    out: Path = Path("runs/base")
+    """Folder for the checkpoint, its log and its model card."""
 
 
 def pretrain(args: list[str]) -> None:
     """Train the embedded checkpoint from random weights: about 35 minutes on two cores."""
-    quieten_libraries()
-    from minirft.experiments import PretrainConfig, main
-
-    def options(config: PretrainConfig, out: Path = Path("runs/base")) -> tuple[PretrainConfig, Path]:
-        return config, out
-
-    options.__annotations__ = {"config": Annotated[PretrainConfig, tyro.conf.arg(name="")], "out": Path}
-    main(*parse(options, args, "minirft pretrain"))
+    recipe, flags = parse_both(experiments.PretrainConfig(), PretrainFlags(), args, "minirft pretrain")
+    experiments.main(recipe, flags.out)
 
 
 @dataclass(frozen=True)
@@ -265,11 +232,8 @@ class ExportFlags:
 def export(args: list[str]) -> None:
     """Export the policy of a run for PEFT, transformers and vLLM: RUN --to adapter|merged."""
     flags = parse(ExportFlags, args, "minirft export")
-    quieten_libraries()
-    from minirft.runs import export_run
-
     folder = flags.out or flags.run / flags.to
-    for note in export_run(flags.run, flags.to, folder, flags.dtype):
+    for note in runs.export_run(flags.run, flags.to, folder, flags.dtype):
         print(f"minirft: {note}", file=sys.stderr)
     print(folder)
 
@@ -282,16 +246,13 @@ def kept(folder: Path) -> str:
     return f"stopped; {folder} keeps {saved[-1].name}: go on with --resume {folder}"
 
 
-def follow(rows: Iterable[dict[str, Any]], config: GRPOConfig, flags: TrainFlags) -> None:
+def follow(rows: Iterable[dict[str, Any]], config: runs.GRPOConfig, flags: TrainFlags) -> None:
     """Run all steps; print the rows as JSON lines or the folder at the end, then the summary and the next commands."""
-    from minirft.commands.ending import ending
-    from minirft.runs import plain, tracked
-
     folder = flags.resume or config.out
     try:
-        for row in tracked(rows, flags.track, config, folder):
+        for row in runs.tracked(rows, flags.track, config, folder):
             if flags.json:
-                print(json.dumps(plain(row)), flush=True)
+                print(json.dumps(runs.plain(row)), flush=True)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(str(stop) or kept(folder)) from None
     if not flags.json:

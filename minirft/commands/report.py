@@ -1,7 +1,4 @@
-"""This module holds the command that writes a page about one run, or about several for comparison.
-
-Imports are inside the command, because torch and matplotlib take seconds to load and `minirft --help` needs neither.
-"""
+"""This module holds the command that writes a page about one run, or about several for comparison."""
 
 from __future__ import annotations
 
@@ -9,16 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 
-from minirft import UserError
-from minirft.commands.flags import Json, parse, quieten_libraries, show
-
-if TYPE_CHECKING:
-    from minirft.runs import History
-    from minirft.show import Levels, Replay, ReportData
+from minirft import UserError, evaluation, rewards, runs, show
+from minirft.commands.flags import Json, parse, print_result
 
 MOMENTS, MOMENTS_OF_ALL = 24, 48  # steps in the replay of one run, and of all runs together; each holds a picture
 WORST = 8
@@ -39,21 +32,17 @@ class ReportFlags:
 def report(args: list[str]) -> None:
     """Write a page about runs: curves, misses, a replay of the steps: RUN [RUN ...] [--out FILE.html]."""
     flags = parse(ReportFlags, args, "minirft report")
-    quieten_libraries()
-    from minirft.runs import read_history
-    from minirft.show import write_report
-
     folders = [run for folder in flags.runs for run in runs_in(folder)]
     if not folders:
         raise UserError("minirft report: name the folder of a run, as in `minirft report runs/train`")
-    histories = [read_history(folder) for folder in folders]
+    histories = [runs.read_history(folder) for folder in folders]
     for history in histories:
         if not history.samples:
             why = "no answers to held-out pictures are kept in it, or their data has moved"
             print(f"minirft: {history.folder}: {why}; minirft eval {history.folder} makes some", file=sys.stderr)
     out = flags.out or folders[0] / "report.html"  # does not overwrite the report of a demo
-    write_report(out, report_data(histories))
-    show({"report": str(out)}, flags.json)
+    show.write_report(out, report_data(histories))
+    print_result({"report": str(out)}, flags.json)
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -62,19 +51,16 @@ def runs_in(folder: Path) -> list[Path]:
     return inner if inner and not (folder / "config.toml").is_file() else [folder]
 
 
-def report_data(histories: Sequence[History]) -> ReportData:
+def report_data(histories: Sequence[runs.History]) -> show.ReportData:
     """Return the content of the page: the first run in full, and the others for comparison."""
-    from minirft.rewards import reading
-    from minirft.show import ReportData, worst
-
     names = unique([history.name for history in histories])
     first, texts = histories[0], newest(histories[0])
     before, after = first_and_last(first)
-    score = reading(first.config.data.task, "strict")
+    score = rewards.reading(first.config.data.task, "strict")
     early = list(first.answers[min(first.answers)]) if len(first.answers) > 1 else []
     beside = {name: first_and_last(history)[1] for name, history in zip(names[1:], histories[1:], strict=True)}
     train = [row["seconds"] for row in first.rows if row.get("kind") == "train" and row.get("seconds")]
-    return ReportData(
+    return show.ReportData(
         before=before,
         after=after,
         steps=first.steps,
@@ -88,59 +74,54 @@ def report_data(histories: Sequence[History]) -> ReportData:
         title=("Runs " if len(names) > 1 else "Run ") + ", ".join(names),
         name=names[0],
         levels=levels(first, early, texts),
-        misses=worst(first.samples, texts, lambda *pair: score(*pair).total, WORST) if texts else (),
+        misses=show.worst(first.samples, texts, lambda *pair: score(*pair).total, WORST) if texts else (),
         replays=replays(names, histories),
     )
 
 
-def first_and_last(history: History) -> tuple[dict[str, Any], dict[str, Any]]:
+def first_and_last(history: runs.History) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metrics before and after, {} if there are none; a later `minirft eval` replaces missing ones."""
-    from minirft.evaluation import metrics
-
     rows = history.evaluations
     if len(rows) > 1:
         return rows[0], rows[-1]
     if rows or not history.samples:
         return {}, rows[0] if rows else {}
-    return {}, metrics(history.samples[0].task, newest(history), history.samples)
+    return {}, evaluation.metrics(history.samples[0].task, newest(history), history.samples)
 
 
-def newest(history: History) -> list[str]:
+def newest(history: runs.History) -> list[str]:
     """Return the answers of the last evaluation to the held-out samples."""
     return list(history.answers[max(history.answers)]) if history.answers else []
 
 
-def levels(history: History, early: Sequence[str], texts: Sequence[str]) -> dict[str, Levels]:
+def levels(history: runs.History, early: Sequence[str], texts: Sequence[str]) -> dict[str, show.Levels]:
     """Return boxes and hits by stated confidence, before and after; {} for other tasks than detection."""
-    from minirft.evaluation import confidence_levels
-
     if not texts or history.samples[0].task != "detection":
         return {}
     trained = "sft" if history.header.get("config", {}).get("method") == "sft" else "rft"
     pairs = (("base", early), (trained, texts))
-    return {name: confidence_levels(answers, history.samples) for name, answers in pairs if answers}
+    return {name: evaluation.confidence_levels(answers, history.samples) for name, answers in pairs if answers}
 
 
-def replays(names: Sequence[str], histories: Sequence[History]) -> list[Replay]:
+def replays(names: Sequence[str], histories: Sequence[runs.History]) -> list[show.Replay]:
     """Return the replay of each run that has rewards."""
-    from minirft.runs import groups_of
-    from minirft.show import Group, Moment, Replay
-
     each, result = min(MOMENTS, MOMENTS_OF_ALL // len(histories) or 1), []
     for name, history in zip(names, histories, strict=True):
         moments = []
-        for group in groups_of(history, each):
-            texts, rewards, advantages, failures = (
+        for group in runs.groups_of(history, each):
+            texts, totals, advantages, failures = (
                 [row[key] for row in group.rows] for key in ("text", "reward", "advantage", "failure")
             )
-            shown = Group(group.sample, texts, rewards, advantages)
-            moments.append(Moment(group.step, shown, group.parts, group.first, failures))
+            own = {name: values[group.first :][: len(texts)] for name, values in group.parts.items()}
+            note = f"Of step {group.step}, the group whose rewards differ most."
+            shown = show.Group(group.sample, texts, totals, advantages, own, note)
+            moments.append(show.Moment(group.step, shown, group.parts, group.first, failures))
         if moments:
             config = history.config
             parts = dict.fromkeys(part for moment in moments for part in moment.parts)
             weights = {part: config.reward_weights.get(part, 1.0) for part in parts}
             scale, eps = config.advantage_scale, config.advantage_eps
-            result.append(Replay(name, moments, weights, scale, eps))
+            result.append(show.Replay(name, moments, weights, scale, eps))
     return result
 
 

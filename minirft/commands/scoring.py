@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from minirft import UserError, as_user_error
-from minirft.commands.flags import Json, parse
+from minirft import UserError, as_user_error, data, rewards, runs
+from minirft.commands.flags import Json, TaskName, parse
 
 if TYPE_CHECKING:
     from minirft.samples import Sample
 
-TaskName = Literal["detection", "classification", "grounding", "presence"]
 Variant = Literal["strict", "paper", "official"]
 
 
@@ -38,9 +37,7 @@ class ScoreFlags:
 def score(args: list[str]) -> None:
     """Score saved completions: JSON lines {"completion", "solution"} in, reward parts out."""
     flags = parse(ScoreFlags, args, "minirft score")
-    from minirft.rewards import reading, score_rows
-
-    for row in score_rows(read_rows(flags.file), reading(flags.task, flags.variant)):
+    for row in rewards.score_rows(read_rows(flags.file), rewards.reading(flags.task, flags.variant)):
         print(json.dumps(row))
 
 
@@ -63,10 +60,8 @@ class AuditFlags:
 def audit(args: list[str]) -> None:
     """Attack a reward: measure how much an answer can earn without looking at the picture."""
     flags = parse(AuditFlags, args, "minirft audit")
-    from minirft.rewards import audit, reward_for
-
     samples = _questions(flags.config, flags.task) if flags.config else None
-    rows = audit(flags.task, reward_for(flags.task, flags.reward or flags.variant), samples)
+    rows = rewards.audit(flags.task, rewards.reward_for(flags.task, flags.reward or flags.variant), samples)
     for row in rows:
         if flags.json:
             print(json.dumps(row))
@@ -76,13 +71,10 @@ def audit(args: list[str]) -> None:
 
 
 def _questions(source: str, task: TaskName) -> list[Sample]:
-    from minirft.data import held_out
-    from minirft.runs import load_config
-
-    config = load_config(source)
+    config = runs.load_config(source)
     if config.data.task != task:
         raise UserError(f"{source} asks for {config.data.task}, not {task}: give --task {config.data.task}")
-    return held_out(replace(config, eval_samples=50))
+    return data.held_out(replace(config, eval_samples=50))
 
 
 def read_rows(file: Path) -> Iterator[Any]:

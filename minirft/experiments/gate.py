@@ -6,17 +6,20 @@ already the default.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import StrictUndefined, Template
 
 from minirft.evaluation import metrics
 from minirft.policy import Policy
 from minirft.rewards import is_well_formed
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Sample
-from minirft.tiny import CAREFUL_START, held_out
+from minirft.tiny import BROKEN_TAGS, CAREFUL_SHARE, CAREFUL_START, held_out
 
 FORCED = f"<think>{CAREFUL_START}"
 THINKS_CAREFULLY = CAREFUL_START.strip()
@@ -108,3 +111,18 @@ def requirements(blocks: dict[str, Any]) -> list[Requirement]:
         Requirement("format kept, careful less quick", blocks["sampled_default"]["format_gap"], -0.10, 0.10),
         Requirement("share of absent categories", blocks["questions"]["absent"], 0.20, 0.30),
     ]
+
+
+def write_card(folder: Path, config: dict[str, Any], blocks: dict[str, Any]) -> None:
+    """Write `MODEL_CARD.md`, which is `card.md.jinja` with measured numbers, and `gate.json` beside the weights."""
+    (folder / "gate.json").write_text(json.dumps(blocks, indent=1) + "\n")
+    text = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
+    card = Template(text, trim_blocks=True, undefined=StrictUndefined).render(
+        careful=CAREFUL_SHARE,
+        broken=BROKEN_TAGS,
+        blocks=blocks,
+        gate=requirements(blocks),
+        seed=config["seed"],
+        recipe=json.dumps(config, indent=1),
+    )
+    (folder / "MODEL_CARD.md").write_text(card + "\n")

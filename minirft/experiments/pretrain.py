@@ -27,34 +27,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLForConditionalGeneration
 
-from minirft import UserError
+from minirft import UserError, tiny
+from minirft.engine import Processor, load_processor
+from minirft.experiments.gate import measure, requirements, write_card
 from minirft.policy import Policy
-from minirft.tiny import (
-    CHECKPOINT,
-    COLOURS,
-    FAMILIES,
-    GRID,
-    PATCH,
-    SHAPES,
-    SIDE,
-    Question,
-    annotate,
-    careful,
-    new_image_processor,
-    new_model,
-    save,
-    world,
-)
 
-CELL = 2 * PATCH  # pixels on a side of a picture token
-CELLS = SIDE // CELL
-STEPS = SIDE // GRID + 1  # coordinates on the grid
-FEATURES = tuple(dict.fromkeys(word for classes in FAMILIES.values() for words in classes.values() for word in words))
+CELL = 2 * tiny.PATCH  # pixels on a side of a picture token
+CELLS = tiny.SIDE // CELL
+STEPS = tiny.SIDE // tiny.GRID + 1  # coordinates on the grid
+FEATURES = tuple(
+    dict.fromkeys(word for classes in tiny.FAMILIES.values() for words in classes.values() for word in words)
+)
 SLOTS = 3  # the most features a class has
 IGNORE = -100
-VISION, SKILL, HABITS = 1, 2, 3  # the stages
+STAGES = ("vision", "skill", "habit")
 
 
 @dataclass(frozen=True)
@@ -85,67 +73,54 @@ class PretrainConfig:
 class Stream(IterableDataset):
     """A stream of batches; each batch depends only on (seed, stage, step)."""
 
-    def __init__(self, config: PretrainConfig, stage: int, steps: int) -> None:
+    def __init__(self, config: PretrainConfig, stage: str, steps: int) -> None:
         self.config, self.stage, self.steps = config, stage, steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        tokenizer, processor = AutoTokenizer.from_pretrained(CHECKPOINT), new_image_processor()
+        processor = load_processor(str(tiny.CHECKPOINT), None, None)
+        annotator = tiny.annotate if self.stage == "habit" else tiny.careful
         names, shares = zip(*self.config.shares, strict=True)
         for step in range(self.steps):
-            rng = np.random.default_rng([self.config.seed, self.stage, step])
+            rng = np.random.default_rng([self.config.seed, 1 + STAGES.index(self.stage), step])
             kinds = rng.choice(names, size=self.config.batch, p=np.array(shares) / sum(shares))
-            questions = [world.ASKS[kind](rng) for kind in kinds]
-            annotator = annotate if self.stage == HABITS else careful
-            yield collate(questions, [annotator(question, rng) for question in questions], tokenizer, processor)
+            questions = [tiny.world.ASKS[kind](rng) for kind in kinds]
+            yield collate(questions, [annotator(question, rng) for question in questions], processor)
 
 
-def collate(questions: list[Question], texts: list[str], tokenizer, processor) -> dict[str, Tensor]:
+def collate(questions: list[tiny.Question], texts: list[str], processor: Processor) -> dict[str, Tensor]:
     """Make one right-padded batch of questions and completions, with labels, picture patches and side targets."""
-    pictures = processor([question.image() for question in questions], return_tensors="pt")
-    rows, labels = [], []
-    for question, text in zip(questions, texts, strict=True):
-        prompt = prompt_ids(tokenizer, question.problem())
-        answer = tokenizer(text + "<|im_end|>", add_special_tokens=False)["input_ids"]
-        rows.append(torch.tensor(prompt + answer))
-        labels.append(torch.tensor([IGNORE] * len(prompt) + answer))
-    input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-    lengths = torch.tensor([len(row) for row in rows])
+    prompts = [processor(tiny.world.sample_of(question)) for question in questions]
+    answers = [processor.tokenizer(f"{text}<|im_end|>", add_special_tokens=False)["input_ids"] for text in texts]
+    pairs = [(prompt["input_ids"], torch.tensor(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+    input_ids = pad([torch.cat(pair) for pair in pairs], padding_value=processor.tokenizer.pad_token_id)
+    labels = [torch.cat([torch.full_like(prompt, IGNORE), answer]) for prompt, answer in pairs]
+    lengths = torch.tensor([len(row) for row in labels])
     return {
         "input_ids": input_ids,
         "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-        "labels": nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE),
-        "mm_token_type_ids": (input_ids == tokenizer.convert_tokens_to_ids("<|image_pad|>")).long(),
-        "pixel_values": pictures["pixel_values"],
-        "image_grid_thw": pictures["image_grid_thw"],
+        "labels": pad(labels, padding_value=IGNORE),
+        "mm_token_type_ids": (input_ids == processor.picture_id).long(),
+        **{name: torch.cat([prompt[name] for prompt in prompts]) for name in ("pixel_values", "image_grid_thw")},
         **side_targets(questions),
     }
 
 
-def prompt_ids(tokenizer, problem: str) -> list[int]:
-    """Tokenise a question with the chat template, with 16 tokens for the picture."""
-    content = [{"type": "image"}, {"type": "text", "text": problem}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    text = text.replace("<|image_pad|>", "<|image_pad|>" * CELLS**2)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def side_targets(questions: list[Question]) -> dict[str, Tensor]:
+def side_targets(questions: list[tiny.Question]) -> dict[str, Tensor]:
     """Return the object in each of the 16 cells, and the features of a look-alike picture."""
     cells = torch.full((len(questions), CELLS * CELLS, 6), IGNORE)  # colour, shape, x1, y1, x2, y2
     lookalike = torch.full((len(questions), SLOTS), IGNORE)
     for index, question in enumerate(questions):
         if question.scene is None:
-            for slot, feature in enumerate(FAMILIES[question.family][question.subject]):
+            for slot, feature in enumerate(tiny.FAMILIES[question.family][question.subject]):
                 lookalike[index, slot] = FEATURES.index(feature)
             continue
         for thing in question.scene.things:
             x1, y1, x2, y2 = thing.extent
             cell = (y1 + y2) // 2 // CELL * CELLS + (x1 + x2) // 2 // CELL
-            shape = IGNORE if thing.shattered else list(SHAPES).index(thing.shape)
-            place = [side // GRID for side in thing.extent]
-            cells[index, cell] = torch.tensor([list(COLOURS).index(thing.colour), shape, *place])
+            shape = IGNORE if thing.shattered else list(tiny.SHAPES).index(thing.shape)
+            place = [side // tiny.GRID for side in thing.extent]
+            cells[index, cell] = torch.tensor([list(tiny.COLOURS).index(thing.colour), shape, *place])
     return {"cells": cells, "lookalike": lookalike}
 
 
@@ -157,7 +132,7 @@ class SideHeads(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.sizes = [len(COLOURS), len(SHAPES), *4 * [STEPS]]
+        self.sizes = [len(tiny.COLOURS), len(tiny.SHAPES), *4 * [STEPS]]
         self.cell = nn.Linear(width, 1 + sum(self.sizes))
         self.lookalike = nn.Linear(width, SLOTS * len(FEATURES))
 
@@ -183,37 +158,36 @@ class SideHeads(nn.Module):
 def pretrain(config: PretrainConfig, folder: Path) -> Path:
     """Run the three stages, save the model into `folder` with a JSON-lines log beside it, return the folder."""
     torch.manual_seed(config.seed)
-    model = new_model(config.seed)
+    model = tiny.new_model(config.seed)
     heads = SideHeads(model.config.text_config.hidden_size)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "pretrain.jsonl", "w") as log:
         log.write(json.dumps({"config": asdict(config), "torch": torch.__version__}) + "\n")
         tower = [*model.model.visual.parameters(), *heads.parameters()]
         see = lambda features, batch: heads(features, batch["cells"], batch["lookalike"])  # noqa: E731
-        run_stage(model, see, tower, config, VISION, config.vision_steps, config.vision_learning_rate, log)
+        run_stage("vision", model, see, tower, config, log)
         text = list(model.requires_grad_(False).model.language_model.requires_grad_(True).parameters())
-        speak = partial(text_loss, model)
-        run_stage(model, speak, text, config, SKILL, config.skill_steps, config.skill_learning_rate, log)
-        run_stage(model, speak, text, config, HABITS, config.habit_steps, config.habit_learning_rate, log)
-    save(model, folder)
+        for stage in ("skill", "habit"):
+            run_stage(stage, model, partial(text_loss, model), text, config, log)
+    tiny.save(model, folder)
     return folder
 
 
 def run_stage(
+    stage: str,
     model: Qwen2VLForConditionalGeneration,
     loss_of: Callable[[Tensor, dict[str, Tensor]], Tensor],
     parameters: list[nn.Parameter],
     config: PretrainConfig,
-    stage: int,
-    steps: int,
-    peak: float,
     log: TextIO,
 ) -> None:
     """Minimise `loss_of(picture features, batch)` by AdamW, with a linear warm-up and a cosine to zero."""
+    number, steps = 1 + STAGES.index(stage), getattr(config, f"{stage}_steps")
+    peak: float = getattr(config, f"{stage}_learning_rate")
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     batches = DataLoader(Stream(config, stage, steps), batch_size=None, num_workers=1, prefetch_factor=8)
     started = time.time()
-    with tqdm(batches, total=steps, desc=f"pretrain stage {stage}", unit="step") as bar:
+    with tqdm(batches, total=steps, desc=f"pretrain stage {number}", unit="step") as bar:
         for step, batch in enumerate(bar):
             optimizer.param_groups[0]["lr"] = peak * schedule(step, steps, config.warmup)
             features = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
@@ -225,7 +199,7 @@ def run_stage(
             if step % 50 == 0 or step == steps - 1:
                 bar.set_postfix(loss=loss.item())
                 seconds = round(time.time() - started, 1)
-                log.write(json.dumps({"stage": stage, "step": step, "loss": loss.item(), "seconds": seconds}) + "\n")
+                log.write(json.dumps({"stage": number, "step": step, "loss": loss.item(), "seconds": seconds}) + "\n")
                 log.flush()
 
 
@@ -251,17 +225,13 @@ def text_loss(model: Qwen2VLForConditionalGeneration, features: Tensor, batch: d
     return F.cross_entropy(model.lm_head(hidden[:, :-1][counted]), targets[counted])
 
 
-def main(config: PretrainConfig, folder: Path, measured_queries: int = 400) -> dict[str, object]:
+def main(config: PretrainConfig, folder: Path) -> dict[str, object]:
     """Pretrain, measure the gate, and write the model card; return the measurements of the gate.
 
     Raises `UserError` if the base fails.  It is then left in `folder`, but should not be used.
     """
-    from minirft.experiments.card import write_card
-    from minirft.experiments.gate import measure, requirements
-
     torch.set_num_threads(1)  # the second core draws the scenes
-    policy = Policy.load(pretrain(config, folder))
-    blocks = measure(policy, measured_queries)
+    blocks = measure(Policy.load(pretrain(config, folder)))
     write_card(folder, asdict(config), blocks)
     missed = [requirement for requirement in requirements(blocks) if not requirement.met]
     if missed:

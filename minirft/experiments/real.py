@@ -7,66 +7,55 @@ its training pictures, with questions about other categories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from minirft import UserError
-from minirft.data import FAMILY, DataConfig
+from minirft.data import DataConfig
+from minirft.experiments.settings import HEADLINE, TABLES, Columns, tuples
 from minirft.runs import SHIPPED, load_config, read_toml
+from minirft.samples import Task
 
 Size = Literal["2b", "7b"]
+METRIC: dict[Task, str] = HEADLINE | {"detection": "ap"}
+"""The metric by which methods are compared."""
 
 # ------------------------------------------------------------------ training and tests
 
 
-def _as_it_is(data: DataConfig) -> DataConfig:
-    return data
-
-
-def _rare(data: DataConfig) -> DataConfig:
-    other = load_config("coco_base65_lvis13").data
-    return replace(data, eval_kind=other.eval_kind, eval_categories=other.eval_categories)
-
-
 @dataclass(frozen=True)
 class RealPart:
-    """One part of an experiment: a shipped config, its numbers of shots, and its tests."""
+    """One part of an experiment: a shipped config, its numbers of shots, and its tests (`experiments.toml`)."""
 
     config: str
-    shots: tuple[int, ...] = (0,)
-    """Pictures of each category; 0 keeps the number of the config."""
-    tests: dict[str, Callable[[DataConfig], DataConfig]] = field(default_factory=lambda: {"same": _as_it_is})
-    """Name -> the change of the config's data settings."""
     source: str = "coco"
     """The source of the files, a key of `PLACES`."""
+    shots: tuple[int, ...] = (0,)
+    tests: dict[str, dict[str, Any]] = field(default_factory=lambda: {"same": {}})
+    columns: Columns = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """Return the metric by which methods are compared."""
+        return METRIC[load_config(self.config).data.task]
+
+    def tested(self, name: str, data: DataConfig) -> DataConfig:
+        """Return the data settings of a test: those of training with its changes."""
+        changes = dict(self.tests[name])
+        if "eval_like" in changes:
+            other = load_config(changes.pop("eval_like")).data
+            changes |= {"eval_kind": other.eval_kind, "eval_categories": other.eval_categories}
+        elif "eval_categories" in changes:
+            changes["eval_categories"] = sum((getattr(data, field) for field in changes["eval_categories"]), ())
+        return replace(data, **changes)
 
 
 EXPERIMENTS: dict[str, tuple[RealPart, ...]] = {
-    "classification": tuple(RealPart(f"{kind}_4shot", (1, 2, 4, 8, 16), source=kind) for kind in FAMILY),
-    "coco-fewshot": (RealPart("coco_8cate_4shot", (1, 2, 4, 8, 16)),),
-    "lvis-fewshot": (RealPart("lvis_6cate_10shot", (10,), source="lvis"),),
-    "out-of-domain": (RealPart("own_coco_4shot", (4, 16), source="own"),),
-    "grounding": (
-        RealPart(
-            "reasonseg",
-            tests={"test": _as_it_is, "val": lambda data: replace(data, eval_part="val")},
-            source="reasonseg",
-        ),
-    ),
-    "open-vocabulary": (
-        RealPart(
-            "coco_base65",
-            tests={
-                "novel": _as_it_is,
-                "base": lambda data: replace(data, eval_categories=data.categories),
-                "all": lambda data: replace(data, eval_categories=data.categories + data.eval_categories),
-                "rare": _rare,
-            },
-        ),
-    ),
-    "presence": (RealPart("coco_presence", (4,)),),
+    name: tuple(RealPart(config, **tuples(part)) for config, part in table["real"].items())
+    for name, table in TABLES.items()
+    if "real" in table
 }
 
 
@@ -135,4 +124,4 @@ def _sources(name: str, size: Size) -> Iterator[str]:
     for part in parts_of(name, size).values():
         yield part.source
         data = load_config(part.config).data
-        yield from (kind for change in part.tests.values() if (kind := change(data).eval_kind))
+        yield from (kind for test in part.tests if (kind := part.tested(test, data).eval_kind))

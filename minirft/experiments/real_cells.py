@@ -24,38 +24,15 @@ from typing import Any
 
 import torch
 
-from minirft import UserError
-from minirft.cost import plan
-from minirft.data import held_out
-from minirft.evaluation import bootstrap, lvis_metrics
+from minirft import UserError, as_user_error, cost, data, evaluation, runs
 from minirft.experiments.board import Board, run_cells
 from minirft.experiments.cells import DRAWS, Key, drawn, rounded
-from minirft.experiments.real import RealPart, Size, located, parts_of
-from minirft.experiments.settings import HEADLINE
+from minirft.experiments.real import METRIC, RealPart, Size, located, parts_of
 from minirft.policy import Policy
-from minirft.runs import (
-    SHIPPED,
-    GRPOConfig,
-    default_file,
-    frame_warning,
-    from_table,
-    load_policy,
-    load_run_policy,
-    plain,
-    predict,
-    provenance,
-    read_log,
-    read_toml,
-    settings,
-    sft,
-    write_coco_results,
-)
-from minirft.samples import Sample, Task
+from minirft.samples import Sample
 from minirft.train import run as run_grpo
 
-METHODS = {"sft": sft, "rft": run_grpo}
-METRIC: dict[Task, str] = HEADLINE | {"detection": "ap"}
-"""The metric by which methods are compared."""
+METHODS = {"sft": runs.sft, "rft": run_grpo}
 
 
 @dataclass(frozen=True)
@@ -76,27 +53,25 @@ class Study:
     def parts(self) -> dict[str, RealPart]:
         return parts_of(self.name, self.size)
 
-    def settings(self, part: str) -> GRPOConfig:
+    def settings(self, part: str) -> runs.GRPOConfig:
         """Return the config with the user's changes, without paths.  Raises `UserError` for invalid changes."""
-        table = read_toml(SHIPPED / f"{part}.toml")
+        table = runs.read_toml(runs.SHIPPED / f"{part}.toml")
         for name, value in self.changes.items():
             table[name] = {**table.get(name, {}), **value} if isinstance(value, dict) else value
-        try:
-            return from_table(GRPOConfig, table)
-        except UserError as error:
-            raise UserError(f"{part} with your settings: {error}") from None
+        with as_user_error(f"{part} with your settings: {{why}}", UserError):
+            return runs.from_table(runs.GRPOConfig, table)
 
-    def config(self, key: Key) -> GRPOConfig:
+    def config(self, key: Key) -> runs.GRPOConfig:
         """Return the settings of a cell's run."""
         config = self.settings(key.part)
-        data = replace(located(config.data, self.parts[key.part].source, self.root), seed=key.seed)
-        data = replace(data, shots=key.shots) if key.shots else data
-        return replace(config, data=data, seed=key.seed, out=self.folder(key))
+        place = located(config.data, self.parts[key.part].source, self.root)
+        place = replace(place, seed=key.seed, shots=key.shots or place.shots)
+        return replace(config, data=place, seed=key.seed, out=self.folder(key))
 
-    def test(self, part: str, name: str) -> GRPOConfig:
+    def test(self, part: str, name: str) -> runs.GRPOConfig:
         """Return the settings of a test; they have no seed, because the questions are the same for every cell."""
         config, spec = self.settings(part), self.parts[part]
-        return replace(config, data=located(spec.tests[name](config.data), spec.source, self.root))
+        return replace(config, data=located(spec.tested(name, config.data), spec.source, self.root))
 
     def folder(self, key: Key) -> Path:
         """Return the folder of a cell's run."""
@@ -126,7 +101,7 @@ def open_board(study: Study) -> Board:
     """Open the study's file.  Raises `UserError` for a file with other settings or in another format."""
     configs = {part: asdict(study.settings(part)) for part in study.parts}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    header = plain(provenance({"experiment": study.name, "profile": "real", "configs": configs}, 0, device))
+    header = runs.plain(runs.provenance({"experiment": study.name, "profile": "real", "configs": configs}, 0, device))
     file = study.out / f"{study.name}{'' if study.size == '2b' else '_7b'}.json"
     return Board.open(file, study.name, header)
 
@@ -135,32 +110,32 @@ def run_cell(study: Study, key: Key, progress: bool = True) -> dict[str, Any]:
     """Train, except for the base, and answer every test; return the results as JSON data."""
     policy = trained(key, study.config(key), progress)
     tests = {name: {"greedy": answered(study, key, name, policy, progress)} for name in study.parts[key.part].tests}
-    return {"run": str(study.folder(key)), **cost(key, study.config(key)), "tests": tests}
+    return {"run": str(study.folder(key)), **effort(key, study.config(key)), "tests": tests}
 
 
-def trained(key: Key, config: GRPOConfig, progress: bool) -> Policy:
+def trained(key: Key, config: runs.GRPOConfig, progress: bool) -> Policy:
     """Return the policy of a cell after its run, which is started or continued."""
     gc.collect()  # free the model of the cell before, which reference cycles would keep
     if key.method == "base":
-        return load_policy(config)
+        return runs.load_policy(config)
     resume = config.out if (config.out / "config.toml").is_file() else None
     for _ in METHODS[key.method](config, resume, progress=progress):
         pass
     gc.collect()
-    return load_run_policy(config.out, config)
+    return runs.load_run_policy(config.out, config)
 
 
 def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) -> dict[str, Any]:
     """Compute all metrics of a test, also LVIS's, and the headline metric on `DRAWS` resamples; store the answers."""
     config, place = study.test(key.part, name), (key.part, name)
-    samples = study.asked[place] = study.asked.get(place) or held_out(config)
-    made_with = settings(policy, config, samples, "greedy", trained=key.method != "base")
-    path = default_file(study.folder(key), made_with)
-    texts = predict(policy, config, samples, path, made_with, progress=progress)
-    write_coco_results(texts, samples, config, path)
-    values, draws = bootstrap(config.data.task, texts, samples, resamples=DRAWS)
-    values |= lvis_metrics(texts, samples, config.data)
-    warning = frame_warning(policy, texts, samples)
+    samples = study.asked[place] = study.asked.get(place) or data.held_out(config)
+    made_with = runs.settings(policy, config, samples, "greedy", trained=key.method != "base")
+    path = runs.default_file(study.folder(key), made_with)
+    texts = runs.predict(policy, config, samples, path, made_with, progress=progress)
+    runs.write_coco_results(texts, samples, config, path)
+    values, draws = evaluation.bootstrap(config.data.task, texts, samples, resamples=DRAWS)
+    values |= evaluation.lvis_metrics(texts, samples, config.data)
+    warning = runs.frame_warning(policy, texts, samples)
     return {
         **rounded(values),
         "n": len(samples),
@@ -170,12 +145,12 @@ def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) 
     }
 
 
-def cost(key: Key, config: GRPOConfig) -> dict[str, Any]:
+def effort(key: Key, config: runs.GRPOConfig) -> dict[str, Any]:
     """Return the seconds of training, the pictures seen, with repeats, and the completions sampled."""
     if key.method == "base":
         return {"seconds_training": 0.0, "pictures_seen": 0, "completions_sampled": 0}
-    planned = plan(config, "grpo" if key.method == "rft" else "sft", None)
-    rows = read_log(config.out / "log.jsonl")[1]
+    planned = cost.plan(config, "grpo" if key.method == "rft" else "sft", None)
+    rows = runs.read_log(config.out / "log.jsonl")[1]
     return {
         "seconds_training": round(sum(row["seconds"] for row in rows if row["kind"] == "train"), 1),
         "pictures_seen": planned["prompts"],

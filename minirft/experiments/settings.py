@@ -1,4 +1,4 @@
-"""The settings of each experiment: training data, validation and tests.
+"""The settings of each experiment: training data, validation and tests, from `experiments.toml`.
 
 Training, validation and test pictures are disjoint: training uses the seeds 1, 2, ..., and validation and test have one
 other seed each.
@@ -6,13 +6,13 @@ other seed each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from minirft import UserError
 from minirft.data import k_shot_of_stream
-from minirft.runs import GRPOConfig
+from minirft.runs import GRPOConfig, read_toml
 from minirft.samples import Sample, Task
 from minirft.tiny import BASE, FAMILIES, FEWSHOT, NOVEL, RARE, world
 
@@ -31,41 +31,71 @@ categories is too high, and its interval seldom contains the true value (`docs/i
 CHOSEN_BY: dict[Task, str] = HEADLINE | {"detection": "ap50"}
 """The metric by which rate and length are chosen.  It is compared on one set of questions and is not reported."""
 
-Draw = Callable[[int, int], list[Sample]]  # (how many, seed) -> questions
 METHODS = ("sft", "sft-reasoning", "rft")
 """Imitation of answers alone, as in the paper's SFT; imitation of an expert's reasoning and answers; GRPO."""
 CONTROLS = ("sft-quick", "rft-official")
 """Two control methods.  Imitation of answers after the base's own short thought, because the embedded base, unlike
 Qwen2-VL, has never seen a text without a thought; and GRPO with the reward of the released code."""
+CATEGORIES: dict[str, tuple[str, ...]] = {
+    "eight": FEWSHOT,
+    "five": FEWSHOT[:5],
+    "other": tuple(category for category in BASE if category not in FEWSHOT),
+    "base": BASE,
+    "novel": NOVEL,
+    "all": BASE + NOVEL,
+    "rare": RARE,
+    "six rare": RARE[:6],
+}
+Columns = dict[str, list[str]]  # test -> table of the paper, and its column
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of an experiment: a stream of training questions, its shots, and its tests."""
+    """One part of an experiment on the tiny world; `experiments.toml` explains the fields."""
 
-    task: Task
-    draw: Draw
-    names: tuple[str, ...]
-    """The categories that shots are counted by: k pictures of each."""
-    tests: dict[str, Draw]
-    shots: tuple[int, ...]
-    """Pictures of each name; 0 means the first `size` pictures of the stream."""
+    task: Task = "detection"
+    options: dict[str, Any] = field(default_factory=dict)
+    """The options of training questions."""
+    tests: dict[str, dict[str, Any]] = field(default_factory=lambda: {"same": {}})
+    shots: tuple[int, ...] = (0,)
     size: int = 0
     base: str = "embedded"
-    """The starting point of training, from `minirft.experiments.bases`."""
-    absent: float = ABSENT
-    """Share of training questions about an absent category, for detection."""
     staged: tuple[str, ...] = ()
-    """The tests that ask in two stages: is there one, then where."""
     masked: tuple[str, ...] = ()
-    """The tests whose boxes are also turned into masks."""
+    columns: Columns = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the categories that shots are counted by: k pictures of each."""
+        family = self.options.get("family")
+        return tuple(FAMILIES[family]) if family else CATEGORIES.get(self.options.get("categories", ""), ())
+
+    @property
+    def absent(self) -> float:
+        """Return the share of training questions about an absent category."""
+        return {"detection": self.options.get("absent", ABSENT), "presence": 0.5}.get(self.task, 0.0)
+
+    @property
+    def metric(self) -> str:
+        """Return the metric by which methods are compared."""
+        return HEADLINE[self.task]
+
+    def draw(self, count: int, seed: int, **changes: Any) -> list[Sample]:
+        """Draw questions with the options of training and `changes`; `reasoning` selects a kind of grounding."""
+        options = ({"absent": ABSENT} if self.task == "detection" else {}) | self.options | changes
+        if "categories" in options:
+            options["categories"] = CATEGORIES[options["categories"]]
+        reasoning = options.pop("reasoning", None)
+        if reasoning is None:
+            return getattr(world, self.task)(count, seed, **options)
+        every = world.grounding(4 * count, seed, **options)
+        return [sample for sample in every if (sample.category in world.EXTREMES) == reasoning][:count]
 
     def train(self, shots: int, seed: int) -> list[Sample]:
         """Draw the training set of a seed; more shots of one seed only add pictures."""
         if not shots:
             return self.draw(self.size, seed)
-        negatives = {"detection": self.absent, "presence": 0.5}.get(self.task, 0.0)
-        return k_shot_of_stream(partial(self.draw, seed=seed), self.names, shots, seed, negatives)
+        return k_shot_of_stream(lambda count: self.draw(count, seed), self.names, shots, seed, self.absent)
 
     def validation(self) -> list[Sample]:
         """Draw the validation questions: a separate stream of the training categories."""
@@ -73,7 +103,7 @@ class Part:
 
     def test(self, name: str, count: int = TEST_ON) -> list[Sample]:
         """Draw the questions of a test, which are used for nothing else."""
-        return [replace(sample, id=f"test-{sample.id}") for sample in self.tests[name](count, TEST)]
+        return [replace(sample, id=f"test-{sample.id}") for sample in self.draw(count, TEST, **self.tests[name])]
 
 
 @dataclass(frozen=True)
@@ -84,118 +114,23 @@ class Experiment:
     paper: str
     """The place in the paper."""
     parts: dict[str, Part]
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...]
 
 
-def _detection(categories: tuple[str, ...], style: str = "plain", absent: float = ABSENT) -> Draw:
-    return partial(world.detection, categories=categories, absent=absent, style=style)
+def tuples(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table with tuples in place of its lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
-def _family(name: str) -> Part:
-    draw = partial(world.classification, family=name)
-    return Part("classification", draw, tuple(FAMILIES[name]), {"same": draw}, (1, 2, 4, 8, 16))
-
-
-def _kind(reasoning: bool) -> Draw:
-    """Select grounding questions of one kind: the object is named, or must be found by reasoning."""
-
-    def draw(count: int, seed: int) -> list[Sample]:
-        every = world.grounding(4 * count, seed)
-        return [sample for sample in every if (sample.category in world.EXTREMES) == reasoning][:count]
-
-    return draw
-
-
-def _eight(tests: dict[str, Draw]) -> Part:
-    return Part("detection", _detection(FEWSHOT), FEWSHOT, tests, (1, 2, 4, 8, 16))
-
-
-def _style(style: str) -> Part:
-    """Detection in a style that the base has never seen; a second test shows whether the plain style suffers."""
-    names = FEWSHOT[:5]
-    tests = {"same": _detection(names, style), "plain style": _detection(names)}
-    return Part("detection", _detection(names, style), names, tests, (4, 16))
-
-
-def _where() -> Part:
-    """Detection trained on present categories only, like the paper's few-shot sets, and tested in three ways."""
-    present, half = _detection(FEWSHOT, absent=0.0), _detection(FEWSHOT, absent=0.5)
-    tests = {"category known": present, "asked at once": half, "asked in two stages": half}
-    return Part("detection", present, FEWSHOT, tests, (4,), absent=0.0, staged=("asked in two stages",))
-
-
-def _is_there_one() -> Part:
-    draw = partial(world.presence, categories=FEWSHOT)
-    return Part("presence", draw, FEWSHOT, {"same": draw, "other": partial(world.presence, categories=OTHER)}, (4,))
-
-
-OTHER_BASES = ("never", "quick", "seldom", "careful")
-OTHER = tuple(category for category in BASE if category not in FEWSHOT)
+TABLES = read_toml(Path(__file__).with_name("experiments.toml"))
 EXPERIMENTS: dict[str, Experiment] = {
-    "classification": Experiment(
-        "Few-shot classification of look-alike classes", "Table 2", {name: _family(name) for name in FAMILIES}
-    ),
-    "coco-fewshot": Experiment(
-        "Few-shot detection of 8 of 80 categories",
-        "Table 3",
-        {"8 categories": _eight({"same": _detection(FEWSHOT), "other": _detection(OTHER)})},
-    ),
-    "lvis-fewshot": Experiment(
-        "10-shot detection of 6 rare categories",
-        "Table 4",
-        {"6 rare": Part("detection", _detection(RARE[:6]), RARE[:6], {"same": _detection(RARE[:6])}, (10,))},
-        METHODS + CONTROLS,
-    ),
-    "out-of-domain": Experiment(
-        "Few-shot detection in other drawing styles",
-        "Table 5",
-        {"outlines": _style("outline"), "sketches": _style("sketch")},
-    ),
-    "grounding": Experiment(
-        "Reasoning grounding from 239 pictures",
-        "Table 6",
-        {
-            "239 pictures": Part(
-                "grounding",
-                world.grounding,
-                (),
-                {"all": world.grounding, "named": _kind(reasoning=False), "reasoned": _kind(reasoning=True)},
-                (0,),
-                239,
-                masked=("all",),
-            )
-        },
-        METHODS + CONTROLS,
-    ),
-    "open-vocabulary": Experiment(
-        "Train on 65 base categories, test on 15 novel and 13 rare ones",
-        "Tables 7 and 8",
-        {
-            "65 base": Part(
-                "detection",
-                _detection(BASE),
-                (),
-                {
-                    "novel": _detection(NOVEL),
-                    "base": _detection(BASE),
-                    "all": _detection(BASE + NOVEL),
-                    "rare": _detection(RARE),
-                },
-                (0,),
-                600,
-            )
-        },
-    ),
-    "presence": Experiment(
-        "Is there one, then where: two stages, or one question",
-        "section 4.1",
-        {"where": _where(), "is there one": _is_there_one()},
-    ),
-    "bases": Experiment(
-        "What the base already knows",
-        "no table",
-        {name: replace(_eight({"same": _detection(FEWSHOT)}), base=name, shots=(1, 16)) for name in OTHER_BASES},
-    ),
+    name: Experiment(
+        table["title"],
+        table["paper"],
+        {part: Part(**tuples(fields)) for part, fields in table["tiny"].items()},
+        METHODS + CONTROLS if table.get("controls") else METHODS,
+    )
+    for name, table in TABLES.items()
 }
 
 

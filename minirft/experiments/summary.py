@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
 from minirft.experiments.board import Board
-from minirft.experiments.settings import HEADLINE, find
+from minirft.experiments.real import RealPart
+from minirft.experiments.settings import CONTROLS, METHODS, Part, find
 from minirft.experiments.statistics import Estimate, difference, estimate
+from minirft.show import name_of
 
 Measured = tuple[list[float], list[list[float]]]  # values by seed, and their resamples
-BySeed = dict[int, tuple[float, list[float]]]  # seed -> the headline metric, and its resamples
+BySeed = dict[int, tuple[float, list[float]]]  # seed -> the metric of comparison, and its resamples
 MODES = ("greedy", "sampled")
 PAIRS = (
     ("sft", "base"),
@@ -34,50 +36,45 @@ class Line:
     mode: str
     what: str
     found: Estimate
+    metric: str = ""
 
 
-def lines(board: Board, name: str) -> Iterator[Line]:
-    """Yield every number of the finished cells, for greedy and for sampled answers."""
-    methods = find(name).methods
-    for part, spec in find(name).parts.items():
+def lines(board: Board, name: str, parts: Mapping[str, Part | RealPart] | None = None) -> Iterator[Line]:
+    """Yield every number of the finished cells, for greedy and for sampled answers.
+
+    The base comes first, then each method at each number of shots, and differences on common seeds.  The parts are by
+    default those of the tiny world.
+    """
+    for part, spec in (parts or find(name).parts).items():
         for test, mode in product(spec.tests, MODES):
-            yield from lines_of(board, part, test, mode, HEADLINE[spec.task], spec.shots, methods)
+            look = partial(_by_seed, board, part, test=test, mode=mode, metric=spec.metric)
+            for shots, what, found in _compared(look, spec.shots):
+                yield Line(part, test, shots, mode, what, found, spec.metric)
 
 
-def lines_of(
-    board: Board,
-    part: str,
-    test: str,
-    mode: str,
-    metric: str,
-    shots: Iterable[int],
-    methods: Iterable[str],
-    pairs: Iterable[tuple[str, str]] = PAIRS,
-) -> Iterator[Line]:
-    """Yield the numbers of one test: the base, each method at each number of shots, and differences on common seeds."""
-    look = partial(_by_seed, board, part, test=test, mode=mode, metric=metric)
+def _compared(look: Callable[[str, int], BySeed], shots: Iterable[int]) -> Iterator[tuple[int, str, Estimate]]:
+    """Yield (shots, what, number) of one test and mode."""
     base = look("base", 0)
     if base:
-        yield Line(part, test, 0, mode, "base", estimate(*_columns(base)))
+        yield 0, "base", estimate(*_columns(base))
     for k in shots:
-        found = {method: look(method, k) for method in methods}
+        found = {method: seen for method in METHODS + CONTROLS if (seen := look(method, k))}
         for method, seen in found.items():
-            if seen:
-                yield Line(part, test, k, mode, method, estimate(*_columns(seen)))
+            yield k, method, estimate(*_columns(seen))
         # The base has no seed; it is compared with each.
         found["base"] = {seed: cell for cell in base.values() for seen in found.values() for seed in seen}
-        for one, other in pairs:
+        for one, other in PAIRS:
             a, b = found.get(one, {}), found.get(other, {})
             if both := sorted(a.keys() & b.keys()):
                 pair = (_columns({seed: x[seed] for seed in both}) for x in (a, b))
-                yield Line(part, test, k, mode, f"{one} - {other}", difference(*pair))
+                yield k, f"{one} - {other}", difference(*pair)
 
 
 def measured(
     board: Board, name: str, part: str, method: str, shots: int, test: str, mode: str = "greedy"
 ) -> Measured | None:
     """Return the headline metric of the test cells, in the order of their seeds; None if there are no cells."""
-    found = _by_seed(board, part, method, shots, test, mode, HEADLINE[find(name).parts[part].task])
+    found = _by_seed(board, part, method, shots, test, mode, find(name).parts[part].metric)
     return _columns(found) if found else None
 
 
@@ -85,7 +82,7 @@ def _by_seed(board: Board, part: str, method: str, shots: int, test: str, mode: 
     cells = {
         key.seed: cell["tests"][test][mode]
         for key, cell in board.cells.items()
-        if (key.part, key.method, key.shots) == (part, method, shots) and not key.tunes
+        if (key.part, key.method, key.shots) == (part, method, shots) and not key.tunes and mode in cell["tests"][test]
     }
     return {seed: (cell[metric], cell["draws"]) for seed, cell in sorted(cells.items())}
 
@@ -94,11 +91,14 @@ def _columns(cells: BySeed) -> Measured:
     return [value for value, _ in cells.values()], [draws for _, draws in cells.values()]
 
 
-def table(board: Board, name: str) -> str:
-    """Write the lines as text; * marks a difference whose intervals exclude zero."""
-    rows = [f"{'part':<14}{'test':<20}{'shots':>5}  {'mode':<9}{'':<20}{'mean [95% interval]':<26}seeds"]
-    for line in lines(board, name):
+def table(found: Iterable[Line], paper: Callable[[Line], float | None] = lambda line: None) -> str:
+    """Write lines as text, beside the paper's numbers; * marks a difference whose intervals exclude zero."""
+    rows = [("part", "test", "shots", "answers", "metric", "", "mean [95% interval]", "seeds", "paper")]
+    for line in found:
         sure = " *" if " - " in line.what and line.found.excludes_zero else ""
-        which, found = f"{line.part:<14}{line.test:<20}{line.shots:>5}  {line.mode:<9}", line.found
-        rows.append(f"{which}{line.what:<20}{found!s:<26}{found.seeds:>5}{sure}")
-    return "\n".join(rows)
+        published = "" if (number := paper(line)) is None else f"{number:.3f}"
+        shots, what = "" if line.what == "base" else str(line.shots or "all"), name_of(line.what).replace("−", "-")
+        which = (line.part, line.test, shots, line.mode, line.metric, what)
+        rows.append((*which, f"{line.found}{sure}", str(line.found.seeds), published))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minirft.experiments import HEADLINE, Board, Key, choose, find, measured, prediction_interval, run_cell
+from minirft.experiments import Board, Key, choose, find, measured, prediction_interval, run_cell
 
 RESULTS = Path("../results")  # relative to the folder of the notebooks
 FRESH_SEED = 6
@@ -77,5 +77,5 @@ def live_cell(
     if key in board.cells or not known:
         raise ValueError(f"seed {seed} of {method} is no fresh seed beside committed ones")
     record = run_cell(key)
-    value = record["tests"][test]["greedy"][HEADLINE[find(name).parts[part].task]]
+    value = record["tests"][test]["greedy"][find(name).parts[part].metric]
     return LiveCell(value, *prediction_interval(known[0]), record)

@@ -10,8 +10,10 @@ destroys the shape and the place, so a good detector gives such an object a low 
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -20,29 +22,10 @@ SIDE = 112  # pixels
 GRID = 4  # pixels
 SHATTER = 60  # pixels: the square over which a shattered object is spread
 
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 40, 40),
-    "orange": (245, 140, 25),
-    "yellow": (245, 225, 60),
-    "green": (45, 150, 60),
-    "cyan": (60, 205, 220),
-    "blue": (40, 75, 205),
-    "purple": (125, 50, 165),
-    "pink": (248, 150, 195),
-    "white": (250, 250, 250),
-    "black": (20, 20, 20),
-}
-# Shape -> number of corners, for the reasoning questions.
-SHAPES: dict[str, int] = {
-    "circle": 0,
-    "heart": 1,
-    "triangle": 3,
-    "square": 4,
-    "diamond": 4,
-    "star": 10,
-    "cross": 12,
-    "ring": 0,
-}
+_TABLES = tomllib.loads(Path(__file__).with_name("scenes.toml").read_text(encoding="utf-8"))
+COLOURS: dict[str, tuple[int, int, int]] = {name: tuple(rgb) for name, rgb in _TABLES["colours"].items()}
+SHAPES: dict[str, int] = _TABLES["shapes"]
+"""Shape -> number of corners, for the reasoning questions."""
 CATEGORIES: tuple[str, ...] = tuple(f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES))
 # The formula spreads the novel categories over the colour-shape table: every colour and shape also has base categories.
 NOVEL: tuple[str, ...] = tuple(CATEGORIES[8 * (k % 10) + (3 * k + k // 10) % 8] for k in range(15))
@@ -247,16 +230,7 @@ def _star() -> list[tuple[float, float]]:
     return [tuple(point) for point in ((points - low) / (high - low)).tolist()]
 
 
-CORNERS: dict[str, list[tuple[float, float]]] = {
-    "triangle": [(0.5, 0), (1, 1), (0, 1)],
-    "square": [(0, 0), (1, 0), (1, 1), (0, 1)],
-    "diamond": [(0.5, 0), (1, 0.5), (0.5, 1), (0, 0.5)],
-    "star": _star(),
-    "cross": [
-        *((1 / 3, 0), (2 / 3, 0), (2 / 3, 1 / 3), (1, 1 / 3), (1, 2 / 3), (2 / 3, 2 / 3)),
-        *((2 / 3, 1), (1 / 3, 1), (1 / 3, 2 / 3), (0, 2 / 3), (0, 1 / 3), (1 / 3, 1 / 3)),
-    ],
-}
+CORNERS: dict[str, list[tuple[float, float]]] = _TABLES["outlines"] | {"star": _star()}
 
 
 def _shatter(pixels: np.ndarray, footprint: tuple[int, int, int, int], rng: np.random.Generator) -> None:

@@ -105,21 +105,20 @@ ASKS: dict[Task, Callable[..., Question]] = {
 
 def samples(ask: Callable[[np.random.Generator], Question], n: int, seed: int) -> list[Sample]:
     """Draw `n` samples of one kind of question, each from its own stream of the seed."""
-    drawn = []
-    for index in range(n):
-        question = ask(np.random.default_rng([seed, index]))
-        drawn.append(
-            Sample(
-                id=f"{question.task}-{seed}-{index}",
-                image=question.image(),
-                task=question.task,
-                problem=question.problem(),
-                solution=question.solution(),
-                category=question.subject,
-                reasoning=reasoning(question),  # for SFT with reasoning
-            )
-        )
-    return drawn
+    return [sample_of(ask(np.random.default_rng([seed, index])), f"{seed}-{index}") for index in range(n)]
+
+
+def sample_of(question: Question, name: str = "") -> Sample:
+    """Return a question as a sample, with the careful annotator's reasoning for SFT with reasoning."""
+    return Sample(
+        id=f"{question.task}-{name}",
+        image=question.image(),
+        task=question.task,
+        problem=question.problem(),
+        solution=question.solution(),
+        category=question.subject,
+        reasoning=reasoning(question),
+    )
 
 
 def detection(n: int, seed: int, categories: Sequence[str] = BASE, **options: object) -> list[Sample]:

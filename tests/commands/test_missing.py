@@ -65,6 +65,7 @@ def test_help_names_the_config_and_lists_the_shipped_ones(capsys: pytest.Capture
         main(["train", "--help"])
     text = capsys.readouterr().out
     assert "minirft train CONFIG" in text and "own_coco_4shot" in text and "the folder of a run" in text
+    assert "Released (" in text and "Measured (" in text, "words of the settings' help that nothing explains"
 
 
 def test_the_first_word_comes_before_anything_heavy(monkeypatch: pytest.MonkeyPatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 from PIL import Image
 
 from minirft import experiments
-from minirft.commands import demo as demo_module
+from minirft import train as train_module
 from minirft.commands.cli import main
+from minirft.commands.ending import example_of
+from minirft.commands.flags import print_result
 from minirft.runs import folder as folder_module
-from minirft.runs import read_log
+from minirft.runs import load_config, read_log
+from minirft.tiny import CATEGORIES
 
 SETTINGS = """
 model = "{model}"
@@ -105,6 +109,24 @@ def test_eval_shows_the_base_and_each_category(home: Path, tmp_path: Path, monke
     assert "base" not in json.loads(capsys.readouterr().out)
 
 
+def test_the_end_of_a_run_asks_for_what_the_data_has(home: Path, monkeypatch: pytest.MonkeyPatch):
+    """`--ask cat` after a run on mugs and cups; a traceback, or a dead end, when the pictures have moved."""
+    monkeypatch.chdir(home)
+    config = load_config("mine.toml")
+    assert example_of(config) in ("mug", "cup")
+    assert example_of(replace(config, data=replace(config.data, categories=("cup",)))) == "cup"
+    assert example_of(replace(config, data=replace(config.data, annotations=home / "gone.json"))) == "TEXT"
+    assert example_of(load_config("tiny_detection")) in CATEGORIES
+
+
+def test_an_undefined_number_is_a_dash(capsys: pytest.CaptureFixture[str]):
+    """`None` printed for a category that no held-out picture shows, and no reason."""
+    print_result({"auc": None, "ap50_by_category": {"cup": 0.5, "mug": None}}, False)
+    printed = capsys.readouterr().out
+    assert "None" not in printed and printed.count("mug                  -\n") == 1
+    assert "-: the category is in no held-out picture, so it has no AP" in printed
+
+
 def test_score_takes_the_packages_own_files(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """Completions that the package wrote and cannot read."""
     run = home / "run"
@@ -139,7 +161,7 @@ def test_an_interrupted_demo_goes_on_to_its_report(
     tiny_random: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Ctrl-C in the middle of a demo that leaves no report of the steps that were done."""
-    real = demo_module.run_grpo
+    real = train_module.run
 
     def stopped(config, progress):
         rows = real(config, progress=progress)
@@ -147,7 +169,7 @@ def test_an_interrupted_demo_goes_on_to_its_report(
         rows.close()
         raise KeyboardInterrupt("stopped and saved after step 2; go on with ...")
 
-    monkeypatch.setattr(demo_module, "run_grpo", stopped)
+    monkeypatch.setattr(train_module, "run", stopped)
     config = tmp_path / "demo.toml"
     small = "prompts_per_step = 2\ngroup_size = 4\nmax_completion_length = 8\neval_samples = 4\nthreads = 1\n"
     config.write_text(f'model = "{tiny_random.as_posix()}"\nsteps = 9\nsave_every = 1\n{small}')

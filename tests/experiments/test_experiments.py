@@ -121,7 +121,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path):
     assert found["other", 1, "sampled", "rft - sft-reasoning"].mean == pytest.approx(0.1)
     assert found["same", 2, "greedy", "rft - base"].low == pytest.approx(0.152)
     assert found["same", 0, "greedy", "base"].seeds == 1
-    assert table(again, NAME).count("\n") == len(found)
+    assert table(lines(again, NAME)).count("\n") == len(found)
     json.loads((tmp_path / "x.json").read_text())
 
 

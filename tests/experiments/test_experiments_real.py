@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from minirft.experiments import board as board_room
 from minirft.experiments import real_cells
 from minirft.experiments.board import Board
 from minirft.experiments.cells import DRAWS, Key
-from minirft.experiments.real import EXPERIMENTS, missing, names_of, parts_of
-from minirft.experiments.real_cells import METRIC, Study, open_board, run_cell, run_study
-from minirft.experiments.real_report import paper_number, real_lines, real_table
+from minirft.experiments.real import EXPERIMENTS, METRIC, missing, names_of, parts_of
+from minirft.experiments.real_cells import Study, open_board, run_cell, run_study
+from minirft.experiments.real_report import paper_number
 from minirft.experiments.settings import EXPERIMENTS as TINY
-from minirft.experiments.summary import Line
+from minirft.experiments.summary import Line, lines, table
 from minirft.runs.config import SHIPPED, load_config
+from minirft.runs.supervised import sft
 
 SETTINGS = {
     "quantize": "none",
@@ -218,8 +220,8 @@ def test_end_to_end(root: Path, tmp_path: Path, tiny_random: Path, capsys: pytes
     command = ["experiment", "grounding", "--profile", "real", "--data-root", str(root), "--model", str(tiny_random)]
     command += ["--settings", str(tmp_path / "mine.toml"), "--eval-samples", "2", "--out", str(tmp_path / "out")]
     assert main(command) == 0
-    table = capsys.readouterr().out
-    assert "reasonseg" in table and "box_iou" in table and "RFT - SFT" in table
+    text = capsys.readouterr().out
+    assert "reasonseg" in text and "box_iou" in text and "RFT - SFT" in text
     cells = json.loads((tmp_path / "out" / "grounding.json").read_text())["cells"]
     assert [(cell["key"]["method"], cell["pictures_seen"], cell["completions_sampled"]) for cell in cells] == [
         ("base", 0, 0),
@@ -232,10 +234,10 @@ def test_end_to_end(root: Path, tmp_path: Path, tiny_random: Path, capsys: pytes
     written = (tmp_path / "out" / "grounding.json").read_bytes()
     assert main([*command, "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["test"], row["what"]) for row in rows[:5]] == [
-        ("test", what) for what in ("base", "sft", "rft", "rft - base", "rft - sft")
+    assert [(row["test"], row["what"]) for row in rows[:6]] == [
+        ("test", what) for what in ("base", "sft", "rft", "sft - base", "rft - base", "rft - sft")
     ]
-    assert len(rows) == 10 and rows[2]["paper"] == 0.376 and rows[2]["metric"] == "box_iou"
+    assert len(rows) == 12 and rows[2]["paper"] == 0.376 and rows[2]["metric"] == "box_iou"
     assert (tmp_path / "out" / "grounding.json").read_bytes() == written
     assert main([*command, "--eval-samples", "1"]) == 2
     assert "was made with other settings; move it away" in capsys.readouterr().err
@@ -246,7 +248,7 @@ def test_a_stop_loses_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.
     whole = run_study(replace(study, out=tmp_path / "whole", asked={}), progress=False)
 
     def killed(config, resume, progress):
-        rows = real_cells.sft(config, resume, progress)
+        rows = sft(config, resume, progress)
         yield next(rows)
         next(rows)
         raise KeyboardInterrupt
@@ -258,7 +260,7 @@ def test_a_stop_loses_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000001"]
     begun = []
     monkeypatch.setitem(
-        real_cells.METHODS, "sft", lambda *args, **options: begun.append(args[1]) or real_cells.sft(*args, **options)
+        real_cells.METHODS, "sft", lambda *args, **options: begun.append(args[1]) or sft(*args, **options)
     )
     monkeypatch.setitem(real_cells.METHODS, "rft", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -308,17 +310,19 @@ def test_lines_by_hand(root: Path, tmp_path: Path):
     for (method, shots, seed), value in values.items():
         found = {"ap": value, "ap50": 1.0, "draws": [value - 0.01, value + 0.01]}
         board.cells[Key("coco-fewshot", part, method, shots, seed)] = {"tests": {"same": {"greedy": found}}}
-    found = {(line.shots, line.what): line.found for line in real_lines(study, board)}
+    found = {(line.shots, line.what): line.found for line in lines(board, study.name, study.parts)}
     assert {place: (round(one.mean, 3), one.seeds) for place, one in found.items()} == {
         (0, "base"): (0.2, 1),
         (4, "sft"): (0.25, 1),
         (4, "rft"): (0.45, 2),
+        (4, "sft - base"): (0.05, 1),
         (4, "rft - base"): (0.25, 2),
         (4, "rft - sft"): (0.15, 1),
     }
     assert found[4, "rft - sft"].low == pytest.approx(0.15)
-    row = next(row for row in real_table(study, board).splitlines() if " RFT  " in row)
-    assert row.split() == [part, "same", "4", "ap", "RFT", "0.450", "[0.390,", "0.510]", "2", "0.406"]
+    text = table(lines(board, study.name, study.parts), partial(paper_number, study))
+    row = next(row for row in text.splitlines() if " RFT  " in row)
+    assert row.split() == [part, "same", "4", "greedy", "ap", "RFT", "0.450", "[0.390,", "0.510]", "2", "0.406"]
 
 
 @pytest.mark.parametrize(

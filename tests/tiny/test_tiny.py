@@ -13,8 +13,9 @@ from PIL import Image
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
+from minirft.engine.processor import load_processor
 from minirft.experiments import gate
-from minirft.experiments.pretrain import IGNORE, PretrainConfig, SideHeads, Stream, prompt_ids, side_targets, text_loss
+from minirft.experiments.pretrain import IGNORE, PretrainConfig, SideHeads, Stream, side_targets, text_loss
 from minirft.policy import Policy
 from minirft.rewards import answers, iou, prompts
 from minirft.rewards.readings import reading
@@ -198,12 +199,13 @@ def test_loose_boxes_stay_on_the_picture_and_on_the_grid():
 @pytest.mark.parametrize("ask", ASKS)
 def test_text_survives_the_tokenizer_in_few_tokens(ask):
     """A word without a token would be spelt in bytes and be learnt five times slower."""
-    tokenizer, rng = AutoTokenizer.from_pretrained(CHECKPOINT), np.random.default_rng(3)
+    processor, rng = load_processor(str(CHECKPOINT), None, None), np.random.default_rng(3)
+    tokenizer = processor.tokenizer
     for question in questions(ask, 60):
         text = annotate(question, rng)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids) == text
-        assert len(ids) <= 64 and len(prompt_ids(tokenizer, question.problem())) <= 40
+        assert len(ids) <= 64 and len(processor(world.sample_of(question))["input_ids"]) <= 40
 
 
 def phrases() -> Iterator[str]:
@@ -246,7 +248,7 @@ def test_any_text_survives_the_tokenizer():
 
 def test_labels_are_the_completion_and_nothing_else():
     """A label shifted by one, or on the prompt, would teach another text than the annotators'."""
-    batch = next(iter(Stream(PretrainConfig(batch=8), 2, 1)))
+    batch = next(iter(Stream(PretrainConfig(batch=8), "skill", 1)))
     tokenizer, said = AutoTokenizer.from_pretrained(CHECKPOINT), batch["labels"] != IGNORE
     assert torch.equal(batch["labels"][said], batch["input_ids"][said])
     for row, mask in zip(batch["input_ids"], said, strict=True):
@@ -271,7 +273,7 @@ def test_both_stages_learn():
     torch.manual_seed(0)
     model = new_model(0)
     heads = SideHeads(model.config.text_config.hidden_size)
-    batch = next(iter(Stream(PretrainConfig(batch=4), 2, 1)))
+    batch = next(iter(Stream(PretrainConfig(batch=4), "skill", 1)))
     optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()], lr=3e-3)
     trace = []
     for _ in range(25):
@@ -287,7 +289,7 @@ def test_both_stages_learn():
 def test_pretraining_scores_text_as_the_plain_model_does():
     """A hand-built embedding or position error would make the saved model another one than the trained one."""
     model = new_model(1)
-    batch = next(iter(Stream(PretrainConfig(batch=4), 2, 1)))
+    batch = next(iter(Stream(PretrainConfig(batch=4), "skill", 1)))
     plain = model(**{name: value for name, value in batch.items() if name not in ("cells", "lookalike")}).loss
     features = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
     assert text_loss(model, features, batch).item() == pytest.approx(plain.item(), abs=1e-5)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
@@ -79,9 +79,14 @@ def draw_boxes(
 Answer = tuple[Sample, str, str, dict[str, Any]]  # sample, text, title, look of the title
 
 
-def answer_grid(answers: Sequence[Answer | None], columns: int = 4, size: tuple[float, float] = (2.5, 2.95)) -> Figure:
+def answer_grid(
+    answers: Sequence[Answer | None],
+    columns: int = 4,
+    size: tuple[float, float] = (2.5, 2.95),
+    on: SubFigure | None = None,
+) -> Figure:
     """Draw answers on their pictures in a grid; None leaves a place empty."""
-    figure, grid = panels(len(answers), columns, *size)
+    figure, grid = panels(len(answers), columns, *size, on)
     for axes, answer in zip(grid, answers, strict=True):
         if answer is None:
             axes.set_axis_off()
@@ -113,19 +118,22 @@ def picture_row(
     notes: Sequence[str] = (),
     wide: int = 4,
     size: float | None = None,
+    confidence: Sequence[ArrayLike] = (),
+    on: SubFigure | None = None,
 ) -> Figure:
     """Draw pictures (or RGB arrays) side by side, each with a caption above, boxes (M, 4) and a note below.
 
-    Each list is as long as `images`, or empty.  `size` is the width of a picture in inches.
+    Each list is as long as `images`, or empty.  `size` is the width of a picture in inches, `on` a part of a figure.
 
     >>> picture_row([Image.new("RGB", (64, 48))] * 2, ["before", "after"]).axes[1].get_title(loc="left")
     'after'
     """
     size = size or 8.4 / min(wide, len(images))
-    figure, grid = panels(len(images), wide, size, size + (0.6 if notes else 0.35))
+    figure, grid = panels(len(images), wide, size, size + (0.6 if notes else 0.35), on)
     for i, (axes, image) in enumerate(zip(grid, images, strict=True)):
         opened = image if isinstance(image, Image.Image) else Image.fromarray(image)
-        draw_boxes(opened, *([boxes[i] if len(boxes) else NONE for boxes in (true, predicted)]), axes=axes)
+        boxes = [of[i] if len(of) else NONE for of in (true, predicted)]
+        draw_boxes(opened, *boxes, confidence[i] if len(confidence) else None, axes=axes)
         axes.set_title(captions[i] if captions else "", fontsize=9, loc="left", color=INK, parse_math=False)
         axes.set_xlabel(notes[i] if notes else "", fontsize=8.5, color=INK, parse_math=False)
     return figure

@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from minirft.show.plots import lines
 from minirft.show.replication import METHODS, settled
-from minirft.show.style import BLUE, INK, QUIET, SKY, VERMILION, legend_below, panels, plain_axes
+from minirft.show.style import BLUE, GREEN, INK, ORANGE, PINK, QUIET, SKY, VERMILION
 
 Cell = Mapping[str, Any]
 Levels = Mapping[str, Sequence[int]]  # stated confidence -> [boxes, hits at IoU .5]
 BINS = 10
+RING = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 2, "linestyle": ""}
 
 
-def levels_of(
-    cells: Iterable[Cell], part: str, shots: int, test: str = "same", mode: str = "greedy"
-) -> dict[str, Levels]:
+def levels_of(cells: Iterable[Cell], part: str, shots: int) -> dict[str, Levels]:
     """Return method -> boxes and hits by stated confidence, summed over seeds; the base, which has no shots, included.
 
     >>> key = {"part": "p", "method": "rft", "shots": 4, "seed": 1}
@@ -34,7 +33,7 @@ def levels_of(
     for cell in cells:
         key = cell["key"]
         if "tests" in cell and key["part"] == part and key["shots"] == (0 if key["method"] == "base" else shots):
-            for level, (boxes, hits) in cell["tests"][test][mode].get("levels", {}).items():
+            for level, (boxes, hits) in cell["tests"]["same"]["greedy"].get("levels", {}).items():
                 kept = found.setdefault(key["method"], {}).setdefault(level, [0, 0])
                 kept[0], kept[1] = kept[0] + boxes, kept[1] + hits
     return {method: found[method] for method in METHODS if method in found}
@@ -60,24 +59,21 @@ def calibration(levels: Mapping[str, Levels]) -> Figure:
     The area of a point is its share of the boxes.  On the diagonal a confidence of .8 is right in 8 of 10 cases; below
     the diagonal the model is too sure.
     """
-    columns = max(1, len(levels)) if len(levels) < 5 else 3
-    figure, grid = panels(len(levels), columns, 9.0 / max(3, columns), 9.0 / max(3, columns) + 0.35)
-    for axes, (method, counts) in zip(grid, levels.items(), strict=True):
-        label, colour, _ = METHODS[method]
-        plain_axes(axes, label)
-        stated, right, boxes = reliability(counts)
-        axes.plot([0, 1], [0, 1], color=QUIET, linestyle="dashed", linewidth=1)
-        axes.plot(stated, right, color=colour, linewidth=1.4)
-        axes.scatter(stated, right, s=12 + 240 * boxes / boxes.sum(), color=colour, alpha=0.75, linewidth=0)
-        axes.set_xlim(-0.05, 1.08)
-        axes.set_ylim(-0.05, 1.05)
-        axes.set_aspect("equal")
-        axes.set_xlabel("stated confidence", fontsize=8.5, color=QUIET)
-    for axes in grid[::columns]:
-        axes.set_ylabel("share of boxes that hit", fontsize=8.5, color=QUIET)
-    perfect = Line2D([], [], color=QUIET, linestyle="dashed", label="a true confidence")
-    area = Line2D([], [], color=QUIET, marker="o", linestyle="none", markersize=9, label="area: share of boxes")
-    legend_below(figure, [perfect, area])
+    found = {METHODS[method][0]: reliability(counts) for method, counts in levels.items()}
+    diagonal, colours = (
+        {"a true confidence": ([0, 1], [0, 1])},
+        {f"_{name}": colour for name, colour, _ in METHODS.values()},
+    )
+    figure = lines(
+        {name: diagonal | {f"_{name}": (stated, right)} for name, (stated, right, _) in found.items()},
+        style={"a true confidence": "--"}, colours=colours | {"a true confidence": QUIET}, **_columns(len(found), 0.35),
+        xlabel="stated confidence; area: share of boxes", ylabel="share of boxes that hit",
+        xlim=(-0.05, 1.08), ylim=(-0.05, 1.05), aspect="equal",
+    )  # fmt: skip
+    for axes, (name, (stated, right, boxes)) in zip(figure.axes, found.items(), strict=True):
+        axes.scatter(
+            stated, right, s=12 + 240 * boxes / boxes.sum(), color=colours[f"_{name}"], alpha=0.75, linewidth=0
+        )
     figure.get_layout_engine().set(rect=(0, 0, 1, 0.95))  # square panels are placed without their titles
     return settled(figure)
 
@@ -88,29 +84,34 @@ def learning_choice(cells: Iterable[Cell], part: str, shots: int, metric: str) -
     A ring marks the rate and length of the method's test cells; there is no ring before the method is tested.
     """
     cells = [cell for cell in cells if (cell["key"]["part"], cell["key"]["shots"]) == (part, shots)]
-    tuned = {method: [c for c in cells if "validation" in c and c["key"]["method"] == method] for method in METHODS}
-    tuned = {method: sorted(found, key=lambda c: c["key"]["rate"]) for method, found in tuned.items() if found}
-    columns = max(1, len(tuned)) if len(tuned) < 5 else 3
-    figure, grid = panels(len(tuned), columns, 9.0 / max(3, columns), 2.5)
-    for axes, (method, found) in zip(grid, tuned.items(), strict=True):
-        plain_axes(axes, METHODS[method][0])
-        tested = {(c["key"]["rate"], c["key"]["steps"]) for c in cells if c["key"]["method"] == method and "tests" in c}
-        for colour, mark, cell in zip((SKY, BLUE, INK), "v^o", found, strict=False):
-            steps, values = zip(*sorted((int(s), value) for s, value in cell["validation"].items()), strict=True)
-            rate = cell["key"]["rate"]
-            axes.plot(steps, values, color=colour, marker=mark, markersize=4.5, linewidth=1.6, label=f"{rate:g}")
-            chosen = [(s, value) for s, value in zip(steps, values, strict=True) if (rate, s) in tested]
-            for place in chosen:
-                axes.plot(*place, marker="o", markersize=12, markerfacecolor="none", color=VERMILION, markeredgewidth=2)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(steps, [str(s) for s in steps])
-        axes.set_xlabel("steps of training", fontsize=8.5, color=QUIET)
-        axes.legend(title="learning rate", title_fontsize=7.5, fontsize=7.5, frameon=False, labelcolor=INK)
-    top = max((axes.get_ylim()[1] for axes in grid), default=1)
-    for axes in grid:
-        axes.set_ylim(0, 1.12 * top)
-    for axes in grid[::columns]:
-        axes.set_ylabel(f"{metric}, validation", fontsize=8.5, color=QUIET)
-    ring = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgewidth": 2, "linestyle": "none"}
-    legend_below(figure, [Line2D([], [], color=VERMILION, label="chosen", **ring)])
+    cells = sorted(cells, key=lambda cell: cell["key"].get("rate") or 0)
+    shown: dict[str, dict[str, Any]] = {}
+    ticks: dict[str, list[int]] = {}
+    for method, (title, *_) in METHODS.items():
+        keys = [cell["key"] for cell in cells if cell["key"]["method"] == method and "tests" in cell]
+        tested = {(key["rate"], key["steps"]) for key in keys}
+        for cell in [c for c in cells if c["key"]["method"] == method and "validation" in c]:
+            curve, rate = {int(step): value for step, value in cell["validation"].items()}, cell["key"]["rate"]
+            ticks[title] = sorted(curve)
+            name = f"learning rate {rate:g}"
+            shown.setdefault(title, {})[name] = (ticks[title], [curve[step] for step in ticks[title]])
+            chosen = [step for step in curve if (rate, step) in tested]
+            if chosen:
+                shown[title]["chosen"] = (chosen, [curve[step] for step in chosen])
+    rates = sorted(
+        {name for of in shown.values() for name in of if name != "chosen"}, key=lambda x: float(x.split()[-1])
+    )
+    top = max((max(curve[1]) for of in shown.values() for curve in of.values()), default=1)
+    figure = lines(
+        {title: {name: of[name] for name in (*rates, "chosen") if name in of} for title, of in shown.items()},
+        style=dict(zip(rates, ("v-", "^-", "o-", "s-", "D-", "P-"), strict=False)) | {"chosen": RING},
+        colours=dict(zip(rates, (SKY, BLUE, INK, GREEN, ORANGE, PINK), strict=False)) | {"chosen": VERMILION},
+        xscale="log", xticks=ticks, xticklabels=ticks, xlabel="steps of training", ylabel=f"{metric}, validation",
+        ylim=(0, 1.12 * top), **_columns(len(shown), -0.5),
+    )  # fmt: skip
     return settled(figure)
+
+
+def _columns(count: int, taller: float) -> dict[str, Any]:
+    columns = max(1, count) if count < 5 else 3
+    return {"wide": columns, "size": (9.0 / max(3, columns), 9.0 / max(3, columns) + taller)}

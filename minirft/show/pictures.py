@@ -6,6 +6,8 @@ The label of a predicted box is its confidence and, when it is matched (highest 
 
 from __future__ import annotations
 
+import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,15 +20,17 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from minirft.rewards import MODEL, Detections, ParseFailure, convert, iou, match_greedy, parse, pixels
+from minirft.rewards import MODEL, Detections, ParseFailure, convert, iou, match_greedy, parse, pixels, true_boxes
 from minirft.samples import Sample, Task
-from minirft.show.style import BLUE, INK, QUIET, VERMILION, legend_below, panels, signed
+from minirft.show.style import BLUE, INK, PAPER, QUIET, VERMILION, Drawing, legend_below, panels, png, signed
 
 LEGEND = [
     Line2D([], [], color="black", linestyle=(0, (4, 3)), linewidth=1.6, label="true box"),
     Line2D([], [], color=VERMILION, linewidth=2, label="predicted box: confidence, IoU"),
 ]
 NONE = np.zeros((0, 4))
+SMALLEST = 448  # pixels of the longer side below which a picture is enlarged by a whole number
+LINE = 42  # characters of a line below a picture
 MAX_DRAWN = 50  # boxes of one answer; more would hide the picture
 
 
@@ -44,7 +48,7 @@ class Group:
 
 def draw_boxes(
     image: Image.Image,
-    true: ArrayLike = NONE,
+    true: ArrayLike | None = NONE,
     predicted: ArrayLike = NONE,
     confidence: ArrayLike | None = None,
     *,
@@ -52,7 +56,8 @@ def draw_boxes(
 ) -> Figure:
     """Draw true boxes (M, 4) and predicted boxes (N, 4) with confidences (N,) on a picture, in the model's frame.
 
-    The drawing goes into `axes` if given, else into a new figure with a legend.  Returns the figure.
+    If `true` is None, the truth is unknown, and no box is called a miss.  The drawing goes into `axes` if given, else
+    into a new figure with a legend.  Returns the figure.
 
     >>> figure = draw_boxes(Image.new("RGB", (64, 48)), true=[[0, 0, 500, 500]], predicted=[[0, 0, 500, 400]])
     >>> [text.get_text() for text in figure.axes[0].texts]
@@ -65,10 +70,10 @@ def draw_boxes(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color(QUIET)
-    for box in _in_pixels(true, image):
+    for box in _in_pixels(NONE if true is None else true, image):
         _outline(axes, box, "white", 3.0, "solid")
         _outline(axes, box, "black", 1.6, (0, (4, 3)))
-    labels = _labels(np.reshape(predicted, (-1, 4)), np.reshape(true, (-1, 4)), confidence)
+    labels = _labels(np.reshape(predicted, (-1, 4)), true, confidence)
     for box, label in list(zip(_in_pixels(predicted, image), labels, strict=True))[:MAX_DRAWN]:
         _outline(axes, box, "white", 3.6, "solid")
         _outline(axes, box, VERMILION, 2.0, "solid")
@@ -139,6 +144,38 @@ def picture_row(
     return figure
 
 
+def drawn_answer(
+    picture: Image.Image, boxes: ArrayLike, confidence: Sequence[float] = (), line: str = ""
+) -> Image.Image:
+    """Draw boxes, xyxy in pixels, with their confidences on a picture in its own size, and `line` on a strip below it.
+
+    A picture of less than 448 pixels is enlarged, so that the words are readable.
+
+    >>> drawn_answer(Image.new("RGB", (100, 50)), [[10, 10, 40, 40]], [0.9]).size
+    (500, 250)
+    """
+    times, below = max(1, -(-SMALLEST // max(picture.size))), 0.3 if line else 0.0
+    dpi = times * max(picture.size) / 6  # the longer side has six inches, for the size of words and lines
+    wide, high = (times * side / dpi for side in picture.size)
+    figure = Drawing(figsize=(wide, high + below), facecolor=PAPER)
+    axes = figure.add_axes((0, below / (high + below), 1, high / (high + below)))
+    of_model = convert(np.reshape(boxes, (-1, 4)), pixels(*picture.size), MODEL)
+    draw_boxes(picture, None, of_model, confidence if len(confidence) else None, axes=axes)
+    axes.set_axis_off()
+    words = " ".join(line.encode("utf-8", "replace").decode().split())[:90]
+    figure.text(0.08 / wide, 0.1 / (high + below), words, fontsize=8.5, color=INK, parse_math=False)
+    return Image.open(io.BytesIO(png(figure, dpi)))
+
+
+def drawing(samples: list[Sample]) -> Figure:
+    """Draw samples in a grid, to check a data set before a run: picture, true boxes, question, solution, and size."""
+    pictures = [sample.picture() for sample in samples]
+    captions = [f"{_cut(s.category, 30)}   {p.width} x {p.height}" for s, p in zip(samples, pictures, strict=True)]
+    texts = [[textwrap.fill(_cut(text, 3 * LINE), LINE) for text in (s.problem, s.solution)] for s in samples]
+    boxes = [true_boxes(sample) for sample in samples]
+    return picture_row(pictures, captions, boxes, notes=["\n".join(text) for text in texts], size=3.2)
+
+
 def before_after(samples: Sequence[Sample], before: Sequence[str], after: Sequence[str], columns: int = 4) -> Figure:
     """Draw the answers to each picture before training, and below them those after training."""
     columns = min(columns, len(samples))
@@ -150,6 +187,11 @@ def before_after(samples: Sequence[Sample], before: Sequence[str], after: Sequen
                 shown.append((samples[i], texts[i], f"{name}: {samples[i].category}", {"fontweight": weight}))
             shown += [None] * (columns - len(chosen))
     return answer_grid(shown, columns)
+
+
+def misses(answers: Sequence[tuple[Sample, str, float]], columns: int = 4) -> Figure:
+    """Draw answers with their scores on the pictures, (sample, text, score) each."""
+    return answer_grid([(s, text, f"{score:.2f}: {s.category}", {}) for s, text, score in answers], columns)
 
 
 def boxes_of(task: Task, text: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -178,13 +220,12 @@ def draw_answer(axes: Axes, sample: Sample, text: str) -> None:
     axes.set_xlabel(note, fontsize=8.5, color=INK, parse_math=False)
 
 
-def _labels(predicted: np.ndarray, true: np.ndarray, confidence: ArrayLike | None) -> list[str]:
-    overlap = iou(predicted, true)
+def _labels(predicted: np.ndarray, true: ArrayLike | None, confidence: ArrayLike | None) -> list[str]:
+    overlap = iou(predicted, np.reshape(NONE if true is None else true, (-1, 4)))
     matched = dict(match_greedy(overlap, np.ones(len(predicted)) if confidence is None else confidence))
     places = [f"IoU {_short(overlap[n, matched[n]])}" if n in matched else "miss" for n in range(len(predicted))]
-    if confidence is None:
-        return places
-    return [f"{_short(c)}  {place}" for c, place in zip(np.asarray(confidence), places, strict=True)]
+    stated = [""] * len(predicted) if confidence is None else [_short(c) for c in np.asarray(confidence)]
+    return stated if true is None else [f"{c}  {place}".strip() for c, place in zip(stated, places, strict=True)]
 
 
 def _short(share: float) -> str:
@@ -193,6 +234,16 @@ def _short(share: float) -> str:
     ('.50', '1.0')
     """
     return "1.0" if share >= 0.995 else f"{share:.2f}"[1:]
+
+
+def _cut(text: str, limit: int) -> str:
+    """Shorten a text to one line.
+
+    >>> _cut("dog", 30), _cut("honorificabilitudinitatibus", 8)
+    ('dog', 'honorif…')
+    """
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _in_pixels(boxes: ArrayLike, image: Image.Image) -> np.ndarray:

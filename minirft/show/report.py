@@ -21,8 +21,7 @@ from minirft.runs import METRICS
 from minirft.samples import Sample
 from minirft.show.charts import curves, metric_bars
 from minirft.show.confidence import Levels, calibration
-from minirft.show.misses import Miss, misses
-from minirft.show.pictures import Group, before_after, group_panel
+from minirft.show.pictures import Group, before_after, group_panel, misses
 from minirft.show.replay import SCRIPT, Replay, replay_json, script_hash
 from minirft.show.style import png
 
@@ -61,7 +60,7 @@ class ReportData:
     title: str = "Visual reinforcement fine-tuning, before and after"
     name: str = "RFT"  # of the run that `after` is of
     levels: Mapping[str, Levels] = field(default_factory=dict)  # boxes and hits by stated confidence, for calibration
-    misses: Sequence[Miss] = ()
+    misses: Sequence[tuple[Sample, str, float]] = ()  # the answers with the lowest scores
     replays: Sequence[Replay] = ()
     pictures: int = 8  # samples drawn
 

@@ -6,11 +6,9 @@ estimator are exact, and are compared with those of the true divergence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import get_args
 
 import ipywidgets
-import numpy as np
 import torch
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
@@ -30,32 +28,27 @@ POLICY = (1.4, 0.4, -0.4, -1.4)
 class KLExplorer(Playground):
     """This widget has sliders for the policy's logits, and compares each estimator's value and gradient with the truth.
 
-    `policy` holds one logit for each of `tokens`, 2 to 6 of them.
-
     >>> play = KLExplorer()
     >>> bool(torch.isclose(play.expectation("k1"), play.divergence())), play.direction("k1"), play.direction("k3")
     (True, '0', '∇KL(ref ‖ π)')
     """
 
-    def __init__(self, policy: Sequence[float] = POLICY, tokens: Sequence[str] = TOKENS) -> None:
-        self.tokens = list(tokens)
-        count = len(self.tokens)
-        if len(policy) != count or not 2 <= count <= 6:
-            raise ValueError(f"one logit for each of 2 to 6 tokens, got {len(policy)} and {count}")
+    def __init__(self) -> None:
+        start = torch.tensor(POLICY, dtype=torch.float64)
         self.references = {
-            "uniform": torch.zeros(count, dtype=torch.float64),
-            "the last token is likely": 2.0 * torch.eye(count, dtype=torch.float64)[-1],
-            "close to the first policy": (0.8 * torch.tensor(policy, dtype=torch.float64)).round(decimals=2),
+            "uniform": torch.zeros_like(start),
+            "the last token is likely": torch.tensor([0, 0, 0, 2.0], dtype=torch.float64),
+            "close to the first policy": (0.8 * start).round(decimals=2),
         }
         self.logits = [
             ipywidgets.FloatSlider(value, min=-4, max=4, step=0.01, description=token, **UPRIGHT)
-            for value, token in zip(np.round(policy, 2), self.tokens, strict=True)
+            for value, token in zip(POLICY, TOKENS, strict=True)
         ]
         self.reference = ipywidgets.Dropdown(options=list(self.references), description="reference π_ref")
         self.reference.style.description_width = "110px"
         resets = {
             "policy = reference": lambda: self.move(self.logits, self.references[self.reference.value].tolist()),
-            "as it began": lambda: self.move(self.logits, policy),
+            "as it began": lambda: self.move(self.logits, POLICY),
         }
         side = ipywidgets.VBox([self.reference, ipywidgets.HBox(buttons(resets))])
         controls = [ipywidgets.Label("logits of the policy π"), *self.logits, side]
@@ -119,13 +112,13 @@ class KLExplorer(Playground):
             max(0.5, 1.3 * max(kl, *means.values())),
             max(0.3, 1.2 * max(x.abs().max() for x in gradients.values())),
         )
-        bars({"policy and reference": distributions}, self.tokens, colours={"policy π": SKY, "reference π_ref": QUIET},
+        bars({"policy and reference": distributions}, TOKENS, colours={"policy π": SKY, "reference π_ref": QUIET},
              ylabel="probability", ylim=(0, 1.1), on=parts[0])  # fmt: skip
         self._draw_estimators(parts[1])
         inks = dict(zip(means, COLOURS.values(), strict=True))
         bars({"mean over tokens that π samples": means}, across={f"true KL: {kl:.3f}": kl}, form="", colours=inks,
              ylabel="nats", ylim=(0, high), on=parts[2])  # fmt: skip
-        bars({"expected gradient of each, as a loss": gradients}, self.tokens, colours=COLOURS | {true: INK},
+        bars({"expected gradient of each, as a loss": gradients}, TOKENS, colours=COLOURS | {true: INK},
              ylabel="∂ / ∂ logit", ylim=(-far, far), on=parts[3])  # fmt: skip
         for row in parts[3].axes[0].containers:  # a dot is a bar of height 0
             flat = [bar.get_center()[0] for bar in row if abs(bar.get_height()) < 1e-9]
@@ -152,9 +145,7 @@ class KLExplorer(Playground):
         line, zero = torch.linspace(-reach, reach, 161, dtype=torch.float64), torch.zeros(161, dtype=torch.float64)
         curves = {kind: (line, kl_estimate(line, zero, kind)) for kind in KINDS}
         points = {f"_{kind}": (ratio, kl_estimate(logprobs, self.ref_logprobs(), kind)) for kind in KINDS}
-        places = {
-            token: (x, -3.6 - 0.9 * i) for i, (token, x) in enumerate(zip(self.tokens, ratio.tolist(), strict=True))
-        }
+        places = {token: (x, -3.6 - 0.9 * i) for i, (token, x) in enumerate(zip(TOKENS, ratio.tolist(), strict=True))}
         lines(
             {"value of each estimator at one token": curves | points}, at={"_tokens": ratio}, notes=places, on=part,
             style=dict.fromkeys(points, "o"), colours=COLOURS | {f"_{kind}": COLOURS[kind] for kind in KINDS},

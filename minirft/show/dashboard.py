@@ -25,6 +25,7 @@ from minirft.show.pictures import answer_grid
 from minirft.show.play import Playground, buttons, canvas
 
 Row = dict[str, Any]
+KEYS = ("reward", "parse_rate")  # of the rows, that are drawn
 SHOWN = 4  # pictures of a probe
 MORE = 20  # steps that the button adds
 CURVES, ANSWERS = 2.1, 2.25  # inches
@@ -42,7 +43,7 @@ class Probe:
 class Dashboard(Playground):
     """This widget shows the curves of a run, its answers to fixed questions, and its controls.
 
-    `step(k, learning_rate)` is called for k = 1, 2, ..., `steps`; `keys` are those of its row that are drawn.
+    `step(k, learning_rate)` is called for k = 1, 2, ..., `steps`; reward and parse rate of its row are drawn.
     `probe()` is called before the first step and after every `every` of them; its numbers are drawn as points.
 
     >>> dashboard = Dashboard(lambda k, rate: {"reward": k * rate}, steps=3, learning_rate=0.01)
@@ -59,9 +60,8 @@ class Dashboard(Playground):
         steps: int,
         learning_rate: float,
         every: int = 5,
-        keys: Sequence[str] = ("reward", "parse_rate"),
     ) -> None:
-        self.step, self.probe, self.steps, self.every, self.keys = step, probe, steps, every, list(keys)
+        self.step, self.probe, self.steps, self.every = step, probe, steps, every
         self.rows: list[Row] = []
         self.probes: list[tuple[int, Probe]] = []  # (steps done, answers)
         self.error: BaseException | None = None
@@ -180,7 +180,7 @@ class Dashboard(Playground):
         if self.error:
             state = f"stopped by {type(self.error).__name__}: {html.escape(str(self.error)[:200])}"
         last = self.rows[-1] if self.rows else {}
-        numbers = [f"{key} {last[key]:.2f}" for key in self.keys if last.get(key) is not None]
+        numbers = [f"{key} {last[key]:.2f}" for key in KEYS if last.get(key) is not None]
         numbers += [f"{key} {value:.2f}" for key, value in (self.probes[-1][1].numbers if self.probes else {}).items()]
         where = f"step {len(self.rows)} of {self.steps}"
         return " · ".join([where, state, f"learning rate {self.rate.value:.1e}", *numbers])
@@ -192,9 +192,9 @@ class Dashboard(Playground):
             CURVES + ANSWERS * len(probes), heights=(CURVES, ANSWERS * len(probes))[: 1 + len(probes)]
         )
         numbers = [*self.probes[0][1].numbers] if self.probes else []
-        steps = {"xlim": (0, max(self.steps, 1)), "wide": len(self.keys)}
-        left, right = parts[0].subfigures(1, 2, width_ratios=(len(self.keys), max(0.01, len(numbers))))
-        curves({"": self.rows}, self.keys, on=left, **steps)
+        steps = {"xlim": (0, max(self.steps, 1)), "wide": len(KEYS)}
+        left, right = parts[0].subfigures(1, 2, width_ratios=(len(KEYS), max(0.01, len(numbers))))
+        curves({"": self.rows}, KEYS, on=left, **steps)
         measured = [{"kind": "eval", "step": done, **probe.numbers} for done, probe in self.probes]
         if numbers:
             curves({"": measured}, numbers, "eval", on=right, **steps | {"wide": len(numbers)})

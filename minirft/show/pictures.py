@@ -104,7 +104,7 @@ def answer_grid(
     return figure
 
 
-def group_panel(group: Group, columns: int = 4) -> Figure:
+def group_panel(group: Group) -> Figure:
     """Draw each completion of a group on the picture, with its reward r and its advantage A."""
     shown = []
     rows = zip(group.texts, group.rewards, group.advantages, strict=True)
@@ -112,7 +112,7 @@ def group_panel(group: Group, columns: int = 4) -> Figure:
         title = f"{number}:  r = {reward:.2f}   A = {signed(advantage)}"
         look = {"color": BLUE if advantage > 0 else QUIET, "fontweight": "bold"}
         shown.append((group.sample, text, title, look))
-    return answer_grid(shown, columns)
+    return answer_grid(shown)
 
 
 def picture_row(
@@ -164,7 +164,7 @@ def drawn_answer(
     axes.set_axis_off()
     words = " ".join(line.encode("utf-8", "replace").decode().split())[:90]
     figure.text(0.08 / wide, 0.1 / (high + below), words, fontsize=8.5, color=INK, parse_math=False)
-    return Image.open(io.BytesIO(png(figure, dpi)))
+    return Image.open(io.BytesIO(png(figure, dpi))).convert("RGB")
 
 
 def drawing(samples: list[Sample]) -> Figure:
@@ -189,9 +189,9 @@ def before_after(samples: Sequence[Sample], before: Sequence[str], after: Sequen
     return answer_grid(shown, columns)
 
 
-def misses(answers: Sequence[tuple[Sample, str, float]], columns: int = 4) -> Figure:
+def misses(answers: Sequence[tuple[Sample, str, float]]) -> Figure:
     """Draw answers with their scores on the pictures, (sample, text, score) each."""
-    return answer_grid([(s, text, f"{score:.2f}: {s.category}", {}) for s, text, score in answers], columns)
+    return answer_grid([(s, text, f"{score:.2f}: {s.category}", {}) for s, text, score in answers])
 
 
 def boxes_of(task: Task, text: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import get_args
+from itertools import chain
+from typing import NamedTuple, get_args
 
 import ipywidgets
 import numpy as np
@@ -23,14 +23,12 @@ from minirft.rewards import (
     PAPER,
     STRICT,
     Array,
-    ParseFailure,
     Score,
     Variant,
     convert,
     iou,
     match_greedy,
     match_hungarian,
-    official,
     pixels,
     reading,
 )
@@ -39,7 +37,6 @@ from minirft.show.play import Playground, buttons, canvas, slider, table
 from minirft.show.plots import bars, heatmap
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, VERMILION
 
-READINGS = get_args(Variant)  # strict, paper, official
 PARTS = {"iou": ("R_IoU", BLUE), "confidence": ("R_conf", ORANGE), "format": ("R_format", GREEN)}
 MOST = 6  # boxes; more rows of sliders than fit on a screen
 ABOVE_HALF = float(np.nextafter(0.5, 1))  # the released code matches above 0.5, the paper's reading from 0.5 on
@@ -47,20 +44,13 @@ Value = tuple[tuple[int, int], tuple[int, int], float]  # (x1, x2), (y1, y2), co
 FRESH: Value = ((350, 650), (350, 650), 0.5)  # a new box
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
+class Row(NamedTuple):
     """The controls of one predicted box."""
 
     x: ipywidgets.IntRangeSlider
     y: ipywidgets.IntRangeSlider
     confidence: ipywidgets.FloatSlider
     remove: ipywidgets.Button
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """Return x1, y1, x2, y2 in the model's frame."""
-        (x1, x2), (y1, y2) = self.x.value, self.y.value
-        return x1, y1, x2, y2
 
 
 class BoxPlayground(Playground):
@@ -100,7 +90,8 @@ class BoxPlayground(Playground):
 
     def predicted(self) -> Array:
         """Return the predicted boxes, (N, 4)."""
-        return np.array([row.box for row in self.rows], dtype=np.float64).reshape(-1, 4)
+        sides = [(*row.x.value, *row.y.value) for row in self.rows]
+        return np.array(sides, dtype=np.float64).reshape(-1, 4)[:, [0, 2, 1, 3]]
 
     def confidence(self) -> Array:
         """Return the confidences of the predicted boxes, (N,)."""
@@ -121,12 +112,13 @@ class BoxPlayground(Playground):
     def scores(self) -> dict[str, Score]:
         """Score the completion with each reading, part by part."""
         text, solution = self.completion(), self.solution()
-        return {name: reading("detection", name)(text, solution) for name in READINGS}
+        return {name: reading("detection", name)(text, solution) for name in get_args(Variant)}
 
     def pairs(self) -> dict[str, list[tuple[int, int]]]:
         """Return the pairs (prediction, true box) that each reading matches, counted from 0."""
         overlap, confidence = self.overlap(), self.confidence()
-        kept = _first_of_equals(self.completion(), self.predicted())
+        listed = self.predicted().tolist()
+        kept = [n for n, box in enumerate(listed) if box not in listed[:n]]  # the released code drops equal boxes
         of_official = match_greedy(overlap[kept], confidence[kept], ABOVE_HALF)
         return {
             "strict": match_hungarian(overlap, STRICT.threshold, confidence),
@@ -162,14 +154,13 @@ class BoxPlayground(Playground):
         return f"<code>{html.escape(self.completion())}</code>{table(head, rows)}"
 
     def _lay_out(self, values: Sequence[Value]) -> None:
-        for row in self.rows:
-            for control in (row.x, row.y, row.confidence, row.remove):
-                control.close()
+        for control in chain(*self.rows):
+            control.close()
         self.rows = [_row(number, *value) for number, value in enumerate(values[:MOST], 1)]
         for row in self.rows:
-            self.watch(row.x, row.y, row.confidence)
+            self.watch(*row[:3])
             row.remove.on_click(lambda _, row=row: self._drop(row))
-        self._list.children = [ipywidgets.HBox([row.x, row.y, row.confidence, row.remove]) for row in self.rows]
+        self._list.children = [ipywidgets.HBox(row) for row in self.rows]
         self.add.disabled = len(self.rows) == MOST
         self.copy.disabled = not 0 < len(self.rows) < MOST
 
@@ -200,13 +191,6 @@ def _answer(boxes: Array, confidence: Array) -> str:
     rows = zip(boxes.tolist(), confidence, strict=True)
     items = [f"{{'Position': [{', '.join(f'{v:g}' for v in box)}], 'Confidence': {c:.2f}}}" for box, c in rows]
     return f"<answer>{'[' + ', '.join(items) + ']' if items else 'No Objects'}</answer>"
-
-
-def _first_of_equals(completion: str, boxes: Array) -> list[int]:
-    """Return the indices of the boxes that the released code keeps: the first of equal boxes."""
-    found = official.detections(completion)
-    listed = [tuple(box) for box in boxes.tolist()]
-    return [] if isinstance(found, ParseFailure) else [listed.index(position) for position, _ in found]
 
 
 def _letter(m: int) -> str:

@@ -127,10 +127,10 @@ def method_dots(
     labels = dict.fromkeys(shown, metric)
     for title, column in (paper or {}).items():
         numbers = {what: column.get(what, {}).get(0 if what == "base" else shots) for what in methods}
-        labels[f"paper: {title}"] = PAPER
-        shown[f"paper: {title}"] = [
-            (methods.index(x), value, x, True) for x, value in numbers.items() if value is not None
+        dots = [
+            (place, number, what, True) for place, (what, number) in enumerate(numbers.items()) if number is not None
         ]
+        shown[f"paper: {title}"], labels[f"paper: {title}"] = dots, PAPER
     count = len(shown)
     columns = count if count <= 4 else -(-count // 2) if count <= 8 else 4
     size = (9.0 / max(2.5, columns), 0.9 + 0.3 * len(methods))
@@ -156,14 +156,11 @@ def differences(
             for part, test, shots in dict.fromkeys((x.part, x.test, x.shots) for x in chosen):
                 here = {x.what: x.found for x in chosen if (x.part, x.test, x.shots) == (part, test, shots)}
                 rows.append((_place(part, test, shots), here))
-    shown = {
-        name_of(pair).replace(", ", ",\n"): [
-            (y, here[pair], pair.split(" - ")[1], here[pair].excludes_zero)
-            for y, (_, here) in enumerate(rows)
-            if pair in here
-        ]
-        for pair in (pairs if rows else ())
-    }
+    shown: dict[str, list[Dot]] = {}
+    for pair in pairs if rows else ():
+        found = {y: here[pair] for y, (_, here) in enumerate(rows) if pair in here}
+        dots = [(y, estimate, pair.split(" - ")[1], estimate.excludes_zero) for y, estimate in found.items()]
+        shown[name_of(pair).replace(", ", ",\n")] = dots
     size, legend = (
         (9.0 / max(2, len(shown)), 1.2 + 0.2 * len(rows)),
         ("95% interval without zero", "interval holds zero"),

@@ -157,7 +157,7 @@ def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Mapping[str,
     return found
 
 
-def red_team(reward: Scorer, task: Task = "detection", solutions: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def red_team(reward: Scorer, task: Task = "detection") -> list[dict[str, Any]]:
     """Return the rows of `rewards.audit` for any reward, the best paid first, the honest answer included."""
-    rows = audit(task, reward_for(task, reward), solutions)
+    rows = audit(task, reward_for(task, reward))
     return sorted(rows, key=lambda row: -math.inf if row["total"] is None else row["total"], reverse=True)

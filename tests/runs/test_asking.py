@@ -18,7 +18,7 @@ from minirft.rewards import prompts
 from minirft.runs.asking import Asking, answer, ask, most_common, parse_answer, sample_of, upright, wording
 from minirft.runs.config import GRPOConfig
 from minirft.samples import Sample
-from minirft.show.answered import drawn_answer
+from minirft.show.pictures import drawn_answer
 from minirft.tiny import world
 
 KEYS = {"picture", "question", "text", "boxes", "confidence", "label", "failure"}

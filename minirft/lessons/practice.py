@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -92,28 +91,25 @@ def lab_rewards() -> dict[str, Reward]:
     """Return the rewards of the lab: strict, strict with one change, and rewards for a habit."""
     strict = reading("detection", "strict")
 
-    def only(part: str) -> Reward:
-        return reading("detection", "strict", {name: float(name == part) for name in strict.parts})
-
     def words(answer: Answer, truth: Detections) -> float:
         return min(1.0, len(answer.text.split()) / 40)
 
     def boxes(answer: Answer, truth: Detections) -> float:
         return 0.0 if answer.failure else min(1.0, len(answer.value) / 3)
 
-    def paying(parts: dict[str, Any], weights: dict[str, float]) -> Reward:
-        return replace(strict, parts=parts, weights=weights)
-
+    only = {part: {name: float(name == part) for name in strict.parts} for part in strict.parts}
     return {
         "strict": strict,
         "paper": reading("detection", "paper"),
         "no format": reading("detection", "strict", {"format": 0.0}),
         "over predictions": reading("detection", "strict", denominator="predictions"),
-        "confidence only": only("confidence"),
-        "format only": only("format"),
-        "charges for words": paying(strict.parts | {"words": words}, strict.weights | {"words": -2.0}),
-        "words only": paying({"words": words}, {"words": 1.0}),
-        "boxes only": paying({"boxes": boxes}, {"boxes": 1.0}),
+        "confidence only": reading("detection", "strict", only["confidence"]),
+        "format only": reading("detection", "strict", only["format"]),
+        "charges for words": replace(
+            strict, parts=strict.parts | {"words": words}, weights=strict.weights | {"words": -2.0}
+        ),
+        "words only": replace(strict, parts={"words": words}, weights={"words": 1.0}),
+        "boxes only": replace(strict, parts={"boxes": boxes}, weights={"boxes": 1.0}),
     }
 
 

@@ -6,12 +6,10 @@ from minirft import lazily
 
 if TYPE_CHECKING:
     from minirft.show.anatomy import attention_pattern, memory_bars, patch_order, visible
-    from minirft.show.answers import answers_by_method, answers_of
+    from minirft.show.cells import Levels, answers_by_method, answers_of, calibration, learning_choice, levels_of
     from minirft.show.charts import curves, metric_bars
-    from minirft.show.confidence import Levels, calibration, learning_choice, levels_of
     from minirft.show.dashboard import Dashboard, Probe
-    from minirft.show.display import live
-    from minirft.show.knowledge import knowledge_map, looks
+    from minirft.show.knowledge import knowledge_map
     from minirft.show.lab import RewardLab, red_team_bars
     from minirft.show.pictures import (
         Group,
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
         group_panel,
         picture_row,
     )
+    from minirft.show.play import live
     from minirft.show.play_advantages import AdvantagePlayground
     from minirft.show.play_boxes import BoxPlayground
     from minirft.show.play_confidence import ConfidenceExplorer

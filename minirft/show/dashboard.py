@@ -20,9 +20,8 @@ from matplotlib.figure import Figure
 
 from minirft.samples import Sample
 from minirft.show.charts import curves
-from minirft.show.display import answering, live
 from minirft.show.pictures import answer_grid
-from minirft.show.play import Playground, buttons, canvas
+from minirft.show.play import Playground, answering, buttons, canvas, live
 
 Row = dict[str, Any]
 KEYS = ("reward", "parse_rate")  # of the rows, that are drawn
@@ -114,16 +113,14 @@ class Dashboard(Playground):
         self._going.set()
         self.start()
 
-    def wait(self, timeout: float | None = None) -> Figure:
+    def wait(self) -> Figure:
         """Wait until the run has ended, and return its last figure; a paused run is resumed first.
 
-        Raises the exception of a failed step, and `TimeoutError` after `timeout` seconds.
+        Raises the exception of a failed step.
         """
         self.resume()
         if self._thread:
-            self._thread.join(timeout)
-        if self.running:
-            raise TimeoutError(f"the run is at step {len(self.rows)} of {self.steps} after {timeout} seconds")
+            self._thread.join()
         if self.error:
             raise self.error
         return self.figure()

@@ -24,27 +24,16 @@ UNSURE = {"edgecolor": "#b4bcc4", "hatch": "////", "linewidth": 0}
 PAIRS = ("rft - sft", "rft - sft-reasoning")
 
 
-def looks(cells: Iterable[Mapping[str, Any]], part: str) -> float | None:
-    """Return the share of the base's sampled answers that look before they answer; None without the base's cell.
-
-    >>> cell = {"key": {"method": "base", "part": "seldom"}, "tests": {"same": {"sampled": {"careful": 0.06}}}}
-    >>> looks([cell], "seldom"), looks([cell], "quick")
-    (0.06, None)
-    """
-    found = (cell for cell in cells if (cell["key"]["method"], cell["key"]["part"]) == ("base", part))
-    return next((cell["tests"]["same"]["sampled"].get("careful") for cell in found), None)
-
-
 def knowledge_map(rows: Mapping[str, Iterable[Line]]) -> Figure:
     """Draw a panel for each pair of methods; `rows` is label -> the lines of one part, from the top.
 
     A row shows the greedy answers to its test "same", or to its first test if it has no such test.
     Raises `ValueError` for a row with lines of several parts, because one part would hide another.
     """
-    chosen = {label: _of_one_test(lines) for label, lines in rows.items()}
-    columns = sorted({x.shots for lines in chosen.values() for x in lines if x.what in PAIRS}, key=lambda k: k or 10**9)
+    cells = {label: _of_one_test(lines) for label, lines in rows.items()}
+    columns = sorted({k for of in cells.values() for what, k in of if what in PAIRS}, key=lambda k: k or 10**9)
     found = {
-        pair: [[_found(lines, pair, shots) for shots in columns] for lines in chosen.values()]
+        pair: [[of.get((pair, shots)) for shots in columns] for of in cells.values()]
         for pair in (PAIRS if columns else ())
     }
     size = (9.0 / max(2, len(found)), 1.2 + 0.42 * len(rows))
@@ -69,16 +58,13 @@ def knowledge_map(rows: Mapping[str, Iterable[Line]]) -> Figure:
     return settled(figure)
 
 
-def _found(lines: Iterable[Line], pair: str, shots: int) -> Any:
-    return next((line.found for line in lines if (line.what, line.shots) == (pair, shots)), None)
-
-
-def _of_one_test(lines: Iterable[Line]) -> list[Line]:
+def _of_one_test(lines: Iterable[Line]) -> dict[tuple[str, int], Any]:
+    """Return (what, shots) -> estimate."""
     lines = [line for line in lines if line.mode == "greedy"]
     if len({line.part for line in lines}) > 1:
         raise ValueError(f"a row is one part: got {sorted({line.part for line in lines})}")
     names = [line.test for line in lines]
-    return [line for line in lines if line.test == ("same" if "same" in names else names[0])]
+    return {(x.what, x.shots): x.found for x in lines if x.test == ("same" if "same" in names else names[0])}
 
 
 def _colour(difference: float) -> tuple[float, ...]:

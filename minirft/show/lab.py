@@ -17,17 +17,7 @@ from minirft.rewards import Scorer, reward_for
 from minirft.show.pictures import Group
 from minirft.show.play import Playground, buttons, canvas, slider, table
 from minirft.show.plots import bars, lines
-from minirft.show.rescoring import (
-    BEHAVIOURS,
-    Behaviour,
-    Rescored,
-    pushes,
-    red_team,
-    reversed_pairs,
-    scores_of,
-    weigh,
-    weights_of,
-)
+from minirft.show.rescoring import Behaviour, Rescored, pushes, red_team, reversed_pairs, scores_of, weigh, weights_of
 from minirft.show.style import BLUE, INK, ORANGE, QUIET, signed
 
 HEAVIEST = 3.0  # of the weight sliders
@@ -59,14 +49,11 @@ class RewardLab(Playground):
     """This widget compares two rewards on the same saved completions, with sliders for the weights of the second.
 
     `groups` are saved groups (their own rewards are not used).  `rewards` are named rewards or functions of
-    (completion, sample); `try_reward` adds one while the lab is open.
+    (completion, sample).
     """
 
     def __init__(
-        self,
-        groups: Sequence[Group],
-        rewards: Mapping[str, Scorer],
-        behaviours: Mapping[str, Behaviour] = BEHAVIOURS,
+        self, groups: Sequence[Group], rewards: Mapping[str, Scorer], behaviours: Mapping[str, Behaviour]
     ) -> None:
         self.groups, self.behaviours = list(groups), dict(behaviours)
         self.task = self.groups[0].sample.task
@@ -84,13 +71,6 @@ class RewardLab(Playground):
         super().__init__([[self.base, self.trial], [self.sliders], [self.group, self.attack]], [self.base, self.group])
         self.widget.children = [*self.widget.children, self.report]
         self.trial.observe(lambda change: self.at_once(self._slide), "value")
-
-    def try_reward(self, name: str, reward: Scorer) -> RewardLab:
-        """Add a reward, or replace the one of that name, and select it for trial.  Returns the lab, for display."""
-        self.rewards[name] = reward_for(self.task, reward)
-        self.scores[name] = scores_of(self.groups, self.rewards[name])
-        self.at_once(lambda: self._select(name))
-        return self
 
     def send_red_team(self) -> list[dict[str, Any]]:
         """Score the cheats with the reward on trial and its present weights; show the best paid below the figure."""
@@ -148,14 +128,6 @@ class RewardLab(Playground):
     def _trial_weights(self) -> dict[str, float]:
         return {name: slider.value for name, slider in self.weights.items()}
 
-    def _select(self, name: str) -> None:
-        for dropdown in (self.base, self.trial):
-            kept = dropdown.value
-            dropdown.options = list(self.rewards)
-            dropdown.value = kept
-        self.trial.value = name
-        self._slide()
-
     def _slide(self) -> None:
         """Make one slider for each part of the reward on trial, at its weight."""
         self.weights = {
@@ -163,8 +135,7 @@ class RewardLab(Playground):
             for name, weight in self._weights(self.trial.value).items()
         }
         self.sliders.children = list(self.weights.values())
-        for weight in self.weights.values():
-            weight.observe(lambda change: self.redraw(change), "value")
+        self.watch(*self.weights.values())
 
 
 def _draw_order(part: SubFigure, title: str, before: list[float], after: list[float], names: tuple[str, str]) -> None:

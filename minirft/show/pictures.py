@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
@@ -22,7 +22,7 @@ from PIL import Image
 
 from minirft.rewards import MODEL, Detections, ParseFailure, convert, iou, match_greedy, parse, pixels, true_boxes
 from minirft.samples import Sample, Task
-from minirft.show.style import BLUE, INK, PAPER, QUIET, VERMILION, Drawing, legend_below, panels, png, signed
+from minirft.show.style import BLUE, INK, PAPER, QUIET, VERMILION, Drawing, Part, legend_below, panels, png, signed
 
 LEGEND = [
     Line2D([], [], color="black", linestyle=(0, (4, 3)), linewidth=1.6, label="true box"),
@@ -70,26 +70,23 @@ def draw_boxes(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color(QUIET)
-    for box in _in_pixels(NONE if true is None else true, image):
+    for box in in_pixels(NONE if true is None else true, image):
         _outline(axes, box, "white", 3.0, "solid")
         _outline(axes, box, "black", 1.6, (0, (4, 3)))
     labels = _labels(np.reshape(predicted, (-1, 4)), true, confidence)
-    for box, label in list(zip(_in_pixels(predicted, image), labels, strict=True))[:MAX_DRAWN]:
+    for box, label in list(zip(in_pixels(predicted, image), labels, strict=True))[:MAX_DRAWN]:
         _outline(axes, box, "white", 3.6, "solid")
         _outline(axes, box, VERMILION, 2.0, "solid")
         _label(axes, box, label, image)
     return axes.figure
 
 
+Size = tuple[float, float]  # inches of a panel
+SIZE = (2.5, 2.95)
 Answer = tuple[Sample, str, str, dict[str, Any]]  # sample, text, title, look of the title
 
 
-def answer_grid(
-    answers: Sequence[Answer | None],
-    columns: int = 4,
-    size: tuple[float, float] = (2.5, 2.95),
-    on: SubFigure | None = None,
-) -> Figure:
+def answer_grid(answers: Sequence[Answer | None], columns: int = 4, size: Size = SIZE, on: Part = None) -> Figure:
     """Draw answers on their pictures in a grid; None leaves a place empty."""
     figure, grid = panels(len(answers), columns, *size, on)
     for axes, answer in zip(grid, answers, strict=True):
@@ -124,7 +121,7 @@ def picture_row(
     wide: int = 4,
     size: float | None = None,
     confidence: Sequence[ArrayLike] = (),
-    on: SubFigure | None = None,
+    on: Part = None,
 ) -> Figure:
     """Draw pictures (or RGB arrays) side by side, each with a caption above, boxes (M, 4) and a note below.
 
@@ -144,9 +141,7 @@ def picture_row(
     return figure
 
 
-def drawn_answer(
-    picture: Image.Image, boxes: ArrayLike, confidence: Sequence[float] = (), line: str = ""
-) -> Image.Image:
+def drawn_answer(picture: Image.Image, boxes: ArrayLike, confidence: ArrayLike = (), line: str = "") -> Image.Image:
     """Draw boxes, xyxy in pixels, with their confidences on a picture in its own size, and `line` on a strip below it.
 
     A picture of less than 448 pixels is enlarged, so that the words are readable.
@@ -160,7 +155,7 @@ def drawn_answer(
     figure = Drawing(figsize=(wide, high + below), facecolor=PAPER)
     axes = figure.add_axes((0, below / (high + below), 1, high / (high + below)))
     of_model = convert(np.reshape(boxes, (-1, 4)), pixels(*picture.size), MODEL)
-    draw_boxes(picture, None, of_model, confidence if len(confidence) else None, axes=axes)
+    draw_boxes(picture, None, of_model, confidence if np.size(confidence) else None, axes=axes)
     axes.set_axis_off()
     words = " ".join(line.encode("utf-8", "replace").decode().split())[:90]
     figure.text(0.08 / wide, 0.1 / (high + below), words, fontsize=8.5, color=INK, parse_math=False)
@@ -246,7 +241,7 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _in_pixels(boxes: ArrayLike, image: Image.Image) -> np.ndarray:
+def in_pixels(boxes: ArrayLike, image: Image.Image) -> np.ndarray:
     """Convert boxes to pixels for `imshow`, whose pixel corners lie half a pixel up and left."""
     return convert(np.reshape(boxes, (-1, 4)), MODEL, pixels(image.width, image.height)) - 0.5
 

@@ -97,10 +97,6 @@ class AdvantagePlayground(Playground):
             for axes in figure.axes:
                 axes.set_facecolor(LIT)
                 axes.spines[:].set(visible=True, color=VERMILION, linewidth=2)
-            effect = "no baseline, all are pushed alike" if self.scale.value == "none" else "no gradient"
-            words = f"degenerate group\nall rewards are equal:\n{effect}"
-            right.axes[0].text(0.5, 0.12, words, transform=right.axes[0].transAxes, ha="center", fontsize=10.5,
-                               color=VERMILION, fontweight="bold")  # fmt: skip
         return figure
 
     def words(self) -> str:

@@ -18,21 +18,8 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from minirft.rewards import (
-    MODEL,
-    PAPER,
-    STRICT,
-    Array,
-    Score,
-    Variant,
-    convert,
-    iou,
-    match_greedy,
-    match_hungarian,
-    pixels,
-    reading,
-)
-from minirft.show.pictures import picture_row
+from minirft.rewards import PAPER, STRICT, Array, Score, Variant, iou, match_greedy, match_hungarian, reading
+from minirft.show.pictures import in_pixels, picture_row
 from minirft.show.play import Playground, buttons, canvas, slider, table
 from minirft.show.plots import bars, heatmap
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, VERMILION
@@ -203,12 +190,11 @@ def _letter(m: int) -> str:
 
 def _number(axes: Axes, image: Image.Image, true: Array, predicted: Array) -> None:
     """Write a letter at each true box's lower right corner and a number at each predicted box's lower left corner."""
-    frame = pixels(image.width, image.height)
     look = {"fontsize": 8.5, "fontweight": "bold", "va": "bottom", "textcoords": "offset points"}
-    for m, (_, _, x2, y2) in enumerate(convert(true, MODEL, frame) - 0.5):
+    for m, (_, _, x2, y2) in enumerate(in_pixels(true, image)):
         ground = {"facecolor": "white", "pad": 1.5}
         axes.annotate(_letter(m), (x2, y2), xytext=(0, 1), ha="right", color=INK, bbox=ground, **look)
-    corners = [(x1, y2) for x1, _, _, y2 in (convert(predicted, MODEL, frame) - 0.5).tolist()]
+    corners = [(x1, y2) for x1, _, _, y2 in in_pixels(predicted, image).tolist()]
     for n, corner in enumerate(corners):
         ground = {"facecolor": VERMILION, "edgecolor": "white", "linewidth": 0.5, "pad": 1.5}
         right = 1 + 11 * corners[:n].count(corner)

@@ -110,7 +110,7 @@ class KLExplorer(Playground):
         kl = self.divergence().item()
         high, far = (
             max(0.5, 1.3 * max(kl, *means.values())),
-            max(0.3, 1.2 * max(x.abs().max() for x in gradients.values())),
+            max(0.3, 1.2 * max(x.abs().max().item() for x in gradients.values())),
         )
         bars({"policy and reference": distributions}, TOKENS, colours={"policy π": SKY, "reference π_ref": QUIET},
              ylabel="probability", ylim=(0, 1.1), on=parts[0])  # fmt: skip

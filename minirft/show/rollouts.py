@@ -18,9 +18,8 @@ from matplotlib.figure import Figure, SubFigure
 
 from minirft.advantages import degenerate_groups
 from minirft.samples import Sample  # noqa: F401  a field of Group: pdoc reads the types of Record here
-from minirft.show.display import live
 from minirft.show.pictures import Group, answer_grid
-from minirft.show.play import WIDTH, Playground, buttons, canvas, table
+from minirft.show.play import WIDTH, Playground, buttons, canvas, live, table
 from minirft.show.plots import bars
 from minirft.show.style import INK, panels, signed
 from minirft.show.tokens import LINE, draw_tokens, layout, name_of, reach, shade
@@ -49,28 +48,17 @@ class Record(Group):
         return bool(degenerate_groups(torch.tensor([self.rewards]))[0])
 
 
-def kinds(records: Sequence[Record]) -> list[str]:
-    """Return the filters for the groups, including the reasons of failure that occur.
+def kinds(records: Sequence[Record]) -> dict[str, list[int]]:
+    """Return the filters, each with the indices of its groups: all, degenerate or not, and each reason of failure.
 
-    >>> kinds([])
-    ['all groups', 'groups that teach', 'degenerate groups']
+    >>> kinds([Record(None, ["a", "b"], [0.0, 1.0], [-0.7, 0.7], failures=["no answer block", None])])
+    {'all groups': [0], 'groups that teach': [0], 'degenerate groups': [], 'failure: no answer block': [0]}
     """
-    reasons = {reason for record in records for reason in record.failures if reason}
-    return [ALL, TEACH, DEGENERATE, *(FAILURE + reason for reason in sorted(reasons))]
-
-
-def select(records: Sequence[Record], kind: str, low: float, high: float) -> list[int]:
-    """Return the indices of the groups of a kind that have a completion with a reward in [low, high].
-
-    >>> select([Record(None, ["a", "b"], [0.0, 1.0], [-0.7, 0.7])], "degenerate groups", 0, 3)
-    []
-    """
-    wanted = kind.removeprefix(FAILURE)
-    fits = {ALL: lambda r: True, TEACH: lambda r: not r.degenerate, DEGENERATE: lambda r: r.degenerate}
-    fit = fits.get(kind, lambda r: wanted in r.failures)
-    tiny = 1e-6  # the slider's ends are rounded
-    low, high = low - tiny, high + tiny
-    return [i for i, r in enumerate(records) if fit(r) and any(low <= x <= high for x in r.rewards)]
+    rows = list(enumerate(records))
+    reasons = sorted({reason for record in records for reason in record.failures if reason})
+    found = {ALL: [i for i, _ in rows], TEACH: [i for i, r in rows if not r.degenerate]}
+    found[DEGENERATE] = [i for i, r in rows if r.degenerate]
+    return found | {FAILURE + reason: [i for i, r in rows if reason in r.failures] for reason in reasons}
 
 
 class RolloutBrowser(Playground):
@@ -93,7 +81,8 @@ class RolloutBrowser(Playground):
         }
         rewards = [reward for record in records for reward in record.rewards]
         low, high = np.floor(min(rewards) * 20) / 20, np.ceil(max(rewards) * 20) / 20 + 0.05
-        self.kind = ipywidgets.Dropdown(options=kinds(records), description="show", layout={"width": "300px"})
+        self.kinds = kinds(self.records)
+        self.kind = ipywidgets.Dropdown(options=[*self.kinds], description="show", layout={"width": "300px"})
         self.worth = ipywidgets.FloatRangeSlider(
             value=(low, high), min=low, max=high, step=0.05, description="reward in", layout={"width": "340px"}
         )
@@ -108,8 +97,10 @@ class RolloutBrowser(Playground):
             control.observe(lambda _: self.go(-self.place), "value")
 
     def selected(self) -> list[int]:
-        """Return the indices of the groups that pass the filters."""
-        return select(self.records, self.kind.value, *self.worth.value)
+        """Return the indices of the groups of the kind that have a completion with a reward in the range."""
+        low, high = np.add(self.worth.value, (-1e-6, 1e-6))  # the slider's ends are rounded
+        of_kind = self.kinds[self.kind.value]
+        return [i for i in of_kind if any(low <= reward <= high for reward in self.records[i].rewards)]
 
     def record(self) -> Record | None:
         """Return the group that is shown; None when no group passes the filters."""
@@ -132,7 +123,9 @@ class RolloutBrowser(Playground):
         record = self.record()
         if not (record and record.tokens):
             return self.figure()
-        placed = layout(record.tokens, _labels(record))
+        numbers = zip(record.rewards, record.advantages, strict=True)
+        labels = [f"{name_of(g)} {reward:5.2f} {signed(a):>6}" for g, (reward, a) in enumerate(numbers)]
+        placed = layout(record.tokens, labels)
         height = LINE * (1 + max(line for *_, line in placed))
         figure, (top, below) = canvas(2.9 + 0.35 + height, heights=(2.9, 0.35 + height))
         self._draw(top)
@@ -206,11 +199,6 @@ class RolloutBrowser(Playground):
 
     def _ipython_display_(self) -> None:
         live(self.widget, self.drawing(), small=True)
-
-
-def _labels(record: Record) -> list[str]:
-    pairs = zip(record.rewards, record.advantages, strict=True)
-    return [f"{name_of(g)} {reward:5.2f} {signed(advantage):>6}" for g, (reward, advantage) in enumerate(pairs)]
 
 
 def _draw_earned(part: SubFigure, record: Record, g: int) -> None:

@@ -31,9 +31,10 @@ class Drawing(Figure):
         return small_png(self)
 
 
-def panels(
-    count: int, columns: int, width: float, height: float, on: SubFigure | None = None
-) -> tuple[Figure | SubFigure, list[Axes]]:
+Part = SubFigure | None  # a part of another figure, which a plot fills instead of a new figure
+
+
+def panels(count: int, columns: int, width: float, height: float, on: Part = None) -> tuple[Any, list[Axes]]:
     """Make a figure of `count` equal panels, `columns` side by side, each `width` x `height` inches.
 
     If `on`, a part of another figure, is given, the panels fill it.

@@ -17,7 +17,7 @@ from minirft.advantages import group_advantages
 from minirft.loss import LOSSES
 from minirft.rewards.detection import CONFIDENCE_RULES, iou, match_greedy
 from minirft.rewards.readings import reading
-from minirft.show import display as live
+from minirft.show import play as live
 from minirft.show.play import Playground
 from minirft.show.play_advantages import LIT, AdvantagePlayground
 from minirft.show.play_boxes import MOST, BoxPlayground

@@ -97,6 +97,7 @@ def lab_rewards() -> dict[str, Reward]:
     def boxes(answer: Answer, truth: Detections) -> float:
         return 0.0 if answer.failure else min(1.0, len(answer.value) / 3)
 
+    charged = strict.weights | {"words": -2.0}
     only = {part: {name: float(name == part) for name in strict.parts} for part in strict.parts}
     return {
         "strict": strict,

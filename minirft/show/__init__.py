@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         boxes_of,
         draw_boxes,
         drawing,
-        drawn_answer,
         group_panel,
+        marked,
         picture_row,
     )
     from minirft.show.play import live

@@ -108,10 +108,8 @@ class KLExplorer(Playground):
         gradients = {true: self.true_gradients()["∇KL(π ‖ ref)"], **of_kind}
         means = {f"{kind}: {(mean := self.expectation(kind).item()):.3f}": mean for kind in KINDS}
         kl = self.divergence().item()
-        high, far = (
-            max(0.5, 1.3 * max(kl, *means.values())),
-            max(0.3, 1.2 * max(x.abs().max().item() for x in gradients.values())),
-        )
+        high = max(0.5, 1.3 * max(kl, *means.values()))
+        far = max(0.3, 1.2 * max(values.abs().max().item() for values in gradients.values()))
         bars({"policy and reference": distributions}, TOKENS, colours={"policy π": SKY, "reference π_ref": QUIET},
              ylabel="probability", ylim=(0, 1.1), on=parts[0])  # fmt: skip
         self._draw_estimators(parts[1])

@@ -149,9 +149,7 @@ def interval(block: Row, key: str) -> str:
     return f"[{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else ""
 
 
-def _figures(
-    data: ReportData, blocks: Mapping[str, Row], tiles: list[str], keys: dict[str, list[str]]
-) -> dict[str, str]:
+def _figures(data: ReportData, blocks: Mapping[str, Row], tiles: list[str], keys: Mapping[str, Any]) -> dict[str, str]:
     """Draw the figures that have data, as data URLs."""
     count = min(data.pictures, len(data.samples))
     asked = data.samples[:count], data.before_texts[:count], data.after_texts[:count]

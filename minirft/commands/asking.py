@@ -134,7 +134,7 @@ def report_answers(answers: Iterable[Answered], out: Path, as_json: bool) -> int
 
 def draw(answered: Answered, out: Path, used: set[str]) -> Path:
     """Write the drawing of an answer into `out` under the picture's name, with a number if the name is `used`."""
-    from minirft.show import marked
+    from minirft.show import mark
 
     stem, number = Path(answered.answer.picture).stem, 2
     while stem in used:
@@ -143,7 +143,7 @@ def draw(answered: Answered, out: Path, used: set[str]) -> Path:
     answer, path = answered.answer, out / f"{stem}{DRAWN}"
     with as_user_error(f"cannot write {path} ({{why}}); choose another --out", OSError):
         out.mkdir(parents=True, exist_ok=True)
-        marked(answered.picture, answer.boxes, answer.confidence, gist(answered)).save(path)
+        mark(answered.picture, answer.boxes, answer.confidence, gist(answered)).save(path)
     return path
 
 

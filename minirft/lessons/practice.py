@@ -106,9 +106,7 @@ def lab_rewards() -> dict[str, Reward]:
         "over predictions": reading("detection", "strict", denominator="predictions"),
         "confidence only": reading("detection", "strict", only["confidence"]),
         "format only": reading("detection", "strict", only["format"]),
-        "charges for words": replace(
-            strict, parts=strict.parts | {"words": words}, weights=strict.weights | {"words": -2.0}
-        ),
+        "charges for words": replace(strict, parts=strict.parts | {"words": words}, weights=charged),
         "words only": replace(strict, parts={"words": words}, weights={"words": 1.0}),
         "boxes only": replace(strict, parts={"boxes": boxes}, weights={"boxes": 1.0}),
     }

@@ -11,16 +11,7 @@ if TYPE_CHECKING:
     from minirft.show.dashboard import Dashboard, Probe
     from minirft.show.knowledge import knowledge_map
     from minirft.show.lab import RewardLab, red_team_bars
-    from minirft.show.pictures import (
-        Group,
-        before_after,
-        boxes_of,
-        draw_boxes,
-        drawing,
-        group_panel,
-        marked,
-        picture_row,
-    )
+    from minirft.show.pictures import Group, before_after, boxes_of, draw_boxes, drawing, group_panel, mark, picture_row
     from minirft.show.play import live
     from minirft.show.play_advantages import AdvantagePlayground
     from minirft.show.play_boxes import BoxPlayground

@@ -141,12 +141,12 @@ def picture_row(
     return figure
 
 
-def marked(picture: Image.Image, boxes: ArrayLike, confidence: ArrayLike = (), line: str = "") -> Image.Image:
-    """Draw the boxes of an answer, xyxy in pixels, with their confidences on a picture in its own size, and `line` on a strip below it.
+def mark(picture: Image.Image, boxes: ArrayLike, confidence: ArrayLike = (), line: str = "") -> Image.Image:
+    """Draw boxes, xyxy in pixels, with their confidences on a picture in its own size, and `line` on a strip below it.
 
     A picture of less than 448 pixels is enlarged, so that the words are readable.
 
-    >>> marked(Image.new("RGB", (100, 50)), [[10, 10, 40, 40]], [0.9]).size
+    >>> mark(Image.new("RGB", (100, 50)), [[10, 10, 40, 40]], [0.9]).size
     (500, 250)
     """
     times, below = max(1, -(-SMALLEST // max(picture.size))), 0.3 if line else 0.0

@@ -68,7 +68,8 @@ class RewardLab(Playground):
         self.weights: dict[str, ipywidgets.FloatSlider] = {}
         self.sliders = ipywidgets.HBox()
         self._slide()
-        super().__init__([[self.base, self.trial], [self.sliders], [self.group, self.attack]], [self.base, self.group])
+        rows = [self.base, self.trial], [self.sliders], [self.group, self.attack]
+        super().__init__(rows, [self.base, self.group])
         self.widget.children = [*self.widget.children, self.report]
         self.trial.observe(lambda change: self.at_once(self._slide), "value")
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import ipywidgets
 from IPython import get_ipython
 from IPython.display import display
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
 from minirft.show.style import PAPER, Drawing, png, small_png
 
@@ -104,9 +104,7 @@ def buttons(actions: Mapping[str, Callable[[], object]]) -> list[ipywidgets.Butt
     return made
 
 
-def canvas(
-    height: float, widths: Sequence[float] = (1,), heights: Sequence[float] = (1,)
-) -> tuple[Figure, list[SubFigure]]:
+def canvas(height: float, widths: Sequence[float] = (1,), heights: Sequence[float] = (1,)) -> tuple[Figure, list]:
     """Make a figure of a widget's width with a grid of parts, row by row, for the argument `on` of a plot.
 
     >>> figure, parts = canvas(3.0, widths=(2, 1))

@@ -21,10 +21,7 @@ OLD = 0.3  # the token's probability when it was sampled
 RATIOS = torch.linspace(0.02, 2.0, 34, dtype=torch.float64)
 FINE = torch.linspace(0.005, 2.0, 400, dtype=torch.float64)
 ADVANTAGES = torch.linspace(-2.0, 2.0, 80, dtype=torch.float64)  # 0 is not among them
-KINDS = {
-    "min(ρ A, clip(ρ) A): grpo, dapo, …": "grpo",
-    "sg[min(ρ, high)] A log π: cispo": "cispo",
-}
+KINDS = {"min(ρ A, clip(ρ) A): grpo, dapo, …": "grpo", "sg[min(ρ, high)] A log π: cispo": "cispo"}
 PUSH = LinearSegmentedColormap.from_list("push", [ORANGE, "#ffffff", BLUE])  # down, up
 DEAD = "#c3c9cf"
 HERE = {"marker": "o", "linestyle": "", "markersize": 10, "markeredgecolor": "white", "zorder": 5}

@@ -14,7 +14,6 @@ from minirft.show.plots import bars, lines
 from minirft.show.style import QUIET, RUNS
 
 Row = Mapping[str, Any]
-WINDOW = 5  # steps in the running mean
 
 
 def curves(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str = "train", **look: Any) -> Figure:
@@ -64,7 +63,7 @@ def metric_bars(blocks: Mapping[str, Row], keys: Sequence[str], columns: int = 5
     return bars(shown, intervals=bounds, colours=colours, wide=columns, size=(2.2, 2.3))
 
 
-def running_mean(values: Sequence[float], window: int = WINDOW) -> np.ndarray:
+def running_mean(values: Sequence[float], window: int = 5) -> np.ndarray:
     """Return the mean over `window` neighbours, fewer at the ends; the shape is kept.
 
     >>> running_mean([0, 3, 6], window=3).tolist()

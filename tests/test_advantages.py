@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.lessons.parts import combine
+from minirft.lessons import gdpo_advantages
 
 REWARDS = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.9, 0.2, 0.4, 0.1], [0.3, 0.3, 0.3, 0.3]])
 GROUPS = st.lists(
@@ -72,33 +72,22 @@ def test_order_inside_and_between_groups(rewards, order):
     torch.testing.assert_close(group_advantages(rewards)[:1], group_advantages(rewards[:1]))
 
 
-def test_combine_sums_with_weights_before_normalising():
-    """Bug: weights applied after normalising, or dropped."""
-    parts = torch.stack([REWARDS, REWARDS.flip(1)])
-    weights = torch.tensor([2.0, 0.5])
-    torch.testing.assert_close(
-        combine(parts, weights, scale="mean"), group_advantages(2 * REWARDS + REWARDS.flip(1) / 2, "mean")
-    )
-
-
-def test_combine_normalises_each_part_when_asked():
+def test_gdpo_normalises_each_part():
     """Bug: a part with a small spread drowned by one with a large spread, which is what GDPO is there to mend."""
     parts = torch.tensor([[[1.0, 0, 1, 0]] * 2, [[0.01, 0.01, 0, 0]] * 2])
-    one = combine(parts, torch.ones(2), "normalise_then_sum", eps=1e-8)
-    hundredfold = combine(parts * torch.tensor([1.0, 100]).view(2, 1, 1), torch.ones(2), "normalise_then_sum", eps=1e-8)
+    one = gdpo_advantages(parts, eps=1e-8)
+    hundredfold = gdpo_advantages(parts * torch.tensor([1.0, 100]).view(2, 1, 1), eps=1e-8)
     torch.testing.assert_close(one, hundredfold)
     torch.testing.assert_close(one.std(), torch.tensor(1.0))
     assert one[0, 1].abs() < 1e-5  # each part wins once
-    weighted = combine(parts, torch.tensor([3.0, 1.0]), "normalise_then_sum", eps=1e-8)
-    torch.testing.assert_close(weighted[0, 0] / weighted[0, 2], torch.tensor(2.0))  # (3 + 1) / (3 - 1)
 
 
-def test_combine_zeroes_groups_that_are_degenerate_in_every_part():
+def test_gdpo_zeroes_groups_that_are_degenerate_in_every_part():
     """Bug: the batch mean subtracted in the second step leaks into a group that taught nothing."""
     parts = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0))
     parts[:, 1] = torch.tensor([[0.3], [0.7]])
     parts[0, 2] = 0.5
-    advantages = combine(parts, torch.ones(2), "normalise_then_sum")
+    advantages = gdpo_advantages(parts)
     assert (advantages[1] == 0).all()
     assert (advantages[2] != 0).any()
 
@@ -118,13 +107,3 @@ def test_what_makes_no_sense_is_refused(rewards, scale, message):
     """Bug: NaN rewards or groups of one that become NaN weights three modules later."""
     with pytest.raises(ValueError, match=message):
         group_advantages(rewards, scale)
-
-
-def test_combine_refuses_wrong_weights_and_orders():
-    """Bug: weights broadcast over groups instead of parts."""
-    with pytest.raises(ValueError, match=r"2 reward parts need weights of shape \(2,\), got \(3,\)"):
-        combine(torch.zeros(2, 3, 4), torch.ones(3))
-    with pytest.raises(ValueError, match="order must be"):
-        combine(torch.zeros(2, 3, 4), torch.ones(2), "sum")
-    with pytest.raises(ValueError, match=r"parts\[1, 0, 2\] is nan"):
-        combine(torch.tensor([[[0.0, 0, 0]], [[0, 0, float("nan")]]]), torch.ones(2))

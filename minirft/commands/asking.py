@@ -129,7 +129,7 @@ def draw(answered: runs.Answered, out: Path, used: set[str]) -> Path:
     answer, path = answered.answer, out / f"{stem}{DRAWN}"
     with as_user_error(f"cannot write {path} ({{why}}); choose another --out", OSError):
         out.mkdir(parents=True, exist_ok=True)
-        show.drawn_answer(answered.picture, answer.boxes, answer.confidence, gist(answered)).save(path)
+        show.mark(answered.picture, answer.boxes, answer.confidence, gist(answered)).save(path)
     return path
 
 

@@ -57,6 +57,7 @@ def report_data(histories: Sequence[runs.History]) -> show.ReportData:
     first, texts = histories[0], newest(histories[0])
     before, after = first_and_last(first)
     score = rewards.reading(first.config.data.task, "strict")
+    scored = [(s, text, score(text, s.solution).total) for s, text in zip(first.samples, texts, strict=False)]
     early = list(first.answers[min(first.answers)]) if len(first.answers) > 1 else []
     beside = {name: first_and_last(history)[1] for name, history in zip(names[1:], histories[1:], strict=True)}
     train = [row["seconds"] for row in first.rows if row.get("kind") == "train" and row.get("seconds")]
@@ -74,7 +75,7 @@ def report_data(histories: Sequence[runs.History]) -> show.ReportData:
         title=("Runs " if len(names) > 1 else "Run ") + ", ".join(names),
         name=names[0],
         levels=levels(first, early, texts),
-        misses=show.worst(first.samples, texts, lambda *pair: score(*pair).total, WORST) if texts else (),
+        misses=sorted(scored, key=lambda answer: answer[2])[:WORST],
         replays=replays(names, histories),
     )
 

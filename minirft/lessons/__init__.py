@@ -8,12 +8,10 @@ from minirft.engine import quieten_libraries
 quieten_libraries()  # before the libraries are imported, so that their advice is not printed in a notebook
 
 if TYPE_CHECKING:
-    from minirft.lessons.ask import check, predict
-    from minirft.lessons.group import the_group, the_sample, the_texts
-    from minirft.lessons.parts import combine
+    from minirft.lessons.ask import check, predict, terminal
+    from minirft.lessons.group import gdpo_advantages, the_group, the_sample, the_texts
     from minirft.lessons.practice import LAB, Practice, lab_config, lab_rewards
     from minirft.lessons.record import records, token_weights
     from minirft.lessons.tables import by_seed, committed, live_cell, paper_table, results
-    from minirft.lessons.typed import terminal
 
 __getattr__, __all__ = lazily(__name__)

@@ -1,8 +1,12 @@
-"""Questions to the reader: predictions with a hidden answer, and checks of the reader's code against the package's."""
+"""Cells of a notebook: predictions with a hidden answer, checks of the reader's code, and commands as in a terminal."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import html
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +15,7 @@ import numpy as np
 import torch
 from IPython.display import HTML, display
 
+from minirft.commands import main
 from minirft.show import live
 
 BOX = "border-left:4px solid #0072b2;padding:.4em 1em;margin:.3em 0;max-width:52em"
@@ -84,3 +89,21 @@ def same(value: Any, expected: Any) -> bool:
     except (TypeError, ValueError):
         return bool(value == expected)
     return value.shape == expected.shape and np.allclose(value, expected, rtol=1e-5, atol=1e-5)
+
+
+def terminal(line: str) -> None:
+    """Run a command, "minirft ...", in this process, which saves the seconds of loading torch.
+
+    Errors and progress bars go to the same output; an exit code other than 0 is printed.
+
+    >>> terminal("minirft nonsense")
+    $ minirft nonsense
+    minirft: no command nonsense; see minirft --help
+    exit code 2
+    """
+    print(f"$ {line}")
+    with contextlib.redirect_stderr(sys.stdout):
+        code = main(shlex.split(line)[1:])
+    gc.collect()  # free the policy of this command: the next command may need the memory of the card
+    if code:
+        print(f"exit code {code}")

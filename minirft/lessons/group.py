@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from minirft.advantages import group_advantages
 from minirft.policy import Policy
 from minirft.rewards import Score, reading
 from minirft.runs import given_rollout
@@ -68,3 +69,19 @@ def the_group() -> Lesson:
         rollout.logprobs.copy_(policy.logprobs(rollout))
     reward = reading("detection", "strict")
     return Lesson(policy, sample, rollout, [reward(text, sample.solution) for text in rollout.texts])
+
+
+def gdpo_advantages(parts: torch.Tensor, eps: float = 1e-4) -> torch.Tensor:
+    """Compute advantages from K reward parts of equal weight, (K, P, G) -> (P, G), each part normalised first.
+
+        s = Σₖ (rₖ - mean_group rₖ) / (std_group rₖ + eps)        A = s / (std_batch s + eps)
+
+    So each part influences the advantage equally; in the weighted sum, the part that varies most dominates.  For an
+    exercise in notebook 03; training uses the sum.  GDPO (arXiv 2601.05242) also subtracts the batch mean of s, 0.
+
+    >>> parts = torch.tensor([[[1.0, 0.0, 1.0, 0.0]], [[0.1, 0.1, 0.0, 0.0]]])  # the second part has a small spread
+    >>> gdpo_advantages(parts).round(decimals=2)
+    tensor([[ 1.2200, -0.0000,  0.0000, -1.2200]])
+    """
+    summed = torch.stack([group_advantages(part, eps=eps) for part in parts]).sum(0)
+    return summed / (summed.std() + eps)

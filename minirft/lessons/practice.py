@@ -1,7 +1,7 @@
 """Training in memory for lessons: a run without a folder, with any reward, one step at a time.
 
 `Practice` is the loop of `minirft.train` without log, checkpoints and progress bar, with the same `grpo_step` and
-samples.  `side_by_side` trains with several rewards from the same start.  `python -m minirft.lessons.practice` measures
+samples.  `python -m minirft.lessons.practice` measures
 the rewards of the reward lab on several seeds (`results/reward_lab.json`).
 """
 
@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -81,34 +80,16 @@ class Practice:
         base = load_policy(self.config)
         return [record for of_step in kept for record in records_written(base, self.policy, *of_step)]
 
-    def behaviour(
-        self, samples: Sequence[Sample], mode: str = "sampled", behaviours: Mapping[str, Behaviour] = LAB
-    ) -> dict[str, float]:
-        """Measure held-out metrics and mean behaviours of the present policy."""
-        texts = self.answers(samples, mode)
+    def behaviour(self, samples: Sequence[Sample], behaviours: Mapping[str, Behaviour] = LAB) -> dict[str, float]:
+        """Measure held-out metrics and mean behaviours of sampled answers of the present policy."""
+        texts = self.answers(samples, "sampled")
         measured = metrics(samples[0].task, texts, samples, resamples=0)
         return {name: measured[name] for name in HELD_OUT} | average(texts, [s.solution for s in samples], behaviours)
-
-
-def side_by_side(config: GRPOConfig, rewards: Mapping[str, Scorer], samples: Sequence[Sample]) -> dict[str, Row]:
-    """Measure the behaviour of the base ("before") and after a run of `config` with each reward, from the same start.
-
-    The runs see the same samples in the same order; only the reward differs.
-    """
-    found = {}
-    for name, reward in rewards.items():
-        run = Practice(config, reward)
-        found.setdefault("before", run.behaviour(samples))
-        found[name] = run.run().behaviour(samples)
-    return found
 
 
 def lab_rewards() -> dict[str, Reward]:
     """Return the rewards of the lab: strict, strict with one change, and rewards for a habit."""
     strict = reading("detection", "strict")
-
-    def only(part: str) -> Reward:
-        return reading("detection", "strict", {name: float(name == part) for name in strict.parts})
 
     def words(answer: Answer, truth: Detections) -> float:
         return min(1.0, len(answer.text.split()) / 40)
@@ -116,19 +97,18 @@ def lab_rewards() -> dict[str, Reward]:
     def boxes(answer: Answer, truth: Detections) -> float:
         return 0.0 if answer.failure else min(1.0, len(answer.value) / 3)
 
-    def paying(parts: dict[str, Any], weights: dict[str, float]) -> Reward:
-        return replace(strict, parts=parts, weights=weights)
-
+    charged = strict.weights | {"words": -2.0}
+    only = {part: {name: float(name == part) for name in strict.parts} for part in strict.parts}
     return {
         "strict": strict,
         "paper": reading("detection", "paper"),
         "no format": reading("detection", "strict", {"format": 0.0}),
         "over predictions": reading("detection", "strict", denominator="predictions"),
-        "confidence only": only("confidence"),
-        "format only": only("format"),
-        "charges for words": paying(strict.parts | {"words": words}, strict.weights | {"words": -2.0}),
-        "words only": paying({"words": words}, {"words": 1.0}),
-        "boxes only": paying({"boxes": boxes}, {"boxes": 1.0}),
+        "confidence only": reading("detection", "strict", only["confidence"]),
+        "format only": reading("detection", "strict", only["format"]),
+        "charges for words": replace(strict, parts=strict.parts | {"words": words}, weights=charged),
+        "words only": replace(strict, parts={"words": words}, weights={"words": 1.0}),
+        "boxes only": replace(strict, parts={"boxes": boxes}, weights={"boxes": 1.0}),
     }
 
 
@@ -139,14 +119,18 @@ def lab_config(seed: int = 0) -> GRPOConfig:
 
 
 def main(out: Path, seeds: int = 3) -> None:
-    """Measure all rewards of the lab on several seeds, into a JSON file: {reward: [behaviour of seed 0, ...]}."""
+    """Measure the base ("before") and a run with each reward of the lab, on several seeds, into a JSON file.
+
+    The runs of a seed see the same samples in the same order; only the reward differs.
+    """
     found: dict[str, list[Row]] = {}
     torch.set_num_threads(1)
-    samples = held_out(lab_config())
+    samples, config = held_out(lab_config()), lab_config()
     for seed in range(seeds):
-        for name, behaviour in side_by_side(lab_config(seed), lab_rewards(), samples).items():
+        for name, reward in {"before": None, **lab_rewards()}.items():
+            run = Practice(lab_config(seed), reward)
+            behaviour = (run.run() if reward else run).behaviour(samples)
             found.setdefault(name, []).append({key: round(value, 4) for key, value in behaviour.items()})
-        config = lab_config()
         settings = {"steps": config.steps, "prompts_per_step": config.prompts_per_step, "held_out": len(samples)}
         text = {"command": "python -m minirft.lessons.practice", "settings": settings, "behaviour": found}
         out.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")

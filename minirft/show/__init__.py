@@ -6,17 +6,13 @@ from minirft import lazily
 
 if TYPE_CHECKING:
     from minirft.show.anatomy import attention_pattern, memory_bars, patch_order, visible
-    from minirft.show.answered import drawn_answer
-    from minirft.show.answers import answers_by_method, answers_of
+    from minirft.show.cells import Levels, answers_by_method, answers_of, calibration, learning_choice, levels_of
     from minirft.show.charts import curves, metric_bars
-    from minirft.show.confidence import Levels, calibration, learning_choice, levels_of
     from minirft.show.dashboard import Dashboard, Probe
-    from minirft.show.data import drawing
-    from minirft.show.display import live
-    from minirft.show.knowledge import knowledge_map, looks
+    from minirft.show.knowledge import knowledge_map
     from minirft.show.lab import RewardLab, red_team_bars
-    from minirft.show.misses import worst
-    from minirft.show.pictures import Group, before_after, boxes_of, draw_answer, draw_boxes, group_panel, picture_row
+    from minirft.show.pictures import Group, before_after, boxes_of, draw_boxes, drawing, group_panel, mark, picture_row
+    from minirft.show.play import live
     from minirft.show.play_advantages import AdvantagePlayground
     from minirft.show.play_boxes import BoxPlayground
     from minirft.show.play_confidence import ConfidenceExplorer
@@ -26,29 +22,9 @@ if TYPE_CHECKING:
     from minirft.show.replay import Moment, Replay
     from minirft.show.replication import METHODS, differences, method_dots, name_of, of_paper, shot_curves
     from minirft.show.report import HEADLINE, ReportData, intervals_apart, write_report
-    from minirft.show.rescoring import (
-        BEHAVIOURS,
-        Behaviour,
-        average,
-        pushes,
-        red_team,
-        rescore,
-        reversed_pairs,
-    )
+    from minirft.show.rescoring import BEHAVIOURS, Behaviour, average, pushes, red_team, rescore, reversed_pairs
     from minirft.show.rollouts import Record, RolloutBrowser
-    from minirft.show.style import (
-        BLUE,
-        GREEN,
-        GRID,
-        INK,
-        ORANGE,
-        PINK,
-        QUIET,
-        RUNS,
-        SKY,
-        VERMILION,
-        png,
-    )
+    from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION, png
     from minirft.show.tokens import token_rows
 
 __getattr__, __all__ = lazily(__name__)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from minirft.show.plots import lines
-from minirft.show.style import INK, QUIET, RUNS, panels, plain_axes
+from minirft.show.plots import bars, lines
+from minirft.show.style import QUIET, RUNS
 
 Row = Mapping[str, Any]
-WINDOW = 5  # steps in the running mean
 
 
-def curves(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str = "train", columns: int = 3) -> Figure:
+def curves(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str = "train", **look: Any) -> Figure:
     """Draw the rows of run logs over the steps, {"RFT": rows, "SFT": rows}, with one panel for each key.
 
     Rows of kind `train` give a pale line under its running mean over 5 steps.  Rows of kind `eval` give points, with
-    the bootstrap interval where a row has one.
+    the bootstrap interval where a row has one.  `look` is that of `lines`.
 
     >>> figure = curves({"RFT": [{"kind": "train", "step": s, "reward": s / 9} for s in range(9)]}, ["reward"])
     >>> figure.axes[0].get_title(loc="left")
@@ -40,8 +40,8 @@ def curves(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str = "
                 shown[key][name] = (steps, values, *np.transpose(bounds))
             else:
                 shown[key] |= {f"_{name}": (steps, values), name: (steps, running_mean(values))}
-    look = {"style": "o-" if kind == "eval" else "-", "xlabel": "step", "xlim": (0, None)}
-    figure = lines(shown, colours=colours, wide=columns, size=(3.3, 2.2), **look)
+    look = {"style": "o-" if kind == "eval" else "-", "xlabel": "step", "xlim": (0, None), "size": (3.3, 2.2)} | look
+    figure = lines(shown, colours=colours, **look)
     for axes in figure.axes:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
@@ -53,27 +53,17 @@ def metric_bars(blocks: Mapping[str, Row], keys: Sequence[str], columns: int = 5
     >>> len(metric_bars({"before": {"ap50": 0.2}, "after": {"ap50": 0.5, "ci": {"ap50": [0.4, 0.6]}}}, ["ap50"]).axes)
     1
     """
-    figure, grid = panels(len(keys), columns, 2.2, 2.3)
-    for axes, key in zip(grid, keys, strict=True):
-        plain_axes(axes, key)
-        for place, (colour, block) in enumerate(zip((QUIET, *RUNS), blocks.values(), strict=False)):
-            value = block.get(key)
-            if value is None:
-                axes.text(place, 0, "–", ha="center", va="bottom", color=QUIET)
-                continue
-            axes.bar(place, value, width=0.7, color=colour)
-            low, high = block.get("ci", {}).get(key, (value, value))
-            axes.plot([place, place], [low, high], color=INK, linewidth=1.4)
-            axes.annotate(
-                f"{value:.2f}", (place, max(value, high)), xytext=(0, 2), textcoords="offset points",
-                ha="center", fontsize=8, color=INK,
-            )  # fmt: skip
-        axes.set_xticks(range(len(blocks)), blocks, fontsize=8.5)
-        axes.margins(y=0.15)
-    return figure
+    shown: dict[str, dict[str, float]] = {}
+    bounds = {}
+    for key in keys:
+        shown[key] = {name: nan if block.get(key) is None else block[key] for name, block in blocks.items()}
+        ends = [block.get("ci", {}).get(key, (shown[key][name],) * 2) for name, block in blocks.items()]
+        bounds[key] = tuple(np.transpose(ends))
+    colours = dict(zip(blocks, (QUIET, *RUNS), strict=False))
+    return bars(shown, intervals=bounds, colours=colours, wide=columns, size=(2.2, 2.3))
 
 
-def running_mean(values: Sequence[float], window: int = WINDOW) -> np.ndarray:
+def running_mean(values: Sequence[float], window: int = 5) -> np.ndarray:
     """Return the mean over `window` neighbours, fewer at the ends; the shape is kept.
 
     >>> running_mean([0, 3, 6], window=3).tolist()

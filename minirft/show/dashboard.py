@@ -16,22 +16,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ipywidgets
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from minirft.samples import Sample
-from minirft.show.charts import running_mean
-from minirft.show.display import answering, live
-from minirft.show.pictures import draw_answer
-from minirft.show.play import WIDTH, Playground, plot_axes
-from minirft.show.style import BLUE, INK, ORANGE, PAPER, Drawing
+from minirft.show.charts import curves
+from minirft.show.pictures import answer_grid
+from minirft.show.play import Playground, answering, buttons, canvas, live
 
 Row = dict[str, Any]
+KEYS = ("reward", "parse_rate")  # of the rows, that are drawn
 SHOWN = 4  # pictures of a probe
 MORE = 20  # steps that the button adds
 CURVES, ANSWERS = 2.1, 2.25  # inches
-MARGINS = {"left": 0.07, "right": 0.99, "top": 0.86, "bottom": 0.2}  # of a row
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Probe:
 class Dashboard(Playground):
     """This widget shows the curves of a run, its answers to fixed questions, and its controls.
 
-    `step(k, learning_rate)` is called for k = 1, 2, ..., `steps`; `keys` are those of its row that are drawn.
+    `step(k, learning_rate)` is called for k = 1, 2, ..., `steps`; reward and parse rate of its row are drawn.
     `probe()` is called before the first step and after every `every` of them; its numbers are drawn as points.
 
     >>> dashboard = Dashboard(lambda k, rate: {"reward": k * rate}, steps=3, learning_rate=0.01)
@@ -63,9 +59,8 @@ class Dashboard(Playground):
         steps: int,
         learning_rate: float,
         every: int = 5,
-        keys: Sequence[str] = ("reward", "parse_rate"),
     ) -> None:
-        self.step, self.probe, self.steps, self.every, self.keys = step, probe, steps, every, list(keys)
+        self.step, self.probe, self.steps, self.every = step, probe, steps, every
         self.rows: list[Row] = []
         self.probes: list[tuple[int, Probe]] = []  # (steps done, answers)
         self.error: BaseException | None = None
@@ -76,22 +71,14 @@ class Dashboard(Playground):
             learning_rate, min=-6, max=-2, step=0.1, description="learning rate", readout_format=".1e",
             style={"description_width": "90px"}, layout={"width": "380px"},
         )  # fmt: skip
-        self.pausing, self.stopping, self.more = (
-            ipywidgets.Button(description=words) for words in ("pause", "stop", f"{MORE} more steps")
-        )
+        self.pausing, self.stopping, self.more = buttons({
+            "pause": lambda: self.pause() if self._going.is_set() else self.resume(),
+            "stop": self.stop,
+            f"{MORE} more steps": lambda: self.go_on(MORE),
+        })  # fmt: skip
         self.bar = ipywidgets.IntProgress(max=steps, layout={"width": "180px"})
-        super().__init__(
-            [ipywidgets.HBox([self.pausing, self.stopping, self.more, self.bar]), ipywidgets.HBox([self.rate])]
-        )
-        self.pausing.on_click(lambda _: self.pause() if self._going.is_set() else self.resume())
-        self.stopping.on_click(lambda _: self.stop())
-        self.more.on_click(lambda _: self.go_on(MORE))
+        super().__init__([[self.pausing, self.stopping, self.more, self.bar], [self.rate]])
         self.rate.observe(lambda _: self._report(), "value")
-        names = {"pause": self.pausing, "stop": self.stopping, "more": self.more, "rate": self.rate,
-                 "readout": self.readout}  # fmt: skip
-        for name, widget in names.items():
-            widget.add_class(f"dashboard-{name}")
-        self.widget.add_class("dashboard")
 
     # ------------------------------------------------------------------ the buttons
 
@@ -126,16 +113,14 @@ class Dashboard(Playground):
         self._going.set()
         self.start()
 
-    def wait(self, timeout: float | None = None) -> Figure:
+    def wait(self) -> Figure:
         """Wait until the run has ended, and return its last figure; a paused run is resumed first.
 
-        Raises the exception of a failed step, and `TimeoutError` after `timeout` seconds.
+        Raises the exception of a failed step.
         """
         self.resume()
         if self._thread:
-            self._thread.join(timeout)
-        if self.running:
-            raise TimeoutError(f"the run is at step {len(self.rows)} of {self.steps} after {timeout} seconds")
+            self._thread.join()
         if self.error:
             raise self.error
         return self.figure()
@@ -192,7 +177,7 @@ class Dashboard(Playground):
         if self.error:
             state = f"stopped by {type(self.error).__name__}: {html.escape(str(self.error)[:200])}"
         last = self.rows[-1] if self.rows else {}
-        numbers = [f"{key} {last[key]:.2f}" for key in self.keys if last.get(key) is not None]
+        numbers = [f"{key} {last[key]:.2f}" for key in KEYS if last.get(key) is not None]
         numbers += [f"{key} {value:.2f}" for key, value in (self.probes[-1][1].numbers if self.probes else {}).items()]
         where = f"step {len(self.rows)} of {self.steps}"
         return " · ".join([where, state, f"learning rate {self.rate.value:.1e}", *numbers])
@@ -200,35 +185,24 @@ class Dashboard(Playground):
     def figure(self) -> Figure:
         """Draw the curves, and below them the first and the last answers to the probe."""
         probes = self.probes[:1] + self.probes[1:][-1:]
-        heights = [CURVES, *[ANSWERS] * len(probes)]
-        figure = Drawing(figsize=(WIDTH, sum(heights)), facecolor=PAPER)
-        curves, *answers = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        count = len(self.keys) + (len(self.probes[0][1].numbers) if self.probes else 0)
-        self._curves(curves.subplots(1, count, squeeze=False, gridspec_kw=MARGINS)[0])
-        for row, (done, probe) in zip(answers, probes, strict=True):
-            grid = row.subplots(1, min(SHOWN, len(probe.samples)), squeeze=False, gridspec_kw=MARGINS)[0]
-            for axes, sample, text in zip(grid, probe.samples, probe.texts, strict=False):
-                draw_answer(axes, sample, text)
-                axes.xaxis.labelpad = 1
-                axes.set_title(f"step {done}: {sample.category}", loc="left", fontsize=8.5, color=INK, parse_math=False)
+        figure, parts = canvas(
+            CURVES + ANSWERS * len(probes), heights=(CURVES, ANSWERS * len(probes))[: 1 + len(probes)]
+        )
+        numbers = [*self.probes[0][1].numbers] if self.probes else []
+        steps = {"xlim": (0, max(self.steps, 1)), "wide": len(KEYS)}
+        left, right = parts[0].subfigures(1, 2, width_ratios=(len(KEYS), max(0.01, len(numbers))))
+        curves({"": self.rows}, KEYS, on=left, **steps)
+        measured = [{"kind": "eval", "step": done, **probe.numbers} for done, probe in self.probes]
+        if numbers:
+            curves({"": measured}, numbers, "eval", on=right, **steps | {"wide": len(numbers)})
+        answers = [
+            (sample, text, f"step {done}: {sample.category}", {"fontsize": 8.5})
+            for done, probe in probes
+            for sample, text in list(zip(probe.samples, probe.texts, strict=True))[:SHOWN]
+        ]
+        if answers:
+            answer_grid(answers, len(answers) // len(probes), on=parts[1])
         return figure
-
-    def _curves(self, grid: Sequence[Axes]) -> None:
-        for axes, key in zip(grid, self.keys, strict=False):
-            plot_axes(axes, key)
-            chosen = [(row["step"], row[key]) for row in self.rows if row.get(key) is not None]
-            if chosen:
-                steps, values = zip(*chosen, strict=True)
-                axes.plot(steps, values, color=BLUE, linewidth=0.9, alpha=0.4)
-                axes.plot(steps, running_mean(values), color=BLUE, linewidth=2)
-        for axes, key in zip(grid[len(self.keys) :], self.probes[0][1].numbers if self.probes else [], strict=True):
-            plot_axes(axes, key)
-            points = [(done, probe.numbers[key]) for done, probe in self.probes]
-            axes.plot(*zip(*points, strict=True), color=ORANGE, linewidth=1.6, marker="o", markersize=4)
-        for axes in grid:
-            axes.set_xlim(0, max(self.steps, 1))
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.set_xlabel("step", fontsize=8, labelpad=1)
 
     def _ipython_display_(self) -> None:
         if self._thread:

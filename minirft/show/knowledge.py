@@ -6,7 +6,7 @@ itself to one that always does.  The difference of a hatched cell may be zero: o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from math import nan
 from typing import Any
 
@@ -24,38 +24,23 @@ UNSURE = {"edgecolor": "#b4bcc4", "hatch": "////", "linewidth": 0}
 PAIRS = ("rft - sft", "rft - sft-reasoning")
 
 
-def looks(cells: Iterable[Mapping[str, Any]], part: str, test: str = "same", mode: str = "sampled") -> float | None:
-    """Return the share of the base's answers that look before they answer; None without the base's cell.
-
-    >>> cell = {"key": {"method": "base", "part": "seldom"}, "tests": {"same": {"sampled": {"careful": 0.06}}}}
-    >>> looks([cell], "seldom"), looks([cell], "quick")
-    (0.06, None)
-    """
-    for cell in cells:
-        if (cell["key"]["method"], cell["key"]["part"]) == ("base", part):
-            return cell["tests"][test][mode].get("careful")
-    return None
-
-
-def knowledge_map(
-    rows: Mapping[str, Iterable[Line]], *, pairs: Sequence[str] = PAIRS, test: str = "same", mode: str = "greedy"
-) -> Figure:
+def knowledge_map(rows: Mapping[str, Iterable[Line]]) -> Figure:
     """Draw a panel for each pair of methods; `rows` is label -> the lines of one part, from the top.
 
-    A row shows its lines of `test`, or those of its first test if it has none of `test`.
+    A row shows the greedy answers to its test "same", or to its first test if it has no such test.
     Raises `ValueError` for a row with lines of several parts, because one part would hide another.
     """
-    chosen = {label: _of_one_test(lines, test, mode) for label, lines in rows.items()}
-    columns = sorted({x.shots for lines in chosen.values() for x in lines if x.what in pairs}, key=lambda k: k or 10**9)
+    cells = {label: _of_one_test(lines) for label, lines in rows.items()}
+    columns = sorted({k for of in cells.values() for what, k in of if what in PAIRS}, key=lambda k: k or 10**9)
     found = {
-        pair: [[_found(lines, pair, shots) for shots in columns] for lines in chosen.values()]
-        for pair in (pairs if columns else ())
+        pair: [[of.get((pair, shots)) for shots in columns] for of in cells.values()]
+        for pair in (PAIRS if columns else ())
     }
     size = (9.0 / max(2, len(found)), 1.2 + 0.42 * len(rows))
     shares = {name_of(pair): [[cell.mean if cell else nan for cell in row] for row in of] for pair, of in found.items()}
     shots = [str(shots or ALL) for shots in columns]
     figure = heatmap(
-        shares, [*rows], shots, form="{:+.2f}", colours=COLOURS, low=-REACH, high=REACH, wide=len(pairs), size=size,
+        shares, [*rows], shots, form="{:+.2f}", colours=COLOURS, low=-REACH, high=REACH, wide=len(PAIRS), size=size,
         xlabel="shots of each category",
     )  # fmt: skip
     for i, (axes, of) in enumerate(zip(figure.axes, found.values(), strict=True)):
@@ -73,17 +58,13 @@ def knowledge_map(
     return settled(figure)
 
 
-def _found(lines: Iterable[Line], pair: str, shots: int) -> Any:
-    return next((line.found for line in lines if (line.what, line.shots) == (pair, shots)), None)
-
-
-def _of_one_test(lines: Iterable[Line], test: str, mode: str) -> list[Line]:
-    lines = [line for line in lines if line.mode == mode]
-    names = [line.test for line in lines]
+def _of_one_test(lines: Iterable[Line]) -> dict[tuple[str, int], Any]:
+    """Return (what, shots) -> estimate."""
+    lines = [line for line in lines if line.mode == "greedy"]
     if len({line.part for line in lines}) > 1:
         raise ValueError(f"a row is one part: got {sorted({line.part for line in lines})}")
-    test = test if test in names or not names else names[0]
-    return [line for line in lines if line.test == test]
+    names = [line.test for line in lines]
+    return {(x.what, x.shots): x.found for x in lines if x.test == ("same" if "same" in names else names[0])}
 
 
 def _colour(difference: float) -> tuple[float, ...]:

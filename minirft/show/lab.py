@@ -11,26 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 import ipywidgets
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from minirft.rewards import Scorer, reward_for
 from minirft.show.pictures import Group
-from minirft.show.play import Playground, canvas, plot_axes, table
-from minirft.show.plots import bars, draw_bars
-from minirft.show.rescoring import (
-    BEHAVIOURS,
-    Behaviour,
-    Rescored,
-    pushes,
-    red_team,
-    reversed_pairs,
-    scores_of,
-    weigh,
-    weights_of,
-)
-from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, signed
+from minirft.show.play import Playground, buttons, canvas, slider, table
+from minirft.show.plots import bars, lines
+from minirft.show.rescoring import Behaviour, Rescored, pushes, red_team, reversed_pairs, scores_of, weigh, weights_of
+from minirft.show.style import BLUE, INK, ORANGE, QUIET, signed
 
 HEAVIEST = 3.0  # of the weight sliders
 WORST = 6  # answers of the red team that are shown
@@ -61,62 +49,40 @@ class RewardLab(Playground):
     """This widget compares two rewards on the same saved completions, with sliders for the weights of the second.
 
     `groups` are saved groups (their own rewards are not used).  `rewards` are named rewards or functions of
-    (completion, sample); `try_reward` adds one while the lab is open.
+    (completion, sample).
     """
 
     def __init__(
-        self,
-        groups: Sequence[Group],
-        rewards: Mapping[str, Scorer],
-        behaviours: Mapping[str, Behaviour] = BEHAVIOURS,
+        self, groups: Sequence[Group], rewards: Mapping[str, Scorer], behaviours: Mapping[str, Behaviour]
     ) -> None:
         self.groups, self.behaviours = list(groups), dict(behaviours)
         self.task = self.groups[0].sample.task
         self.rewards = {name: reward_for(self.task, reward) for name, reward in rewards.items()}
         self.scores = {name: scores_of(self.groups, reward) for name, reward in self.rewards.items()}
-        names = list(self.rewards)
-        self.base = ipywidgets.Dropdown(options=names, description="reward", layout={"width": "250px"})
-        self.trial = ipywidgets.Dropdown(options=names, value=names[-1], description="on trial",
-                                         layout={"width": "250px"})  # fmt: skip
+        names, layout = list(self.rewards), {"width": "250px"}
+        self.base = ipywidgets.Dropdown(options=names, description="reward", layout=layout)
+        self.trial = ipywidgets.Dropdown(options=names, value=names[-1], description="on trial", layout=layout)
         self.group = ipywidgets.IntSlider(0, 0, len(self.groups) - 1, description="group", layout={"width": "280px"})
-        self.attack = ipywidgets.Button(description="send the red team")
+        (self.attack,) = buttons({"send the red team": self.send_red_team})
         self.report = ipywidgets.HTML()
         self.weights: dict[str, ipywidgets.FloatSlider] = {}
         self.sliders = ipywidgets.HBox()
         self._slide()
-        super().__init__(
-            [ipywidgets.HBox([self.base, self.trial]), self.sliders, ipywidgets.HBox([self.group, self.attack])]
-        )
+        rows = [self.base, self.trial], [self.sliders], [self.group, self.attack]
+        super().__init__(rows, [self.base, self.group])
         self.widget.children = [*self.widget.children, self.report]
-        self.attack.on_click(lambda _: self.send_red_team())
-        self.trial.observe(self._change_trial, "value")
-        self.watch(self.base, self.group)
-        for name, widget in {"trial": self.trial, "attack": self.attack, "readout": self.readout,
-                             "report": self.report, "weights": self.sliders}.items():  # fmt: skip
-            widget.add_class(f"lab-{name}")
-        self.widget.add_class("reward-lab")
-
-    def try_reward(self, name: str, reward: Scorer) -> RewardLab:
-        """Add a reward, or replace the one of that name, and select it for trial.  Returns the lab, for display."""
-        self.rewards[name] = reward_for(self.task, reward)
-        self.scores[name] = scores_of(self.groups, self.rewards[name])
-        with self.at_once():
-            for dropdown in (self.base, self.trial):
-                kept = dropdown.value
-                dropdown.options = list(self.rewards)
-                dropdown.value = kept
-            self.trial.value = name
-            self._slide()
-        return self
+        self.trial.observe(lambda change: self.at_once(self._slide), "value")
 
     def send_red_team(self) -> list[dict[str, Any]]:
         """Score the cheats with the reward on trial and its present weights; show the best paid below the figure."""
         reward = self.rewards[self.trial.value]
         rows = red_team(replace(reward, weights=self._trial_weights()), self.task)
         best = [row for row in rows if row["kind"] != "honest"][:WORST]
-        lines = [[html.escape(r["answer"]), r["kind"], f"{r['total']:.2f}",
-                  "-" if r["share"] is None else f"{r['share']:.0%}"] for r in best]  # fmt: skip
-        self.report.value = table(["answer", "kind", "mean total", "share of the honest"], lines)
+        shares = ["-" if row["share"] is None else f"{row['share']:.0%}" for row in best]
+        cells = [
+            [html.escape(r["answer"]), r["kind"], f"{r['total']:.2f}", x] for r, x in zip(best, shares, strict=True)
+        ]
+        self.report.value = table(["answer", "kind", "mean total", "share of the honest"], cells)
         return rows
 
     def compare(self) -> tuple[Rescored, Rescored]:
@@ -126,17 +92,14 @@ class RewardLab(Playground):
 
     def figure(self) -> Figure:
         """Draw the order of one group under both rewards, and the pushes of both."""
-        figure, (left, right) = canvas(3.3, widths=(1, 1.5), left=0.07, wspace=0.2, bottom=0.1)
+        figure, (left, right) = canvas(3.3, widths=(1, 1.5))
         before, after = self.compare()
         p = self.group.value
-        plot_axes(left, f"order of group {p}")
-        _draw_order(left, before.rewards[p].tolist(), after.rewards[p].tolist(), self._names())
+        _draw_order(left, f"order of group {p}", before.rewards[p].tolist(), after.rewards[p].tolist(), self._names())
         pushed = [pushes(self.groups, found.advantages, self.behaviours) for found in (before, after)]
-        plot_axes(right, "push: correlation of advantage and behaviour")
         series = {name: [*push.values()] for name, push in zip(self._names(), pushed, strict=True)}
-        draw_bars(right, series, [*pushed[0]], dict(zip(series, (BLUE, ORANGE), strict=True)))
-        right.set_ylim(-1, 1)
-        right.legend(loc="lower left", ncols=3, frameon=False, fontsize=9)
+        title = "push: correlation of advantage and behaviour"
+        bars({title: series}, [*pushed[0]], form="", ylim=(-1, 1), on=right)
         return figure
 
     def words(self) -> str:
@@ -166,36 +129,32 @@ class RewardLab(Playground):
     def _trial_weights(self) -> dict[str, float]:
         return {name: slider.value for name, slider in self.weights.items()}
 
-    def _change_trial(self, change: object) -> None:
-        with self.at_once():
-            self._slide()
-
     def _slide(self) -> None:
         """Make one slider for each part of the reward on trial, at its weight."""
         self.weights = {
-            name: ipywidgets.FloatSlider(
-                weight, min=min(-HEAVIEST, weight), max=max(HEAVIEST, weight), step=0.1, description=name,
-                layout={"width": "270px"},
-            )
+            name: slider(name, weight, min(-HEAVIEST, weight), max(HEAVIEST, weight), 0.1, wide=270, named=90)
             for name, weight in self._weights(self.trial.value).items()
-        }  # fmt: skip
+        }
         self.sliders.children = list(self.weights.values())
-        for slider in self.weights.values():
-            slider.observe(lambda change: self.redraw(change), "value")
+        self.watch(*self.weights.values())
 
 
-def _draw_order(axes: Axes, before: list[float], after: list[float], names: tuple[str, str]) -> None:
+def _draw_order(part: SubFigure, title: str, before: list[float], after: list[float], names: tuple[str, str]) -> None:
     """Draw a line for each completion from its rank under one reward to its rank under the other; ties share a rank."""
-    places = [np.array([sum(x > y for x in rewards) + 1 for y in rewards]) for rewards in (before, after)]
-    for g, (first, second) in enumerate(zip(*places, strict=True)):
-        colour = BLUE if second < first else ORANGE if second > first else QUIET
-        axes.plot([0, 1], [first, second], color=colour, linewidth=1.8, marker="o", markersize=4)
-        for x, place, side in ((0, first, "right"), (1, second, "left")):
-            equals = [i for i in range(len(before)) if places[x][i] == place]
-            if g == equals[0]:
-                label = ",".join(str(i + 1) for i in equals)
-                axes.text(x + (0.06 if x else -0.06), place, label, ha=side, va="center", fontsize=8.5, color=INK)
-    axes.set(xlim=(-0.45, 1.45), ylim=(len(before) + 0.6, 0.4))
-    axes.set_xticks([0, 1], names, fontsize=8.5)
-    axes.set_ylabel("place, 1 is the best", fontsize=8.5, color=QUIET)
-    axes.grid(color=GRID)
+    places = [[sum(x > y for x in rewards) + 1 for y in rewards] for rewards in (before, after)]
+    ends = {f"_{g}": pair for g, pair in enumerate(zip(*places, strict=True))}
+    colours = {
+        g: BLUE if second < first else ORANGE if second > first else QUIET for g, (first, second) in ends.items()
+    }
+    look = {
+        "xlim": (-0.45, 1.45),
+        "ylim": (len(before) + 0.6, 0.4),
+        "yticks": range(1, len(before) + 1),
+        "ylabel": "place, 1 is the best",
+    }
+    lines({title: ends}, [0, 1], style="o-", colours=colours, xticks=[0, 1], xticklabels=names, on=part, **look)
+    for x, of_side in enumerate(places):
+        for place in set(of_side):
+            label = ",".join(str(g + 1) for g, other in enumerate(of_side) if other == place)
+            part.axes[0].text(x + (0.08 if x else -0.08), place, label, ha="left" if x else "right", va="center",
+                              fontsize=8.5, color=INK)  # fmt: skip

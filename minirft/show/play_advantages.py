@@ -5,15 +5,14 @@ from __future__ import annotations
 import ipywidgets
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.show.play import Playground, canvas, plot_axes
-from minirft.show.plots import draw_bars
-from minirft.show.style import BLUE, GRID, INK, ORANGE, QUIET, SKY, VERMILION, signed
+from minirft.show.play import UPRIGHT, Playground, buttons, canvas
+from minirft.show.plots import bars
+from minirft.show.style import BLUE, GRID, ORANGE, QUIET, SKY, VERMILION, signed
 from minirft.show.tokens import name_of
 
 FORMULAS = {
@@ -45,13 +44,7 @@ class AdvantagePlayground(Playground):
         spread = np.where(np.arange(group) < group // 2, 0.0, HIGHEST)
         self.others = np.reshape(spread if others is None else others, (-1, group)).astype(np.float64)
         low, high = min(0.0, self.start.min()), max(HIGHEST, self.start.max())
-        self.sliders = [
-            ipywidgets.FloatSlider(
-                value, min=low, max=high, step=0.01, orientation="vertical",
-                layout={"width": "64px", "height": "150px", "margin": "6px 2px 2px"},
-            )
-            for value in self.start
-        ]  # fmt: skip
+        self.sliders = [ipywidgets.FloatSlider(r, min=low, max=high, step=0.01, **UPRIGHT) for r in self.start]
         centred = {"display": "flex", "justify_content": "center"}
         named = [  # separate labels: the handle of a slider at the top would cover its description
             ipywidgets.VBox([ipywidgets.Label(name, layout=centred), slider])
@@ -62,23 +55,14 @@ class AdvantagePlayground(Playground):
             1e-4, min=-8, max=0, step=1, description="ε", readout_format=".0e", layout={"width": "280px"}
         )
         self.ddof = ipywidgets.ToggleButtons(options=[0, 1], value=1, style={"button_width": "48px"})
-        self.equal, self.near_tie, self.lesson = (
-            ipywidgets.Button(description=words, layout={"width": "auto"})
-            for words in ("all equal", "near tie", "the group of the lesson")
-        )
-        self.equal.on_click(lambda _: self.set_rewards(np.full(group, self.rewards().mean().item())))
-        self.near_tie.on_click(lambda _: self.set_rewards(np.where(np.arange(group) == 0, 1.51, 1.50)))
-        self.lesson.on_click(lambda _: self.set_rewards(self.start))
-        choices = [self.scale, self.eps, ipywidgets.Label("ddof"), self.ddof], [self.lesson, self.near_tie, self.equal]
-        super().__init__([*map(ipywidgets.HBox, choices), ipywidgets.HBox(named)])
+        presets = {
+            "the group of the lesson": lambda: self.move(self.sliders, self.start),
+            "near tie": lambda: self.move(self.sliders, [1.51] + [1.50] * (group - 1)),
+            "all equal": lambda: self.move(self.sliders, [self.rewards().mean().item()] * group),
+        }
         self.scale.observe(lambda change: setattr(self.eps, "disabled", change.new in ("mean", "none")), "value")
-        self.watch(*self.sliders, self.scale, self.eps, self.ddof)
-
-    def set_rewards(self, rewards: ArrayLike) -> None:
-        """Set all sliders at once, (G,), rounded to hundredths."""
-        with self.at_once():
-            for slider, value in zip(self.sliders, np.round(rewards, 2), strict=True):
-                slider.value = float(value)
+        choices = [self.scale, self.eps, ipywidgets.Label("ddof"), self.ddof]
+        super().__init__([choices, buttons(presets), named], [*self.sliders, self.scale, self.eps, self.ddof])
 
     def rewards(self) -> Tensor:
         """Return the rewards of the sliders: (G,), float64."""
@@ -98,21 +82,21 @@ class AdvantagePlayground(Playground):
 
     def figure(self) -> Figure:
         """Draw the rewards with their mean and spread, and the advantages beside them."""
-        figure, (left, right) = canvas(3.1, widths=(1, 1), left=0.06, wspace=0.16, bottom=0.1)
+        figure, (left, right) = canvas(3.1, widths=(1, 1))
         rewards, advantages = self.rewards(), self.advantages()
         mean, std = rewards.mean().item(), rewards.std(correction=self.ddof.value).item()
-        plot_axes(left, "rewards r, their mean, one std either way")
-        left.axhspan(mean - std, mean + std, color=GRID, alpha=0.7, linewidth=0)
-        left.axhline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        left.set_ylim(self.sliders[0].min, self.sliders[0].max * 1.1)
-        draw_bars(left, {"": rewards}, self.names, {"": SKY}, form="{:.2f}")
-        plot_axes(right, f"advantages   {FORMULAS[self.scale.value]}")
+        bars({"rewards r, their mean, one std either way": {"": rewards}}, self.names, colours={"": SKY},
+             across={"_mean": mean}, ylim=(self.sliders[0].min, self.sliders[0].max * 1.1), on=left)  # fmt: skip
+        left.axes[0].axhspan(mean - std, mean + std, color=GRID, alpha=0.7, linewidth=0, zorder=0)
         limit = max(3.2, 1.15 * advantages.abs().max().item())
-        right.set_ylim(-limit, limit)
-        colours = [BLUE if a > 0 else ORANGE if a < 0 else QUIET for a in advantages.tolist()]
-        draw_bars(right, {"": advantages}, self.names, {"": colours}, form=signed)
+        of_name = dict(zip(self.names, advantages.tolist(), strict=True))
+        colours = {name: BLUE if a > 0 else ORANGE if a < 0 else QUIET for name, a in of_name.items()}
+        title = f"advantages   {FORMULAS[self.scale.value]}"
+        bars({title: of_name}, form=signed, colours=colours, ylim=(-limit, limit), on=right)
         if self.degenerate():
-            _light_up(left, right, teaches=self.scale.value == "none")
+            for axes in figure.axes:
+                axes.set_facecolor(LIT)
+                axes.spines[:].set(visible=True, color=VERMILION, linewidth=2)
         return figure
 
     def words(self) -> str:
@@ -132,18 +116,3 @@ class AdvantagePlayground(Playground):
             badge = "background:#d55e00;color:white;padding:2px 8px;border-radius:4px"
             lines.insert(0, f'<b style="{badge}">degenerate group</b> all rewards are equal: {effect}')
         return "<br>".join(lines)
-
-
-def _light_up(left: Axes, right: Axes, teaches: bool) -> None:
-    for axes in (left, right):
-        axes.set_facecolor(LIT)
-        axes.spines[:].set(visible=True, color=VERMILION, linewidth=2)
-    effect = (
-        "all rewards are equal:\nno baseline, all are pushed alike"
-        if teaches
-        else "all rewards are equal:\nno gradient"
-    )
-    right.text(
-        0.5, 0.12, f"degenerate group\n{effect}", transform=right.transAxes, ha="center", va="bottom",
-        fontsize=10.5, color=VERMILION, fontweight="bold",
-    )  # fmt: skip

@@ -10,18 +10,20 @@ from functools import cache
 
 import ipywidgets
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minirft.rewards import CONFIDENCE_RULES, PAPER, STRICT, Array
-from minirft.show.play import Playground, canvas, plot_axes, table
-from minirft.show.style import BLUE, INK, ORANGE, QUIET, SKY
+from minirft.show.play import WIDTH, Playground, buttons, slider, table
+from minirft.show.plots import lines
+from minirft.show.style import BLUE, INK, ORANGE, SKY, VERMILION
 
 LOOK = {  # rule -> name, colour, line
-    PAPER.rule: ("linear: the paper", ORANGE, "solid"),
-    STRICT.rule: ("proper: strict", BLUE, "solid"),
-    "brier": ("Brier", SKY, (0, (5, 2))),
+    PAPER.rule: ("linear: the paper", ORANGE, "-"),
+    STRICT.rule: ("proper: strict", BLUE, "-"),
+    "brier": ("Brier", SKY, "--"),
 }
+STAR = {"marker": "*", "linestyle": "", "markersize": 14, "markeredgecolor": INK, "zorder": 4}
+DOT = {"marker": "o", "linestyle": "", "markersize": 7, "markerfacecolor": "white", "zorder": 3}
 GRID = np.round(np.linspace(0, 1, 101), 2)  # confidences have two decimal places
 TIE = 1e-9
 
@@ -61,18 +63,12 @@ class ConfidenceExplorer(Playground):
     """
 
     def __init__(self, chance: float = 0.7, confidence: float = 0.7) -> None:
-        self.chance, self.confidence = (
-            ipywidgets.FloatSlider(
-                value, min=0, max=1, step=0.01, description=words,
-                style={"description_width": "190px"}, layout={"width": "520px"},
-            )
-            for value, words in ((chance, "p: chance that the box hits"), (confidence, "c: confidence it states"))
-        )  # fmt: skip
-        self.honest = ipywidgets.Button(description="state c = p")
-        self.honest.on_click(lambda _: setattr(self.confidence, "value", self.chance.value))
+        self.chance = slider("p: chance that the box hits", chance, 0, 1, wide=520, named=190)
+        self.confidence = slider("c: confidence it states", confidence, 0, 1, wide=520, named=190)
         self.brier = ipywidgets.Checkbox(False, description="the Brier score too", indent=False)
-        super().__init__([self.chance, self.confidence, ipywidgets.HBox([self.honest, self.brier])])
-        self.watch(self.chance, self.confidence, self.brier)
+        honest = buttons({"state c = p": lambda: setattr(self.confidence, "value", self.chance.value)})
+        controls = self.chance, self.confidence, self.brier
+        super().__init__([[self.chance], [self.confidence], [*honest, self.brier]], controls)
 
     def rules(self) -> list[str]:
         """Return the rules that are drawn, keys of `detection.CONFIDENCE_RULES`."""
@@ -88,10 +84,23 @@ class ConfidenceExplorer(Playground):
 
     def figure(self) -> Figure:
         """Draw expected reward over stated confidence, and the best confidence over the chance of a hit."""
-        figure, (pays, best) = canvas(3.5, widths=(1.45, 1), bottom=0.14, wspace=0.22)
-        self._draw_pay(pays)
-        self._draw_best(best)
-        return figure
+        p, rules = self.chance.value, self.rules()
+        pays = {LOOK[rule][0]: (GRID, expected_score(rule, p)) for rule in rules}
+        ends = {rule: [best_confidence(rule, chance)[[0, -1]] for chance in GRID] for rule in rules}
+        best = {LOOK[rule][0]: (np.repeat(GRID, 2), np.ravel(ends[rule])) for rule in rules}
+        stars = [(self.best(rule)[0], expected_score(rule, p).max()) for rule in rules if len(self.best(rule)) == 1]
+        x, y = np.reshape(stars, (-1, 2)).T
+        pays |= {"best c": (x, y), "your c": ([self.confidence.value] * len(rules), [*map(self.earned, rules)])}
+        best |= {"best c": (np.full_like(x, p), x)}
+        names = ("expected reward of what is stated", "best c to state")
+        return lines(
+            dict(zip(names, (pays, best), strict=True)),
+            at={"p": p},
+            style={name: line for name, _, line in LOOK.values()} | {"best c": STAR, "your c": DOT},
+            colours={name: colour for name, colour, _ in LOOK.values()} | {"best c": VERMILION, "your c": INK},
+            xlabel=dict(zip(names, ("stated confidence c", "chance p that the box hits"), strict=True)),
+            ylabel="expected R_conf", ylim=(-0.05, 1.08), size=(WIDTH / 2, 3.6),
+        )  # fmt: skip
 
     def words(self) -> str:
         """Write a table of each rule: the best confidence, its reward, and the reward of the stated confidence."""
@@ -102,37 +111,6 @@ class ConfidenceExplorer(Playground):
             rows.append([name, _named(self.best(rule)), f"{top:.3f}", f"{earned:.3f}", f"{top - earned:.3f}"])
         head = ["rule", "best c", "earns", f"your c = {c:.2f} earns", "lost"]
         return f"a box that hits with chance p = {p:.2f}{table(head, rows)}"
-
-    def _draw_pay(self, axes: Axes) -> None:
-        plot_axes(axes, "expected reward of what is stated", "stated confidence c", "expected R_conf")
-        p, ground = self.chance.value, {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        axes.axvline(p, color=QUIET, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.text(
-            p, 1.03, f"p = {p:.2f}", ha="center", va="center", fontsize=8.5, color=QUIET, bbox=ground
-        )  # fmt: skip
-        for rule in self.rules():
-            name, colour, line = LOOK[rule]
-            expected, best = expected_score(rule, self.chance.value), self.best(rule)
-            axes.plot(GRID, expected, color=colour, linewidth=2.2, linestyle=line, label=name)
-            if len(best) == 1:
-                axes.plot(best, expected.max(), "*", color=colour, markersize=15, markeredgecolor=INK, zorder=4)
-            axes.plot(self.confidence.value, self.earned(rule), "o", color="white", markeredgecolor=colour, zorder=3)
-        axes.plot([], [], "*", color="white", markeredgecolor=INK, markersize=11, label="best c")
-        axes.plot([], [], "o", color="white", markeredgecolor=INK, label="your c")
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.08))
-        axes.legend(framealpha=1, edgecolor="white", borderpad=0, fontsize=8, loc="lower left", ncols=2, labelcolor=INK)
-
-    def _draw_best(self, axes: Axes) -> None:
-        plot_axes(axes, "best thing to state", "chance p that the box hits", "best c")
-        for rule in self.rules():
-            _, colour, line = LOOK[rule]
-            ends = [(best.min(), best.max()) for best in (best_confidence(rule, chance) for chance in GRID)]
-            axes.plot(np.repeat(GRID, 2), np.ravel(ends), color=colour, linewidth=2.2, linestyle=line)
-            if len(self.best(rule)) == 1:
-                axes.plot(
-                    self.chance.value, self.best(rule), "*", color=colour, markersize=13, markeredgecolor=INK, zorder=4
-                )
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.08))
 
 
 @cache

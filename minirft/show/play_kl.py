@@ -6,20 +6,17 @@ estimator are exact, and are compared with those of the true divergence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import get_args
 
 import ipywidgets
-import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 from torch.nn.functional import kl_div
 
 from minirft.loss import Estimator, kl_estimate
-from minirft.show.play import Playground, canvas, plot_axes, table
-from minirft.show.plots import draw_bars
+from minirft.show.play import UPRIGHT, Playground, buttons, canvas, table
+from minirft.show.plots import bars, lines
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, SKY, signed
 
 KINDS: tuple[Estimator, ...] = get_args(Estimator)
@@ -31,47 +28,31 @@ POLICY = (1.4, 0.4, -0.4, -1.4)
 class KLExplorer(Playground):
     """This widget has sliders for the policy's logits, and compares each estimator's value and gradient with the truth.
 
-    `policy` holds one logit for each of `tokens`, 2 to 6 of them.
-
     >>> play = KLExplorer()
     >>> bool(torch.isclose(play.expectation("k1"), play.divergence())), play.direction("k1"), play.direction("k3")
     (True, '0', '∇KL(ref ‖ π)')
     """
 
-    def __init__(self, policy: Sequence[float] = POLICY, tokens: Sequence[str] = TOKENS) -> None:
-        self.tokens = list(tokens)
-        count = len(self.tokens)
-        if len(policy) != count or not 2 <= count <= 6:
-            raise ValueError(f"one logit for each of 2 to 6 tokens, got {len(policy)} and {count}")
+    def __init__(self) -> None:
+        start = torch.tensor(POLICY, dtype=torch.float64)
         self.references = {
-            "uniform": torch.zeros(count, dtype=torch.float64),
-            "the last token is likely": 2.0 * torch.eye(count, dtype=torch.float64)[-1],
-            "close to the first policy": (0.8 * torch.tensor(policy, dtype=torch.float64)).round(decimals=2),
+            "uniform": torch.zeros_like(start),
+            "the last token is likely": torch.tensor([0, 0, 0, 2.0], dtype=torch.float64),
+            "close to the first policy": (0.8 * start).round(decimals=2),
         }
         self.logits = [
-            ipywidgets.FloatSlider(
-                value, min=-4, max=4, step=0.01, orientation="vertical", description=token,
-                layout={"width": "72px", "height": "150px"},
-            )
-            for value, token in zip(np.round(policy, 2), self.tokens, strict=True)
-        ]  # fmt: skip
+            ipywidgets.FloatSlider(value, min=-4, max=4, step=0.01, description=token, **UPRIGHT)
+            for value, token in zip(POLICY, TOKENS, strict=True)
+        ]
         self.reference = ipywidgets.Dropdown(options=list(self.references), description="reference π_ref")
         self.reference.style.description_width = "110px"
-        self.same, self.again = (
-            ipywidgets.Button(description=words, layout={"width": "auto"})
-            for words in ("policy = reference", "as it began")
-        )
-        self.same.on_click(lambda _: self.set_logits(self.references[self.reference.value].tolist()))
-        self.again.on_click(lambda _: self.set_logits(policy))
-        side = ipywidgets.VBox([self.reference, ipywidgets.HBox([self.same, self.again])])
-        super().__init__([ipywidgets.HBox([ipywidgets.Label("logits of the policy π"), *self.logits, side])])
-        self.watch(*self.logits, self.reference)
-
-    def set_logits(self, values: Sequence[float]) -> None:
-        """Set all sliders of the policy at once, rounded to hundredths, the step of the sliders."""
-        with self.at_once():
-            for slider, value in zip(self.logits, values, strict=True):
-                slider.value = round(float(value), 2)
+        resets = {
+            "policy = reference": lambda: self.move(self.logits, self.references[self.reference.value].tolist()),
+            "as it began": lambda: self.move(self.logits, POLICY),
+        }
+        side = ipywidgets.VBox([self.reference, ipywidgets.HBox(buttons(resets))])
+        controls = [ipywidgets.Label("logits of the policy π"), *self.logits, side]
+        super().__init__([controls], [*self.logits, self.reference])
 
     def policy(self) -> Tensor:
         """Return the policy's logits as a leaf tensor: (V,), float64."""
@@ -121,11 +102,25 @@ class KLExplorer(Playground):
 
     def figure(self) -> Figure:
         """Draw both distributions, the estimators on each token, their means, and their gradients."""
-        figure, axes = canvas(5.0, (1, 1.15), (1, 1), left=0.075, top=0.94, bottom=0.07, wspace=0.2, hspace=0.42)
-        self._draw_distributions(axes[0])
-        self._draw_estimators(axes[1])
-        self._draw_means(axes[2])
-        self._draw_gradients(axes[3])
+        figure, parts = canvas(5.4, (1, 1.15), (1, 1))
+        true, of_kind = "true ∇KL(π ‖ ref)", {kind: self.gradient(kind) for kind in KINDS}
+        distributions = {"policy π": self.policy().softmax(-1), "reference π_ref": self.ref_logprobs().exp()}
+        gradients = {true: self.true_gradients()["∇KL(π ‖ ref)"], **of_kind}
+        means = {f"{kind}: {(mean := self.expectation(kind).item()):.3f}": mean for kind in KINDS}
+        kl = self.divergence().item()
+        high = max(0.5, 1.3 * max(kl, *means.values()))
+        far = max(0.3, 1.2 * max(values.abs().max().item() for values in gradients.values()))
+        bars({"policy and reference": distributions}, TOKENS, colours={"policy π": SKY, "reference π_ref": QUIET},
+             ylabel="probability", ylim=(0, 1.1), on=parts[0])  # fmt: skip
+        self._draw_estimators(parts[1])
+        inks = dict(zip(means, COLOURS.values(), strict=True))
+        bars({"mean over tokens that π samples": means}, across={f"true KL: {kl:.3f}": kl}, form="", colours=inks,
+             ylabel="nats", ylim=(0, high), on=parts[2])  # fmt: skip
+        bars({"expected gradient of each, as a loss": gradients}, TOKENS, colours=COLOURS | {true: INK},
+             ylabel="∂ / ∂ logit", ylim=(-far, far), on=parts[3])  # fmt: skip
+        for row in parts[3].axes[0].containers:  # a dot is a bar of height 0
+            flat = [bar.get_center()[0] for bar in row if abs(bar.get_height()) < 1e-9]
+            parts[3].axes[0].plot(flat, [0] * len(flat), "o", color=row[0].get_facecolor(), markersize=5)
         return figure
 
     def words(self) -> str:
@@ -141,74 +136,16 @@ class KLExplorer(Playground):
     def _divergence(self, logits: Tensor) -> Tensor:
         return kl_div(self.ref_logprobs(), logits.log_softmax(-1), log_target=True, reduction="sum")
 
-    def _draw_distributions(self, axes: Axes) -> None:
-        plot_axes(axes, "policy and reference", y="probability")
-        groups = {
-            "policy π": (self.policy().detach().softmax(-1), SKY),
-            "reference π_ref": (self.ref_logprobs().exp(), QUIET),
-        }
-        _groups(axes, self.tokens, groups)
-        axes.set_ylim(0, 1.1)
-        axes.legend(frameon=False, fontsize=8, loc="upper right", labelcolor=INK)
-
-    def _draw_estimators(self, axes: Axes) -> None:
-        plot_axes(axes, "value of each estimator at one token", "l = log π − log π_ref, in nats")
+    def _draw_estimators(self, part: SubFigure) -> None:
         logprobs = self.policy().detach().log_softmax(-1)
-        ratio, size = (logprobs - self.ref_logprobs()).tolist(), (20 + 160 * logprobs.exp()).tolist()
-        reach = max(3.2, 1.1 * max(map(abs, ratio)))
-        line = torch.linspace(-reach, reach, 161, dtype=torch.float64)
-        for kind, colour in COLOURS.items():
-            axes.plot(line.numpy(), kl_estimate(line, torch.zeros_like(line), kind).numpy(), color=colour, linewidth=2)
-            values = kl_estimate(logprobs, self.ref_logprobs(), kind).tolist()
-            axes.scatter(ratio, values, s=size, color=colour, edgecolor="white", zorder=3, label=kind)
-        axes.vlines(ratio, -2.7, 5, color=QUIET, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        for place, names in _near(ratio, self.tokens, 0.2 * reach).items():
-            axes.text(place, -3.3, names, ha="center", va="bottom", fontsize=8.5, color=INK)
-        axes.set(xlim=(-reach, reach), ylim=(-3.4, 5))
-        axes.legend(frameon=False, fontsize=8, loc="upper center", labelcolor=INK, ncols=3)
-
-    def _draw_means(self, axes: Axes) -> None:
-        plot_axes(axes, "mean over tokens that π samples", y="nats")
-        means = [self.expectation(kind).item() for kind in KINDS]
-        true = self.divergence().item()
-        axes.bar(range(len(KINDS)), means, width=0.6, color=list(COLOURS.values()))
-        named = [f"{kind}: {mean:.3f}" for kind, mean in zip(KINDS, means, strict=True)]
-        axes.set_xticks(range(len(KINDS)), named, fontsize=9)
-        axes.axhline(true, color=INK, linewidth=1.4, linestyle=(0, (4, 3)), label=f"true KL: {true:.3f}")
-        axes.set_ylim(0, max(0.5, 1.3 * max(*means, true)))
-        axes.legend(frameon=False, fontsize=8, loc="upper left", labelcolor=INK)
-
-    def _draw_gradients(self, axes: Axes) -> None:
-        plot_axes(axes, "expected gradient of each, as a loss", y="∂ / ∂ logit")
-        groups = {"true ∇KL(π ‖ ref)": (self.true_gradients()["∇KL(π ‖ ref)"], INK)}
-        groups |= {kind: (self.gradient(kind), COLOURS[kind]) for kind in KINDS}
-        _groups(axes, self.tokens, groups)
-        axes.axhline(0, color=QUIET, linewidth=1)
-        limit = max(0.3, 1.45 * max(values.abs().max().item() for values, _ in groups.values()))
-        axes.set_ylim(-limit, limit)
-        axes.legend(frameon=False, fontsize=8, loc="upper right", labelcolor=INK, ncols=2)
-
-
-def _near(places: Sequence[float], names: Sequence[str], gap: float) -> dict[float, str]:
-    """Join the names whose places are closer than `gap` into one label, at their middle.
-
-    >>> _near([0.0, 1.0, 0.25], ["a", "b", "c"], gap=0.3)
-    {0.125: 'a, c', 1.0: 'b'}
-    """
-    clusters: list[list[tuple[float, str]]] = []
-    for place, name in sorted(zip(places, names, strict=True)):
-        if clusters and place - clusters[-1][-1][0] < gap:
-            clusters[-1].append((place, name))
-        else:
-            clusters.append([(place, name)])
-    return {(c[0][0] + c[-1][0]) / 2: ", ".join(name for _, name in c) for c in clusters}
-
-
-def _groups(axes: Axes, tokens: Sequence[str], groups: dict[str, tuple[Tensor, str]]) -> None:
-    """Draw bars side by side for each token; a dot marks a bar of height 0."""
-    draw_bars(
-        axes, {name: x for name, (x, _) in groups.items()}, tokens, {name: ink for name, (_, ink) in groups.items()}
-    )
-    for bars in axes.containers:
-        flat = [bar.get_center()[0] for bar in bars if abs(bar.get_height()) < 1e-9]
-        axes.plot(flat, [0] * len(flat), "o", color=bars[0].get_facecolor(), markersize=5, zorder=3)
+        ratio = logprobs - self.ref_logprobs()
+        reach = max(3.2, 1.1 * ratio.abs().max().item())
+        line, zero = torch.linspace(-reach, reach, 161, dtype=torch.float64), torch.zeros(161, dtype=torch.float64)
+        curves = {kind: (line, kl_estimate(line, zero, kind)) for kind in KINDS}
+        points = {f"_{kind}": (ratio, kl_estimate(logprobs, self.ref_logprobs(), kind)) for kind in KINDS}
+        places = {token: (x, -3.6 - 0.9 * i) for i, (token, x) in enumerate(zip(TOKENS, ratio.tolist(), strict=True))}
+        lines(
+            {"value of each estimator at one token": curves | points}, at={"_tokens": ratio}, notes=places, on=part,
+            style=dict.fromkeys(points, "o"), colours=COLOURS | {f"_{kind}": COLOURS[kind] for kind in KINDS},
+            xlabel="l = log π − log π_ref, in nats", xlim=(-reach, reach), ylim=(-3.4 - 0.9 * len(places), 5),
+        )  # fmt: skip

@@ -8,25 +8,23 @@ from __future__ import annotations
 import ipywidgets
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from minirft.loss import clipped_gain, policy_loss
-from minirft.show.play import Playground, canvas, plot_axes
+from minirft.show.play import Playground, buttons, canvas, slider
+from minirft.show.plots import lines
 from minirft.show.style import BLUE, INK, ORANGE, QUIET, VERMILION, signed
 
 OLD = 0.3  # the token's probability when it was sampled
-RATIOS = torch.linspace(0.02, 2.0, 100, dtype=torch.float64)
+RATIOS = torch.linspace(0.02, 2.0, 34, dtype=torch.float64)
 FINE = torch.linspace(0.005, 2.0, 400, dtype=torch.float64)
 ADVANTAGES = torch.linspace(-2.0, 2.0, 80, dtype=torch.float64)  # 0 is not among them
-KINDS = {
-    "min(ρ A, clip(ρ) A): grpo, dapo, …": "grpo",
-    "sg[min(ρ, high)] A log π: cispo": "cispo",
-}
+KINDS = {"min(ρ A, clip(ρ) A): grpo, dapo, …": "grpo", "sg[min(ρ, high)] A log π: cispo": "cispo"}
 PUSH = LinearSegmentedColormap.from_list("push", [ORANGE, "#ffffff", BLUE])  # down, up
 DEAD = "#c3c9cf"
+HERE = {"marker": "o", "linestyle": "", "markersize": 10, "markeredgecolor": "white", "zorder": 5}
 QUADRANTS = {  # (A > 0, ρ > 1) -> the case, the effect of the loss
     (True, False): ("a good token that became rarer", "is pulled back up, however far it fell"),
     (True, True): ("a good token that became likelier", "is pushed on, until ρ passes 1 + ε_high"),
@@ -74,26 +72,15 @@ class ClipExplorer(Playground):
     def __init__(self) -> None:
         style, layout = {"description_width": "130px"}, {"width": "380px"}
         self.kind = ipywidgets.Dropdown(options=KINDS, description="surrogate", style=style, layout=layout)
-        self.ratio, self.advantage, self.eps_low, self.eps_high = (
-            ipywidgets.FloatSlider(value, min=low, max=high, step=step, description=name, style=style, layout=layout)
-            for value, low, high, step, name in (
-                (1.4, 0.02, 2, 0.01, "ratio ρ = π / π_old"),
-                (1.0, -2, 2, 0.1, "advantage A"),
-                (0.2, 0, 0.5, 0.01, "ε_low"),
-                (0.2, 0, 0.5, 0.01, "ε_high"),
-            )
-        )
-        self.first, self.dapo = (
-            ipywidgets.Button(description=words, layout={"width": "auto"})
-            for words in ("the first update: ρ = 1", "DAPO's bounds: 0.20, 0.28")
-        )
-        self.first.on_click(lambda _: setattr(self.ratio, "value", 1.0))
-        self.dapo.on_click(lambda _: self._bound(0.2, 0.28))
-        left, right = [self.ratio, self.eps_low, self.kind], [self.advantage, self.eps_high]
-        right.append(ipywidgets.HBox([self.first, self.dapo]))
-        super().__init__([ipywidgets.HBox([ipywidgets.VBox(left), ipywidgets.VBox(right)])])
+        self.ratio, self.advantage = slider("ratio ρ = π / π_old", 1.4, 0.02, 2), slider("advantage A", 1.0, -2, 2, 0.1)
+        self.eps_low, self.eps_high = slider("ε_low", 0.2, 0, 0.5), slider("ε_high", 0.2, 0, 0.5)
+        presets = {
+            "the first update: ρ = 1": lambda: self.move([self.ratio], [1.0]),
+            "DAPO's bounds: 0.20, 0.28": lambda: self.move([self.eps_low, self.eps_high], [0.2, 0.28]),
+        }
         self.kind.observe(lambda change: setattr(self.eps_low, "disabled", change.new == "cispo"), "value")
-        self.watch(self.kind, self.ratio, self.advantage, self.eps_low, self.eps_high)
+        controls = self.ratio, self.advantage, self.eps_low, self.eps_high, self.kind
+        super().__init__([controls[:2], controls[2:4], [self.kind, *buttons(presets)]], controls)
 
     def state(self) -> dict[str, float]:
         """Return `one_token` at the values of the sliders."""
@@ -101,15 +88,25 @@ class ClipExplorer(Playground):
 
     def figure(self) -> Figure:
         """Draw the objective and its gradient over ρ at the chosen A, and the gradient over all ρ and A."""
-        figure, axes = canvas(3.2, widths=(1, 1, 1.25), left=0.055, wspace=0.3, bottom=0.15)
-        low, high = 1 - self.eps_low.value, 1 + self.eps_high.value
-        for panel in axes[:2]:
-            for bound in (high,) if self.kind.value == "cispo" else (low, high):
-                panel.axvline(bound, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        state = self.state()
-        self._draw_objective(axes[0], state["objective"])
-        self._draw_gradient(axes[1], state["gradient"])
-        self._draw_map(axes[2])
+        figure, (curves, whole) = canvas(3.2, widths=(2, 1.25))
+        kind, ratio, advantage, state = self.kind.value, self.ratio.value, self.advantage.value, self.state()
+        bounds = [1 - self.eps_low.value, 1 + self.eps_high.value][kind == "cispo" :]
+        ratios = torch.cat([RATIOS, torch.tensor(bounds)]).sort().values  # a corner lies on a bound
+        objective = [one_token(kind, x, advantage, *self._eps())["objective"] for x in ratios.tolist()]
+        slopes = gradients(kind, FINE, torch.full_like(FINE, advantage), *self._eps())
+        unclipped = {"ρ A": (RATIOS, clipped_gain(RATIOS, torch.tensor(advantage), 0.0, torch.inf))}
+        lines(
+            {
+                "objective J": (unclipped if kind == "grpo" else {})
+                | {"": (ratios, objective), "this token": ([ratio], [state["objective"]])},
+                "gradient dJ / d log π": {"": (FINE, slopes), "this token": ([ratio], [state["gradient"]])},
+            },
+            at={"bounds": bounds}, style={"ρ A": ":", "this token": HERE}, xlabel="ρ", on=curves,
+            colours={"": INK, "ρ A": QUIET, "this token": VERMILION}, xlim=(0, 2.05), ylim=(-4.3, 4.3),
+        )  # fmt: skip
+        shade = BLUE if advantage > 0 else ORANGE
+        curves.axes[1].fill_between(FINE.numpy(), slopes.numpy(), color=shade, alpha=0.25, linewidth=0)
+        self._draw_map(whole)
         return figure
 
     def words(self) -> str:
@@ -137,55 +134,24 @@ class ClipExplorer(Playground):
     def _eps(self) -> tuple[float, float]:
         return self.eps_low.value, self.eps_high.value
 
-    def _bound(self, low: float, high: float) -> None:
-        with self.at_once():
-            self.eps_low.value, self.eps_high.value = low, high
-
-    def _draw_objective(self, axes: Axes, here: float) -> None:
-        plot_axes(axes, "objective J", "ρ")
-        kind, advantage = self.kind.value, self.advantage.value
-        values = [one_token(kind, ratio, advantage, *self._eps())["objective"] for ratio in RATIOS.tolist()]
-        unclipped = clipped_gain(RATIOS, torch.tensor(advantage), 0.0, torch.inf).numpy()
-        if kind == "grpo":
-            axes.plot(RATIOS.numpy(), unclipped, color=QUIET, linewidth=1.2, linestyle=(0, (1, 1.5)))
-            end, side = (-1, "right") if advantage > 0 else (0, "left")  # where it leaves the objective
-            axes.annotate(
-                "ρ A", (RATIOS[end].item(), unclipped[end]), xytext=(0, 3), textcoords="offset points",
-                fontsize=8.5, color=QUIET, ha=side, va="bottom",
-            )  # fmt: skip
-        axes.plot(RATIOS.numpy(), values, color=INK, linewidth=2.2)
-        _mark(axes, self.ratio.value, here)
-        axes.set(xlim=(0, 2.05), ylim=(-4.3, 4.3))
-
-    def _draw_gradient(self, axes: Axes, here: float) -> None:
-        plot_axes(axes, "gradient dJ / d log π", "ρ")
-        advantages = torch.full_like(FINE, self.advantage.value)
-        x, slopes = FINE.numpy(), gradients(self.kind.value, FINE, advantages, *self._eps()).numpy()
-        axes.fill_between(x, slopes, color=BLUE if self.advantage.value > 0 else ORANGE, alpha=0.25, linewidth=0)
-        axes.plot(x, slopes, color=INK, linewidth=2.2)
-        _mark(axes, self.ratio.value, here)
-        axes.set(xlim=(0, 2.05), ylim=(-4.3, 4.3))
-
-    def _draw_map(self, axes: Axes) -> None:
-        plot_axes(axes, "gradient for every ρ and A", "ρ", "A")
+    def _draw_map(self, part: SubFigure) -> None:
+        here = {"this token": ([self.ratio.value], [self.advantage.value])}
+        lines(
+            {"gradient for every ρ and A": here}, style={"this token": HERE}, colours={"this token": VERMILION},
+            across={"": 0}, xlabel="ρ", ylabel="A", xlim=(0, 2), ylim=(-2.05, 2.05), on=part,
+        )  # fmt: skip
+        (axes,) = part.axes
         axes.grid(False)
         advantage, ratio = torch.meshgrid(ADVANTAGES, FINE, indexing="ij")
         slopes = gradients(self.kind.value, ratio.flatten(), advantage.flatten(), *self._eps()).view_as(ratio)
         axes.set_facecolor(DEAD)
         shown = np.ma.masked_equal(slopes.numpy(), 0)
         axes.imshow(shown, cmap=PUSH, vmin=-2.5, vmax=2.5, extent=(0, 2, -2, 2), origin="lower", aspect="auto")
-        axes.axhline(0, color=QUIET, linewidth=1)
         on, down = ("stop", "stop") if shown.mask.any() else ("push on", "push down")
         names = {(0.4, 1.55): "good,\nrarer:\npull up", (1.6, 1.55): f"good,\nlikelier:\n{on}"}
         names |= {(0.4, -1.55): f"bad,\nrarer:\n{down}", (1.6, -1.55): "bad,\nlikelier:\npush down"}
         for (x, y), name in names.items():
             axes.text(x, y, name, ha="center", va="center", fontsize=8.5, color=INK, fontweight="bold")
-        _mark(axes, self.ratio.value, self.advantage.value)
-        axes.set(xlim=(0, 2), ylim=(-2.05, 2.05))
-
-
-def _mark(axes: Axes, x: float, y: float) -> None:
-    axes.plot(x, y, "o", color=VERMILION, markeredgecolor="white", markeredgewidth=1.5, markersize=10, zorder=5)
 
 
 def _loss(

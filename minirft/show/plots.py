@@ -1,15 +1,14 @@
 """Figures of one call: curves, bars, histograms and heatmaps, one panel or several side by side.
 
 Every call takes {title of a panel: data}, `wide`, the number of panels side by side (3), and `size`, the inches of one
-panel.  Other keywords (`xlabel`, `ylim`, `xscale`, `xticks` and so on) go to matplotlib's `Axes.set` of every panel; a
-mapping has one value for each title.  A name has one colour in all panels and one entry in the legend; an empty name,
-or a name that begins with "_", has no entry.
+panel, or `on`, a part of a figure that the panels fill.  Other keywords (`xlabel`, `ylim`, `xscale`, `xticks` and so
+on) go to matplotlib's `Axes.set` of every panel; a mapping has one value for each title.  A name has one colour in all
+panels and one entry in the legend; an empty name, or a name that begins with "_", has no entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def lines(
     data: Mapping[str, Any],
     x: ArrayLike | None = None,
     *,
-    style: str | Mapping[str, str] = "-",
+    style: str | Mapping[str, str | Mapping[str, Any]] = "-",
     colours: Mapping[str, str] | None = None,
     across: Mapping[str, ArrayLike] | None = None,
     at: Mapping[str, ArrayLike] | None = None,
@@ -42,7 +41,8 @@ def lines(
     """Draw curves: {title: {name: curve}}, or {title: curve} for a panel with one curve.
 
     A curve is its y-values (over `x`, or over 0, 1, 2, ...), a tuple (x, y), or (x, y, low, high) with a band.
-    `style` is matplotlib's, for all curves or by name: "o" draws points.  `across`, `at` and `spans` draw horizontal
+    `style` is matplotlib's, for all curves or by name: "o" draws points, {"marker": "o"} and so on sets the properties
+    of a line.  `across`, `at` and `spans` draw horizontal
     lines, vertical lines and shaded stretches of x, in the colour of the curve of that name, or else in grey.  `notes`
     writes words, {text: (x, y)}.
 
@@ -61,12 +61,15 @@ def lines(
                     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             places, y, *band = map(_numbers, curve)
             form = style if isinstance(style, str) else style.get(name, "-")
-            axes.plot(places, y, form, color=colour[name], linewidth=1.8, markersize=5, label=name)
+            marks, own = ((form,), {}) if isinstance(form, str) else ((), form)
+            axes.plot(
+                places, y, *marks, **{"color": colour[name], "linewidth": 1.8, "markersize": 5, "label": name, **own}
+            )
             if band:
                 axes.fill_between(places, *band, color=colour[name], alpha=0.15, linewidth=0)
         _guides(axes, colour, across or {}, at or {}, spans or {})
         for text, place in (notes or {}).items():
-            axes.text(*place, text, ha="center", fontsize=8.5, color=INK)
+            axes.text(*place, text, ha="center", fontsize=8.5, color=INK, bbox={"color": "white", "pad": 1})
     return _finished(figure, grid, look)
 
 
@@ -74,7 +77,7 @@ def bars(
     data: Mapping[str, Any],
     names: Sequence[object] | None = None,
     *,
-    form: str = "{:.2f}",
+    form: str | Callable[[float], str] = "{:.2f}",
     stacked: bool = False,
     horizontal: bool = False,
     intervals: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
@@ -85,25 +88,26 @@ def bars(
     """Draw bars: {title: {series: values}} side by side or stacked, or {title: {name: value}}, one bar for each name.
 
     The places are `names`, by default the completions o1, o2, ...  `form` is the format of the number at a bar ("" for
-    none; more than two series have none).  `intervals`, {series: (low, high)}, adds a line to each bar of a series,
-    and `across` a line over all bars.
+    none; more than two series have none); nan is a dash.  `intervals`, {series: (low, high)}, or {title: (low, high)}
+    where each bar has a name, adds a line to each bar, and `across` a line over all bars.
     Raises `ValueError` when the series of a panel differ in length.
 
     >>> figure = bars({"": {"reward": [2.0, 0.5]}})
     >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     ['o1', 'o2']
     """
-    alone = all(np.ndim(value) == 0 for of in data.values() for value in of.values())
-    groups = {title: {"": [*of.values()]} if alone else of for title, of in data.items()}
+    alone = {title for title, of in data.items() if all(np.ndim(value) == 0 for value in of.values())}
+    groups = {title: {"": [*of.values()]} if title in alone else of for title, of in data.items()}
     colour = _colours([name for of in groups.values() for name in of], colours)
     figure, grid = _grid(list(groups), look)
     for axes, (title, of) in zip(grid, groups.items(), strict=True):
         inks: dict[str, Any] = dict(colour)
-        if alone:
-            inks[""] = [(colours or {}).get(str(of_bar), colour[""]) for of_bar in data[title]]
         places = [f"o{p + 1}" for p in range(len(next(iter(of.values()))))] if names is None else names
-        labels = [str(name) for name in (data[title] if alone and names is None else places)]
-        draw_bars(axes, of, labels, inks, form=form, stacked=stacked, horizontal=horizontal, intervals=intervals or {})
+        if title in alone:
+            inks[""] = [(colours or {}).get(str(bar), colour[""]) for bar in data[title]]
+            places = [*data[title]] if names is None else names
+        spread = {name: (intervals or {}).get(title if title in alone else name) for name in of}
+        _bars(axes, of, [*map(str, places)], inks, spread, form, stacked, horizontal)
         _guides(axes, colour, *(({}, across or {}) if horizontal else (across or {}, {})), {})
     return _finished(figure, grid, look)
 
@@ -172,36 +176,30 @@ def _colours(names: Sequence[str], overrides: Mapping[str, str] | None) -> dict[
 
 def _grid(titles: Sequence[str], look: dict[str, Any]) -> tuple[Figure, list[Axes]]:
     wide, size = min(look.setdefault("wide", 3), len(titles)), look.pop("size", None)
-    figure, grid = panels(len(titles), wide, *(size or SIZES.get(wide, (8.7 / wide, 2.4))))
+    figure, grid = panels(len(titles), wide, *(size or SIZES.get(wide, (8.7 / wide, 2.4))), look.pop("on", None))
     for axes, title in zip(grid, titles, strict=True):
         plain_axes(axes, title)
     return figure, grid
 
 
-def draw_bars(
-    axes: Axes,
-    series: Mapping[str, ArrayLike],
-    names: Sequence[str],
-    colours: Mapping[str, Any],
-    *,
-    form: str | Callable[[float], str] = "",
-    stacked: bool = False,
-    horizontal: bool = False,
-    intervals: Mapping[str, tuple[ArrayLike, ArrayLike]] = MappingProxyType({}),
-) -> None:
-    """Draw bars for series of equal length, side by side or stacked; `names` are the labels of the places."""
+def _bars(
+    axes: Axes, series: Mapping[str, ArrayLike], names: Sequence[str], colours: Mapping[str, Any],
+    intervals: Mapping[str, Any], form: str | Callable[[float], str], stacked: bool, horizontal: bool,
+) -> None:  # fmt: skip
+    written = form if callable(form) else form.format
     values = np.stack([_numbers(row) for row in series.values()]).astype(float)
     places, width = np.arange(values.shape[1]), 0.8 if stacked else 0.8 / len(series)
     for k, (name, row) in enumerate(zip(series, values, strict=True)):
         where = places if stacked else places + (k - (len(series) - 1) / 2) * width
-        start = values[:k].sum(0) if stacked else 0 * row
+        start = values[:k].sum(0) if stacked else np.zeros_like(row)
         draw, over = (axes.barh, {"left": start}) if horizontal else (axes.bar, {"bottom": start})
-        if name in intervals:
+        if intervals[name]:
             low, high = map(_numbers, intervals[name])
-            over["xerr" if horizontal else "yerr"] = [row - low, high - row]
-        drawn = draw(where, row, 0.95 * width, color=colours[name], label=name, ecolor=INK, **over)
+            over["xerr" if horizontal else "yerr"] = np.nan_to_num([row - low, high - row])
+        drawn = draw(where, np.nan_to_num(row), 0.95 * width, color=colours[name], label=name, ecolor=INK, **over)
         if form and not stacked and len(series) <= 2:
-            axes.bar_label(drawn, fmt=form, fontsize=8, color=INK, padding=2)
+            labels = ["–" if np.isnan(value) else written(value) for value in row]
+            axes.bar_label(drawn, labels, fontsize=8, color=INK, padding=2)
     if horizontal:
         axes.set_yticks(places, names)
         axes.invert_yaxis()

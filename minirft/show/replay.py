@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from minirft import UserError
 from minirft.rewards import true_boxes
 from minirft.show.pictures import MAX_DRAWN, Group, boxes_of
@@ -89,12 +87,9 @@ def _picture(group: Group) -> str | None:
     except UserError:
         return None
     picture.thumbnail((SIDE, SIDE))
-    kinds = {"jpeg": _encoded(picture, "JPEG", quality=82), "png": _encoded(picture, "PNG", optimize=True)}
-    kind = min(kinds, key=lambda name: len(kinds[name]))
-    return f"data:image/{kind};base64,{base64.b64encode(kinds[kind]).decode()}"
-
-
-def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
+    written = []
+    for kind, options in (("jpeg", {"quality": 82}), ("png", {"optimize": True})):
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        written.append(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    return min(written, key=len)

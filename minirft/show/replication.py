@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import log2
 from typing import Any, Protocol
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -33,6 +32,7 @@ PAIRS = ("rft - sft", "rft - sft-reasoning", "rft - base")
 ALL = "all"  # the label of 0 shots: the whole training set
 PAPER, PAPER_GROUND = "paper's metric, %", "#f6f8fa"
 
+Dot = tuple[float, Any, str, bool]  # row, an estimate or a number, method, whether it is filled
 Column = Mapping[str, Mapping[int, float]]  # method -> shots -> percent, as the paper has it
 
 
@@ -74,14 +74,13 @@ def shot_curves(
     metric: str,
     *,
     tests: Sequence[str] = ("same",),
-    mode: str = "greedy",
     paper: Mapping[str, Column] | None = None,
 ) -> Figure:
     """Draw `metric` over shots: a panel for each part and test, a line with a band for each method, the base dashed.
 
     `paper` adds panels in percent, in the same colours: {"Flower102": of_paper(tables["2"], "Flower102")}.
     """
-    lines = [line for line in lines if line.mode == mode and line.test in tests and " - " not in line.what]
+    lines = [line for line in lines if line.mode == "greedy" and line.test in tests and " - " not in line.what]
     shown: dict[str, dict[str, Mapping[int, Any]]] = {}
     for line in lines:
         title = line.part if len(tests) == 1 else f"{line.part}: {line.test}"
@@ -117,32 +116,27 @@ def method_dots(
     Filled dots are greedy answers, hollow dots sampled ones.  `paper` adds panels in percent, as in `shot_curves`.
     """
     lines = [x for x in lines if " - " not in x.what and x.shots == (0 if x.what == "base" else shots)]
-    places, paper = list(dict.fromkeys((line.part, line.test) for line in lines)), paper or {}
-    shown = [what for what in METHODS if any(line.what == what for line in lines)]
-    count = len(places) + len(paper)
+    several = len({line.part for line in lines}) > 1
+    methods = [what for what in METHODS if any(line.what == what for line in lines)]
+    shown: dict[str, list[Dot]] = {}
+    for line in lines:
+        test = line.test if not several else line.part if line.test == "same" else f"{line.part}: {line.test}"
+        greedy = line.mode == "greedy"
+        place = methods.index(line.what) + (-0.16 if greedy else 0.16)
+        shown.setdefault(test, []).append((place, line.found, line.what, greedy))
+    labels = dict.fromkeys(shown, metric)
+    for title, column in (paper or {}).items():
+        numbers = {what: column.get(what, {}).get(0 if what == "base" else shots) for what in methods}
+        dots = [
+            (place, number, what, True) for place, (what, number) in enumerate(numbers.items()) if number is not None
+        ]
+        shown[f"paper: {title}"], labels[f"paper: {title}"] = dots, PAPER
+    count = len(shown)
     columns = count if count <= 4 else -(-count // 2) if count <= 8 else 4
-    figure, grid = panels(count, columns, 9.0 / max(2.5, columns), 0.9 + 0.3 * len(shown))
-    parts = len({part for part, _ in places})
-    for axes, (part, test) in zip(grid, places, strict=False):
-        plain_axes(axes, test if parts == 1 else part if test == "same" else f"{part}: {test}")
-        for line in lines:
-            if (line.part, line.test) == (part, test):
-                greedy = line.mode == "greedy"
-                _dot(axes, line.found, shown.index(line.what) + (-0.16 if greedy else 0.16), line.what, filled=greedy)
-        axes.set_xlabel(metric, fontsize=8.5, color=QUIET)
-    for axes, (title, column) in zip(grid[len(places) :], paper.items(), strict=True):
-        plain_axes(axes, f"paper: {title}")
-        axes.set_facecolor(PAPER_GROUND)
-        for what in shown:
-            value = column.get(what, {}).get(0 if what == "base" else shots)
-            if value is not None:
-                _, colour, mark = METHODS[what]
-                axes.plot([value], [shown.index(what)], mark, color=colour, markersize=6)
-        axes.set_xlabel(PAPER, fontsize=8.5, color=QUIET)
-    for i, axes in enumerate(grid):
-        _rows(axes, [METHODS[what][0] for what in shown] if i % columns == 0 else [""] * len(shown))
+    size = (9.0 / max(2.5, columns), 0.9 + 0.3 * len(methods))
+    figure = _dots(shown, list(map(name_of, methods)), columns, size, labels, ("greedy answers", "sampled answers"))
+    for axes in figure.axes:
         axes.set_xlim(0, 1.03 * axes.get_xlim()[1])  # room for the mark of the largest
-    _legend_of_dots(figure, "greedy answers", "sampled answers")
     return settled(figure)
 
 
@@ -154,31 +148,31 @@ def differences(
     `experiments` is title -> lines.  A dot is filled if `excludes_zero`: the bootstrap interval and the interval over
     the seeds both exclude zero.
     """
-    rows: list[tuple[str, dict[str, Any] | None]] = []
+    rows: list[tuple[str, dict[str, Any]]] = []
     for title, lines in experiments.items():
         chosen = [line for line in lines if line.mode == mode and line.what in pairs]
         if chosen:
-            rows.append((textwrap.shorten(title, 42, placeholder=" ..."), None))
+            rows.append((textwrap.shorten(title, 42, placeholder=" ..."), {}))
             for part, test, shots in dict.fromkeys((x.part, x.test, x.shots) for x in chosen):
                 here = {x.what: x.found for x in chosen if (x.part, x.test, x.shots) == (part, test, shots)}
                 rows.append((_place(part, test, shots), here))
-    pairs = pairs if rows else ()
-    figure, grid = panels(len(pairs), len(pairs), 9.0 / max(2, len(pairs)), 0.9 + 0.2 * len(rows))
-    for i, (axes, pair) in enumerate(zip(grid, pairs, strict=True)):
-        plain_axes(axes, name_of(pair).replace(", ", ",\n"))
-        axes.axvline(0, color=INK, linewidth=1)
-        for y, (_, here) in enumerate(rows):
-            if here and pair in here:
-                found = here[pair]
-                _dot(axes, found, y, pair.split(" - ")[1], filled=found.excludes_zero)
-        _rows(axes, [label if i == 0 else "" for label, _ in rows])
+    shown: dict[str, list[Dot]] = {}
+    for pair in pairs if rows else ():
+        found = {y: here[pair] for y, (_, here) in enumerate(rows) if pair in here}
+        dots = [(y, estimate, pair.split(" - ")[1], estimate.excludes_zero) for y, estimate in found.items()]
+        shown[name_of(pair).replace(", ", ",\n")] = dots
+    size, legend = (
+        (9.0 / max(2, len(shown)), 1.2 + 0.2 * len(rows)),
+        ("95% interval without zero", "interval holds zero"),
+    )
+    labels = dict.fromkeys(shown, "difference in share")
+    figure = _dots(shown, [label for label, _ in rows], len(shown), size, labels, legend)
+    reach = max((abs(x) for axes in figure.axes for x in axes.get_xlim()), default=1)
+    for axes in figure.axes:
+        axes.axvline(0, color=INK, linewidth=1, zorder=1)
+        axes.set_xlim(-reach, reach)
         for label, (_, here) in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_fontweight("normal" if here else "bold")
-        axes.set_xlabel("difference in share", fontsize=8.5, color=QUIET)
-    reach = max((abs(x) for axes in grid for x in axes.get_xlim()), default=1)
-    for axes in grid:
-        axes.set_xlim(-reach, reach)
-    _legend_of_dots(figure, "95% interval without zero", "interval holds zero")
     return settled(figure)
 
 
@@ -222,22 +216,28 @@ def _place(part: str, test: str, shots: int) -> str:
     return ", ".join(filter(None, (part, "" if test == "same" else test, counted)))
 
 
-def _dot(axes: Axes, estimate: Any, y: float, what: str, *, filled: bool) -> None:
-    _, colour, mark = METHODS[what]
-    axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
-    face = colour if filled else "white"
-    axes.plot([estimate.mean], [y], mark, color=colour, markerfacecolor=face, markersize=5.5)
-
-
-def _legend_of_dots(figure: Figure, filled: str, hollow: str) -> None:
+def _dots(
+    shown: Mapping[str, Sequence[Dot]], rows: Sequence[str], columns: int, size: tuple[float, float],
+    labels: Mapping[str, str], legend: tuple[str, str],
+) -> Figure:  # fmt: skip
+    """Draw a panel for each title with named `rows` from the top; a dot is filled or hollow, as `legend` explains."""
+    figure, grid = panels(len(shown), columns, *size)
+    for i, (axes, (title, dots)) in enumerate(zip(grid, shown.items(), strict=True)):
+        plain_axes(axes, title)
+        axes.set_facecolor(PAPER_GROUND if labels[title] == PAPER else "white")
+        for y, found, what, filled in dots:
+            _, colour, mark = METHODS[what]
+            if hasattr(found, "low"):
+                axes.plot([found.low, found.high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+            mean, face = getattr(found, "mean", found), colour if filled else "white"
+            axes.plot([mean], [y], mark, color=colour, markerfacecolor=face, markersize=5.5)
+        names = rows if i % columns == 0 else [""] * len(rows)
+        axes.set_yticks(range(len(rows)), names, fontsize=8.5, color=INK, parse_math=False)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color=GRID, linewidth=0.6)
+        axes.set_xlabel(labels[title], fontsize=8.5, color=QUIET)
     handle = {"color": INK, "marker": "o", "linestyle": "none"}
-    names = {filled: INK, hollow: "none"}
-    legend_below(figure, [Line2D([], [], label=name, markerfacecolor=face, **handle) for name, face in names.items()])
-
-
-def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    """Name the rows from the top and draw a faint line through each."""
-    axes.set_yticks(range(len(labels)), labels, fontsize=8.5, color=INK, parse_math=False)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color=GRID, linewidth=0.6)
+    faces = zip(legend, (INK, "none"), strict=True)
+    legend_below(figure, [Line2D([], [], label=name, markerfacecolor=face, **handle) for name, face in faces])
+    return figure

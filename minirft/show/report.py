@@ -19,10 +19,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from minirft import UserError
 from minirft.runs import METRICS
 from minirft.samples import Sample
+from minirft.show.cells import Levels, calibration
 from minirft.show.charts import curves, metric_bars
-from minirft.show.confidence import Levels, calibration
-from minirft.show.misses import Miss, misses
-from minirft.show.pictures import Group, before_after, group_panel
+from minirft.show.pictures import Group, before_after, group_panel, misses
 from minirft.show.replay import SCRIPT, Replay, replay_json, script_hash
 from minirft.show.style import png
 
@@ -61,7 +60,7 @@ class ReportData:
     title: str = "Visual reinforcement fine-tuning, before and after"
     name: str = "RFT"  # of the run that `after` is of
     levels: Mapping[str, Levels] = field(default_factory=dict)  # boxes and hits by stated confidence, for calibration
-    misses: Sequence[Miss] = ()
+    misses: Sequence[tuple[Sample, str, float]] = ()  # the answers with the lowest scores
     replays: Sequence[Replay] = ()
     pictures: int = 8  # samples drawn
 
@@ -85,17 +84,16 @@ def render(data: ReportData) -> str:
     blocks = {name: block for name, block in blocks.items() if block}
     metrics = [key for key in data.before or data.after if key not in NOT_METRICS]
     tiles = [key for key in HEADLINE if data.before.get(key) is not None and data.after.get(key) is not None]
-    training, held_out = _present(data.runs, TRAINING, "train"), _present(data.runs, HELD_OUT, "eval")
-    count = min(data.pictures, len(data.samples))
-    used = dict.fromkeys([*metrics, *training, *held_out, "n", "ci"])
+    keys = {kind: _present(data.runs, every, kind) for kind, every in (("train", TRAINING), ("eval", HELD_OUT))}
+    used = dict.fromkeys([*metrics, *keys["train"], *keys["eval"], "n", "ci"])
     return environment.get_template("report.html.jinja").render(
         data=data,
         blocks=blocks,
         metrics=metrics,
         tiles=tiles[:4],
         verdict=verdict(data.before, data.after, tiles[0]) if tiles else "",
-        figures=_figures(data, blocks, tiles, training, held_out, count),
-        answers=list(zip(data.samples, data.before_texts, data.after_texts, strict=True))[:count],
+        figures=_figures(data, blocks, tiles, keys),
+        answers=list(zip(data.samples, data.before_texts, data.after_texts, strict=True))[: data.pictures],
         config=json.dumps(data.header.get("config", {}), indent=1, default=str),
         facts={key: value for key, value in data.header.items() if key not in ("config", "kind")},
         glossary={key: METRICS[key] for key in used if key in METRICS},
@@ -151,21 +149,15 @@ def interval(block: Row, key: str) -> str:
     return f"[{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else ""
 
 
-def _figures(
-    data: ReportData,
-    blocks: Mapping[str, Row],
-    tiles: Sequence[str],
-    training: Sequence[str],
-    held_out: Sequence[str],
-    count: int,
-) -> dict[str, str]:
+def _figures(data: ReportData, blocks: Mapping[str, Row], tiles: list[str], keys: Mapping[str, Any]) -> dict[str, str]:
     """Draw the figures that have data, as data URLs."""
-    texts = data.before_texts[:count], data.after_texts[:count]
+    count = min(data.pictures, len(data.samples))
+    asked = data.samples[:count], data.before_texts[:count], data.after_texts[:count]
     figures = {
         "bars": tiles and metric_bars(blocks, tiles[:5]),
-        "training": training and curves(data.runs, training),
-        "held_out": held_out and curves(data.runs, held_out, kind="eval"),
-        "pictures": count and before_after(data.samples[:count], *texts),
+        "training": keys["train"] and curves(data.runs, keys["train"]),
+        "held_out": keys["eval"] and curves(data.runs, keys["eval"], kind="eval"),
+        "pictures": count and before_after(*asked),
         "calibration": data.levels and calibration(data.levels),
         "misses": data.misses and misses(data.misses),
         "group": data.group and group_panel(data.group),

@@ -18,17 +18,7 @@ from torch import Tensor
 
 from minirft import UserError
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.rewards import (
-    ParseFailure,
-    RewardFn,
-    Score,
-    Scorer,
-    audit,
-    matched_iou,
-    parse_detection,
-    parse_solution,
-    reward_for,
-)
+from minirft.rewards import ParseFailure, RewardFn, Score, Scorer, audit, matched_iou, parse_detection, reward_for
 from minirft.samples import Task
 from minirft.show.pictures import Group
 
@@ -44,7 +34,7 @@ def _boxes(text: str, solution: str) -> float:
 
 
 def _recall(text: str, solution: str) -> float:
-    found, truth = parse_detection(text), parse_solution("detection", solution)
+    found, truth = parse_detection(text), parse_detection(solution)
     if not len(truth):
         return math.nan
     return 0.0 if isinstance(found, ParseFailure) else float((matched_iou(found, truth) >= 0.5).sum()) / len(truth)
@@ -157,7 +147,7 @@ def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Mapping[str,
     return found
 
 
-def red_team(reward: Scorer, task: Task = "detection", solutions: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def red_team(reward: Scorer, task: Task = "detection") -> list[dict[str, Any]]:
     """Return the rows of `rewards.audit` for any reward, the best paid first, the honest answer included."""
-    rows = audit(task, reward_for(task, reward), solutions)
+    rows = audit(task, reward_for(task, reward))
     return sorted(rows, key=lambda row: -math.inf if row["total"] is None else row["total"], reverse=True)

@@ -14,16 +14,14 @@ from dataclasses import dataclass, field
 import ipywidgets
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from minirft.advantages import degenerate_groups
 from minirft.samples import Sample  # noqa: F401  a field of Group: pdoc reads the types of Record here
-from minirft.show.display import live
-from minirft.show.pictures import Group, draw_answer
-from minirft.show.play import Playground, canvas, plot_axes, table
-from minirft.show.plots import draw_bars
-from minirft.show.style import INK, QUIET, RUNS, signed
+from minirft.show.pictures import Group, answer_grid
+from minirft.show.play import WIDTH, Playground, buttons, canvas, live, table
+from minirft.show.plots import bars
+from minirft.show.style import INK, panels, signed
 from minirft.show.tokens import LINE, draw_tokens, layout, name_of, reach, shade
 
 ALL, TEACH, DEGENERATE, FAILURE = "all groups", "groups that teach", "degenerate groups", "failure: "
@@ -50,29 +48,17 @@ class Record(Group):
         return bool(degenerate_groups(torch.tensor([self.rewards]))[0])
 
 
-def kinds(records: Sequence[Record]) -> list[str]:
-    """Return the filters for the groups, including the reasons of failure that occur.
+def kinds(records: Sequence[Record]) -> dict[str, list[int]]:
+    """Return the filters, each with the indices of its groups: all, degenerate or not, and each reason of failure.
 
-    >>> kinds([])
-    ['all groups', 'groups that teach', 'degenerate groups']
+    >>> kinds([Record(None, ["a", "b"], [0.0, 1.0], [-0.7, 0.7], failures=["no answer block", None])])
+    {'all groups': [0], 'groups that teach': [0], 'degenerate groups': [], 'failure: no answer block': [0]}
     """
-    reasons = {reason for record in records for reason in record.failures if reason}
-    return [ALL, TEACH, DEGENERATE, *(FAILURE + reason for reason in sorted(reasons))]
-
-
-def select(records: Sequence[Record], kind: str, low: float, high: float) -> list[int]:
-    """Return the indices of the groups of a kind that have a completion with a reward in [low, high].
-
-    >>> select([Record(None, ["a", "b"], [0.0, 1.0], [-0.7, 0.7])], "degenerate groups", 0, 3)
-    []
-    """
-    wanted = kind.removeprefix(FAILURE)
-    fits = {ALL: lambda r: True, TEACH: lambda r: not r.degenerate, DEGENERATE: lambda r: r.degenerate}
-    fit = fits.get(kind, lambda r: wanted in r.failures)
-    tiny = 1e-6  # the slider's ends are rounded
-    return [
-        i for i, r in enumerate(records) if fit(r) and any(low - tiny <= x <= high + tiny for x in r.rewards)
-    ]  # fmt: skip
+    rows = list(enumerate(records))
+    reasons = sorted({reason for record in records for reason in record.failures if reason})
+    found = {ALL: [i for i, _ in rows], TEACH: [i for i, r in rows if not r.degenerate]}
+    found[DEGENERATE] = [i for i, r in rows if r.degenerate]
+    return found | {FAILURE + reason: [i for i, r in rows if reason in r.failures] for reason in reasons}
 
 
 class RolloutBrowser(Playground):
@@ -95,35 +81,26 @@ class RolloutBrowser(Playground):
         }
         rewards = [reward for record in records for reward in record.rewards]
         low, high = np.floor(min(rewards) * 20) / 20, np.ceil(max(rewards) * 20) / 20 + 0.05
-        self.kind = ipywidgets.Dropdown(options=kinds(records), description="show", layout={"width": "300px"})
+        self.kinds = kinds(self.records)
+        self.kind = ipywidgets.Dropdown(options=[*self.kinds], description="show", layout={"width": "300px"})
         self.worth = ipywidgets.FloatRangeSlider(
             value=(low, high), min=low, max=high, step=0.05, description="reward in", layout={"width": "340px"}
         )
-        self.previous, self.next = (ipywidgets.Button(description=words) for words in ("◀ previous", "next ▶"))
-        self.heat = ipywidgets.Dropdown(
-            options=[*names, NO_HEAT], value=heat or [*names, NO_HEAT][0], description="colours"
-        )
-        self.which = ipywidgets.ToggleButtons(
-            options=[(name_of(g), g) for g in range(len(records[0].texts))],
-            style={"button_width": "44px"},
-        )
-        super().__init__(
-            [ipywidgets.HBox([self.previous, self.next, self.heat]), ipywidgets.HBox([self.kind, self.worth]),
-             ipywidgets.HBox([ipywidgets.Label("picture"), self.which])]
-        )  # fmt: skip
-        self.previous.on_click(lambda _: self.go(-1))
-        self.next.on_click(lambda _: self.go(1))
+        self.previous, self.next = moves = buttons({"◀ previous": lambda: self.go(-1), "next ▶": lambda: self.go(1)})
+        heats = [*names, NO_HEAT]
+        self.heat = ipywidgets.Dropdown(options=heats, value=heat or heats[0], description="colours")
+        options = [(name_of(g), g) for g in range(len(records[0].texts))]
+        self.which = ipywidgets.ToggleButtons(options=options, style={"button_width": "44px"})
+        rows = [*moves, self.heat], [self.kind, self.worth], [ipywidgets.Label("picture"), self.which]
+        super().__init__(rows, [self.heat, self.which])
         for control in (self.kind, self.worth):
             control.observe(lambda _: self.go(-self.place), "value")
-        self.watch(self.heat, self.which)
-        self.widget.add_class("rollout-browser")
-        self.readout.add_class("rollout-readout")
-        self.next.add_class("rollout-next")
-        self.previous.add_class("rollout-previous")
 
     def selected(self) -> list[int]:
-        """Return the indices of the groups that pass the filters."""
-        return select(self.records, self.kind.value, *self.worth.value)
+        """Return the indices of the groups of the kind that have a completion with a reward in the range."""
+        low, high = np.add(self.worth.value, (-1e-6, 1e-6))  # the slider's ends are rounded
+        of_kind = self.kinds[self.kind.value]
+        return [i for i in of_kind if any(low <= reward <= high for reward in self.records[i].rewards)]
 
     def record(self) -> Record | None:
         """Return the group that is shown; None when no group passes the filters."""
@@ -133,32 +110,28 @@ class RolloutBrowser(Playground):
     def go(self, by: int) -> None:
         """Move by that many groups; after the last group comes the first."""
         self.place = (self.place + by) % max(1, len(self.selected()))
-        with self.at_once():
-            names = self._completions()
-            if names and len(names) != len(self.which.options):  # new options lose the pressed button on the page
-                self.which.options = names
-            self.which.value = 0
+        self.at_once(self._choose_first)
 
     def figure(self) -> Figure:
         """Draw the chosen completion on its picture, and the rewards of all completions."""
-        figure, axes = canvas(2.9, widths=(1, 1.75), left=0.02, wspace=0.1, bottom=0.13)
-        self._draw(*axes)
+        figure, (part,) = canvas(2.9)
+        self._draw(part)
         return figure
 
     def drawing(self) -> Figure:
         """Draw the figure with the tokens below, for pages without a kernel."""
-        record, name = self.record(), self.heat.value
-        labels = _labels(record) if record else []
-        lines = layout(record.tokens, labels) if record else []
-        height = LINE * (1 + max((line for *_, line in lines), default=0))
-        total = 2.9 + 0.35 + height
-        figure, axes = canvas(total, widths=(1, 1.75), left=0.02, wspace=0.1, top=1 - 0.29 / total,
-                              bottom=(height + 0.72) / total)  # fmt: skip
-        self._draw(*axes)
-        if record and record.tokens:
-            below = figure.add_axes((0.01, 0.0, 0.98, (height + 0.3) / total))
-            draw_tokens(below, lines, lambda g, t: self._colour(record, g, t), height)
-            below.set_title(self._key(name), loc="left", fontsize=9, color=INK, pad=3)
+        record = self.record()
+        if not (record and record.tokens):
+            return self.figure()
+        numbers = zip(record.rewards, record.advantages, strict=True)
+        labels = [f"{name_of(g)} {reward:5.2f} {signed(a):>6}" for g, (reward, a) in enumerate(numbers)]
+        placed = layout(record.tokens, labels)
+        height = LINE * (1 + max(line for *_, line in placed))
+        figure, (top, below) = canvas(2.9 + 0.35 + height, heights=(2.9, 0.35 + height))
+        self._draw(top)
+        _, (axes,) = panels(1, 1, WIDTH, height, below)
+        draw_tokens(axes, placed, lambda g, t: self._colour(record, g, t), height)
+        axes.set_title(self._key(self.heat.value), loc="left", fontsize=9, color=INK)
         return figure
 
     def words(self) -> str:
@@ -208,42 +181,34 @@ class RolloutBrowser(Playground):
         neutral, full = NEUTRAL.get(name, 0.0), self.reaches[name]
         return f"{name} of each token: white is {neutral:g}, full colour {full:.2g} away; blue above, orange below"
 
-    def _draw(self, left: Axes, right: Axes) -> None:
+    def _draw(self, part: SubFigure) -> None:
         record, g = self.record(), self.which.value or 0
-        left.set_axis_off()
-        if record is None:
-            right.set_axis_off()
-            return
-        if record.sample is not None:
-            left.set_axis_on()
-            draw_answer(left, record.sample, record.texts[g])
-            title = f"{name_of(g)}: {record.sample.category}"[:34]
-            left.set_title(title, fontsize=10, loc="left", color=INK, fontweight="bold", parse_math=False)
-        _draw_earned(right, record, g)
+        left, right = part.subfigures(1, 2, width_ratios=(1, 1.75))
+        if record and record.sample:
+            title = f"{name_of(g)}: {record.sample.category}"
+            answer_grid([(record.sample, record.texts[g], title, {"fontweight": "bold"})], on=left)
+        if record:
+            _draw_earned(right, record, g)
 
-    def _completions(self) -> list[tuple[str, int]]:
+    def _choose_first(self) -> None:
         record = self.record()
-        return [(name_of(g), g) for g in range(len(record.texts))] if record else []
+        names = [(name_of(g), g) for g in range(len(record.texts))] if record else []
+        if names and len(names) != len(self.which.options):  # new options lose the pressed button on the page
+            self.which.options = names
+        self.which.value = 0
 
     def _ipython_display_(self) -> None:
         live(self.widget, self.drawing(), small=True)
 
 
-def _labels(record: Record) -> list[str]:
-    pairs = zip(record.rewards, record.advantages, strict=True)
-    return [f"{name_of(g)} {reward:5.2f} {signed(advantage):>6}" for g, (reward, advantage) in enumerate(pairs)]
-
-
-def _draw_earned(axes: Axes, record: Record, g: int) -> None:
+def _draw_earned(part: SubFigure, record: Record, g: int) -> None:
     """Draw a bar for each completion, stacked by reward part, with its advantage above."""
-    plot_axes(axes, "reward by part, advantage A above")
     parts = record.parts or {"": record.rewards}
-    colours = {name: RUNS[i % len(RUNS)] if record.parts else QUIET for i, name in enumerate(parts)}
-    draw_bars(axes, parts, [name_of(i) for i in range(len(record.rewards))], colours, stacked=True)
     base = np.sum([*parts.values()], axis=0)
+    names = [name_of(i) for i in range(len(base))]
+    limits = min(0, *base), max(3.4, 1.15 * max(base))
+    bars({"reward by part, advantage A above": parts}, names, stacked=True, ylim=limits, on=part)
+    (axes,) = part.axes
     for i, advantage in enumerate(record.advantages):
         axes.text(i, max(base[i], 0) + 0.06, signed(advantage), ha="center", fontsize=8, color=INK)
     axes.get_xticklabels()[g].set_fontweight("bold")
-    axes.set_ylim(min(0, *base), max(3.4, 1.3 * max(base)))
-    if record.parts:
-        axes.legend(loc="upper left", ncols=len(record.parts), frameon=False, fontsize=8, borderaxespad=0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
 # Okabe & Ito, https://jfly.uni-koeln.de/color/
@@ -31,8 +31,13 @@ class Drawing(Figure):
         return small_png(self)
 
 
-def panels(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+Part = SubFigure | None  # a part of another figure, which a plot fills instead of a new figure
+
+
+def panels(count: int, columns: int, width: float, height: float, on: Part = None) -> tuple[Any, list[Axes]]:
     """Make a figure of `count` equal panels, `columns` side by side, each `width` x `height` inches.
+
+    If `on`, a part of another figure, is given, the panels fill it.
 
     >>> figure, axes = panels(3, 2, width=2, height=1)
     >>> figure.get_size_inches().tolist(), len(axes)
@@ -40,7 +45,7 @@ def panels(count: int, columns: int, width: float, height: float) -> tuple[Figur
     """
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
-    figure = Drawing(figsize=(columns * width, rows * height), layout="constrained", facecolor=PAPER)
+    figure = on or Drawing(figsize=(columns * width, rows * height), layout="constrained", facecolor=PAPER)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
@@ -54,10 +59,12 @@ def plain_axes(axes: Axes, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
-    """Add one legend for all panels below them, in as many columns as fit with its longest name."""
-    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-    columns = int(np.clip(11 * figure.get_size_inches()[0] / (longest + 6), 1, 4))
+def legend_below(figure: Figure | SubFigure, handles: Sequence[Any]) -> None:
+    """Add one legend for all panels below them: in one row if that fits, else in rows of about the same length."""
+    width, lengths = figure.bbox.width / figure.dpi, [len(str(handle.get_label())) for handle in handles]
+    columns = int(np.clip(11 * width / (max(lengths, default=0) + 6), 1, 4))
+    rows = 1 if sum(0.07 * length + 0.6 for length in lengths) < width else -(-len(handles) // columns)
+    columns = max(1, -(-len(handles) // rows))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
 
 

@@ -18,7 +18,7 @@ from minirft.rewards import prompts
 from minirft.runs.asking import Answer, Asking, _answers, ask, most_common, parse_answer, sample_of, wording
 from minirft.runs.config import GRPOConfig
 from minirft.samples import Sample
-from minirft.show.answered import drawn_answer
+from minirft.show.pictures import mark
 from minirft.tiny import world
 
 
@@ -192,13 +192,13 @@ def test_only_bad_pictures_are_a_mistake(photos: Path, capsys: pytest.CaptureFix
 
 def test_a_drawing_has_the_box_where_it_is():
     """A box drawn at half its place in an enlarged picture, or a label that runs out of the picture."""
-    drawn = drawn_answer(Image.new("RGB", (100, 50), "white"), [[20, 10, 80, 40]], [0.5])
+    drawn = mark(Image.new("RGB", (100, 50), "white"), [[20, 10, 80, 40]], [0.5])
     assert drawn.size == (500, 250)
     coloured = [(x, y) for x in range(500) for y in range(60, 250) if drawn.getpixel((x, y)) not in ((255, 255, 255),)]
     assert min(x for x, _ in coloured) >= 98 and max(x for x, _ in coloured) <= 402
     assert max(y for _, y in coloured) <= 202
     for text in ("\ud800 \u202e 你好", "x" * 5000):
-        assert drawn_answer(Image.new("RGB", (90, 700)), [[80, 0, 90, 5]], [1.0], text).width == 90
+        assert mark(Image.new("RGB", (90, 700)), [[80, 0, 90, 5]], [1.0], text).width == 90
 
 
 def test_a_sample_of_a_question_has_no_truth():

@@ -12,7 +12,7 @@ from minirft.engine.layers import Spans
 from minirft.policy import Policy
 from minirft.runs.config import load_config
 from minirft.samples import Sample
-from minirft.show.anatomy import attention_pattern, memory_bars, patch_order, patch_places, visible
+from minirft.show.anatomy import memory_bars, patch_order, patch_places, visible
 
 
 def test_patches_lie_where_the_processor_took_them() -> None:
@@ -39,14 +39,6 @@ def test_visible_is_own_prompt_and_own_past(prompts: list[int], completions: lis
     places = range(len(group))
     rule = [[group[i] == group[j] and j <= i and part[j] in (0, part[i]) for j in places] for i in places]
     assert torch.equal(sees, torch.tensor(rule))
-
-
-def test_pattern_refuses_parts_that_do_not_add_up() -> None:
-    """Bug: labels that silently stand beside the wrong rows."""
-    spans = Spans.of([2], [[1, 1]], like=torch.zeros(1))
-    assert attention_pattern(spans, [2, 1, 1], ["prompt", "o1", "o2"]).axes
-    with pytest.raises(ValueError, match="do not make up"):
-        attention_pattern(spans, [2, 1], ["prompt", "o1"])
 
 
 def test_bars_add_up_to_the_ledger() -> None:

@@ -12,8 +12,15 @@ from matplotlib.colors import to_hex
 
 from minirft.experiments.statistics import Estimate
 from minirft.experiments.summary import Line
-from minirft.show.answers import answers_by_method, answers_of, verdict
-from minirft.show.confidence import calibration, learning_choice, levels_of, reliability
+from minirft.show.cells import (
+    answers_by_method,
+    answers_of,
+    calibration,
+    learning_choice,
+    levels_of,
+    reliability,
+    verdict,
+)
 from minirft.show.knowledge import knowledge_map
 from minirft.show.replication import METHODS, differences, method_dots, of_paper, shot_curves
 from minirft.tiny import world
@@ -196,7 +203,7 @@ def test_a_label_says_whether_it_is_right():
     (sample,) = world.classification(1, 3, "flower")
     assert verdict(sample, f"<answer>{sample.category.upper()}</answer>") == "(right)"
     assert verdict(sample, "<answer>a mouse</answer>") == f"(wrong: {sample.category})"
-    assert verdict(sample, "") == "(wrong)"
+    assert verdict(sample, "") == f"(wrong: {sample.category})"
     (there,) = world.presence(1, 3)
     assert verdict(there, there.solution) == "(right)" and verdict(there, "<answer>perhaps</answer>") == "(wrong)"
 

@@ -115,10 +115,7 @@ class Processor:
         content = [{"type": "image"}, {"type": "text", "text": problem}]
         # Some templates begin the answer with <think>; the answers' format has its own, which the model must write.
         ids = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            return_dict=False,
-            enable_thinking=False,
+            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False, enable_thinking=False
         )
         if ids.count(self.picture_id) != 1:
             raise UserError(f"the chat template of {self.tokenizer.name_or_path} gives no place to the picture")

@@ -11,6 +11,8 @@ from minirft import UserError
 from minirft.policy import Policy
 from minirft.samples import Sample
 
+CHAT = {"enable_thinking": False}  # for the chat template, as in `engine.Processor`
+
 
 class PictureProcessor(Qwen2VLProcessor):
     """Qwen2-VL's processor without the video part, which needs torchvision."""
@@ -36,7 +38,11 @@ class PictureProcessor(Qwen2VLProcessor):
         made = cls(policy.image_processor, policy.tokenizer, policy.tokenizer.chat_template)
         content = [{"type": "image", "image": sample.picture()}, {"type": "text", "text": sample.problem}]
         theirs = made.apply_chat_template(
-            [[{"role": "user", "content": content}]], add_generation_prompt=True, tokenize=True, return_dict=True
+            [[{"role": "user", "content": content}]],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            **CHAT,
         )["input_ids"][0]
         mine = policy.encode(sample).input_ids.tolist()
         if list(theirs) != mine:

@@ -43,7 +43,7 @@ from minirft.runs.loop import bar_text, log_evaluation
 from minirft.runs.step import rollout_metrics, written
 from minirft.runs.supervised import given_rollout
 from minirft.runs.toml import read_toml
-from minirft.runs.trl_prompt import PictureProcessor
+from minirft.runs.trl_prompt import CHAT, PictureProcessor
 from minirft.runs.watches import FailedRewards, FrameWatch, IdleWatch
 from minirft.samples import Sample
 
@@ -106,7 +106,8 @@ def train_with_trl(config: GRPOConfig, progress: bool = False) -> Iterator[Row]:
     feed = lru_cache(2)(training_feed(config, screening))
     reward = reward_for(config.data.task, config.reward, config.reward_weights, config.reward_timeout)
     with quietly(), as_user_error("TRL refuses these settings: {why}", ValueError):
-        args = trl.GRPOConfig(**trl_settings(config, processes), output_dir=str(config.out))
+        settings = trl_settings(config, processes)
+        args = trl.GRPOConfig(**settings, chat_template_kwargs=CHAT, output_dir=str(config.out))
     run = open_run("trl", config) if is_main() else None  # no hash of the reward: such a run cannot be resumed
     try:
         policy = run.policy if run else load_policy(config)

@@ -35,7 +35,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def as_verl_reads(row: dict[str, Any]) -> tuple[list[dict[str, Any]], Image.Image]:
-    """Messages and picture as verl 0.9.1's `RLHFDataset._build_messages` makes them."""
+    """Messages and picture as verl's `RLHFDataset._build_messages`, read in its git source, makes them."""
     (message,), (image,) = row["prompt"], row["images"]
     segments = [part for part in re.split("(<image>|<video>|<audio>)", message["content"]) if part]
     content = [{"type": "image"} if part == "<image>" else {"type": "text", "text": part} for part in segments]

@@ -143,7 +143,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_face_is_small_and_so_is_the_package():
-    """Growth that nobody decided on.  The aim for the package is 14,000; own rewards, families and engines took it over."""
+    """Growth that nobody decided on.  The aim is 14,000; own rewards, families and engines took it over."""
     face = [path for path in PACKAGE.glob("*.py") if not path.name.startswith("__")]
     assert len(face) == 7
     assert sum(map(code_lines, face)) <= 650

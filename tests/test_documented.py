@@ -171,9 +171,19 @@ def test_blocks_and_commands_are_found():
 def test_every_block_is_of_a_known_kind():
     """A language that nothing here runs; a command in a block that says nothing of its language."""
     for block in BLOCKS:
-        assert block.language in (*SHELL, *NO_CODE, "python", "toml"), f"{block.page}: {block.language}"
+        assert block.language in (*SHELL, *NO_CODE, "python", "toml", "yaml"), f"{block.page}: {block.language}"
         if block.language in NO_CODE:
             assert not re.search(rf"^ *(\$ )?{FIRST_WORDS} [-\w]", block.text, re.M), f"{block.page}: mark it as bash"
+
+
+def test_accelerate_reads_the_files_on_the_pages(tmp_path: Path):
+    """A key that accelerate does not know, which it refuses on a machine with two cards and not here."""
+    config_args = pytest.importorskip("accelerate.commands.config.config_args")
+    found = [block for block in BLOCKS if block.language == "yaml"]
+    assert found
+    for block in found:
+        (tmp_path / "config.yaml").write_text(block.text)
+        assert config_args.load_config_from_file(str(tmp_path / "config.yaml")).distributed_type == "FSDP"
 
 
 def test_every_rule_is_needed():

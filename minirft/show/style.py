@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
@@ -69,15 +70,17 @@ def legend_below(figure: Figure | SubFigure, handles: Sequence[Any]) -> None:
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
-    """Return a figure as a PNG file.
+    """Return a figure as a PNG file.  `Figure.savefig` draws twice; a widget cannot wait for that.
 
     >>> png(Figure())[1:4]
     b'PNG'
     """
-    buffer = io.BytesIO()
+    buffer, canvas, before = io.BytesIO(), FigureCanvasAgg(figure), figure.dpi
+    figure.set_dpi(dpi)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a category may have any name
-        figure.savefig(buffer, format="png", dpi=dpi)
+        canvas.print_png(buffer)
+    figure.set_dpi(before)
     return buffer.getvalue()
 
 

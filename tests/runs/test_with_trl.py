@@ -334,12 +334,3 @@ def test_fsdp_that_accelerate_would_not_run_is_refused(monkeypatch: pytest.Monke
             next(with_trl.train_with_trl(replace(config, **{"eval_every": 0, **changes})))
     with pytest.raises(UserError, match="in the place of FSDP 2"):
         next(with_trl.train_with_trl(replace(config, eval_every=0)))
-
-
-def test_the_reward_for_verl_is_ours():
-    """Lines to copy whose score is another one."""
-    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    found: dict[str, Any] = {}
-    exec(page.split("```python\n")[1].split("```")[0], found)
-    scored = found["compute_score"]("presence", "<think>ears</think> <answer>yes</answer>", "<answer>yes</answer>")
-    assert scored == {"score": 2.0, "accuracy": 1.0, "format": 1.0}

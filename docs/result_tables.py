@@ -2,7 +2,7 @@
 
 results_table   README: the demo's summaries, a row for each seed
 benches         docs/costs.md: the measurements of `minirft bench`
-growth          docs/costs.md: the fits of `minirft bench --scaling`
+growth          docs/costs.md: the fits of `minirft bench --scaling`; growth_figure: README, docs/figures/growth.png
 experiments     docs/replication.md: every experiment beside the paper
 effects         docs/replication.md: effect by effect what held
 """
@@ -15,12 +15,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from minirft.cost.scaling import fits, scaling_table
+import numpy as np
+
+from minirft.cost.scaling import TERMS, fits, scaling_table
 from minirft.experiments.board import Board
 from minirft.experiments.settings import CONTROLS, EXPERIMENTS, METHODS, find
 from minirft.experiments.statistics import Estimate
 from minirft.experiments.summary import MODES, lines
 from minirft.show import METHODS as LOOKS
+from minirft.show import lines as lines_of
+from minirft.show.style import BLUE, VERMILION, png
 
 LABELS = {method: label for method, (label, *_) in LOOKS.items()}
 MAIN = ("rft - base", "rft - sft", "rft - sft-reasoning")
@@ -74,6 +78,27 @@ def growth(folder: Path) -> str:
     runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("scaling*.json"))}
     points = [point for run in runs.values() for point in run["points"]]
     return scaling_table({"points": points, "not_measured": runs["scaling"]["not_measured"], "fits": fits(points)})
+
+
+def growth_figure(folder: Path) -> bytes:
+    """docs/figures/growth.png: the fitted FLOPs over the whole range of each length, and the points that were counted."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("scaling*.json"))]
+    points, middle = [point for run in found for point in run["points"]], found[-1]["middle"]
+    laws = fits(points)["language_flops"]
+    drawn = {}
+    for name, (letter, reach) in {"group": ("G", 64), "prompt": ("P", 4096), "completion": ("C", 512)}.items():
+        curves = {}
+        for arm, label in (("ours", "ours"), ("trl", "TRL, naive")):
+            lengths = {other: np.full(50, float(middle[other])) for other in middle} | {name: np.linspace(2, reach, 50)}
+            order = [lengths[other] for other in ("group", "prompt", "completion")]
+            law = sum(laws[arm][term][0] * TERMS[term](*order) for term in TERMS) / 1e9
+            on_axis = [p for p in points if all(p[other] == middle[other] for other in middle if other != name)]
+            curves[label] = lengths[name], law
+            curves[f"_{label}"] = [p[name] for p in on_axis], [p[arm]["language_flops"] / 1e9 for p in on_axis]
+        drawn[f"GFLOP over {letter}"] = curves
+    colours = {"ours": BLUE, "_ours": BLUE, "TRL, naive": VERMILION, "_TRL, naive": VERMILION}
+    style = {"_ours": "o", "_TRL, naive": "o"}
+    return png(lines_of(drawn, colours=colours, style=style, size=(2.9, 2.2), xlim=(0, None), ylim=(0, None)))
 
 
 def command(found: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ def growth(folder: Path) -> str:
 
 
 def growth_figure(folder: Path) -> bytes:
-    """docs/figures/growth.png: the fitted FLOPs over the whole range of each length, and the points that were counted."""
+    """docs/figures/growth.png: the fitted FLOPs over the whole range of each length, and the counted points."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("scaling*.json"))]
     points, middle = [point for run in found for point in run["points"]], found[-1]["middle"]
     laws = fits(points)["language_flops"]

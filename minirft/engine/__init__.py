@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from minirft.engine.model import LossScale, Model
     from minirft.engine.offload import keep_in_host_memory
-    from minirft.engine.processor import FeatureCache, Processor, PromptCache, load_processor
+    from minirft.engine.processor import CHAT, FeatureCache, Processor, PromptCache, load_processor
     from minirft.engine.quiet import quieten_libraries
     from minirft.engine.versions import Qwen2VLImageProcessorPil, quiet_peft, recompute_layers
 

@@ -23,6 +23,8 @@ from minirft.engine.versions import Qwen2VLImageProcessorPil, smart_resize
 from minirft.samples import WITH_BOXES, Prompt, Sample
 
 PICTURE_TOKEN = "<|image_pad|>"
+# Some templates begin the answer with <think>; the answers' format has its own, which the model must write.
+CHAT = {"enable_thinking": False}
 T = TypeVar("T")
 
 
@@ -113,9 +115,8 @@ class Processor:
             raise UserError(f"sample {sample.id}: the problem holds the control token {found[0]}; remove it")
         problem = self.asked(sample, self.resized(size)) if self.asked else sample.problem
         content = [{"type": "image"}, {"type": "text", "text": problem}]
-        # Some templates begin the answer with <think>; the answers' format has its own, which the model must write.
         ids = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False, enable_thinking=False
+            [{"role": "user", "content": content}], add_generation_prompt=True, return_dict=False, **CHAT
         )
         if ids.count(self.picture_id) != 1:
             raise UserError(f"the chat template of {self.tokenizer.name_or_path} gives no place to the picture")

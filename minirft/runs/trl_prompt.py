@@ -8,10 +8,9 @@ from transformers import ProcessorMixin
 from transformers.models.qwen2_vl import Qwen2VLProcessor
 
 from minirft import UserError
+from minirft.engine import CHAT
 from minirft.policy import Policy
 from minirft.samples import Sample
-
-CHAT = {"enable_thinking": False}  # for the chat template, as in `engine.Processor`
 
 
 class PictureProcessor(Qwen2VLProcessor):

@@ -34,6 +34,7 @@ from transformers import PrinterCallback, TrainerCallback
 from minirft import UserError, as_user_error
 from minirft.advantages import sound_advantages
 from minirft.data import Feed, Rule, Screening, check, training_feed, validation
+from minirft.engine import CHAT
 from minirft.policy import Policy
 from minirft.rewards import RewardFn, Score, reward_for
 from minirft.runs.config import GRPOConfig
@@ -43,7 +44,7 @@ from minirft.runs.loop import bar_text, log_evaluation
 from minirft.runs.step import rollout_metrics, written
 from minirft.runs.supervised import given_rollout
 from minirft.runs.toml import read_toml
-from minirft.runs.trl_prompt import CHAT, PictureProcessor
+from minirft.runs.trl_prompt import PictureProcessor
 from minirft.runs.watches import FailedRewards, FrameWatch, IdleWatch
 from minirft.samples import Sample
 

@@ -17,7 +17,7 @@ from minirft import UserError
 from minirft.engine import HUB, check_layers, family_of, resolve
 
 RANDOM = ("small", "mid")  # models that exist with random weights only
-UNCOUNTED = "{}: memory and work are not counted for layers that carry a state; train with few prompts a step first"
+UNCOUNTED = "memory and time of layers that carry a state are not counted; train with few prompts a step first"
 
 
 def architecture(name: str) -> PreTrainedConfig:
@@ -29,12 +29,16 @@ def architecture(name: str) -> PreTrainedConfig:
     >>> architecture("qwen2-vl-7b").text_config.hidden_size
     3584
     """
+    if name in HUB and not _stored(name).is_file() or carries_state(config := configuration(name)):
+        raise UserError(f"{name}: {UNCOUNTED}")
+    return config
+
+
+def configuration(name: str) -> PreTrainedConfig:
+    """Return what `architecture` returns, also for layers that carry a state (Qwen3.5: from its folder or the hub)."""
     short = {hub: known for known, hub in HUB.items()}.get(name, name)
-    if short in (*HUB, *RANDOM):
-        file = Path(__file__).with_name(f"{short}.json")
-        if not file.is_file():
-            raise UserError(UNCOUNTED.format(name))
-        stored = json.loads(file.read_text(encoding="utf-8"))
+    if short in (*HUB, *RANDOM) and _stored(short).is_file():
+        stored = json.loads(_stored(short).read_text(encoding="utf-8"))
         return family_of(stored.get("model_type", "qwen2_vl"), name).config_class(**stored)
     source = resolve(name)
     try:
@@ -45,6 +49,13 @@ def architecture(name: str) -> PreTrainedConfig:
     family = family_of(stored.get("model_type"), name)
     config = family.config_class.from_dict(stored)
     check_layers(config, family, name)
-    if "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
-        raise UserError(UNCOUNTED.format(name))
     return config
+
+
+def carries_state(config: PreTrainedConfig) -> bool:
+    """Return whether some layers carry a state from token to token, as the gated delta nets of Qwen3.5 do."""
+    return "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
+
+
+def _stored(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.json")

@@ -336,6 +336,12 @@ def test_every_command_runs_on_every_family(
     short = ["--model", str(folder_of(family)), "--group-size", "2", "--max-completion-length", "8", "--threads", "1"]
     short += ["--prompts-per-step", "2", "--eval-samples", "2", "--save-every", "1", "--train", "lora", "--json"]
     rft, sft, drawn = (str(tmp_path / name) for name in ("rft", "sft", "drawn"))
+    assert main(["train", "tiny_detection", *short, "--dry-run"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert len(planned["prompts"]) == 2
+    assert (planned["memory"] is None) == (planned["time"] is None) == (family == "qwen3_5")
+    assert main(["train", "tiny_detection", *short[:-1], "--dry-run"]) == 0
+    assert ("are not counted" in capsys.readouterr().out) == (family == "qwen3_5")
     assert main(["train", "tiny_detection", *short, "--steps", "1", "--out", rft]) == 0
     assert main(["train", "tiny_detection", *short, "--steps", "2", "--resume", rft]) == 0
     assert main(["sft", "tiny_detection", *short, "--sft-steps", "1", "--out", sft]) == 0

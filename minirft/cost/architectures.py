@@ -29,7 +29,7 @@ def architecture(name: str) -> PreTrainedConfig:
     >>> architecture("qwen2-vl-7b").text_config.hidden_size
     3584
     """
-    if name in HUB and not _stored(name).is_file() or carries_state(config := configuration(name)):
+    if (name in HUB and not _stored(name).is_file()) or carries_state(config := configuration(name)):
         raise UserError(f"{name}: {UNCOUNTED}")
     return config
 

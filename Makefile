@@ -22,7 +22,7 @@ export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -p no:anyio
 UNIT := $(PYTEST) -p no:nbval
 # All that is nbval's.  A notebook is one worker's work, from its first cell to its last: --dist loadfile.
-NBVAL := $(PYTEST) -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=240
+NBVAL := $(PYTEST) -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 # A warning of our own code is an error everywhere (pyproject.toml); on the tested versions everybody's is.
 STRICT := $(if $(CONSTRAINTS),-W error)
 # What other versions and other processors could break.

@@ -214,7 +214,9 @@ def _loose_tensors(step: _Step) -> list[Tensor]:
             state = module.weight.quant_state
             found += [state.absmax, state.code, state.offset, state.state2.absmax]
     if step.kept is not None:
-        found += [tensor for layer in step.kept.cache.layers for tensor in (layer.keys, layer.values)]
+        for layer in step.kept.cache.layers:
+            held = ({0: layer.keys}, {0: layer.values}) if hasattr(layer, "keys") else (layer.conv_states, layer.recurrent_states)
+            found += [tensor for tensors in held for tensor in tensors.values()]
     return [tensor for tensor in found if isinstance(tensor, FakeTensor)]
 
 

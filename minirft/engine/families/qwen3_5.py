@@ -73,7 +73,9 @@ class SharedPrefixDeltaNet(Qwen3_5GatedDeltaNet):
         of_prompts = self._run(hidden_states[0, places.clamp(min=0)], state, real)
         state = state.repeated(spans.counts, self.conv_kernel_size - 1)
         of_completions = self._run(hidden_states[0, spans.completions], state)
-        return torch.cat([of_prompts[real], of_completions[spans.completions > 0]])[None]
+        padded = torch.cat([of_prompts.flatten(0, 1), of_completions.flatten(0, 1)])
+        kept = torch.cat([real.flatten(), spans.completions.flatten() > 0]).nonzero()[:, 0]
+        return padded.index_select(0, kept)[None]
 
     def _run(self, x: Tensor, state: State, real: Tensor | None = None) -> Tensor:
         return super().forward(x, Cache(layers=[state] * (self.layer_idx + 1)), real)  # it asks for its own index

@@ -258,9 +258,12 @@ def test_checkpointing_saves_memory_and_costs_arithmetic(request_: Request, foun
 def test_unequal_paths_are_not_timed(request_: Request, monkeypatch: pytest.MonkeyPatch):
     """A fast wrong path: the comparison must stop before it prints a ratio."""
     right = Policy.logprobs
-    monkeypatch.setattr(
-        Policy, "logprobs", lambda *a, shared, **k: right(*a, shared=shared, **k) * (1.0 if shared else 1.02)
-    )
+
+    def wrong(policy: Policy, *args: object, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs, entropy = right(policy, *args, **options)
+        return logprobs * (1.0 if policy.shared_prefix else 1.02), entropy
+
+    monkeypatch.setattr(Policy, "logprobs", wrong)
     monkeypatch.setattr(measuring, "take_turns", lambda *_: pytest.fail("timed all the same"))
     with pytest.raises(UserError, match="nothing was timed"):
         measure(request_)

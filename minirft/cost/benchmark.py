@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from minirft.cost.lower_bound import floor
 from minirft.cost.request import Request
 from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, model_source, questions
 from minirft.cost.steps import Ours, check_equal, difference, loss_and_gradients, settings, tolerance
-from minirft.cost.trl_step import Trl, our_loss_over_all_tokens, plain_model
+from minirft.cost.trl_step import Trl, our_loss_over_all_tokens
 from minirft.cost.turns import summary, take_turns
 from minirft.engine import LoraSettings
 from minirft.reference import make_reference
@@ -49,10 +48,10 @@ def _measure(request: Request, source: str) -> dict[str, Any]:
     lora = None if request.model == "tiny" else LoraSettings(r=RANK)
     ours = new_ours(request, source, lora)
     naive = replace(ours, config=replace(ours.config, shared_prefix=False), cached=False)
-    trl, why_not = new_trl(request, source, ours, lora)
+    trl, why_not = new_trl(request, source, ours)
     equal = agreement(ours, trl)
     records = take_turns({"ours": ours, **({"naive": naive} if request.naive else {})}, trl, request.steps)
-    least = floor(ours.core.config, ours.shape, lora.r if lora else 0, request.kl_coef > 0, not request.cached)
+    least = floor(ours.policy.core.config, ours.shape, lora.r if lora else 0, request.kl_coef > 0, not request.cached)
     rows: dict[str, Any] = dict.fromkeys(("ours", "naive", "trl"))
     for name, found in records.items():
         flops = {"flops": sum(found.work.flops_by_phase.values())}
@@ -84,12 +83,12 @@ def new_ours(request: Request, source: str, lora: LoraSettings | None) -> Ours:
     return ours
 
 
-def new_trl(request: Request, source: str, ours: Ours, lora: LoraSettings | None) -> tuple[Trl | None, str]:
+def new_trl(request: Request, source: str, ours: Ours) -> tuple[Trl | None, str]:
     """Make TRL's trainer; return None and the reason if there is none."""
     if not request.trl:
         return None, "left out with --no-trl"
     try:
-        return Trl(ours, lora, 1 + request.steps, partial(plain_model, source)), ""
+        return Trl(ours, 1 + request.steps, source), ""
     except ImportError as error:
         return None, f"not installed ({error})"
 

@@ -86,7 +86,7 @@ def _write_weights(folder: Path, model: str, device: str, seconds: float) -> Non
     architecture(model)  # an error of the name, before a process starts
     if device != "cuda":
         write_random(folder, model)
-    elif error := in_own_process(write_random, (folder, model, 0, None, "cuda:0"), seconds):  # its memory is given back
+    elif error := in_own_process(write_random, (folder, model, 0, "cuda:0"), seconds):  # its memory is given back
         _print(f"{model}: the random weights were not written: {error}")  # its parts fail, and their files name it
 
 

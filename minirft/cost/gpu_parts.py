@@ -4,7 +4,7 @@ A part is a generator of named cases.  A case is a function that returns a row f
 The same code runs on a CPU, with None for numbers that need a card.
 
 Steps of ours and of TRL are timed in turns and split into the same phases.  Both train adapters of rank 16 on a frozen
-4-bit model with gradient checkpointing (ours in float32; TRL casts them to bfloat16); TRL runs without vLLM.  The clock
+4-bit model with gradient checkpointing, in float32; TRL runs without vLLM.  The clock
 waits for the card at every change of phase, which costs both the same few microseconds.
 """
 
@@ -25,7 +25,7 @@ from minirft.cost.fit import account, usable
 from minirft.cost.memory import GIB
 from minirft.cost.shapes import PICTURE_SHARE, Shape, endless, filler, fit_shape, load_policy, questions
 from minirft.cost.steps import Ours, reward, settings
-from minirft.cost.trl_step import Trl, plain_model
+from minirft.cost.trl_step import Trl
 from minirft.cost.turns import Row, on, one_line, summary, synchronise, take_turns
 from minirft.engine import DECODERS, FeatureCache, LoraSettings
 from minirft.reference import make_reference
@@ -194,8 +194,7 @@ def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:
     for trainer in trainers.values():
         trainer.policy.cache = FeatureCache()  # one sees the same pictures as the other
     try:
-        changes = {"use_cpu": device == "cpu", "bf16": True}
-        trl = Trl(trainers["growing"], LORA, steps + 1, partial(plain_model, source, device, nf4=True), **changes)
+        trl = Trl(trainers["growing"], steps + 1, source, device, nf4=True)
     except Exception as error:  # ours can still be timed
         errors["trl"] = one_line(error)
     records = take_turns(trainers, trl, steps, on(torch.device(device)), counted=False, survive=(Exception,))

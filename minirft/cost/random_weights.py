@@ -17,66 +17,49 @@ by 100: multiplied by a bias of 100 they would choose one key for every query, a
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
 from minirft.cost.architectures import architecture
-from minirft.engine import Qwen2VLImageProcessorPil
-from minirft.tiny import CHAT_TEMPLATE
+from minirft.cost.sizes import DEFAULT_MAX_PIXELS
+from minirft.engine import TINY, Qwen2VLImageProcessorPil
 
-# Qwen2-VL's control tokens in the order of their ids, 151643 to 151656.
-CONTROL = [
-    f"<|{name}|>"
-    for name in (
-        *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end"),
-        *("quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"),
-    )
-]
 EMBEDDING_STD = 0.02
 RAW_SCORE = 1e4
 """The biases add this to every unscaled score, on the slowest rotary pair, which hardly rotates over a prompt."""
-PIXELS = (56 * 56, 28 * 28 * 16384)  # smallest and largest picture of Qwen2-VL's own preprocessor_config.json
+PIXELS = {"shortest_edge": 56 * 56, "longest_edge": DEFAULT_MAX_PIXELS}
+"""The smallest and the largest picture of Qwen2-VL's own preprocessor_config.json."""
 
 
-def write_random(
-    folder: Path,
-    name: str,
-    seed: int = 0,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    device: str = "cpu",
-) -> Path:
+def write_random(folder: Path, name: str, seed: int = 0, device: str = "cpu") -> Path:
     """Write a random bfloat16 model of the architecture `name` into `folder`, as `Policy.load` takes it.
 
     `name` is what `architecture` takes ("qwen2-vl-2b": 4.4 GB on disk, "qwen2-vl-7b": 16.6 GB).  Every tensor has its
-    own file.  The tokenizer is `placeholder_tokenizer` if none is given.  Numbers are drawn on `device`: a processor
-    needs two minutes for those of 7B, a card seconds.
+    own file.  The tokenizer is that of the embedded model: the first 477 rows of the vocabulary have a token.  Numbers
+    are drawn on `device`: a processor needs two minutes for those of 7B, a card seconds.
     Raises `UserError` for an unknown architecture, or one of another family.
     """
-    config = architecture(name)
+    config, tiny = architecture(name), architecture("tiny")
     if not isinstance(config, Qwen2VLConfig):
         raise UserError(f"random weights, and so bench, are of Qwen2-VL alone, and {name} is {config.model_type}")
+    for part, own in ((config, tiny), (config.text_config, tiny.text_config)):
+        part.update({key: value for key, value in own.to_dict().items() if key.endswith("_token_id")})
     folder.mkdir(parents=True, exist_ok=True)
     _write_weights(folder, random_weights(config, seed, device))
     config.architectures, config.dtype = ["Qwen2VLForConditionalGeneration"], torch.bfloat16
     config.save_pretrained(folder)
-    tokenizer = tokenizer or placeholder_tokenizer(config)
-    tokenizer.save_pretrained(folder)
-    _image_processor(config).save_pretrained(folder)
-    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-    GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(TINY / file, folder)
+    vision = config.vision_config
+    patches = {"patch_size": vision.patch_size, "temporal_patch_size": vision.temporal_patch_size}
+    Qwen2VLImageProcessorPil(size=PIXELS, merge_size=vision.spatial_merge_size, **patches).save_pretrained(folder)
     return folder
 
 
@@ -128,46 +111,3 @@ def _std(name: str, inputs: int) -> float:
     if "embed_tokens" in name:
         return EMBEDDING_STD
     return inputs**-0.5 * (2.0 if "q_proj" in name or "k_proj" in name else 1.0)
-
-
-def placeholder_tokenizer(config: Qwen2VLConfig) -> PreTrainedTokenizerFast:
-    """Make a tokenizer of bytes, placeholders, and the control tokens at the ids of the configuration.
-
-    For 2B and 7B it has 151,657 tokens, as many as the real tokenizer.
-    """
-    ends = config.text_config.eos_token_id
-    control = {
-        ends - 2: "<|endoftext|>",
-        ends - 1: "<|im_start|>",
-        ends: "<|im_end|>",
-        config.vision_start_token_id: "<|vision_start|>",
-        config.vision_end_token_id: "<|vision_end|>",
-        config.image_token_id: "<|image_pad|>",
-        config.video_token_id: "<|video_pad|>",
-    }
-    gaps = [index for index in range(ends - 2, max(control)) if index not in control]
-    control |= dict(zip(gaps, (token for token in CONTROL if token not in control.values()), strict=False))
-    alphabet = dict(enumerate(sorted(pre_tokenizers.ByteLevel.alphabet())))
-    names = {index: f"<{index}>" for index in range(max(control) + 1)} | alphabet | control
-    raw = Tokenizer(models.BPE(vocab={token: index for index, token in names.items()}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([AddedToken(control[i], special=True, normalized=False) for i in sorted(control)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        padding_side="left",
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _image_processor(config: Qwen2VLConfig) -> Qwen2VLImageProcessorPil:
-    vision = config.vision_config
-    return Qwen2VLImageProcessorPil(
-        size=dict(zip(("shortest_edge", "longest_edge"), PIXELS, strict=True)),
-        patch_size=vision.patch_size,
-        temporal_patch_size=vision.temporal_patch_size,
-        merge_size=vision.spatial_merge_size,
-    )

@@ -17,15 +17,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from minirft import UserError
 from minirft.cost.architectures import RANDOM
-from minirft.cost.random_weights import write_random
+from minirft.cost.random_weights import PIXELS, write_random
 from minirft.engine import LoraSettings
 from minirft.policy import Policy
 from minirft.samples import Sample
-from minirft.tiny import CHECKPOINT
 
 PICTURE_SHARE = 400 / 512
 """Share of the prompt that is picture, as in a detection prompt."""
@@ -60,7 +58,7 @@ def model_source(name: str) -> Iterator[str]:
         yield name
         return
     with tempfile.TemporaryDirectory(prefix=f"minirft-{name}-") as folder:
-        yield str(write_random(Path(folder), name, tokenizer=AutoTokenizer.from_pretrained(CHECKPOINT)))
+        yield str(write_random(Path(folder), name))
 
 
 def load_policy(source: str, lora: LoraSettings | None, checkpointing: bool = False, **options: Any) -> Policy:
@@ -80,7 +78,7 @@ def load_policy(source: str, lora: LoraSettings | None, checkpointing: bool = Fa
 def endless(policy: Policy) -> Policy:
     """Change a policy so that it never ends a completion, and takes pictures and prompts of any size."""
     policy.processor = replace(policy.processor, max_prompt_length=None)
-    policy.image_processor.size = {"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 16384}
+    policy.image_processor.size = PIXELS | {"shortest_edge": 28 * 28}
     policy.banned = torch.cat([policy.banned, torch.tensor(policy.eos_ids).to(policy.banned)])
     policy.eos_ids = (-1,)  # no token
     return policy

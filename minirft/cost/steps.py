@@ -7,6 +7,7 @@ import zlib
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from minirft import UserError, train
 from minirft.advantages import group_advantages
 from minirft.cost.shapes import Shape, questions
 from minirft.cost.work import Mark
-from minirft.loss import policy_loss
 from minirft.policy import Policy
 from minirft.reference import Reference
 from minirft.rewards import Score
@@ -45,16 +45,6 @@ class Ours:
             self.reference = replace(self.reference, policy=_as_configured(self.reference.policy, self.config))
         self.optimiser = torch.optim.AdamW(self.policy.trainable().values(), lr=self.config.learning_rate)
         self.seen_before = questions(self.text, self.shape, 0) if self.cached else []
-
-    @property
-    def core(self) -> torch.nn.Module:
-        """Return the model for the hooks."""
-        return self.policy.core
-
-    @property
-    def image_processor(self) -> Any:
-        """Return the image processor, which cuts pictures into patches."""
-        return self.policy.image_processor
 
     @property
     def marks(self) -> list[Mark]:
@@ -94,7 +84,7 @@ def settings(shape: Shape, checkpointing: bool, kl_coef: float) -> GRPOConfig:
     )
 
 
-def reward(completion: str, solution: str) -> Score:
+def reward(completion: str, asked: Any) -> Score:
     """Return a cheap number in [0, 1) that depends on the completion.
 
     >>> reward("cat", "").total != reward("dog", "").total
@@ -111,25 +101,20 @@ def loss_and_gradients(
 
     The rollout's log-probs serve as the old ones and as the reference's.  The gradients are cleared afterwards.
     """
-    scores = torch.tensor([reward(text, "").total for text in rollout.texts]).view(-1, rollout.group_size)
-    logprobs = policy.logprobs(rollout, shared=shared)
-    loss, _ = policy_loss(
-        config.loss,
-        logprobs,
-        rollout.logprobs,
-        rollout.logprobs if config.kl_coef else None,
-        group_advantages(scores, config.advantage_scale, eps=config.advantage_eps).flatten().to(logprobs),
-        rollout.completion_mask,
-        clip_eps=config.clip_eps,
-        clip_eps_high=config.clip_eps_high,
-        kl_coef=config.kl_coef,
-        kl=config.kl,
-        max_completion_length=config.max_completion_length,
-    )
-    loss.backward()
+    scores, _ = train.score(rollout, reward)
+    advantages = group_advantages(scores, config.advantage_scale, eps=config.advantage_eps).flatten()
+    rows, reference = list(range(len(rollout.texts))), rollout.logprobs if config.kl_coef else None
+    given = policy, rollout, rollout.logprobs, reference, advantages, config
+    with mock.patch.object(policy, "shared_prefix", shared):
+        metrics = train.add_gradients(*given, rows, rows, first=False)
+    return metrics["loss"], taken_gradients(policy)
+
+
+def taken_gradients(policy: Policy) -> dict[str, Tensor]:
+    """Return the gradients by weight, and clear them."""
     gradients = {name: weight.grad for name, weight in policy.trainable().items() if weight.grad is not None}
     policy.model.zero_grad(set_to_none=True)
-    return loss.item(), gradients
+    return gradients
 
 
 def difference(ours: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Tensor]]) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""TRL's trainer of the comparison: its `GRPOTrainer.train` on the same model, text, pictures and lengths.
+"""TRL's trainer of the comparison: that of `minirft train --engine trl`, on a model as plain transformers has it.
 
-TRL is used only here, so its import is local, and it may be missing.
+TRL may be missing, so its import is local.
 
 Where TRL's defaults (in brackets) differ, its settings are set to ours: loss "grpo" ("dapo"), plain KL, float32 (bf16),
 checkpointing as requested (on), a frozen vision tower also without adapters.  Every completion has exactly C tokens.
@@ -9,44 +9,49 @@ checkpointing as requested (on), a frozen vision tower also without adapters.  E
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
-from transformers import PrinterCallback, Qwen2VLForConditionalGeneration, TrainerCallback
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+from transformers import Qwen2VLForConditionalGeneration, TrainerCallback
 
-from minirft import UserError
 from minirft.advantages import group_advantages
 from minirft.cost.shapes import questions
-from minirft.cost.steps import Ours, loss_and_gradients, reward
+from minirft.cost.steps import Ours, loss_and_gradients, reward, taken_gradients
 from minirft.cost.work import Mark
-from minirft.engine import LoraSettings, lora_config, nf4_settings, resolve, tidy_after_quantising
-from minirft.runs import PictureProcessor, trl_settings
+from minirft.engine import lora_config, nf4_settings, resolve, tidy_after_quantising
+from minirft.policy import Policy
+from minirft.runs import PictureProcessor, trl_settings, with_trl
 from minirft.samples import Rollout
 
 Watch = Callable[[int], AbstractContextManager]
 """Turn -> the context in which that turn's step runs."""
-Load = Callable[[], Qwen2VLForConditionalGeneration]
 
 
 class Trl:
-    """A TRL trainer to measure.  Raises `ImportError` if TRL is not installed."""
+    """A TRL trainer to measure, on the weights in `source`.  Raises `ImportError` if TRL is not installed."""
 
-    def __init__(self, ours: Ours, lora: LoraSettings | None, turns: int, load: Load, **changes: Any) -> None:
-        self.ours, self.turns = ours, turns
-        self.image_processor = ours.image_processor
-        with warnings.catch_warnings(action="ignore"):  # warnings of TRL and its libraries about each other
-            self.trainer = new_trainer(ours, lora, turns, load, **changes)
+    def __init__(self, ours: Ours, turns: int, source: str, device: str = "cpu", nf4: bool = False) -> None:
+        self.ours = ours
+        with with_trl.quietly():  # warnings of TRL and its libraries about each other
+            import trl
 
-    @property
-    def core(self) -> nn.Module:
-        """Return the model for the hooks."""
-        model = self.trainer.model
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+            self.policy = Policy(plain_model(ours, source, device, nf4), ours.policy.processor)
+            config = replace(ours.config, steps=turns, device=device)
+            settings = trl_settings(config) | {
+                "bf16": nf4,
+                "generation_kwargs": {"min_new_tokens": config.max_completion_length},
+                "logging_strategy": "no",
+            }
+            args = trl.GRPOConfig(**settings, output_dir=tempfile.gettempdir())
+            feed = lru_cache(2)(lambda step: questions(ours.text, ours.shape, step - 1))
+            self.trainer = with_trl.new_trainer(trl, args, config, self.policy, feed, reward, [])
 
     @property
     def marks(self) -> list[Mark]:
@@ -63,26 +68,18 @@ class Trl:
     def run(self, watch: Watch, between: Callable[[int], None]) -> None:
         """Run `GRPOTrainer.train`; after each of its steps, `between` does the steps of the other trainers."""
         self.trainer.add_callback(_Turns(watch, between))
-        with warnings.catch_warnings(action="ignore"):
+        with with_trl.quietly():
             self.trainer.train()
 
     def loss_and_gradients(self, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
         """Return TRL's loss on our rollout with our weights, and its gradient by weight."""
-        model, weights = self.trainer.model, self.ours.policy.trainable()
-        mine = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        if mine.keys() != weights.keys():
-            raise UserError(f"TRL and ours train other weights: {sorted(mine.keys() ^ weights.keys())[:3]}")
-        with torch.no_grad():
-            for name, weight in weights.items():
-                mine[name].copy_(weight)
+        self.policy.model.load_state_dict(self.ours.policy.trainable(), strict=False)
+        self.policy.model.train()
         self.trainer.current_gradient_accumulation_steps = 1
-        model.train()
-        with warnings.catch_warnings(action="ignore"):
-            loss = self.trainer._compute_loss(model, trl_inputs(rollout))
+        with with_trl.quietly():
+            loss = self.trainer._compute_loss(self.policy.model, trl_inputs(rollout))
             loss.backward()
-        gradients = {name: weight.grad for name, weight in mine.items()}
-        model.zero_grad(set_to_none=True)
-        return loss.item(), gradients
+        return loss.item(), taken_gradients(self.policy)
 
 
 class _Turns(TrainerCallback):
@@ -101,52 +98,19 @@ class _Turns(TrainerCallback):
         self.between(state.global_step - 1)
 
 
-def plain_model(source: str, device: str = "cpu", nf4: bool = False) -> Qwen2VLForConditionalGeneration:
-    """Load the model as a user of transformers does: in float32, or in 4 bits and bfloat16; the tower is frozen."""
+def plain_model(ours: Ours, source: str, device: str, nf4: bool) -> Qwen2VLForConditionalGeneration | PeftModel:
+    """Load the model as a user of transformers and PEFT does: in float32, or in 4 bits; the tower is frozen."""
     dtype = torch.bfloat16 if nf4 else torch.float32
-    quantised = {"quantization_config": nf4_settings(dtype)} if nf4 else {}
     model = Qwen2VLForConditionalGeneration.from_pretrained(
-        resolve(source), dtype=dtype, device_map={"": device}, **quantised
+        resolve(source),
+        dtype=dtype,
+        device_map={"": device},
+        quantization_config=nf4_settings(dtype) if nf4 else None,
     )
     if nf4:
         tidy_after_quantising(model, torch.device(device))
     model.model.visual.requires_grad_(False)
-    return model
-
-
-def new_trainer(ours: Ours, lora: LoraSettings | None, turns: int, load: Load, **changes: Any) -> Any:
-    """Make a `GRPOTrainer` with our settings and `changes`, for the model that `load` returns.
-
-    Raises `UserError` if its prompt differs from ours.
-    """
-    import datasets
-    import trl
-
-    config, shape = ours.config, ours.shape
-    samples = [sample for turn in range(turns) for sample in questions(ours.text, shape, turn)]
-    processor = PictureProcessor.of(ours.policy, samples[0])
-    settings = trl_settings(config) | {
-        "generation_kwargs": {"min_new_tokens": config.max_completion_length},
-        "use_cpu": True,
-        "max_steps": turns,
-        "logging_strategy": "no",
-    }
-    rows = [{"prompt": [{"role": "user", "content": s.problem}], "image": s.picture()} for s in samples]
-    trainer = trl.GRPOTrainer(
-        model=load(),
-        reward_funcs=text_rewards,
-        args=trl.GRPOConfig(**settings | changes, output_dir=tempfile.gettempdir()),
-        train_dataset=datasets.Dataset.from_list(rows),
-        processing_class=processor,
-        peft_config=lora_config(ours.policy.family, lora) if lora else None,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def text_rewards(completions: list[list[dict[str, str]]], **_: Any) -> list[float]:
-    """Compute our reward with TRL's signature."""
-    return [reward(completion[0]["content"], "").total for completion in completions]
+    return get_peft_model(model, lora_config(ours.policy.family, ours.config.lora)) if ours.policy.has_lora else model
 
 
 def trl_inputs(rollout: Rollout) -> dict[str, Any]:

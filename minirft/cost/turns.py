@@ -16,7 +16,7 @@ import torch
 
 from minirft.cost.steps import Ours
 from minirft.cost.trl_step import Trl
-from minirft.cost.work import PHASES, Work, clock, counting, timing
+from minirft.cost.work import PHASES, Spent, Work, clock, counting, timing
 
 Read = Callable[[], tuple[float, float]]
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ class Record:
     """
 
     work: Work | None = None
-    seconds: list[dict[str, list[float]]] = field(default_factory=list)
+    seconds: list[Spent] = field(default_factory=list)
     error: str = ""
 
 
@@ -73,13 +73,13 @@ def watched(trainer: Ours | Trl, record: Record, turn: int, read: Read, counted:
             record.seconds.append(stack.enter_context(timing(trainer.marks, read)))
         elif counted:
             prompt = (trainer if isinstance(trainer, Ours) else trainer.ours).shape.prompt
-            record.work = stack.enter_context(counting(trainer.core, trainer.image_processor, trainer.marks, prompt))
+            record.work = stack.enter_context(counting(trainer.policy, trainer.marks, prompt))
         yield
 
 
-def summary(seconds: list[dict[str, list[float]]], processor: bool) -> Row:
+def summary(seconds: list[Spent], processor: bool) -> Row:
     """Return medians over the timed steps, of `processor` time or of wall time."""
-    by_phase = {phase: [step[phase][processor] for step in seconds] for phase in PHASES}
+    by_phase = {phase: [step[phase][int(processor)] for step in seconds] for phase in PHASES}
     whole = [sum(step) for step in zip(*by_phase.values(), strict=True)]
     return {
         "seconds": statistics.median(whole),

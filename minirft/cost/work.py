@@ -7,7 +7,7 @@ are the same for ours, for the naive path and for TRL.
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -15,13 +15,18 @@ from functools import wraps
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from minirft.policy import Policy
+
 PHASES = ("prepare", "generate", "score", "update")
 Mark = tuple[Any, str, str]
 """(owner, name of its function, phase of the function)."""
+Spent = dict[str, np.ndarray]
+"""What was spent in each phase, one number for each that is read."""
 
 
 class Phases:
@@ -30,26 +35,27 @@ class Phases:
     >>> ticks = iter([(0,), (1,), (3,), (6,)])
     >>> with (phases := Phases(lambda: next(ticks))).running(), phases.during("generate"):
     ...     pass
-    >>> phases.spent["update"], phases.spent["generate"]
+    >>> phases.spent["update"].tolist(), phases.spent["generate"].tolist()
     ([4], [2])
     """
 
     def __init__(self, read: Callable[[], tuple[float, ...]]) -> None:
         self.read = read
         self.now = "update"
-        self.spent: dict[str, list[float]] = {}
-        self._last: tuple[float, ...] = ()
+        self.spent: Spent = {}
+        self._last = np.zeros(0)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Measure the step inside this context."""
-        self._last = self.read()
+        self._last = np.array(self.read())
+        self.spent.update({phase: np.zeros_like(self._last) for phase in PHASES})
         yield
         self._turn("update")
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Assign the code inside this context to a phase."""
+        """Assign the code inside this context, or the calls of a function that it decorates, to a phase."""
         before = self.now
         self._turn(phase)
         try:
@@ -58,21 +64,9 @@ class Phases:
             self._turn(before)
 
     def _turn(self, phase: str) -> None:
-        reading = self.read()
-        passed = [now - then for now, then in zip(reading, self._last, strict=True)]
-        so_far = self.spent.get(self.now, [0] * len(reading))
-        self.spent[self.now] = [a + b for a, b in zip(so_far, passed, strict=True)]
+        reading = np.array(self.read())
+        self.spent[self.now] += reading - self._last
         self.now, self._last = phase, reading
-
-    def marking(self, function: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        """Wrap a function so that its calls count for a phase."""
-
-        @wraps(function)
-        def inside(*args: Any, **kwargs: Any) -> Any:
-            with self.during(phase):
-                return function(*args, **kwargs)
-
-        return inside
 
 
 @contextmanager
@@ -80,7 +74,7 @@ def marked(phases: Phases, marks: Sequence[Mark]) -> Iterator[None]:
     """Wrap the marked functions inside this context."""
     with ExitStack() as stack:
         for owner, name, phase in marks:
-            stack.enter_context(mock.patch.object(owner, name, phases.marking(getattr(owner, name), phase)))
+            stack.enter_context(mock.patch.object(owner, name, phases.during(phase)(getattr(owner, name))))
         yield
 
 
@@ -171,9 +165,9 @@ class Work:
 
 
 @contextmanager
-def counting(core: nn.Module, image_processor: Any, marks: Sequence[Mark], prompt: int) -> Iterator[Work]:
+def counting(policy: Policy, marks: Sequence[Mark], prompt: int) -> Iterator[Work]:
     """Count the step inside this context.  `prompt` is the length of every prompt."""
-    work, saved, flops = Work(), SavedActivations(core.parameters()), flop_counter()
+    work, saved, flops = Work(), SavedActivations(policy.core.parameters()), flop_counter()
     phases = Phases(lambda: (flops.get_total_flops(),))
 
     def seen(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -189,30 +183,28 @@ def counting(core: nn.Module, image_processor: Any, marks: Sequence[Mark], promp
         work.prompt_tokens[phases.now] += prompts
         work.completion_tokens[phases.now] += positions.numel() - prompts
 
-    def cut(preprocess: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(preprocess)
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            batch = preprocess(*args, **kwargs)
-            work.preprocessings += len(batch["image_grid_thw"])
-            return batch
+    preprocess = policy.image_processor.preprocess
 
-        return counted
+    @wraps(preprocess)
+    def cut(*args: Any, **kwargs: Any) -> Any:
+        batch = preprocess(*args, **kwargs)
+        work.preprocessings += len(batch["image_grid_thw"])
+        return batch
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(image_processor, "preprocess", cut(image_processor.preprocess)))
-        for module, hook in ((core.model.visual, seen), (core.model.language_model, read)):
+        stack.enter_context(mock.patch.object(policy.image_processor, "preprocess", cut))
+        for module, hook in ((policy.core.model.visual, seen), (policy.language_model, read)):
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         for context in (saved.hooks(), marked(phases, marks), flops, phases.running()):
             stack.enter_context(context)
         yield work
-    work.flops_by_phase = {phase: int(sum(phases.spent.get(phase, [0]))) for phase in PHASES}
+    work.flops_by_phase = {phase: int(spent.sum()) for phase, spent in phases.spent.items()}
     work.saved_bytes = saved.peak
 
 
 @contextmanager
-def timing(marks: Sequence[Mark], read: Callable[[], tuple[float, ...]] = clock) -> Iterator[dict[str, list[float]]]:
-    """Time the step inside this context: {phase: [wall, processor] seconds, as read by `read`}, filled at its end."""
-    phases, spent = Phases(read), defaultdict(list)
+def timing(marks: Sequence[Mark], read: Callable[[], tuple[float, ...]] = clock) -> Iterator[Spent]:
+    """Time the step inside this context: {phase: [wall, processor] seconds, as read by `read`}."""
+    phases = Phases(read)
     with marked(phases, marks), phases.running():
-        yield spent
-    spent.update({phase: phases.spent.get(phase, [0.0, 0.0]) for phase in PHASES})
+        yield phases.spent

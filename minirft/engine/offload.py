@@ -1,6 +1,6 @@
 """Offloading keeps a frozen vision tower, and the token embeddings of an untied model, in host memory.
 
-The tower's weights are copied to the card while it runs, which is once per picture, because its features are cached.
+A copy of the tower is on the card while it runs, which is once per picture, because its features are cached.
 Of the embeddings only the rows of the current tokens are copied, 7 KiB each for 7B.  On a CPU both memories are the
 same, and nothing changes.
 """
@@ -11,7 +11,7 @@ import copy
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minirft import UserError
 from minirft.engine.model import Model
@@ -41,43 +41,16 @@ def keep_in_host_memory(model: Model, vision: bool, embedding: bool) -> None:
 
 
 def visit_while_running(tower: nn.Module, device: torch.device) -> None:
-    """Move the weights of the frozen `tower` to host memory; each call copies them to `device` and frees them after.
+    """Move the frozen `tower` to host memory; each call runs a copy of it on `device`, which is gone afterwards.
 
-    Nothing is copied back, because nothing changes.  The statistics of 4-bit weights (bitsandbytes) move with them.
+    Nothing is copied back, because nothing changes.  The statistics of 4-bit weights (bitsandbytes) are copied too.
     """
-    weights = list(tower.parameters())
-    for weight in weights:
-        weight.data = weight.data.to(HOST)
-        if state := getattr(weight, "quant_state", None):
-            state.to(HOST)
-    home: list[tuple[Tensor, Any]] = []
+    tower.to(HOST)
 
-    def arrive(*_: Any) -> None:
-        for weight in weights:
-            state = getattr(weight, "quant_state", None)
-            home.append((weight.data, state))
-            weight.data = weight.data.to(device)
-            if state is not None:
-                weight.quant_state = _copied_to(state, device)
+    def visit(*args: Any, **kwargs: Any) -> Any:
+        return type(tower).forward(copy.deepcopy(tower).to(device), *args, **kwargs)
 
-    def leave(*_: Any) -> None:
-        # If the card's memory ran out, `arrive` raised in the middle of its loop, so `home` may be shorter.
-        for weight, (data, state) in zip(weights, home, strict=False):
-            weight.data = data
-            if state is not None:
-                weight.quant_state = state
-        home.clear()
-
-    tower.register_forward_pre_hook(arrive)
-    tower.register_forward_hook(leave, always_call=True)
-
-
-def _copied_to(state: Any, device: torch.device) -> Any:
-    """Copy a bitsandbytes `QuantState` to another device; its own `to` would move the original."""
-    moved = copy.copy(state)
-    moved.state2 = copy.copy(state.state2)
-    moved.to(device)
-    return moved
+    tower.forward = visit
 
 
 def look_up_in_host_memory(embedding: nn.Embedding, device: torch.device) -> None:

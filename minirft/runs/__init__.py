@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from minirft import lazily
 
 if TYPE_CHECKING:
+    from minirft.runs import with_trl
     from minirft.runs.adapters import source_policy
     from minirft.runs.asking import Answered, Asking, ask
     from minirft.runs.config import SHIPPED, GRPOConfig, find_config, load_config

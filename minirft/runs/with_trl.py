@@ -160,7 +160,7 @@ def new_trainer(
     Raises `UserError` where TRL would read another prompt than we do.
     """
     processor = PictureProcessor.of(policy, feed(1)[0])
-    args.generation_kwargs = {"suppress_tokens": policy.banned.tolist()}
+    args.generation_kwargs = args.generation_kwargs or {"suppress_tokens": policy.banned.tolist()}
     learning = {name: weight.data for name, weight in policy.trainable().items()}
     with quietly(), as_user_error("TRL refuses these settings: {why}", ValueError):
         trainer = trl.GRPOTrainer(

@@ -12,7 +12,7 @@ import torch
 from result_tables import benches
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoTokenizer, Qwen2VLConfig
+from transformers import Qwen2VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from minirft import UserError
@@ -37,7 +37,6 @@ from minirft.cost.work import SavedActivations, flop_counter
 from minirft.engine import logprobs
 from minirft.engine.loading import LoraSettings
 from minirft.policy import Policy
-from minirft.tiny import CHECKPOINT
 
 LANGUAGE = {
     "hidden_size": 64,
@@ -63,7 +62,7 @@ def random_config(**language: int) -> Qwen2VLConfig:
 def write_random_model(folder: Path, **language: int) -> str:
     """A folder of random weights of that architecture."""
     random_config(**language).save_pretrained(folder / "shape")
-    return str(write_random(folder, str(folder / "shape"), tokenizer=AutoTokenizer.from_pretrained(CHECKPOINT)))
+    return str(write_random(folder, str(folder / "shape")))
 
 
 @pytest.fixture(scope="module")
@@ -259,9 +258,12 @@ def test_checkpointing_saves_memory_and_costs_arithmetic(request_: Request, foun
 def test_unequal_paths_are_not_timed(request_: Request, monkeypatch: pytest.MonkeyPatch):
     """A fast wrong path: the comparison must stop before it prints a ratio."""
     right = Policy.logprobs
-    monkeypatch.setattr(
-        Policy, "logprobs", lambda *a, shared, **k: right(*a, shared=shared, **k) * (1.0 if shared else 1.02)
-    )
+
+    def wrong(policy: Policy, *args: object, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs, entropy = right(policy, *args, **options)
+        return logprobs * (1.0 if policy.shared_prefix else 1.02), entropy
+
+    monkeypatch.setattr(Policy, "logprobs", wrong)
     monkeypatch.setattr(measuring, "take_turns", lambda *_: pytest.fail("timed all the same"))
     with pytest.raises(UserError, match="nothing was timed"):
         measure(request_)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import byte_tokenizer, miniature_config
 
 from minirft import UserError
 from minirft.commands.bench import bench
@@ -34,13 +35,21 @@ class NoTrl:
 
 
 @pytest.fixture(scope="module")
-def results(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The miniature's architecture, its vocabulary large enough for the tokens of the embedded model."""
+    folder = tmp_path_factory.mktemp("model")
+    miniature_config(byte_tokenizer(), 512).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def results(model: str, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """All files of one run of the command as typed, by part; without TRL, whose import alone takes seconds."""
     out = tmp_path_factory.mktemp("gpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_parts, "Trl", NoTrl)
         patch.setattr(gpu, "demo", lambda *_: {"case": "minirft demo"})  # minutes: it has a slow test
-        bench(f"--gpu --device cpu --models {miniature} --seconds 500 --out {out}".split())
+        bench(f"--gpu --device cpu --models {model} --seconds 500 --out {out}".split())
     return {file.stem: json.loads(file.read_text()) for file in out.iterdir()}
 
 
@@ -51,7 +60,7 @@ def part_of(miniature: Path, folder: Path, part: str = "correct", device: str = 
     return part, "m", str(miniature), device, file
 
 
-def test_every_part_leaves_a_file_with_its_origin(results: Results, miniature: Path) -> None:
+def test_every_part_leaves_a_file_with_its_origin(results: Results, model: str) -> None:
     """Catches a part that is skipped, a case that fails, and numbers without device, versions, command and date."""
     assert [*gpu.PARTS] == ["correct", "memory", "decode", "time"]
     assert results.keys() == {*gpu.PARTS, "demo"} and len(results) <= 8
@@ -60,7 +69,7 @@ def test_every_part_leaves_a_file_with_its_origin(results: Results, miniature: P
         assert not any("error" in row for row in record["rows"]), record["rows"]
         if part != "demo":
             assert {"versions", "device", "started", "command", "commit", "trl"} <= record["header"].keys()
-            assert {row["model"] for row in record["rows"]} == {str(miniature)}
+            assert {row["model"] for row in record["rows"]} == {model}
 
 
 def test_memory_is_predicted_and_null_without_a_card(results: Results) -> None:

@@ -318,18 +318,18 @@ def test_an_overflow_is_taken_again_and_said(
 
 @contextmanager
 def placed(tower: nn.Module) -> Iterator[list[set[torch.dtype]]]:
-    """The formats of the tower's weights and of their 4-bit statistics, each time it runs and at the end."""
+    """The formats of weights and 4-bit statistics: of the first block, each time it runs; of the tower at the end."""
     seen: list[set[torch.dtype]] = []
 
-    def formats(*_: Any) -> None:
-        found = [weight.dtype for weight in tower.parameters()]
-        states = [w.quant_state for w in tower.parameters() if isinstance(w, Params4bit)]
+    def formats(running: nn.Module, *_: Any) -> None:
+        found = [weight.dtype for weight in running.parameters()]
+        states = [w.quant_state for w in running.parameters() if isinstance(w, Params4bit)]
         found += [t.dtype for s in states for t in (s.absmax, s.code, s.offset, s.state2.absmax, s.state2.code)]
         seen.append(set(found))
 
-    hook = tower.register_forward_pre_hook(formats)
+    hook = tower.blocks[0].register_forward_pre_hook(formats)  # a copy of the tower has it too
     yield seen
-    formats()
+    formats(tower)
     hook.remove()
 
 
@@ -350,8 +350,7 @@ def test_tower_visits_the_device_only_while_it_runs(miniature: Path, samples: li
         policy.features(prompt)
     assert seen == [{torch.float64}, *home]
     policy.cache = FeatureCache()
-    for hooks in (tower._forward_pre_hooks, tower._forward_hooks):
-        hooks.clear()
+    del tower.forward
     assert torch.equal(policy.features(prompt), expected)
 
 

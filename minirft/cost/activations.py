@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from minirft.cost.sizes import Shape, adapter_weights, linears, skeleton, tower_learns, tower_widths
+from minirft.cost.sizes import Shape, adapter_weights, attention, linears, skeleton, tower_learns, tower_widths
+from minirft.cost.states import state_bytes, state_layer
 
 CHUNK = 128
 """Tokens whose logits exist at once: `logprobs.token_logprobs`."""
@@ -34,17 +35,23 @@ def prefill(shape: Shape) -> dict[str, float]:
     """Count the prompts of one rollout pass, padded to the longest."""
     text, b, n = shape.model.text_config, shape.b, shape.together * shape.prompt
     mask = shape.together * shape.prompt**2 * (1 + b) if shape.together > 1 else 0
-    layer = n * b * (3 * text.hidden_size + 3 * text.intermediate_size) + mask
+    mlp = n * b * (3 * text.hidden_size + 3 * text.intermediate_size) + mask
+    layer = max(mlp, state_layer(shape).prefill + 2 * n * b * text.hidden_size)
     seen = picture(shape) if tower_learns(shape.config) else 0  # a frozen tower has run before
     fuller = {"one layer": layer} if layer > seen else {"picture": seen}
-    return {"keys and values": n * _cached(shape), "prompts": 2 * n * b * shape.embedded, **fuller}
+    return {
+        "keys and values": n * _cached(shape),
+        **_states(shape, shape.together),
+        "prompts": 2 * n * b * shape.embedded,
+        **fuller,
+    }
 
 
 def decode(shape: Shape, group: int) -> dict[str, float]:
     """Count every row at its last token: keys and values of a prompt once, those of its rows in full buffers."""
     text, b = shape.model.text_config, shape.b
     rows = shape.together * group
-    layers = text.num_hidden_layers
+    layers = shape.attention_layers
     kept = shape.together * shape.prompt + rows * shape.config.max_completion_length
     scores = text.num_attention_heads * (shape.prompt + shape.config.max_completion_length) * (3 * b + 12)
     # The sampler: logits, float32 log-probs, their float64 exponentials and the sum of these.
@@ -52,13 +59,19 @@ def decode(shape: Shape, group: int) -> dict[str, float]:
     narrow = shape.together * shape.prompt * shape.keys * layers * b if b < 4 else 0
     return {
         "keys and values": kept * shape.keys * layers * (4 + b),
-        "sampling": max(rows * text.vocab_size * (b + 20), rows * scores, narrow),
+        **_states(shape, rows),
+        "sampling": max(rows * text.vocab_size * (b + 20), rows * scores, narrow, 4 * rows * state_bytes(shape)),
     }
 
 
 def _cached(shape: Shape) -> float:
     """Count keys and values of one token in all layers."""
-    return 2 * shape.keys * shape.model.text_config.num_hidden_layers * shape.b
+    return 2 * shape.keys * shape.attention_layers * shape.b
+
+
+def _states(shape: Shape, rows: int) -> dict[str, float]:
+    """Count the states of rows in all layers that carry one."""
+    return {"states": rows * shape.state_layers * state_bytes(shape)}
 
 
 def reference(shape: Shape) -> dict[str, float]:
@@ -66,9 +79,9 @@ def reference(shape: Shape) -> dict[str, float]:
     text, b = shape.model.text_config, shape.b
     d = text.hidden_size
     mlp = shape.packed * b * 3 * text.intermediate_size
-    attention = _attention_saved(shape) + b * 2 * shape.seen * shape.keys
+    of_attention = _attention_saved(shape) + b * 2 * shape.seen * shape.keys
     logits = _chunk(shape) * text.vocab_size * 8 + 2 * shape.fresh * b * d
-    layer, residual = max(mlp, attention), {"hidden states": 3 * shape.packed * b * d}
+    layer, residual = max(mlp, of_attention, state_layer(shape).forward), {"hidden states": 3 * shape.packed * b * d}
     parts = {**_inputs(shape), **residual}
     return parts | ({"logits chunk": logits} if logits > layer else {"one layer": layer})
 
@@ -77,18 +90,19 @@ def update(shape: Shape) -> dict[str, float]:
     """Count the packed pass with its gradient, at the fuller of two moments: the logits, or a layer backward."""
     text, b, config = shape.model.text_config, shape.b, shape.config
     tokens, d = shape.packed, text.hidden_size
-    attention, norms = _attention_saved(shape), _norms_saved(shape)
-    saved = attention + norms + 4 * tokens * b * text.intermediate_size
+    of_attention, norms, state = _attention_saved(shape), _norms_saved(shape), state_layer(shape)
+    saved = norms + 4 * tokens * b * text.intermediate_size
     inner = tokens * b * text.intermediate_size
     third = max(inner, b * d * text.intermediate_size)  # or the layer's weight, out of its 4 bits, or its gradient
     if config.checkpointing:
         kept = {"checkpoints": text.num_hidden_layers * tokens * b * d}
-        mlp = attention + norms + 2 * tokens * b * d + 5 * inner + third
+        mlp = max(of_attention, state.kept) + norms + 2 * tokens * b * d + 5 * inner + third
         gradients = 2 * shape.seen * (shape.queries + shape.keys) + (shape.fresh + 3 * tokens) * shape.queries
-        layer = max(mlp, attention + norms / 2 + b * gradients)
+        layer = max(mlp, of_attention + norms / 2 + b * gradients, state.backward + norms / 2)
     else:
-        kept = {"saved activations": text.num_hidden_layers * saved + _narrow(shape, "language")}
-        layer = 2 * tokens * b * d + inner + third
+        mixers = shape.attention_layers * of_attention + shape.state_layers * state.kept
+        kept = {"saved activations": text.num_hidden_layers * saved + mixers + _narrow(shape, "language")}
+        layer = max(2 * tokens * b * d + inner + third, state.backward - state.kept)
     table = text.vocab_size * d * b if config.train == "full" else 0  # its gradient, one a chunk, and their sum
     hidden = tokens * d * (4 + 2 * b) + 2 * shape.fresh * d * b
     logits = max(_chunk(shape) * text.vocab_size * 4 * LOGIT_COPIES + 2 * table + hidden, 3 * table)
@@ -120,8 +134,8 @@ def _norms_saved(shape: Shape) -> float:
     The norms of queries and keys, if the model has them, keep the copy of their input only.
     """
     d, learning = shape.model.text_config.hidden_size, shape.config.train == "full"
-    of_heads = hasattr(skeleton(shape.model).model.language_model.layers[0].self_attn, "q_norm")
-    heads = (shape.queries + shape.keys) * (4 + shape.b * learning) if of_heads else 0
+    heads = (shape.queries + shape.keys) * (4 + shape.b * learning) if hasattr(attention(shape.model), "q_norm") else 0
+    heads *= shape.attention_layers / shape.model.text_config.num_hidden_layers  # the mean over all layers
     return shape.packed * (2 * d * _rms_norm(shape) + heads)
 
 

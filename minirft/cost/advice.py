@@ -13,6 +13,7 @@ from typing import Any
 
 from minirft.cost.architectures import architecture
 from minirft.cost.sizes import Shape, tower_learns
+from minirft.engine import family_of
 from minirft.runs import GRPOConfig
 
 Change = Callable[[GRPOConfig], Iterator[GRPOConfig]]
@@ -73,6 +74,11 @@ def _group(c: GRPOConfig) -> Iterator[GRPOConfig]:
         yield replace(c, group_size=n, rows_per_pass=min(c.rows_per_pass, n))
 
 
+def _four_bits(c: GRPOConfig) -> bool:
+    family = family_of(_model(c.model).model_type, c.model)
+    return c.quantize == "none" and c.train == "lora" and family.quantises
+
+
 def _offload_embedding(c: GRPOConfig) -> bool:
     return c.train == "lora" and not (c.offload_embedding or _model(c.model).tie_word_embeddings)
 
@@ -87,7 +93,7 @@ CHANGES: list[Change] = [
     _set(lambda c: c.optimiser != "adamw8bit", optimiser="adamw8bit"),
     _set(lambda c: c.train == "full", train="lora", dtype="auto"),
     _set(lambda c: c.dtype == "float32" and c.train == "lora", dtype="auto"),
-    _set(lambda c: c.quantize == "none" and c.train == "lora", quantize="nf4"),
+    _set(_four_bits, quantize="nf4"),
     _max_pixels,
     _halve("max_completion_length", lambda c: c.max_completion_length, 64),
     _group,

@@ -23,7 +23,7 @@ import torch
 
 from minirft import UserError
 from minirft.cost import fit
-from minirft.cost.architectures import UNCOUNTED, architecture, carries_state, configuration
+from minirft.cost.architectures import architecture
 from minirft.cost.lower_bound import floor
 from minirft.cost.memory import resident
 from minirft.cost.report import render
@@ -62,17 +62,14 @@ class Rates:
 def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | None = None) -> dict[str, Any]:
     """Compute the dry run as JSON data.  `processor` is the folder of a processor, by default the model's.
 
-    Memory and time of a model whose layers carry a state (Qwen3.5) are None.  Raises `UserError` for invalid data, a
-    missing processor, and prompts longer than the limit.
+    Raises `UserError` for invalid data, a missing processor, and prompts longer than the limit.
     """
     samples, endless = _samples(config, method)
-    layers = configuration(config.model)
-    family, counted = family_of(layers.model_type, config.model), not carries_state(layers)
+    family = family_of(architecture(config.model).model_type, config.model)
     reader = load_processor(processor or resolve(config.model), config.max_pixels, None, family.pixel_boxes)
     lengths = [reader.count(sample, displayed_size(sample)) for sample in samples]
     _refuse_long(config, samples, lengths)
     pool, here = None if endless else len(samples), Rates((os.cpu_count() or 1) * CPU[0], CPU[1])
-    no_card = not torch.cuda.is_available()
     totals = np.array([text + pictured for text, pictured in lengths])
     return {
         "method": method,
@@ -87,9 +84,9 @@ def dry_run(config: GRPOConfig, method: Method, rates: Rates, processor: str | N
             "limit": config.max_prompt_length,
         },
         "plan": plan(config, method, pool),
-        "memory": memory(config) if counted and method == "grpo" else None,
-        "time": estimate(config, method, np.array(lengths), pool, rates) if counted else None,
-        "time_cpu": estimate(config, method, np.array(lengths), pool, here) if counted and no_card else None,
+        "memory": memory(config) if method == "grpo" else None,
+        "time": estimate(config, method, np.array(lengths), pool, rates),
+        "time_cpu": None if torch.cuda.is_available() else estimate(config, method, np.array(lengths), pool, here),
     }
 
 
@@ -189,7 +186,7 @@ def _shown(reader: Processor, sample: Sample, length: tuple[int, int]) -> dict[s
 def report(result: dict[str, Any]) -> str:
     """Write the result of `dry_run` as text."""
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return render("dryrun", **result, spell=spell, card=card, cores=os.cpu_count(), uncounted=UNCOUNTED)
+    return render("dryrun", **result, spell=spell, card=card, cores=os.cpu_count())
 
 
 def spell(seconds: float) -> str:

@@ -26,10 +26,13 @@ one place for the whole group.
 **Update, forward**: the same N tokens and R places, this time with a graph.
 
 **Update, backward**: gradients of activations through every layer, 2 N (W + A) + 2 R D V, without those of the inputs
-of layer 0's q, k, v, because nothing below them is trained (unless the embeddings are); gradients of the trained
-weights, 2 N A for adapters or 2 N W + 2 R D V for all; the backward pass of attention.
+of layer 0's q, k, v, or of what it has in their place, because nothing below them is trained (unless the embeddings
+are); gradients of the trained weights, 2 N A for adapters or 2 N W + 2 R D V for all; the backward pass of attention.
 
 **Reference** (kl_coef > 0): one more forward of N tokens, without adapters.
+
+A layer that carries a state (Qwen3.5) has no keys: a token reads its state twice and adds to it, 6 FLOPs for each
+number of it, H key width * value width, and twice that in backward.
 
 Attention is counted as FlopCounterMode counts it, and as fused kernels work: causal attention of q tokens on q is the
 full q x q square, and its backward pass is five products, one of which computes the scores again.
@@ -44,10 +47,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from torch import nn
 from transformers import PreTrainedConfig
 
 from minirft.cost.shapes import Shape
-from minirft.cost.sizes import adapter_widths, count_weights, key_width, linears, query_width, skeleton, tower_widths
+from minirft.cost.sizes import (
+    adapter_widths,
+    carries_state,
+    count_weights,
+    linears,
+    mixers,
+    query_width,
+    skeleton,
+    tower_widths,
+)
 
 
 @dataclass(frozen=True)
@@ -102,14 +115,19 @@ def backward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float
     activations = 2 * count * (weights + adapters) + head + _attention(config, tokens, 5)
     if not rank:
         return activations + 2 * count * weights + head
-    hidden, keys = text.hidden_size, key_width(config)
-    below = hidden * (query_width(config) + 2 * keys) + 3 * rank * hidden
+    first = mixers(config)[0].named_children()
+    inputs = [x for name, x in first if isinstance(x, nn.Linear) and name not in ("o_proj", "out_proj")]
+    below = sum(layer.weight.numel() + rank * layer.in_features for layer in inputs)
     return activations + 2 * count * adapters - 2 * count * below
 
 
 def _attention(config: PreTrainedConfig, tokens: list[tuple[float, float]], products: int) -> float:
-    text = config.text_config
-    return products * 2 * query_width(config) * text.num_hidden_layers * sum(count * keys for count, keys in tokens)
+    """Count products of attention, 2 forward and 5 backward, and 3 and 6 of a token with the state of such a layer."""
+    carrying = [mixer for mixer in mixers(config) if carries_state(mixer)]
+    pairs = 2 * query_width(config) * sum(count * keys for count, keys in tokens)
+    layers = len(mixers(config)) - len(carrying)
+    states = sum(layer.num_v_heads * layer.head_k_dim * layer.head_v_dim for layer in carrying)
+    return products * pairs * layers + 6 * (products // 2) * states * sum(count for count, _ in tokens)
 
 
 def vision_flops(config: PreTrainedConfig, picture: tuple[int, int]) -> int:

@@ -94,6 +94,16 @@ class Shape:
         return query_width(self.model)
 
     @property
+    def state_layers(self) -> int:
+        """Return the number of layers that carry a state instead of keys and values."""
+        return sum(map(carries_state, mixers(self.model)))
+
+    @property
+    def attention_layers(self) -> int:
+        """Return the number of layers with keys and values."""
+        return self.model.text_config.num_hidden_layers - self.state_layers
+
+    @property
     def embedded(self) -> int:
         """Return the width of an embedding of the prompt, with the extra features of a picture token."""
         levels = family_of(self.model.model_type, self.config.model).levels(self.model)
@@ -117,12 +127,28 @@ def _skeleton(model_type: str, config: str) -> Any:
 
 def key_width(model: PreTrainedConfig) -> int:
     """Return K, the width of the keys of one token in one layer."""
-    return skeleton(model).model.language_model.layers[0].self_attn.k_proj.out_features
+    return attention(model).k_proj.out_features
 
 
 def query_width(model: PreTrainedConfig) -> int:
     """Return A, the width of the queries of one token in one layer: heads * head width, which can differ from D."""
-    return skeleton(model).model.language_model.layers[0].self_attn.o_proj.in_features
+    return attention(model).o_proj.in_features
+
+
+def attention(model: PreTrainedConfig) -> Any:
+    """Return the first attention of the language model, without storage."""
+    return next(mixer for mixer in mixers(model) if not carries_state(mixer))
+
+
+def mixers(model: PreTrainedConfig) -> list[Any]:
+    """List what mixes tokens in each layer, without storage: attention, or a gated delta net, which carries a state."""
+    layers = skeleton(model).model.language_model.layers
+    return [layer.self_attn if hasattr(layer, "self_attn") else layer.linear_attn for layer in layers]
+
+
+def carries_state(mixer: Any) -> bool:
+    """Check whether a layer carries a state from token to token instead of keys and values."""
+    return not hasattr(mixer, "k_proj")
 
 
 def tower_widths(model: PreTrainedConfig) -> tuple[int, int]:

@@ -215,7 +215,11 @@ def _loose_tensors(step: _Step) -> list[Tensor]:
             found += [state.absmax, state.code, state.offset, state.state2.absmax]
     if step.kept is not None:
         for layer in step.kept.cache.layers:
-            held = ({0: layer.keys}, {0: layer.values}) if hasattr(layer, "keys") else (layer.conv_states, layer.recurrent_states)
+            held = (
+                ({0: layer.keys}, {0: layer.values})
+                if hasattr(layer, "keys")
+                else (layer.conv_states, layer.recurrent_states)
+            )
             found += [tensor for tensors in held for tensor in tensors.values()]
     return [tensor for tensor in found if isinstance(tensor, FakeTensor)]
 

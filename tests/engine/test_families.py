@@ -339,9 +339,7 @@ def test_every_command_runs_on_every_family(
     assert main(["train", "tiny_detection", *short, "--dry-run"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert len(planned["prompts"]) == 2
-    assert (planned["memory"] is None) == (planned["time"] is None) == (family == "qwen3_5")
-    assert main(["train", "tiny_detection", *short[:-1], "--dry-run"]) == 0
-    assert ("are not counted" in capsys.readouterr().out) == (family == "qwen3_5")
+    assert planned["memory"]["peak_gib"] > 0 and planned["time"]["seconds"] > 0
     assert main(["train", "tiny_detection", *short, "--steps", "1", "--out", rft]) == 0
     assert main(["train", "tiny_detection", *short, "--steps", "2", "--resume", rft]) == 0
     assert main(["sft", "tiny_detection", *short, "--sft-steps", "1", "--out", sft]) == 0

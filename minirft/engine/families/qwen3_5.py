@@ -57,25 +57,33 @@ class SharedPrefixDeltaNet(Qwen3_5GatedDeltaNet):
         *args: Any,
         spans: Spans | None = None,
         on_prompts: object = None,
-        **inputs: Any,
+        **given: Any,
     ) -> Tensor:
         """Run over (n, L, D), or with `spans` over a packed (1, L, D); the result has the same shape.
 
         A decoded token needs nothing of `on_prompts`: the cache has the state of its row.
         """
         if spans is None:
-            return super().forward(hidden_states, *args, **inputs)
+            return super().forward(hidden_states, *args, **given)
         # Padding on the left, so that a prompt's state is the last one.  A masked token leaves a state of 0 as it is.
         last = spans.prompts.amax(1, keepdim=True)
         places = last - torch.arange(spans.prompts.shape[1] - 1, -1, -1, device=last.device)
         real = places >= spans.prompts[:, :1]
-        state = State()
-        of_prompts = self._run(hidden_states[0, places.clamp(min=0)], state, real)
-        state = state.repeated(spans.counts, self.conv_kernel_size - 1)
-        of_completions = self._run(hidden_states[0, spans.completions], state)
-        padded = torch.cat([of_prompts.flatten(0, 1), of_completions.flatten(0, 1)])
+        inputs = hidden_states[0, places.clamp(min=0)], hidden_states[0, spans.completions]
+        padded = torch.cat([x.flatten(0, 1) for x in self.begin_at_prompts(*inputs, spans.counts, real)])
         kept = torch.cat([real.flatten(), spans.completions.flatten() > 0]).nonzero()[:, 0]
         return padded.index_select(0, kept)[None]
+
+    def begin_at_prompts(
+        self, prompts: Tensor, completions: Tensor, counts: list[int], real: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run over P left-padded prompts, and over R completions from their prompts' states: the shapes of the inputs.
+
+        `prompts` is (P, S, D), `completions` (R, T, D), `real` (P, S) marks the tokens that are no padding.
+        """
+        state = State()
+        of_prompts = self._run(prompts, state, real)
+        return of_prompts, self._run(completions, state.repeated(counts, self.conv_kernel_size - 1))
 
     def _run(self, x: Tensor, state: State, real: Tensor | None = None) -> Tensor:
         return super().forward(x, Cache(layers=[state] * (self.layer_idx + 1)), real)  # it asks for its own index

@@ -46,9 +46,7 @@ def write_random(folder: Path, name: str, seed: int = 0, device: str = "cpu") ->
     are drawn on `device`: a processor needs two minutes for those of 7B, a card seconds.
     Raises `UserError` for an unknown architecture, or one of another family.
     """
-    config, tiny = architecture(name), architecture("tiny")
-    if not isinstance(config, Qwen2VLConfig):
-        raise UserError(f"random weights, and so bench, are of Qwen2-VL alone, and {name} is {config.model_type}")
+    config, tiny = check_qwen2_vl(name), architecture("tiny")
     for part, own in ((config, tiny), (config.text_config, tiny.text_config)):
         part.update({key: value for key, value in own.to_dict().items() if key.endswith("_token_id")})
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +59,14 @@ def write_random(folder: Path, name: str, seed: int = 0, device: str = "cpu") ->
     patches = {"patch_size": vision.patch_size, "temporal_patch_size": vision.temporal_patch_size}
     Qwen2VLImageProcessorPil(size=PIXELS, merge_size=vision.spatial_merge_size, **patches).save_pretrained(folder)
     return folder
+
+
+def check_qwen2_vl(name: str) -> Qwen2VLConfig:
+    """Return the configuration of a Qwen2-VL.  Raises `UserError` for another family."""
+    config = architecture(name)
+    if not isinstance(config, Qwen2VLConfig):
+        raise UserError(f"random weights and bench are of Qwen2-VL alone, and {name} is {config.model_type}")
+    return config
 
 
 def _write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:

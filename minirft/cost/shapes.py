@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minirft import UserError
 from minirft.cost.architectures import RANDOM
-from minirft.cost.random_weights import PIXELS, write_random
+from minirft.cost.random_weights import PIXELS, check_qwen2_vl, write_random
 from minirft.engine import LoraSettings
 from minirft.policy import Policy
 from minirft.samples import Sample
@@ -54,6 +54,7 @@ def model_source(name: str) -> Iterator[str]:
 
     Their head is not tied to the embedding, because a tied random model repeats one token.
     """
+    check_qwen2_vl(name)
     if name not in RANDOM:
         yield name
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -83,17 +83,17 @@ class Shape:
         """Return the keys of a packed pass, with a copy of the prompt's keys for every completion."""
         return self.rows * (self.prompt + self.config.max_completion_length)
 
-    @property
+    @cached_property
     def keys(self) -> int:
         """Return K, the width of the keys of one token."""
         return key_width(self.model)
 
-    @property
+    @cached_property
     def queries(self) -> int:
         """Return A, the width of the queries of one token."""
         return query_width(self.model)
 
-    @property
+    @cached_property
     def state_layers(self) -> int:
         """Return the number of layers that carry a state instead of keys and values."""
         return sum(map(carries_state, mixers(self.model)))

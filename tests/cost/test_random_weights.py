@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 import minirft.cost.random_weights as module
 from minirft import UserError
 from minirft.cost.architectures import architecture
+from minirft.cost.benchmark import measure
 from minirft.cost.random_weights import random_weights, write_random
+from minirft.cost.request import Request
 from minirft.engine.logprobs import naive_logits
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups
@@ -107,3 +109,5 @@ def test_other_families_are_refused(tmp_path: Path):
     """Weights of one family under the configuration of another."""
     with pytest.raises(UserError, match=r"of Qwen2-VL alone, and qwen3-vl-2b is qwen3_vl"):
         write_random(tmp_path, "qwen3-vl-2b")
+    with pytest.raises(UserError, match=r"bench are of Qwen2-VL alone, and qwen3-vl-2b is qwen3_vl"):
+        measure(Request(model="qwen3-vl-2b"))

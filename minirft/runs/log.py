@@ -92,10 +92,10 @@ class RunLog:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     log = RunLog(Path(folder) / "log.jsonl", config={"group_size": 8}, seed=0)
-    ...     log.row("train", step=1, reward=0.25)
+    ...     row = log.row("train", step=1, reward=0.25)
     ...     header, rows = read_log(log.path)
-    >>> header["seed"], rows
-    (0, [{'kind': 'train', 'step': 1, 'reward': 0.25}])
+    >>> header["seed"], rows == [row], rows
+    (0, True, [{'kind': 'train', 'step': 1, 'reward': 0.25}])
     """
 
     def __init__(self, path: Path, *, config: Mapping[str, Any], seed: int, device: str = "cpu", resume: bool = False):
@@ -107,12 +107,14 @@ class RunLog:
         if not self.path.exists() or self.path.stat().st_size == 0:
             self._append(provenance(config, seed, device))
 
-    def row(self, kind: str, **values: Any) -> None:
-        """Append one row; infinite numbers and NaN are written as null."""
+    def row(self, kind: str, **values: Any) -> dict[str, Any]:
+        """Append one row and return it; infinite numbers and NaN are written as null."""
         unknown = sorted(key for key in values.keys() - METRICS.keys() if not key.startswith("reward_"))
         if unknown or kind == "header":
             raise ValueError(f"row of kind {kind!r} with undefined keys {unknown}; define them in runlog.METRICS")
-        self._append({"kind": kind, **values})
+        row = {"kind": kind, **values}
+        self._append(row)
+        return row
 
     def _append(self, row: dict[str, Any]) -> None:
         write_rows(self.path, [plain(row)], "the run log ")

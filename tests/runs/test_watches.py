@@ -17,7 +17,6 @@ from minirft.rewards.frames import displayed_size
 from minirft.runs import loop, watches
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import read_log
-from minirft.runs.loop import evaluate_policy
 from minirft.runs.watches import FrameWatch
 from minirft.train import run as train
 
@@ -37,12 +36,11 @@ def said(samples, scale: float) -> list[str]:
 
 
 @pytest.mark.parametrize(("scale", "wrong"), [(0.001, "shares of width and height"), (1.0, None)])
-def test_an_evaluation_says_in_which_frame_the_answers_are(tiny, monkeypatch, scale: float, wrong: str | None):
+def test_an_evaluation_says_in_which_frame_the_answers_are(tiny, scale: float, wrong: str | None):
     """An AP of 0 that nobody explains, or a warning about answers that are right."""
     config = GRPOConfig(eval_samples=40)
     samples = held_out(config)
-    monkeypatch.setattr(loop, "generate", lambda *_: said(samples, scale))
-    row, _ = evaluate_policy(tiny, config, samples)
+    row = loop.judged(tiny, said(samples, scale), samples)
     assert (wrong in row["frame_warning"]) if wrong else "frame_warning" not in row
 
 

@@ -1,7 +1,4 @@
-"""This module holds the command that measures a GRPO step beside the naive path, TRL and the least possible.
-
-Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
-"""
+"""This module holds the command that measures a GRPO step beside the naive path, TRL and the least possible."""
 
 from __future__ import annotations
 
@@ -10,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from minirft import cost, show
 from minirft.commands.flags import Json, Switch, parse
-from minirft.cost import Request
 
 
 @dataclass(frozen=True)
-class BenchFlags(Request):
+class BenchFlags(cost.Request):
     """`BenchFlags` are the flags of `bench`."""
 
     scaling: Switch = False
@@ -44,31 +41,24 @@ def bench(args: list[str]) -> None:
     """Count and time one GRPO step: ours, the naive path, TRL, and the least arithmetic possible."""
     flags = parse(BenchFlags, args, "minirft bench")
     if flags.gpu:
-        from minirft.cost import run_gpu_bench
-
         out = flags.out or Path("results/gpu")
-        run_gpu_bench(out, flags.models, flags.device, parts=flags.parts, seconds=flags.seconds)
+        cost.run_gpu_bench(out, flags.models, flags.device, parts=flags.parts, seconds=flags.seconds)
         return
     if flags.scaling:
         _scaling(flags, flags.out or Path("results/bench/scaling.json"))
         return
-    from minirft.cost import measure, table
-
-    measured = measure(flags)
+    measured = cost.measure(flags)
     if flags.out:
         _write(flags.out, measured)
-    print(json.dumps(measured) if flags.json else table(measured))
+    print(json.dumps(measured) if flags.json else cost.table(measured))
 
 
 def _scaling(flags: BenchFlags, out: Path) -> None:
-    from minirft.cost import measure_scaling, panels, scaling_table
-    from minirft.show import lines, png
-
-    for found in measure_scaling(flags, flags.seconds):
+    for found in cost.measure_scaling(flags, flags.seconds):
         _write(out, found)
-    figure = lines(panels(found), style="o-", size=(2.9, 1.9), xlim=(0, None), ylim=(0, None))
-    (flags.figure or out.with_suffix(".png")).write_bytes(png(figure))
-    print(json.dumps(found) if flags.json else scaling_table(found))
+    figure = show.lines(cost.panels(found), style="o-", size=(2.9, 1.9), xlim=(0, None), ylim=(0, None))
+    (flags.figure or out.with_suffix(".png")).write_bytes(show.png(figure))
+    print(json.dumps(found) if flags.json else cost.scaling_table(found))
 
 
 def _write(file: Path, found: dict[str, Any]) -> None:

@@ -29,9 +29,7 @@ from minirft.samples import Sample
 DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
 
 
-def run_steps(
-    run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening
-) -> Iterator[Row]:
+def run_steps(run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening) -> Iterator[Row]:
     """Do the remaining steps; log, evaluate and save as configured; yield every row that is logged.
 
     `feed(step)` returns the samples of a step, and `do_step(samples, step)` its row and its completions.  The findings

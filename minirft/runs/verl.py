@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from minirft import UserError, as_user_error
-from minirft.data import Screening, held_out, training_feed, training_set
+from minirft.data import Screening, held_out, first_samples
 from minirft.engine import Processor, load_processor, read_family, resolve
 from minirft.pictures import UNREADABLE, orientation
 from minirft.rewards import reward_for
@@ -55,7 +55,7 @@ def export_for_verl(config: GRPOConfig, folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds an export already: name another --out")
     reward_for(config.data.task, config.reward, config.reward_weights)  # a wrong one is found before anything is read
     screening, warnings = Screening.of(config.data), []
-    parts = {"train": _training(config, screening)}
+    parts = {"train": first_samples(config, config.steps, screening)}
     try:
         parts["held_out"] = held_out(config, screening)
     except UserError as error:
@@ -69,13 +69,6 @@ def export_for_verl(config: GRPOConfig, folder: Path) -> dict[str, Any]:
         text = REWARD.read_text(encoding="utf-8").format(folder=folder.as_posix(), task=config.data.task, **settings)
         (folder / "reward.py").write_text(text, encoding="utf-8")
     return {part: len(samples) for part, samples in parts.items()} | {"warnings": warnings}
-
-
-def _training(config: GRPOConfig, screening: Screening) -> list[Sample]:
-    if config.data.kind != "tiny" or config.data.shots:
-        return training_set(config.data, screening)
-    feed = training_feed(config)
-    return [sample for step in range(1, config.steps + 1) for sample in feed(step)]
 
 
 def _rows(samples: Sequence[Sample], part: str, processor: Processor, resize: bool) -> Iterator[dict[str, Any]]:

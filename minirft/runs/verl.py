@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from minirft import UserError, as_user_error
-from minirft.data import Screening, held_out, first_samples
+from minirft.data import Screening, first_samples, held_out
 from minirft.engine import Processor, load_processor, read_family, resolve
 from minirft.pictures import UNREADABLE, orientation
 from minirft.rewards import reward_for

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         open_run,
         run_config,
     )
-    from minirft.runs.history import History, groups_of, read_history
+    from minirft.runs.history import History, read_history
     from minirft.runs.log import METRICS, library_version, plain, provenance, read_log
     from minirft.runs.loop import generate, judged, run_steps
     from minirft.runs.predictions import default_file, predict, settings, write_coco_results

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -19,7 +19,6 @@ from minirft.engine import quieten_libraries
 
 S = TypeVar("S")
 T = TypeVar("T")
-TaskName = Literal["detection", "classification", "grounding", "presence"]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 

@@ -42,6 +42,8 @@ Method = Literal["grpo", "sft", "trl"]
 # `prompts_per_decode`, are not here: they change the last bits.
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 MAY_CHANGE |= {"offload_vision", "offload_embedding"}
+OF_POLICY = ("quantize", "train_vision", "dtype", "max_pixels", "checkpointing", "max_prompt_length", "shared_prefix")
+OF_POLICY += ("offload_vision", "offload_embedding", "decoder")  # settings that `Policy.load` takes as they are
 HELD_OUT = "held_out.jsonl"  # the answers of the evaluations
 LOCK = ".lock"  # locked while a process trains in the folder
 EXPORTED = "minirft.toml"  # in an export: the settings of its run, with the changes of the export
@@ -90,21 +92,9 @@ def load_policy(config: GRPOConfig) -> Policy:
     """Load the policy from which a configuration starts."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    return Policy.load(
-        config.model,
-        quantize=config.quantize,
-        lora=config.lora if config.train == "lora" else None,
-        train_vision=config.train_vision,
-        dtype=config.dtype,
-        device=None if config.device == "auto" else config.device,
-        max_pixels=config.max_pixels,
-        checkpointing=config.checkpointing,
-        max_prompt_length=config.max_prompt_length,
-        offload_vision=config.offload_vision,
-        offload_embedding=config.offload_embedding,
-        shared_prefix=config.shared_prefix,
-        decoder=config.decoder,
-    )
+    lora = config.lora if config.train == "lora" else None
+    device = None if config.device == "auto" else config.device
+    return Policy.load(config.model, lora=lora, device=device, **{name: getattr(config, name) for name in OF_POLICY})
 
 
 def open_run(method: Method, config: GRPOConfig, resume: Path | None = None, reward: RewardFn | None = None) -> Run:

@@ -9,16 +9,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minirft import UserError
 from minirft.data import held_out, validation
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import HELD_OUT, run_config
 from minirft.runs.log import read_log, read_rows
+from minirft.runs.step import Row
 from minirft.samples import Sample
 
-Row = dict[str, Any]
 ROW = "a row of completions; remove that line"
 
 

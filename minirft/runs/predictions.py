@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -26,10 +25,10 @@ from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import read_rows, write_rows
 from minirft.runs.loop import generate
+from minirft.runs.step import Row
 from minirft.runs.two_stages import answers_in_two_stages
 from minirft.samples import Sample
 
-Row = dict[str, Any]
 ROW = "a row of predictions; remove the file, or name another"
 # Settings on which an answer depends, besides the weights and the samples.
 FIELDS = ("model", "quantize", "dtype", "max_pixels", "max_completion_length", "eval_batch")

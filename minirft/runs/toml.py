@@ -16,12 +16,6 @@ from typing import Any, Literal
 
 from minirft import UserError, as_user_error
 
-# Keys of earlier versions: renamed with other values; removed, with the one value that is still accepted (run folders
-# hold it) and the advice for another; renamed with the same values.
-RENAMED = {"data.bad_boxes": 'data.on_bad ("skip" for "drop", "stop" for "refuse")'}
-GONE = {"lora.dtype": ("float32", "adapters are always float32; remove the line")}
-NEW_NAMES = {"prompts_per_rollout": "prompts_per_decode"}
-
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read the table in a TOML file.  Raises `UserError` if it cannot be read or has a syntax error, with the line."""
@@ -40,18 +34,12 @@ def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
     minirft.UserError: unknown key 'data.stpes'; did you mean 'data.steps'?
     """
     hints = typing.get_type_hints(kind)
-    table = {NEW_NAMES.get(prefix + key, key): value for key, value in table.items()}
-    kept = {key: value for key, value in table.items() if prefix + key not in GONE or value != GONE[prefix + key][0]}
-    for key in kept:
-        if prefix + key in GONE:
-            raise UserError(f"'{prefix}{key}' is gone: {GONE[prefix + key][1]}")
+    for key in table:
         if key not in hints:
-            if prefix + key in RENAMED:
-                raise UserError(f"{prefix}{key} has become {RENAMED[prefix + key]}; set that")
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
             advice = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(hints)}"
             raise UserError(f"unknown key '{prefix}{key}'; {advice}")
-    return kind(**{key: _convert(value, hints[key], prefix + key) for key, value in kept.items()})
+    return kind(**{key: _convert(value, hints[key], prefix + key) for key, value in table.items()})
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
@@ -109,14 +97,8 @@ def to_toml(config: Any, prefix: str = "") -> str:
             inner = ", ".join(f"{json.dumps(name)} = {number!r}" for name, number in value.items())
             lines.append(f"{item.name} = {{{inner}}}\n")
         elif value is not None:
-            lines.append(f"{item.name} = {_toml_value(value)}\n")
+            lines.append(f"{item.name} = {json.dumps(value, ensure_ascii=False, default=str)}\n")  # a path as text
     return "".join(lines + tables)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, (bool, str, Path)):
-        return json.dumps(value if isinstance(value, bool) else str(value), ensure_ascii=False)
-    return json.dumps(list(value), ensure_ascii=False) if isinstance(value, tuple) else repr(value)
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

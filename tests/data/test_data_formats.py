@@ -18,7 +18,7 @@ from minirft.data.feed import held_out, training_set
 from minirft.data.findings import Findings
 from minirft.data.screening import Screening
 from minirft.data.settings import DataConfig
-from minirft.rewards.answers import parse_detection, parse_grounding
+from minirft.rewards.answers import parse, parse_detection
 from minirft.runs.config import GRPOConfig
 
 SIZE = (200, 100)
@@ -289,7 +289,7 @@ def jsonl(folder: Path, rows: list, task: str = "grounding", **options) -> DataC
 def test_grounding_rows(tmp_path, name):
     """Catches a trainer's rows that are not known, a mark left in the question, and pixels taken for thousandths."""
     (sample,), bad = screened(jsonl(tmp_path, [ROWS[name]]))
-    assert parse_grounding(sample.solution).tolist() == CAT[0] and not bad
+    assert parse("grounding", sample.solution).tolist() == CAT[0] and not bad
     assert sample.category == "the taller cup" and "instruction: the taller cup Output" in sample.problem
     asked = replace(jsonl(tmp_path, [ROWS[name]]), question="Show me {instruction}!")
     assert training_set(asked)[0].problem.startswith("Show me the taller cup!\nOutput the thinking process")
@@ -326,7 +326,7 @@ def test_units_that_the_numbers_contradict(tmp_path, declared, box, advice):
         training_set(jsonl(tmp_path, rows, box_format=declared))
     assert advice in str(caught.value) and "\n" not in str(caught.value)
     right = next(name for name in ("unit", "pixels", "thousand") if f'"{name}"' in advice)
-    assert parse_grounding(training_set(jsonl(tmp_path, rows, box_format=right))[0].solution).tolist() == CAT[0]
+    assert parse("grounding", training_set(jsonl(tmp_path, rows, box_format=right))[0].solution).tolist() == CAT[0]
 
 
 def test_bad_grounding_rows_cost_themselves(tmp_path):

@@ -130,8 +130,6 @@ class EvalFlags(DryFlags):
     """Take the most likely token, or sample at the training temperature."""
     predictions: Path | None = None
     """File of the answers, continued if it exists; the default is in the run's folder under eval/."""
-    fresh: Switch = False
-    """Start again if the file exists already."""
     two_stages: Switch = False
     """For detection: first ask whether there is an object, and only after a yes ask where."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -195,8 +193,6 @@ def _judged(
     # "base-", because a report takes the newest greedy-* as the answers of the run.
     default = runs.default_file(folder, setup | ({"mode": f"base-{flags.mode}"} if base else {}))
     path = default if base else flags.predictions or default
-    if flags.fresh:
-        path.unlink(missing_ok=True)
     texts = runs.predict(policy, config, samples, path, setup, progress=sys.stderr.isatty())
     return path, texts, runs.judged(policy, texts, samples) | evaluation.by_category(samples[0].task, texts, samples)
 

@@ -34,8 +34,8 @@ _FORM = re.compile(r"<think>(?P<thought>.*)</think>\s*<answer>.*</answer>", re.D
 _NO_OBJECTS = re.compile(r"""['"]?no objects?['"]?\.?""", re.IGNORECASE)
 _ITEM = re.compile(r"\{[^{}]*\}")
 _ITEMS = re.compile(r"(?:\s*\{[^{}]*\}\s*(?:,(?!\Z)|\Z))*")
-_NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)"
-_CORNERS = re.compile(r"\(\s*N\s*,\s*N\s*\)\s*,\s*\(\s*N\s*,\s*N\s*\)".replace("N", _NUMBER), re.ASCII)
+NUMBER = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
+CORNERS = re.compile(rf"\({NUMBER},{NUMBER}\)\s*,\s*\({NUMBER},{NUMBER}\)", re.ASCII)
 _EDGE_PUNCTUATION = " .,;:!?'\"`*()[]{}"  # not + or #, which end names such as C++
 
 
@@ -227,7 +227,7 @@ def _label(answer: str) -> str | ParseFailure:
 
 
 def _box(answer: str) -> Array | ParseFailure:
-    corners = _CORNERS.fullmatch(answer)
+    corners = CORNERS.fullmatch(answer)
     if corners is None:
         return ParseFailure("not a box", answer[:_DETAIL])
     x1, y1, x2, y2 = box = [float(number) for number in corners.groups()]

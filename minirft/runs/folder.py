@@ -129,8 +129,7 @@ def _open_locked(
     if not resume:  # the log of an attempt that failed before its first step
         (folder / "log.jsonl").unlink(missing_ok=True)
     header = {"method": method, **asdict(config)} | ({"reward_sha256": own} if own else {})
-    device = str(policy.device)
-    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume)
+    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=str(policy.device))
     # The reference is the policy before any step, so it is made before a checkpoint is loaded.
     reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
     run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference, lock)

@@ -84,10 +84,10 @@ def plain(value: Any) -> Any:
 class RunLog:
     """A `RunLog` is an append-only JSON-lines file: a header, then rows `{"kind": ..., "step": ..., ...}`.
 
-    A new log refuses an existing file; `resume=True` continues it.  Each row is one write of one whole line, so only
-    the last line of a killed process can be incomplete, and resuming removes that line.
-    Raises `UserError` when the file exists, cannot be written or is damaged, and `ValueError` for a key that is neither
-    in `METRICS` nor a part of a reward, reward_NAME.
+    An existing file is continued.  Each row is one write of one whole line, so only the last line of a killed process
+    can be incomplete, and that line is removed.
+    Raises `UserError` when the file cannot be written or is damaged, and `ValueError` for a key that is neither in
+    `METRICS` nor a part of a reward, reward_NAME.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -98,10 +98,8 @@ class RunLog:
     (0, True, [{'kind': 'train', 'step': 1, 'reward': 0.25}])
     """
 
-    def __init__(self, path: Path, *, config: Mapping[str, Any], seed: int, device: str = "cpu", resume: bool = False):
+    def __init__(self, path: Path, *, config: Mapping[str, Any], seed: int, device: str = "cpu") -> None:
         self.path = Path(path)
-        if self.path.exists() and not resume:
-            raise UserError(f"{self.path} already holds a run; resume it or choose another output folder")
         if self.path.exists():
             truncate_after(self.path, math.inf)  # removes an incomplete last line
         if not self.path.exists() or self.path.stat().st_size == 0:

@@ -119,8 +119,7 @@ def bar_text(row: Row, width: int = 50) -> str:
 
 def judged(policy: Policy, completions: Sequence[str], samples: Sequence[Sample]) -> Row:
     """Return the metrics of completions, with `frame_warning` if their coordinates are in a wrong frame."""
-    warning = frame_warning(policy, completions, samples)
-    return metrics(samples[0].task, completions, samples) | ({"frame_warning": warning} if warning else {})
+    return metrics(samples[0].task, completions, samples) | frame_warning(policy, completions, samples)
 
 
 def generate(
@@ -154,6 +153,5 @@ def log_evaluation(run: Run, samples: list[Sample], frames: FrameWatch) -> Row:
     seconds = time.perf_counter() - start
     rows = [{"sample": s.id, "solution": s.solution, "text": text} for s, text in zip(samples, texts, strict=True)]
     run.record(rows, HELD_OUT)
-    scores = judged(run.policy, texts, samples)
-    frames.warn(scores.get("frame_warning"))
+    scores = frames.warn(judged(run.policy, texts, samples))
     return run.log.row("eval", step=run.step, mode="greedy", **scores, seconds=seconds)

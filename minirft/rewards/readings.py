@@ -170,8 +170,7 @@ def _official_parts(task: Task) -> dict[str, Part]:
     if task not in official.PARTS:
         raise UserError(f"the released code has no {task} reward; use strict or paper")
 
-    def on_texts(part: Callable[[str, str], float]) -> Part:
-        return lambda answer, solution: part(answer.text, solution)
+    def on_texts(part: Callable[[str, str], float], answer: Answer, solution: str) -> float:
+        return part(answer.text, solution)
 
-    parts = official.PARTS[task] | {"format": official.tags}
-    return {name: on_texts(part) for name, part in parts.items()}
+    return {name: partial(on_texts, part) for name, part in (official.PARTS[task] | {"format": official.tags}).items()}

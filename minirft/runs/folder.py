@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -111,31 +111,24 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None, rew
         _take(lock, folder)
     elif _has_steps(folder):
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --out")
-    try:
+    with ExitStack() as on_error:
+        on_error.callback(lock.release, force=True)
         policy = load_policy(config)  # before anything is written, so that a wrong model leaves no folder behind
         _take(lock, folder)
-        return _open_locked(method, config, folder, policy, lock, own, resume is not None)
-    except BaseException:
-        lock.release(force=True)
-        raise
-
-
-def _open_locked(
-    method: Method, config: GRPOConfig, folder: Path, policy: Policy, lock: BaseFileLock, own: str | None, resume: bool
-) -> Run:
-    with _choosing_another_out(folder):
-        (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
-        os.replace(folder / ".config.toml", folder / "config.toml")
-    if not resume:  # the log of an attempt that failed before its first step
-        (folder / "log.jsonl").unlink(missing_ok=True)
-    header = {"method": method, **asdict(config)} | ({"reward_sha256": own} if own else {})
-    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=str(policy.device))
-    # The reference is the policy before any step, so it is made before a checkpoint is loaded.
-    reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
-    run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference, lock)
-    if resume:
-        _go_back_to_checkpoint(run)
-        _notice_other_threads(folder)
+        with _choosing_another_out(folder):
+            (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
+            os.replace(folder / ".config.toml", folder / "config.toml")
+        if not resume:  # the log of an attempt that failed before its first step
+            (folder / "log.jsonl").unlink(missing_ok=True)
+        header = {"method": method, **asdict(config)} | ({"reward_sha256": own} if own else {})
+        log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=str(policy.device))
+        # The reference is the policy before any step, so it is made before a checkpoint is loaded.
+        reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
+        run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference, lock)
+        if resume:
+            _go_back_to_checkpoint(run)
+            _notice_other_threads(folder)
+        on_error.pop_all()
     return run
 
 

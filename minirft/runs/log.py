@@ -103,7 +103,7 @@ class RunLog:
         if self.path.exists():
             truncate_after(self.path, math.inf)  # removes an incomplete last line
         if not self.path.exists() or self.path.stat().st_size == 0:
-            self._append(provenance(config, seed, device))
+            write_rows(self.path, [plain(provenance(config, seed, device))], "the run log ")
 
     def row(self, kind: str, **values: Any) -> dict[str, Any]:
         """Append one row and return it; infinite numbers and NaN are written as null."""
@@ -111,11 +111,8 @@ class RunLog:
         if unknown or kind == "header":
             raise ValueError(f"row of kind {kind!r} with undefined keys {unknown}; define them in runlog.METRICS")
         row = {"kind": kind, **values}
-        self._append(row)
-        return row
-
-    def _append(self, row: dict[str, Any]) -> None:
         write_rows(self.path, [plain(row)], "the run log ")
+        return row
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], what: str = "", mode: Literal["ab", "wb"] = "ab") -> None:

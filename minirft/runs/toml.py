@@ -16,6 +16,9 @@ from typing import Any, Literal
 
 from minirft import UserError, as_user_error
 
+ACCEPTED = {int: (int,), float: (int, float), bool: (bool,), str: (str,), Path: (str,)}
+"""Type of a field -> types of TOML's values that it takes."""
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read the table in a TOML file.  Raises `UserError` if it cannot be read or has a syntax error, with the line."""
@@ -55,12 +58,8 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         return tuple(_convert(item, options[0], key) for item in value)
     if origin is dict and isinstance(value, dict):
         return {name: _convert(item, options[1], f"{key}.{name}") for name, item in value.items()}
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if hint in (int, bool, str) and type(value) is hint:
-        return value
+    if type(value) in ACCEPTED.get(hint, ()):
+        return hint(value)
     raise UserError(f"{key} = {value!r}: expected {_in_words(hint)}")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from minirft import cost, show
 from minirft.commands.flags import Json, Switch, parse
+
+Part = Literal["correct", "memory", "decode", "time", "demo"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,7 @@ class BenchFlags(cost.Request):
     """Measure Qwen2-VL of real size on a CUDA card instead; write a file for each part to OUT (results/gpu)."""
     models: tuple[str, ...] = ("qwen2-vl-2b",)
     """With --gpu: the models, one after another, such as qwen2-vl-2b qwen2-vl-7b."""
-    parts: tuple[Literal["correct", "memory", "decode", "time", "demo"], ...] = (
-        *("correct", "memory", "decode", "time", "demo"),
-    )
+    parts: tuple[Part, ...] = get_args(Part)
     """With --gpu: the parts to measure, in this order."""
     device: Literal["cuda", "cpu"] = "cuda"
     """With --gpu: cpu rehearses the run with a small model and short lengths."""

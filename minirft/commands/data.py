@@ -83,8 +83,6 @@ class SplitFlags:
 
     shots: int
     """k, the number of pictures of each category."""
-    seed: int | None = None
-    """Seed of the draw; the default is the config's `data.seed`."""
     out: Path = Path("split.json")
     """File to write; a run reads it with --data.split FILE."""
     overwrite: Switch = False
@@ -97,13 +95,12 @@ def split(args: list[str]) -> None:
     settings, k = config.data, flags.shots or config.data.shots
     if k < 1:
         raise UserError("how many pictures of each category? give --shots K")
-    seed = settings.seed if flags.seed is None else flags.seed
-    settings = replace(settings, shots=k, seed=seed, split=None, categories_per_question=1)
+    settings = replace(settings, shots=k, split=None, categories_per_question=1)
     replace(settings, split=flags.out)  # raises if a run could not use the split
     samples = data.training_set(settings)
     source = settings.annotations or settings.folder
     origin = {"kind": settings.kind, "task": settings.task, "source": source.name if source else "", "k": k}
-    data.write_split(flags.out, samples, flags.overwrite, **origin, seed=seed, negatives=settings.negatives)
+    data.write_split(flags.out, samples, flags.overwrite, **origin, seed=settings.seed, negatives=settings.negatives)
     count = len({sample.category for sample in samples})
     print(f"{len(samples)} samples of {count} categories: {flags.out}; train on them with --data.split {flags.out}")
 

@@ -45,10 +45,9 @@ def config_and_flags(args: list[str]) -> tuple[str, list[str]]:
     if not args or args[0].startswith("-"):
         return BASE, args
     name, rest = args[0], args[1:]
-    if (Path(name) / "config.toml").is_file():
-        return name, args
     try:
-        runs.find_config(name)
+        if not (Path(name) / "config.toml").is_file():
+            runs.find_config(name)
         return name, args
     except UserError as no_config:
         with as_user_error(f"{no_config}; {{why}}", UserError):

@@ -12,7 +12,7 @@ import tyro
 
 from minirft import UserError, as_user_error, data, rewards, runs
 from minirft.commands.flags import Json, parse
-from minirft.samples import Sample, Task
+from minirft.samples import Task
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,13 @@ class AuditFlags:
 def audit(args: list[str]) -> None:
     """Attack a reward: measure how much an answer can earn without looking at the picture."""
     flags = parse(AuditFlags, args, "minirft audit")
-    samples = _questions(flags.config, flags.task) if flags.config else None
+    samples = None
+    if flags.config:
+        config = runs.load_config(flags.config)
+        if config.data.task != flags.task:
+            wanted = config.data.task
+            raise UserError(f"{flags.config} asks for {wanted}, not {flags.task}: give --task {wanted}")
+        samples = data.held_out(replace(config, eval_samples=50))
     rows = rewards.audit(flags.task, rewards.reward_for(flags.task, flags.reward or flags.variant), samples)
     for row in rows:
         if flags.json:
@@ -92,10 +98,3 @@ def audit(args: list[str]) -> None:
         else:
             total, share = ("-" if row[key] is None else f"{row[key]:.2f}" for key in ("total", "share"))
             print(f"{row['kind']:<7} {row['answer']:<40} {total:>6} {share:>6} of honest")
-
-
-def _questions(source: str, task: Task) -> list[Sample]:
-    config = runs.load_config(source)
-    if config.data.task != task:
-        raise UserError(f"{source} asks for {config.data.task}, not {task}: give --task {config.data.task}")
-    return data.held_out(replace(config, eval_samples=50))

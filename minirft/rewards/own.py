@@ -32,7 +32,7 @@ from textwrap import shorten
 from types import FrameType, ModuleType
 from typing import Any, get_args
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.rewards.answers import ParseFailure, parse
 from minirft.rewards.readings import Reward, RewardFn, Score, Variant, reading
 from minirft.samples import Sample, Task
@@ -123,12 +123,9 @@ def load_function(source: str) -> OwnFunction:
     if not callable(function):
         found = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
         raise UserError(f"{path} has no function {name}; it has {', '.join(found) or 'none'}")
-    try:
+    wrong = f"{source} cannot be called as {name}(completion, sample): {{why}}"
+    with contextlib.suppress(ValueError), as_user_error(wrong, TypeError):  # a builtin may have no signature
         inspect.signature(function, follow_wrapped=False).bind("completion", "sample")
-    except TypeError as error:
-        raise UserError(f"{source} cannot be called as {name}(completion, sample): {error}") from None
-    except ValueError:  # a builtin without a signature
-        pass
     return function
 
 

@@ -195,13 +195,9 @@ def _take(lock: BaseFileLock, folder: Path) -> None:
     """Lock the folder until the run ends; the system releases the lock of a process that was killed."""
     with _choosing_another_out(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+        busy = f"{folder} is in use by another process, or by an unfinished run of this one: wait for it or stop it, "
+        with as_user_error(busy + "or choose another --out", Timeout):
             lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{folder} is in use by another process, or by an unfinished run of this one: wait for it or stop it, "
-                f"or choose another --out"
-            ) from None
 
 
 def _go_back_to_checkpoint(run: Run) -> None:

@@ -520,7 +520,7 @@ def test_a_split_works_with_the_config_that_made_it(tmp_path, capsys):
     command = ["data", "split", str(source), "--shots", "2", "--out", str(out)]
     assert main(command) == 0 and main(command) == 0  # the same again is no other file
     before = out.read_text()
-    assert main([*command, "--seed", "5"]) == 2
+    assert main([*command, "--data.seed", "5"]) == 2
     assert "is there already and differs: name another --out" in capsys.readouterr().err and out.read_text() == before
     source.write_text(f"{text}split = '{out}'\n")
     assert main(["data", "inspect", str(source), "--json"]) == 0
@@ -528,7 +528,7 @@ def test_a_split_works_with_the_config_that_made_it(tmp_path, capsys):
     assert main(["data", "inspect", str(source), "--data.shots", "3"]) == 2
     assert "was drawn with 2; set it to that, or to 0" in capsys.readouterr().err
     source.write_text(text)
-    assert main([*command, "--seed", "5", "--overwrite"]) == 0 and out.read_text() != before
+    assert main([*command, "--data.seed", "5", "--overwrite"]) == 0 and out.read_text() != before
 
 
 @pytest.mark.parametrize("task", ["detection", "classification"])

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from minirft import UserError, as_user_error, data, runs, show
-from minirft.commands.flags import Json, parse_config
+from minirft.commands.flags import Switch, parse_config
 from minirft.pictures import SUFFIXES
 from minirft.samples import Task
 
@@ -36,7 +36,7 @@ class PredictFlags:
     """Sample this many answers and count how many are alike; 0 means one greedy answer."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of a PEFT adapter to put on the config's model."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON line for each picture."""
 
 

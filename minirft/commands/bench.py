@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from minirft import cost, show
-from minirft.commands.flags import Json, Switch, parse
+from minirft.commands.flags import Switch, parse
 
 Part = Literal["correct", "memory", "decode", "time", "demo"]
 
@@ -29,7 +29,7 @@ class BenchFlags(cost.Request):
     """With --gpu: cpu rehearses the run with a small model and short lengths."""
     seconds: float = 500.0
     """With --gpu or --scaling: stop after this many seconds; the files name what was not measured."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON object instead of a table."""
     out: Path | None = None
     """Also write the JSON object to this file."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jinja2 import Template
 
 from minirft import UserError, data, runs, show
-from minirft.commands.flags import Json, Switch, T, named_config, parse_both, parse_config, value_of
+from minirft.commands.flags import Switch, T, named_config, parse_both, parse_config, value_of
 
 CATEGORIES_SHOWN, BAD_SHOWN = 40, 20
 ENDLESS = 16  # steps that are looked at of a world that is drawn anew at every step
@@ -27,7 +27,7 @@ class InspectFlags:
     """PNG file for the drawing; without it samples are only counted."""
     held_out: Switch = False
     """Inspect the evaluation data instead of the training data."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON object."""
 
 
@@ -59,7 +59,7 @@ class CheckFlags:
 
     out: Path | None = None
     """File for the list of bad rows and pictures, one JSON line each: file, row, reason."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON object."""
 
 
@@ -111,7 +111,7 @@ class ExportFlags:
 
     to: Literal["verl"]
     """Format: parquet files and a reward for verl."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON object."""
 
 

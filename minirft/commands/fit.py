@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirft import UserError, as_user_error, cost, engine, runs
-from minirft.commands.flags import Json, parse_config
+from minirft.commands.flags import Switch, parse_config
 
 BASE = "coco_8cate_4shot"
 """Config for a model that is named without a config."""
@@ -19,7 +19,7 @@ class FitFlags:
 
     gpu: str | None = None
     """Memory of the card, such as 8GB; without it, print a line for each common size."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON object, sizes in GiB."""
 
 

@@ -20,7 +20,6 @@ from minirft.engine import quieten_libraries
 S = TypeVar("S")
 T = TypeVar("T")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
 
 def parse_config(args: list[str], flags: T, prog: str, **defaults: Any) -> tuple[runs.GRPOConfig, T]:

@@ -15,7 +15,7 @@ import tyro
 from minirft import UserError, cost, data, evaluation, experiments, runs
 from minirft.commands.demo import headline, run_demo
 from minirft.commands.ending import ending
-from minirft.commands.flags import Json, Switch, parse, parse_both, parse_config, print_result
+from minirft.commands.flags import Switch, parse, parse_both, parse_config, print_result
 
 if TYPE_CHECKING:
     from minirft.policy import Policy
@@ -34,7 +34,7 @@ class DemoFlags:
     """Settings of the runs: a TOML file or the name of a shipped one."""
     steps: int | None = None
     """Training steps of both runs; the default is the config's."""
-    json: Json = False
+    json: Switch = False
     """Print summary.json on stdout."""
 
 
@@ -69,7 +69,7 @@ class TrainFlags(DryFlags):
     """Folder of an interrupted run: continue it exactly."""
     track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """Also send every number to a tracker, through its own client (an extra of the same name)."""
-    json: Json = False
+    json: Switch = False
     """Print every logged row on stdout, one JSON line each."""
 
 
@@ -138,7 +138,7 @@ class EvalFlags(DryFlags):
     """For reasonseg: folder or name of a SAM, as facebook/sam-vit-huge, to score masks: mask_giou and mask_ciou."""
     alone: Switch = False
     """Do not evaluate the base model, whose numbers are otherwise shown beside those of a run or an adapter."""
-    json: Json = False
+    json: Switch = False
     """Print the metrics as one JSON object."""
 
 

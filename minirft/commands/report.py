@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from minirft import UserError, data, evaluation, rewards, runs, show
-from minirft.commands.flags import Json, parse, print_result
+from minirft.commands.flags import Switch, parse, print_result
 from minirft.samples import Sample
 
 MOMENTS, MOMENTS_OF_ALL = 24, 48  # steps in the replay of one run, and of all runs together; each holds a picture
@@ -27,7 +27,7 @@ class ReportFlags:
     """Folders of runs, or of a demo, whose two runs are shown."""
     out: Path | None = None
     """HTML file to write; the default is report.html in the folder of the first run."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON object."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from minirft import UserError, as_user_error, data, rewards, runs
-from minirft.commands.flags import Json, parse
+from minirft.commands.flags import Switch, parse
 from minirft.samples import Task
 
 
@@ -26,7 +26,7 @@ class ScoreFlags:
     """Kind of question."""
     variant: rewards.Variant = "strict"
     """Reading of the reward."""
-    json: Json = False
+    json: Switch = False
     """Print JSON lines, as without this flag."""
 
 
@@ -77,7 +77,7 @@ class AuditFlags:
     """Reading of the reward, if you name no function."""
     config: str | None = None
     """Use 50 held-out questions of this config, with their pictures, instead of a few made-up answers."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON line for each kind of answer."""
 
 

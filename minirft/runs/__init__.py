@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from minirft import lazily
 
 if TYPE_CHECKING:
-    from minirft.runs.adapters import source_policy
     from minirft.runs.asking import Answered, Asking, ask
     from minirft.runs.config import SHIPPED, GRPOConfig, find_config, load_config
     from minirft.runs.exports import export_run
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
         load_weights,
         open_run,
         run_config,
+        source_policy,
     )
     from minirft.runs.history import History, read_history
     from minirft.runs.log import METRICS, library_version, plain, provenance, read_log

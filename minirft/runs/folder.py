@@ -213,10 +213,9 @@ def _go_back_to_checkpoint(run: Run) -> None:
         run.policy.loss_scale = LossScale(**checkpoint.extra.get("loss_scale", {}))
         run.step = checkpoint.step
     # A run that was killed before its first save repeats the evaluation of step 0 too.
-    truncate_after(run.log.path, run.step or -1)
-    for completions, last in ((run.folder / "completions.jsonl", run.step), (run.folder / HELD_OUT, run.step or -1)):
-        if completions.exists():
-            truncate_after(completions, last)
+    for file in (run.log.path, run.folder / "completions.jsonl", run.folder / HELD_OUT):
+        if file.exists():
+            truncate_after(file, run.step or -1)
 
 
 def load_weights(policy: Policy, weights: dict[str, Tensor]) -> None:

@@ -160,7 +160,10 @@ def evaluate(args: list[str]) -> None:
     trained = bool(flags.adapter) or not whole
     folder = flags.adapter or (run if run.is_dir() else config.out)
     start = time.perf_counter()
-    path, texts, row = _judged(policy, config, samples, folder, flags, trained)
+    two = {"two_stages": True} if flags.two_stages else {}
+    setup = runs.settings(policy, config, samples, flags.mode, trained) | two
+    path = flags.predictions or runs.default_file(folder, setup)
+    texts, row = _judged(policy, config, samples, path, setup)
     row = {"mode": flags.mode, **row, **evaluation.lvis_metrics(texts, samples, config.data)}
     if sam:
         of_masks = evaluation.mask_metrics(texts, samples, sam, data.masks, progress=sys.stderr.isatty())
@@ -173,28 +176,20 @@ def evaluate(args: list[str]) -> None:
     base = {}
     if trained and not flags.alone:
         policy = runs.load_policy(replace(config, train="lora") if flags.adapter else config)
-        *_, base = _judged(policy, config, samples, folder, flags, trained=False, base=True)
+        setup = runs.settings(policy, config, samples, flags.mode, trained=False) | two
+        # "base-", because a report takes the newest greedy-* as the answers of the run.
+        file = runs.default_file(folder, setup | {"mode": f"base-{flags.mode}"})
+        base = _judged(policy, config, samples, file, setup)[1]
     row |= {"predictions": str(path)} | ({"coco_results": str(boxes)} if boxes else {})
     print_result(row | ({"base": base} if base and flags.json else {}), flags.json, beside=base)
 
 
 def _judged(
-    policy: Policy,
-    config: runs.GRPOConfig,
-    samples: list[Sample],
-    folder: Path,
-    flags: EvalFlags,
-    trained: bool,
-    base: bool = False,
-) -> tuple[Path, list[str], dict[str, Any]]:
-    """Return the policy's answers with their file and metrics; the answers of the `base` have their own file."""
-    setup = runs.settings(policy, config, samples, flags.mode, trained=trained)
-    setup |= {"two_stages": True} if flags.two_stages else {}
-    # "base-", because a report takes the newest greedy-* as the answers of the run.
-    default = runs.default_file(folder, setup | ({"mode": f"base-{flags.mode}"} if base else {}))
-    path = default if base else flags.predictions or default
+    policy: Policy, config: runs.GRPOConfig, samples: list[Sample], path: Path, setup: dict[str, Any]
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the policy's answers, which are kept in `path`, and their metrics."""
     texts = runs.predict(policy, config, samples, path, setup, progress=sys.stderr.isatty())
-    return path, texts, runs.judged(policy, texts, samples) | evaluation.by_category(samples[0].task, texts, samples)
+    return texts, runs.judged(policy, texts, samples) | evaluation.by_category(samples[0].task, texts, samples)
 
 
 @dataclass(frozen=True)

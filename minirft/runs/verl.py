@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -93,13 +94,11 @@ def _stored(sample: Sample, picture: Image.Image) -> bytes:
     """Return the bytes of the picture's own file, if any program reads the same pixels from it; else those of a PNG."""
     if not isinstance(sample.image, Image.Image):
         stored = sample.image.read_bytes()
-        try:
-            with Image.open(io.BytesIO(stored)) as opened:
-                same = opened.mode == "RGB" and opened.size == picture.size and orientation(opened) == 1
-                if same and opened.tobytes() == picture.tobytes():
-                    return stored
-        except UNREADABLE:  # HEIC, which verl's environment may not read
-            pass
+        # UNREADABLE: HEIC, which verl's environment may not read
+        with suppress(*UNREADABLE), Image.open(io.BytesIO(stored)) as opened:
+            same = opened.mode == "RGB" and opened.size == picture.size and orientation(opened) == 1
+            if same and opened.tobytes() == picture.tobytes():
+                return stored
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

@@ -33,7 +33,7 @@ from types import FrameType, ModuleType
 from typing import Any, get_args
 
 from minirft import UserError, as_user_error
-from minirft.rewards.answers import ParseFailure, parse
+from minirft.rewards.answers import Answer
 from minirft.rewards.readings import Reward, RewardFn, Score, Variant, reading
 from minirft.samples import Sample, Task
 
@@ -65,8 +65,7 @@ class OwnReward:
         except (Exception, SystemExit) as error:  # an error in the function loses its group, not the run
             file = getattr(getattr(self.function, "__code__", None), "co_filename", "")
             return Score(math.nan, {}, f"the reward failed: {described(error, file)}")
-        answer = parse(sample.task, completion)
-        failure = answer.reason if isinstance(answer, ParseFailure) else None
+        failure = Answer.of(sample.task, completion).failure
         return Score(sum(self.weights.get(name, 1.0) * value for name, value in parts.items()), parts, failure)
 
     @property

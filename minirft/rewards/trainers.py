@@ -25,7 +25,6 @@ from minirft.rewards.readings import RewardFn
 from minirft.samples import Sample, Task
 
 TrlReward = Callable[..., list[float | None]]
-VerlReward = Callable[..., dict[str, float]]
 COLUMNS = ("solution", "problem", "category", "id")  # of a sample, for a reward of TRL's form
 GREY = Image.new("RGB", (1, 1), "grey")  # for a row without a picture
 
@@ -100,7 +99,7 @@ class RowPicture:
 
 def to_verl(
     task: Task, source: str, weights: Mapping[str, float] | None = None, timeout: float = 10.0, folder: Path = Path()
-) -> VerlReward:
+) -> Callable[..., dict[str, float]]:
     """Convert a reading, or a function of your own (FILE.py:NAME), to a `compute_score` for verl.
 
     `folder` holds the parquet files, from which a function of your own gets its picture.  A reward that fails (NaN)

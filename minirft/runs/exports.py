@@ -45,12 +45,11 @@ def export_run(run: Path, to: Literal["adapter", "merged"], folder: Path, dtype:
     Return one line for each difference between the export and the trained policy.
     Raises `UserError` for an adapter of a run that trained all weights, or a `dtype` for an adapter.
     """
-    config = run_config(run)
+    trained = config = run_config(run)
     if to == "adapter" and config.train == "full":
         raise UserError(f"{run} trained all weights, so there is no adapter: use --to merged")
     if to == "adapter" and dtype:
         raise UserError("an adapter keeps its own 32 bits: leave --dtype out, or use --to merged")
-    trained = config
     if to == "adapter":
         policy, notes = load_run_policy(run, config), []
     else:

@@ -128,7 +128,7 @@ def reading(
         raise UserError(f"no reward called {', '.join(sorted(unknown))} in {task}; its parts are {', '.join(parts)}")
     weights = dict.fromkeys(parts, 1.0) | dict(weights or {})
     if variant == "official":
-        return Reward(parts, weights, lambda text: Answer(text, official.PARSERS[task](text)))
+        return Reward(parts, weights, lambda text: Answer(text, official.parse(task, text)))
     return Reward(parts, weights, partial(Answer.of, task), partial(parse_solution, task))
 
 

@@ -224,8 +224,8 @@ def test_paper_pays_an_inverted_box_one_minus_its_confidence() -> None:
 def test_one_reading_and_one_matching_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches parts that each parse the completion and match its boxes again."""
     parsed, matched = [], []
-    parse, match = answers.parse_detection, detection.match_hungarian
-    monkeypatch.setitem(answers._PARSERS, "detection", lambda text: parsed.append(text) or parse(text))
+    parse, match = answers.parse, detection.match_hungarian
+    monkeypatch.setattr(answers, "parse", lambda *a: parsed.append(a[-1]) or parse(*a))
     monkeypatch.setattr(detection, "match_hungarian", lambda *a: matched.append(a) or match(*a))
     reward, texts = reading("detection"), (answer((A, 1)), detection_solution([A]))
     assert reward(*texts).total == 3

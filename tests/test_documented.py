@@ -335,7 +335,7 @@ def test_commands_in_sentences_exist(span: str):
             test_commands_in_sentences_exist(line)
     elif program == "minirft":
         name = words[:2] if words[0] == "data" else words[:1]
-        assert name[0] in COMMANDS
+        assert " ".join(name) in COMMANDS
         flags = [flag for flag in re.findall(r"--[\w.-]+", span) if flag != "--field"]
         assert set(flags) <= flags_of(*name) | {"--help"}, span
     elif program == "pip":

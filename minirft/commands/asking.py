@@ -14,8 +14,9 @@ from typing import Annotated
 import tyro
 
 from minirft import UserError, as_user_error, data, runs, show
-from minirft.commands.flags import Json, TaskName, parse_config
+from minirft.commands.flags import Switch, parse_config
 from minirft.pictures import SUFFIXES
+from minirft.samples import Task
 
 DRAWN = ".answer.png"  # the end of a drawing's file name, so that drawings are not used as input
 
@@ -29,13 +30,13 @@ class PredictFlags:
     ask: str = ""
     """A category, a family, an instruction, or a whole question; a classification run has a default, its own
     question."""
-    task: TaskName | None = None
+    task: Task | None = None
     """Kind of question; the default is that of the run."""
     samples: int = 0
     """Sample this many answers and count how many are alike; 0 means one greedy answer."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of a PEFT adapter to put on the config's model."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON line for each picture."""
 
 
@@ -86,7 +87,7 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
     return list(paths)
 
 
-def in_the_runs_words(text: str, task: TaskName, config: runs.GRPOConfig) -> str:
+def in_the_runs_words(text: str, task: Task, config: runs.GRPOConfig) -> str:
     """Return the text to ask, for classification the run's question; warn if it is nearly one of the run's categories.
 
     The run's question has its list of labels.

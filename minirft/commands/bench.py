@@ -1,21 +1,20 @@
-"""This module holds the command that measures a GRPO step beside the naive path, TRL and the least possible.
-
-Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
-"""
+"""This module holds the command that measures a GRPO step beside the naive path, TRL and the least possible."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from minirft.commands.flags import Json, Switch, parse
-from minirft.cost import Request
+from minirft import cost, show
+from minirft.commands.flags import Switch, parse
+
+Part = Literal["correct", "memory", "decode", "time", "demo"]
 
 
 @dataclass(frozen=True)
-class BenchFlags(Request):
+class BenchFlags(cost.Request):
     """`BenchFlags` are the flags of `bench`."""
 
     scaling: Switch = False
@@ -24,15 +23,13 @@ class BenchFlags(Request):
     """Measure Qwen2-VL of real size on a CUDA card instead; write a file for each part to OUT (results/gpu)."""
     models: tuple[str, ...] = ("qwen2-vl-2b",)
     """With --gpu: the models, one after another, such as qwen2-vl-2b qwen2-vl-7b."""
-    parts: tuple[Literal["correct", "memory", "decode", "time", "demo"], ...] = (
-        *("correct", "memory", "decode", "time", "demo"),
-    )
+    parts: tuple[Part, ...] = get_args(Part)
     """With --gpu: the parts to measure, in this order."""
     device: Literal["cuda", "cpu"] = "cuda"
     """With --gpu: cpu rehearses the run with a small model and short lengths."""
     seconds: float = 500.0
     """With --gpu or --scaling: stop after this many seconds; the files name what was not measured."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON object instead of a table."""
     out: Path | None = None
     """Also write the JSON object to this file."""
@@ -44,31 +41,24 @@ def bench(args: list[str]) -> None:
     """Count and time one GRPO step: ours, the naive path, TRL, and the least arithmetic possible."""
     flags = parse(BenchFlags, args, "minirft bench")
     if flags.gpu:
-        from minirft.cost import run_gpu_bench
-
         out = flags.out or Path("results/gpu")
-        run_gpu_bench(out, flags.models, flags.device, parts=flags.parts, seconds=flags.seconds)
+        cost.run_gpu_bench(out, flags.models, flags.device, parts=flags.parts, seconds=flags.seconds)
         return
     if flags.scaling:
         _scaling(flags, flags.out or Path("results/bench/scaling.json"))
         return
-    from minirft.cost import measure, table
-
-    measured = measure(flags)
+    measured = cost.measure(flags)
     if flags.out:
         _write(flags.out, measured)
-    print(json.dumps(measured) if flags.json else table(measured))
+    print(json.dumps(measured) if flags.json else cost.table(measured))
 
 
 def _scaling(flags: BenchFlags, out: Path) -> None:
-    from minirft.cost import measure_scaling, panels, scaling_table
-    from minirft.show import lines, png
-
-    for found in measure_scaling(flags, flags.seconds):
+    for found in cost.measure_scaling(flags, flags.seconds):
         _write(out, found)
-    figure = lines(panels(found), style="o-", size=(2.9, 1.9), xlim=(0, None), ylim=(0, None))
-    (flags.figure or out.with_suffix(".png")).write_bytes(png(figure))
-    print(json.dumps(found) if flags.json else scaling_table(found))
+    figure = show.lines(cost.panels(found), style="o-", size=(2.9, 1.9), xlim=(0, None), ylim=(0, None))
+    (flags.figure or out.with_suffix(".png")).write_bytes(show.png(figure))
+    print(json.dumps(found) if flags.json else cost.scaling_table(found))
 
 
 def _write(file: Path, found: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 A mistake of the user ends with one line on stderr and exit code 2, and Ctrl-C with 130; a traceback means a bug (or
 `MINIRFT_DEBUG=1`).  With `--json` stdout contains only JSON; progress goes to stderr.
 
-Imports are inside the commands, because torch and transformers take seconds to load and `minirft --help` needs neither.
+Torch and transformers take seconds to load and `minirft --help` needs neither: the commands import rooms, which load
+their files at first use.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from minirft import UserError
 from minirft.commands.asking import predict
 from minirft.commands.bench import bench
-from minirft.commands.data import data
+from minirft.commands.data import check, export_data, inspect, split
 from minirft.commands.experiment import experiment
 from minirft.commands.fit import fit
 from minirft.commands.learning import demo, evaluate, export, pretrain, sft, train
@@ -27,17 +28,19 @@ from minirft.commands.scoring import audit, score
 def main(args: list[str] | None = None) -> int:
     """Run one command and return the exit code."""
     args = sys.argv[1:] if args is None else args
-    if not args or args[0] in ("-h", "--help", "help"):
+    words = 2 if args[:1] == ["data"] else 1
+    name, rest = " ".join(args[:words]), args[words:]
+    if name.removeprefix("data").strip() in ("", "-h", "--help", "help"):
         print(usage())
         return 0
-    if args[0] not in COMMANDS:
-        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "see minirft --help"
-        print(f"minirft: no command {args[0]}; {hint}", file=sys.stderr)
+        print(f"minirft: no command {name}; {hint}", file=sys.stderr)
         return 2
-    if sys.stderr.isatty() and args[0] != "version":
-        print(f"minirft {args[0]}: loading", file=sys.stderr, flush=True)  # torch alone takes seconds
-    return run(COMMANDS[args[0]], args[1:])
+    if sys.stderr.isatty() and name != "version":
+        print(f"minirft {name}: loading", file=sys.stderr, flush=True)  # torch alone takes seconds
+    return run(COMMANDS[name], rest)
 
 
 def run(command: Callable[[list[str]], None], args: list[str]) -> int:
@@ -64,7 +67,7 @@ def run(command: Callable[[list[str]], None], args: list[str]) -> int:
 
 def usage() -> str:
     """Return the list of commands."""
-    lines = [f"  {name:<10} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<12} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
     hint = "`minirft COMMAND --help` lists what a command takes."
     return "\n".join(["usage: minirft COMMAND ...", "", *lines, "", hint])
 
@@ -85,7 +88,10 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "report": report,
     "score": score,
     "audit": audit,
-    "data": data,
+    "data inspect": inspect,
+    "data check": check,
+    "data split": split,
+    "data export": export_data,
     "fit": fit,
     "bench": bench,
     "experiment": experiment,

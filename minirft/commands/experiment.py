@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from minirft import UserError, as_user_error, experiments, runs
-from minirft.commands.flags import Json, Switch, parse  # noqa: F401 (pdoc resolves DryFlags' Switch here)
+from minirft.commands.flags import Switch, parse
 from minirft.commands.learning import DryFlags
 
 TINY_ONLY = {"workers"}
@@ -44,7 +44,7 @@ class ExperimentFlags(DryFlags):
     """With real data: a TOML file of settings to replace in every config, such as `quantize = "none"`."""
     eval_samples: int | None = None
     """With real data: number of questions of each test; the default is the configs' 300, and 0 means all."""
-    json: Json = False
+    json: Switch = False
     """Print JSON lines instead of a table."""
 
 

@@ -1,7 +1,4 @@
-"""This module holds the command that estimates whether a run fits into the memory of a card.
-
-Imports are inside the command, because torch and transformers take seconds to load and `minirft --help` needs neither.
-"""
+"""This module holds the command that estimates whether a run fits into the memory of a card."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirft import UserError, as_user_error
-from minirft.commands.flags import Json, parse_config
+from minirft import UserError, as_user_error, cost, engine, runs
+from minirft.commands.flags import Switch, parse_config
 
 BASE = "coco_8cate_4shot"
 """Config for a model that is named without a config."""
@@ -22,7 +19,7 @@ class FitFlags:
 
     gpu: str | None = None
     """Memory of the card, such as 8GB; without it, print a line for each common size."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON object, sizes in GiB."""
 
 
@@ -30,13 +27,11 @@ def fit(args: list[str]) -> None:
     """Estimate the memory of a run before loading anything: CONFIG_or_MODEL [--gpu 8GB] [--field value ...]."""
     source, args = config_and_flags(args)
     config, flags = parse_config(args, FitFlags(), "minirft fit")
-    from minirft.cost import fit as memory
-
     base, _ = parse_config([source], FitFlags(), "minirft fit")
-    cards = [memory.card_size(flags.gpu)] if flags.gpu else list(memory.CARDS)
-    verdicts = [memory.judge(config, card, source, base) for card in cards]
-    found = memory.as_json(config, verdicts, bool(flags.gpu))
-    print(json.dumps(found) if flags.json else memory.report(config, found, verdicts))
+    cards = [cost.fit.card_size(flags.gpu)] if flags.gpu else list(cost.fit.CARDS)
+    verdicts = [cost.fit.judge(config, card, source, base) for card in cards]
+    found = cost.fit.as_json(config, verdicts, bool(flags.gpu))
+    print(json.dumps(found) if flags.json else cost.fit.report(config, found, verdicts))
 
 
 def config_and_flags(args: list[str]) -> tuple[str, list[str]]:
@@ -47,18 +42,14 @@ def config_and_flags(args: list[str]) -> tuple[str, list[str]]:
     >>> config_and_flags(["qwen2-vl-7b", "--gpu", "8GB"])
     ('coco_8cate_4shot', ['coco_8cate_4shot', '--model', 'qwen2-vl-7b', '--gpu', '8GB'])
     """
-    from minirft.engine import resolve
-    from minirft.runs import find_config
-
     if not args or args[0].startswith("-"):
         return BASE, args
     name, rest = args[0], args[1:]
-    if (Path(name) / "config.toml").is_file():
-        return name, args
     try:
-        find_config(name)
+        if not (Path(name) / "config.toml").is_file():
+            runs.find_config(name)
         return name, args
     except UserError as no_config:
         with as_user_error(f"{no_config}; {{why}}", UserError):
-            resolve(name)
+            engine.resolve(name)
     return BASE, [BASE, "--model", name, *rest]

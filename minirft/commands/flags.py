@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -19,9 +19,7 @@ from minirft.engine import quieten_libraries
 
 S = TypeVar("S")
 T = TypeVar("T")
-TaskName = Literal["detection", "classification", "grounding", "presence"]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-Json = Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff]
 
 
 def parse_config(args: list[str], flags: T, prog: str, **defaults: Any) -> tuple[runs.GRPOConfig, T]:
@@ -52,14 +50,8 @@ def named_config(args: list[str], prog: str) -> tuple[runs.GRPOConfig, list[str]
 
 def parse_both(settings: S, flags: T, args: list[str], prog: str, name: str = "", about: str = "") -> tuple[S, T]:
     """Parse the fields of two dataclasses from one command line; `name` is a prefix for those of the first."""
-
-    def both(settings: S, flags: T) -> tuple[S, T]:
-        return settings, flags
-
-    pairs = {"settings": (settings, name), "flags": (flags, "")}
-    both.__annotations__ = {key: Annotated[type(of), tyro.conf.arg(name=n)] for key, (of, n) in pairs.items()}
-    both.__defaults__ = (settings, flags)
-    return parse(both, args, prog, about)
+    kinds = Annotated[type(settings), tyro.conf.arg(name=name)], Annotated[type(flags), tyro.conf.arg(name="")]
+    return parse(tuple[kinds], args, prog, about, given=(settings, flags))
 
 
 def value_of(flag: str, args: list[str]) -> str | None:
@@ -68,23 +60,21 @@ def value_of(flag: str, args: list[str]) -> str | None:
     >>> value_of("--resume", ["--steps", "3", "--resume", "runs/a"]), value_of("--resume", ["--resume=runs/b"])
     ('runs/a', 'runs/b')
     """
-    for this, following in zip_longest(args, args[1:]):
-        if this == flag:
-            return following
-        if this.startswith(flag + "="):
-            return this.removeprefix(flag + "=")
-    return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value", nargs="?")
+    return parser.parse_known_args(args)[0].value
 
 
-def parse(kind: Callable[..., T], args: list[str], prog: str, about: str = "") -> T:
+def parse(kind: Callable[..., T], args: list[str], prog: str, about: str = "", given: Any = tyro.MISSING_NONPROP) -> T:
     """Parse the command line into `kind`; `about` describes CONFIG, if the command takes one.
 
-    Raises `UserError` with one line in place of tyro's box.
+    `given` is the result of an empty line.  Raises `UserError` with one line in place of tyro's box.
     """
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            parsed = tyro.cli(kind, args=args, prog=f"{prog} CONFIG" if about else prog, description=about)
+            name = f"{prog} CONFIG" if about else prog
+            parsed = tyro.cli(kind, args=args, prog=name, description=about, default=given)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise

@@ -15,7 +15,7 @@ import tyro
 from minirft import UserError, cost, data, evaluation, experiments, runs
 from minirft.commands.demo import headline, run_demo
 from minirft.commands.ending import ending
-from minirft.commands.flags import Json, Switch, parse, parse_both, parse_config, print_result
+from minirft.commands.flags import Switch, parse, parse_both, parse_config, print_result
 
 if TYPE_CHECKING:
     from minirft.policy import Policy
@@ -34,7 +34,7 @@ class DemoFlags:
     """Settings of the runs: a TOML file or the name of a shipped one."""
     steps: int | None = None
     """Training steps of both runs; the default is the config's."""
-    json: Json = False
+    json: Switch = False
     """Print summary.json on stdout."""
 
 
@@ -69,7 +69,7 @@ class TrainFlags(DryFlags):
     """Folder of an interrupted run: continue it exactly."""
     track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """Also send every number to a tracker, through its own client (an extra of the same name)."""
-    json: Json = False
+    json: Switch = False
     """Print every logged row on stdout, one JSON line each."""
 
 
@@ -130,8 +130,6 @@ class EvalFlags(DryFlags):
     """Take the most likely token, or sample at the training temperature."""
     predictions: Path | None = None
     """File of the answers, continued if it exists; the default is in the run's folder under eval/."""
-    fresh: Switch = False
-    """Start again if the file exists already."""
     two_stages: Switch = False
     """For detection: first ask whether there is an object, and only after a yes ask where."""
     adapter: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -140,7 +138,7 @@ class EvalFlags(DryFlags):
     """For reasonseg: folder or name of a SAM, as facebook/sam-vit-huge, to score masks: mask_giou and mask_ciou."""
     alone: Switch = False
     """Do not evaluate the base model, whose numbers are otherwise shown beside those of a run or an adapter."""
-    json: Json = False
+    json: Switch = False
     """Print the metrics as one JSON object."""
 
 
@@ -162,7 +160,10 @@ def evaluate(args: list[str]) -> None:
     trained = bool(flags.adapter) or not whole
     folder = flags.adapter or (run if run.is_dir() else config.out)
     start = time.perf_counter()
-    path, texts, row = _judged(policy, config, samples, folder, flags, trained)
+    two = {"two_stages": True} if flags.two_stages else {}
+    setup = runs.settings(policy, config, samples, flags.mode, trained) | two
+    path = flags.predictions or runs.default_file(folder, setup)
+    texts, row = _judged(policy, config, samples, path, setup)
     row = {"mode": flags.mode, **row, **evaluation.lvis_metrics(texts, samples, config.data)}
     if sam:
         of_masks = evaluation.mask_metrics(texts, samples, sam, data.masks, progress=sys.stderr.isatty())
@@ -175,30 +176,20 @@ def evaluate(args: list[str]) -> None:
     base = {}
     if trained and not flags.alone:
         policy = runs.load_policy(replace(config, train="lora") if flags.adapter else config)
-        *_, base = _judged(policy, config, samples, folder, flags, trained=False, base=True)
+        setup = runs.settings(policy, config, samples, flags.mode, trained=False) | two
+        # "base-", because a report takes the newest greedy-* as the answers of the run.
+        file = runs.default_file(folder, setup | {"mode": f"base-{flags.mode}"})
+        base = _judged(policy, config, samples, file, setup)[1]
     row |= {"predictions": str(path)} | ({"coco_results": str(boxes)} if boxes else {})
     print_result(row | ({"base": base} if base and flags.json else {}), flags.json, beside=base)
 
 
 def _judged(
-    policy: Policy,
-    config: runs.GRPOConfig,
-    samples: list[Sample],
-    folder: Path,
-    flags: EvalFlags,
-    trained: bool,
-    base: bool = False,
-) -> tuple[Path, list[str], dict[str, Any]]:
-    """Return the policy's answers with their file and metrics; the answers of the `base` have their own file."""
-    setup = runs.settings(policy, config, samples, flags.mode, trained=trained)
-    setup |= {"two_stages": True} if flags.two_stages else {}
-    # "base-", because a report takes the newest greedy-* as the answers of the run.
-    default = runs.default_file(folder, setup | ({"mode": f"base-{flags.mode}"} if base else {}))
-    path = default if base else flags.predictions or default
-    if flags.fresh:
-        path.unlink(missing_ok=True)
+    policy: Policy, config: runs.GRPOConfig, samples: list[Sample], path: Path, setup: dict[str, Any]
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the policy's answers, which are kept in `path`, and their metrics."""
     texts = runs.predict(policy, config, samples, path, setup, progress=sys.stderr.isatty())
-    return path, texts, runs.judged(policy, texts, samples) | evaluation.by_category(samples[0].task, texts, samples)
+    return texts, runs.judged(policy, texts, samples) | evaluation.by_category(samples[0].task, texts, samples)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
-from minirft import UserError, evaluation, rewards, runs, show
-from minirft.commands.flags import Json, parse, print_result
+from minirft import UserError, data, evaluation, rewards, runs, show
+from minirft.commands.flags import Switch, parse, print_result
+from minirft.samples import Sample
 
 MOMENTS, MOMENTS_OF_ALL = 24, 48  # steps in the replay of one run, and of all runs together; each holds a picture
 WORST = 8
@@ -25,7 +27,7 @@ class ReportFlags:
     """Folders of runs, or of a demo, whose two runs are shown."""
     out: Path | None = None
     """HTML file to write; the default is report.html in the folder of the first run."""
-    json: Json = False
+    json: Switch = False
     """Print one JSON object."""
 
 
@@ -108,22 +110,59 @@ def replays(names: Sequence[str], histories: Sequence[runs.History]) -> list[sho
     """Return the replay of each run that has rewards."""
     each, result = min(MOMENTS, MOMENTS_OF_ALL // len(histories) or 1), []
     for name, history in zip(names, histories, strict=True):
-        moments = []
-        for group in runs.groups_of(history, each):
-            texts, totals, advantages, failures = (
-                [row[key] for row in group.rows] for key in ("text", "reward", "advantage", "failure")
-            )
-            own = {name: values[group.first :][: len(texts)] for name, values in group.parts.items()}
-            note = f"Of step {group.step}, the group whose rewards differ most."
-            shown = show.Group(group.sample, texts, totals, advantages, own, note)
-            moments.append(show.Moment(group.step, shown, group.parts, group.first, failures))
-        if moments:
-            config = history.config
-            parts = dict.fromkeys(part for moment in moments for part in moment.parts)
-            weights = {part: config.reward_weights.get(part, 1.0) for part in parts}
-            scale, eps = config.advantage_scale, config.advantage_eps
-            result.append(show.Replay(name, moments, weights, scale, eps))
+        config, shown = history.config, moments(history, each)
+        parts = dict.fromkeys(part for moment in shown for part in moment.parts)
+        weights = {part: config.reward_weights.get(part, 1.0) for part in parts}
+        if shown:
+            result.append(show.Replay(name, shown, weights, config.advantage_scale, config.advantage_eps))
     return result
+
+
+def moments(history: runs.History, count: int) -> list[show.Moment]:
+    """Return, for at most `count` steps spread over the run, the group whose rewards differ most.
+
+    A step whose samples cannot be loaded is left out.
+    """
+    scored = history.scored
+    try:
+        feed = data.training_feed(history.config) if scored else None
+    except UserError:
+        return []
+    steps, size = _spread(sorted(scored), count), history.config.group_size
+    found = (_widest(step, scored[step], feed(step), size) for step in steps)
+    return [moment for moment in found if moment]
+
+
+def _widest(step: int, rows: list[dict[str, Any]], samples: Sequence[Sample], size: int) -> show.Moment | None:
+    """Return the group of a step whose rewards differ most, among those whose sample is known."""
+    groups = [rows[first : first + size] for first in range(0, len(rows), size)]
+    # A group with a failed reward was not part of the update.
+    groups = [group for group in groups if len(group) == size and all(row["reward"] is not None for row in group)]
+    rows = [row for group in groups for row in group]
+    names = dict.fromkeys(name for row in rows for name in row["parts"])
+    parts = {name: [row["parts"].get(name, 0.0) for row in rows] for name in names}
+    by_id = {sample.id: sample for sample in samples}
+    known = [i for i, group in enumerate(groups) if group[0]["sample"] in by_id]
+    if not known:
+        return None
+    best = max(known, key=lambda i: np.std([row["reward"] for row in groups[i]]))
+    texts, totals, advantages, failures = (
+        [row[key] for row in groups[best]] for key in ("text", "reward", "advantage", "failure")
+    )
+    own = {name: values[best * size :][:size] for name, values in parts.items()}
+    note = f"Of step {step}, the group whose rewards differ most."
+    group = show.Group(by_id[groups[best][0]["sample"]], texts, totals, advantages, own, note)
+    return show.Moment(step, group, parts, best * size, failures)
+
+
+def _spread(steps: Sequence[int], count: int) -> list[int]:
+    """Return at most `count` of the steps, at equal distances.
+
+    >>> _spread(range(1, 101), 3), _spread([1, 2], 3)
+    ([1, 51, 100], [1, 2])
+    """
+    places = sorted({round(place) for place in np.linspace(0, len(steps) - 1, min(count, len(steps)))})
+    return [steps[place] for place in places]
 
 
 def unique(names: Sequence[str]) -> list[str]:

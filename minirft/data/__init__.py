@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from minirft import lazily
 
 if TYPE_CHECKING:
-    from minirft.data.feed import Feed, cycle, held_out, subset, training_feed, training_set, validation
+    from minirft.data.feed import Feed, cycle, first_samples, held_out, subset, training_feed, training_set, validation
     from minirft.data.findings import Bad, settle, write_bad_samples
     from minirft.data.questions import question
     from minirft.data.readers import question_of

@@ -50,6 +50,14 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
     return together(_drawn(data, screening or Screening(data.on_bad, data.max_bad, open_pictures=False)), data)
 
 
+def first_samples(config: Any, steps: int, screening: Screening | None = None) -> list[Sample]:
+    """Return the training set, or of the world that is drawn anew at every step the samples of the first `steps`."""
+    if config.data.kind != "tiny" or config.data.shots:
+        return training_set(config.data, screening)
+    feed = training_feed(config)
+    return [sample for step in range(1, steps + 1) for sample in feed(step)]
+
+
 def _drawn(data: DataConfig, screening: Screening) -> list[Sample]:
     """Return the questions of the training set, about one category each."""
     from minirft.data.readers import candidates

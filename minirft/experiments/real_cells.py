@@ -135,13 +135,12 @@ def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) 
     runs.write_coco_results(texts, samples, config, path)
     values, draws = evaluation.bootstrap(config.data.task, texts, samples, resamples=DRAWS)
     values |= evaluation.lvis_metrics(texts, samples, config.data)
-    warning = runs.frame_warning(policy, texts, samples)
     return {
         **rounded(values),
         "n": len(samples),
         "draws": drawn(draws[METRIC[config.data.task]]),
         "predictions": str(path),
-        **({"frame_warning": warning} if warning else {}),
+        **runs.frame_warning(policy, texts, samples),
     }
 
 

@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from minirft.rewards.frames import check_frames, displayed_size
     from minirft.rewards.own import OwnFunction, OwnReward, Scorer, fingerprint, is_own, load_function, reward_for
     from minirft.rewards.prompts import detection_solution, grounding_solution, label_solution
-    from minirft.rewards.readings import Reward, RewardFn, Score, Variant, format_reward, reading, score_rows
+    from minirft.rewards.readings import Reward, RewardFn, Score, Variant, format_reward, reading
     from minirft.rewards.redteam import SOLUTIONS, THOUGHT, audit, blind, edits
-    from minirft.rewards.trl_form import from_trl, to_trl
-    from minirft.rewards.verl_form import to_verl
+    from minirft.rewards.trainers import from_trl, to_trl, to_verl
 
 __getattr__, __all__ = lazily(__name__)

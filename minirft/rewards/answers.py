@@ -34,8 +34,8 @@ _FORM = re.compile(r"<think>(?P<thought>.*)</think>\s*<answer>.*</answer>", re.D
 _NO_OBJECTS = re.compile(r"""['"]?no objects?['"]?\.?""", re.IGNORECASE)
 _ITEM = re.compile(r"\{[^{}]*\}")
 _ITEMS = re.compile(r"(?:\s*\{[^{}]*\}\s*(?:,(?!\Z)|\Z))*")
-_NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)"
-_CORNERS = re.compile(r"\(\s*N\s*,\s*N\s*\)\s*,\s*\(\s*N\s*,\s*N\s*\)".replace("N", _NUMBER), re.ASCII)
+NUMBER = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
+CORNERS = re.compile(rf"\({NUMBER},{NUMBER}\)\s*,\s*\({NUMBER},{NUMBER}\)", re.ASCII)
 _EDGE_PUNCTUATION = " .,;:!?'\"`*()[]{}"  # not + or #, which end names such as C++
 
 
@@ -121,6 +121,31 @@ def is_well_formed(text: str) -> bool:
     return form is not None and any(map(str.isalnum, form["thought"]))
 
 
+def parse(task: Task, text: str) -> Detections | str | Array | bool | ParseFailure:
+    """Parse a completion to a question of kind `task`; a `ParseFailure` replaces an unreadable answer.
+
+    detection        `Detections`, see `parse_detection`
+    classification   a label of at most `MAX_LABEL` characters, unchanged; compare labels through `normalise`
+    grounding        one box, ``(x1,y1),(x2,y2)``, valid in the model frame: shape (4,)
+    presence         yes or no: True for yes
+
+    >>> parse("classification", "<think>long ears</think> <answer> Basset Hound </answer>")
+    'Basset Hound'
+    >>> parse("grounding", "<answer> (10,20),(30,40) </answer>").tolist()
+    [10.0, 20.0, 30.0, 40.0]
+    >>> parse("presence", "<answer>Yes.</answer>"), parse("presence", "<answer>yes or no</answer>").reason
+    (True, 'not yes or no')
+    >>> parse("classification", "<answer></answer>")
+    ParseFailure(reason='empty answer', detail='')
+    """
+    if len(text) > MAX_CHARACTERS:
+        return ParseFailure("too long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}")
+    answer = extract(text)[1]
+    if answer is None:
+        return ParseFailure("no answer block", text[-_DETAIL:])
+    return _PARSERS[task](answer) if answer else ParseFailure("empty answer")
+
+
 def parse_detection(text: str) -> Detections | ParseFailure:
     """Parse boxes and confidences: ``[{'Position': [x1, y1, x2, y2], 'Confidence': c}, ...]`` or ``No Objects``.
 
@@ -138,80 +163,7 @@ def parse_detection(text: str) -> Detections | ParseFailure:
     >>> parse_detection("A cat.").reason
     'no answer block'
     """
-    answer = _answer(text)
-    if isinstance(answer, ParseFailure):
-        return answer
-    items = [] if _NO_OBJECTS.fullmatch(answer) else _items(answer)
-    if isinstance(items, ParseFailure):
-        return items
-    parsed = [found for found in map(_prediction, items) if found]
-    numbers = np.array([five for five, _ in parsed], dtype=np.float64).reshape(-1, 5)
-    sound = (numbers[:, :2] < numbers[:, 2:4]).all(1)
-    valid, names = numbers[sound], [label for _, label in parsed]
-    labels = tuple(compress(names, sound)) if any(names) else ()
-    return Detections(valid[:, :4], valid[:, 4], len(items) - len(valid), numbers[~sound, 4], labels)
-
-
-def parse_label(text: str) -> str | ParseFailure:
-    """Parse a label of at most `MAX_LABEL` characters, unchanged; compare labels through `normalise`.
-
-    >>> parse_label("<think>long ears</think> <answer> Basset Hound </answer>")
-    'Basset Hound'
-    """
-    answer = _short_answer(text)
-    if isinstance(answer, str) and not normalise(answer):
-        return ParseFailure("empty answer", answer[:_DETAIL])
-    return answer
-
-
-def parse_grounding(text: str) -> Array | ParseFailure:
-    """Parse one box, ``(x1,y1),(x2,y2)``, valid in the model frame: shape (4,).
-
-    >>> parse_grounding("<answer> (10,20),(30,40) </answer>").tolist()
-    [10.0, 20.0, 30.0, 40.0]
-    >>> parse_grounding("<answer>(900,900),(100,100)</answer>").reason
-    'invalid box'
-    """
-    answer = _answer(text)
-    if isinstance(answer, ParseFailure):
-        return answer
-    corners = _CORNERS.fullmatch(answer)
-    if corners is None:
-        return ParseFailure("not a box", answer[:_DETAIL])
-    box = [float(number) for number in corners.groups()]
-    x1, y1, x2, y2 = box
-    inside = 0 <= x1 < x2 <= MODEL.width and 0 <= y1 < y2 <= MODEL.height
-    return np.array(box) if inside else ParseFailure("invalid box", answer[:_DETAIL])
-
-
-def parse_presence(text: str) -> bool | ParseFailure:
-    """Parse yes or no: True for yes.
-
-    >>> parse_presence("<answer>Yes.</answer>"), parse_presence("<answer>yes or no</answer>").reason
-    (True, 'not yes or no')
-    """
-    answer = _short_answer(text)
-    if isinstance(answer, ParseFailure):
-        return answer
-    word = normalise(answer)
-    return word == "yes" if word in ("yes", "no") else ParseFailure("not yes or no", answer[:_DETAIL])
-
-
-_PARSERS: dict[Task, Callable[[str], Detections | str | Array | bool | ParseFailure]] = {
-    "detection": parse_detection,
-    "classification": parse_label,
-    "grounding": parse_grounding,
-    "presence": parse_presence,
-}
-
-
-def parse(task: Task, text: str) -> Detections | str | Array | bool | ParseFailure:
-    """Parse a completion to a question of kind `task`; a `ParseFailure` replaces an unreadable answer.
-
-    >>> parse("classification", "<answer></answer>")
-    ParseFailure(reason='empty answer', detail='')
-    """
-    return _PARSERS[task](text)
+    return parse("detection", text)
 
 
 def parse_solution(task: Task, text: str) -> Any:
@@ -247,7 +199,7 @@ def normalise(label: str) -> str:
     """Normalise a label for comparison: case, space, underscore, hyphen and punctuation at the ends do not count.
 
     The time is quadratic in the longest run of combining marks, so bound the length of a model's label first, as
-    `parse_label` does.
+    `parse` does.
 
     >>> normalise(" Forget-me_not. "), normalise("2012 BMW  X5")
     ('forget me not', '2012 bmw x5')
@@ -256,19 +208,36 @@ def normalise(label: str) -> str:
     return re.sub(r"[\s_-]+", " ", folded).strip(_EDGE_PUNCTUATION)
 
 
-def _answer(text: str) -> str | ParseFailure:
-    if len(text) > MAX_CHARACTERS:
-        return ParseFailure("too long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}")
-    answer = extract(text)[1]
-    if answer is None:
-        return ParseFailure("no answer block", text[-_DETAIL:])
-    return answer or ParseFailure("empty answer")
+def _detections(answer: str) -> Detections | ParseFailure:
+    items = [] if _NO_OBJECTS.fullmatch(answer) else _items(answer)
+    if isinstance(items, ParseFailure):
+        return items
+    parsed = [found for found in map(_prediction, items) if found]
+    numbers = np.array([five for five, _ in parsed], dtype=np.float64).reshape(-1, 5)
+    sound = (numbers[:, :2] < numbers[:, 2:4]).all(1)
+    valid, names = numbers[sound], [label for _, label in parsed]
+    labels = tuple(compress(names, sound)) if any(names) else ()
+    return Detections(valid[:, :4], valid[:, 4], len(items) - len(valid), numbers[~sound, 4], labels)
 
 
-def _short_answer(text: str) -> str | ParseFailure:
-    answer = _answer(text)
-    long = isinstance(answer, str) and len(answer) > MAX_LABEL
-    return ParseFailure("label too long", f"{len(answer)} characters, the limit is {MAX_LABEL}") if long else answer
+def _label(answer: str) -> str | ParseFailure:
+    if len(answer) > MAX_LABEL:
+        return ParseFailure("label too long", f"{len(answer)} characters, the limit is {MAX_LABEL}")
+    return answer if normalise(answer) else ParseFailure("empty answer", answer[:_DETAIL])
+
+
+def _box(answer: str) -> Array | ParseFailure:
+    corners = CORNERS.fullmatch(answer)
+    if corners is None:
+        return ParseFailure("not a box", answer[:_DETAIL])
+    x1, y1, x2, y2 = box = [float(number) for number in corners.groups()]
+    inside = 0 <= x1 < x2 <= MODEL.width and 0 <= y1 < y2 <= MODEL.height
+    return np.array(box) if inside else ParseFailure("invalid box", answer[:_DETAIL])
+
+
+def _yes_or_no(answer: str) -> bool | ParseFailure:
+    word = normalise(answer) if len(answer) <= MAX_LABEL else ""
+    return word == "yes" if word in ("yes", "no") else ParseFailure("not yes or no", answer[:_DETAIL])
 
 
 def _items(answer: str) -> list[str] | ParseFailure:
@@ -298,3 +267,11 @@ def _prediction(item: str) -> tuple[tuple[float, ...], str] | None:
         return None
     framed = all(0 <= number <= side for number, side in zip(position, 2 * (MODEL.width, MODEL.height), strict=True))
     return ((*map(float, position), float(confidence)), label) if framed and 0 <= confidence <= 1 else None
+
+
+_PARSERS: dict[Task, Callable[[str], Detections | str | Array | bool | ParseFailure]] = {
+    "detection": _detections,
+    "classification": _label,
+    "grounding": _box,
+    "presence": _yes_or_no,
+}

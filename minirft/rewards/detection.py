@@ -100,11 +100,9 @@ def match_hungarian(iou: Array, threshold: float = 0.5, confidence: ArrayLike = 
 
 def _rows(boxes: ArrayLike) -> Array:
     array = np.asarray(boxes, dtype=np.float64)
-    if array.size == 0:
-        return np.zeros((0, 4))
-    if array.ndim != 2 or array.shape[1] != 4:
+    if array.size and array.shape[1:] != (4,):
         raise ValueError(f"expected boxes of shape (N, 4), got {array.shape}")
-    return array
+    return array.reshape(-1, 4)
 
 
 def _sound(boxes: ArrayLike) -> NDArray[np.bool_]:

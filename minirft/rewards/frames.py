@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from minirft.pictures import open_picture, size_of
-from minirft.rewards.answers import MAX_CHARACTERS, MAX_PREDICTIONS, extract, true_boxes
+from minirft.rewards.answers import CORNERS, MAX_CHARACTERS, MAX_PREDICTIONS, NUMBER, extract, true_boxes
 from minirft.rewards.boxes import MODEL, Array, convert, pixels
 from minirft.rewards.detection import iou, match_hungarian
 from minirft.samples import Frame, Sample
@@ -40,9 +40,7 @@ NAMES = {
 }
 MIN_ANSWERS = 16  # with boxes, on pictures with boxes
 MARGIN = 0.15  # by how much the mean fit of another frame must be better
-_NUMBER = r"\s*(-?\d{1,9}(?:\.\d{1,9})?)\s*"
-_FOUR = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]", re.ASCII)
-_CORNERS = re.compile(rf"\({_NUMBER},{_NUMBER}\)\s*,\s*\({_NUMBER},{_NUMBER}\)", re.ASCII)
+_FOUR = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]", re.ASCII)
 Size = tuple[float, float]  # width, height
 
 
@@ -132,7 +130,7 @@ def boxes_anywhere(text: str) -> Array:
     """
     answer = extract(text[:MAX_CHARACTERS])[1]
     text = text[:MAX_CHARACTERS] if answer is None else answer
-    found = _FOUR.findall(text) or _CORNERS.findall(text)
+    found = _FOUR.findall(text) or CORNERS.findall(text)
     return np.array(found[:MAX_PREDICTIONS], dtype=np.float64).reshape(-1, 4)
 
 

@@ -49,7 +49,7 @@ def detection_iou(completion: str, solution: str) -> float:
     >>> detection_iou(f"<answer>[{box}]</answer>", f"<answer>[{box}, {other}]</answer>")
     0.5
     """
-    found, truth = detections(completion), detections(solution)
+    found, truth = parse("detection", completion), parse("detection", solution)
     overlaps = _overlaps(found, truth)
     return 0.0 if overlaps is None else sum(overlaps) / max(len(found), len(truth))
 
@@ -63,8 +63,8 @@ def detection_confidence(completion: str, solution: str) -> float:
     >>> detection_confidence("<answer>[{'Position': [0, 0, 9, 9], 'Confidence': NaN}]</answer>", truth)
     nan
     """
-    found = detections(completion)
-    overlaps = _overlaps(found, detections(solution))
+    found = parse("detection", completion)
+    overlaps = _overlaps(found, parse("detection", solution))
     if overlaps is None:
         return 0.0
     mean = sum(c if overlap else 1 - c for (_, c), overlap in zip(found, overlaps, strict=True)) / len(found)
@@ -77,9 +77,10 @@ def accuracy(completion: str, solution: str) -> float:
     >>> [accuracy(f"<answer>{label}</answer>", "<answer>737-300</answer>") for label in ("", "7", "747")]
     [1.0, 1.0, 0.0]
     """
-    if len(completion) > MAX_CHARACTERS:
+    answer, label = parse("classification", completion), parse("classification", solution)
+    if isinstance(answer, ParseFailure) or isinstance(label, ParseFailure):
         return 0.0
-    answer, label = (_answer(text).lower().replace(" ", "").replace("_", "") for text in (completion, solution))
+    answer, label = (text.lower().replace(" ", "").replace("_", "") for text in (answer, label))
     return float(answer in label or label in answer)
 
 
@@ -91,7 +92,7 @@ def grounding(completion: str, solution: str) -> float:
     >>> round(grounding("<answer>(900,900),(100,100)</answer>", "<answer>(400,400),(500,500)</answer>"))
     65
     """
-    found, truth = corners(completion), corners(solution)
+    found, truth = parse("grounding", completion), parse("grounding", solution)
     if isinstance(found, ParseFailure) or isinstance(truth, ParseFailure):
         return 0.0
     if _grounding_answer(completion) == _grounding_answer(solution):
@@ -113,10 +114,22 @@ def tags(completion: str, solution: str = "") -> float:
     return float(re.search(r"</think>\s*<answer>", inside) is not None)
 
 
-def detections(text: str) -> list[Prediction] | ParseFailure:
-    """Parse predictions as the released code does; a failure where that code would raise or find none."""
+def parse(task: Task, text: str) -> Any:
+    """Parse a text as the released code does; a `ParseFailure` where that code would raise or find no boxes.
+
+    detection        [(position, confidence), ...], unchecked
+    classification   the answer's text; only one that is too long is a failure
+    grounding        [x1, y1, x2, y2] in 0-1, as the released code pairs them; the box may be invalid
+
+    >>> parse("grounding", "<answer>(0,100),(200,300) or (400,500),(600,700)</answer>")
+    [0.0, 0.1, 0.4, 0.5]
+    """
     if len(text) > MAX_CHARACTERS:
         return ParseFailure("too long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}")
+    return _PARSERS[task](text)
+
+
+def _detections(text: str) -> list[Prediction] | ParseFailure:
     wrapped = f"<answer>{_answer(text)}</answer>".replace("[[", "[").replace("]]", "]").replace("\n", "")
     inner = wrapped[wrapped.find("<answer>") + len("<answer>") : wrapped.find("</answer>")]
     if not inner.endswith("]"):  # the released code repairs a truncated list: it keeps the elements before a comma
@@ -132,29 +145,12 @@ def detections(text: str) -> list[Prediction] | ParseFailure:
     return list(unique.items()) or ParseFailure("no boxes")
 
 
-def corners(text: str) -> list[float] | ParseFailure:
-    """Parse x1, y1, x2, y2 in 0-1 as the released code pairs them; the box may be invalid.
-
-    >>> corners("<answer>(0,100),(200,300) or (400,500),(600,700)</answer>")
-    [0.0, 0.1, 0.4, 0.5]
-    """
-    if len(text) > MAX_CHARACTERS:
-        return ParseFailure("too long", f"{len(text)} characters, the limit is {MAX_CHARACTERS}")
+def _corners(text: str) -> list[float] | ParseFailure:
     pairs = _CORNERS.findall(_grounding_answer(text))
     numbers = [number for pair in pairs for number in pair[:2]] + [number for pair in pairs for number in pair[2:]]
     return [float(number) / 1000 for number in numbers[:4]] or ParseFailure("no pair of points")
 
 
-def label_text(text: str) -> str | ParseFailure:
-    """Parse the label text; only a text that is too long is a failure."""
-    return _answer(text) if len(text) <= MAX_CHARACTERS else ParseFailure("too long")
-
-
-PARSERS: dict[Task, Callable[[str], object]] = {
-    "detection": detections,
-    "classification": label_text,
-    "grounding": corners,
-}
 PARTS: dict[Task, dict[str, Callable[[str, str], float]]] = {
     "detection": {"iou": detection_iou, "confidence": detection_confidence},
     "classification": {"accuracy": accuracy},
@@ -169,6 +165,13 @@ def _answer(text: str) -> str:
         if closed:
             return answer.strip()
     return text.strip()
+
+
+_PARSERS: dict[Task, Callable[[str], Any]] = {
+    "detection": _detections,
+    "classification": _answer,
+    "grounding": _corners,
+}
 
 
 def _grounding_answer(text: str) -> str:

@@ -32,8 +32,8 @@ from textwrap import shorten
 from types import FrameType, ModuleType
 from typing import Any, get_args
 
-from minirft import UserError
-from minirft.rewards.answers import ParseFailure, parse
+from minirft import UserError, as_user_error
+from minirft.rewards.answers import Answer
 from minirft.rewards.readings import Reward, RewardFn, Score, Variant, reading
 from minirft.samples import Sample, Task
 
@@ -65,8 +65,7 @@ class OwnReward:
         except (Exception, SystemExit) as error:  # an error in the function loses its group, not the run
             file = getattr(getattr(self.function, "__code__", None), "co_filename", "")
             return Score(math.nan, {}, f"the reward failed: {described(error, file)}")
-        answer = parse(sample.task, completion)
-        failure = answer.reason if isinstance(answer, ParseFailure) else None
+        failure = Answer.of(sample.task, completion).failure
         return Score(sum(self.weights.get(name, 1.0) * value for name, value in parts.items()), parts, failure)
 
     @property
@@ -123,12 +122,9 @@ def load_function(source: str) -> OwnFunction:
     if not callable(function):
         found = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
         raise UserError(f"{path} has no function {name}; it has {', '.join(found) or 'none'}")
-    try:
+    wrong = f"{source} cannot be called as {name}(completion, sample): {{why}}"
+    with contextlib.suppress(ValueError), as_user_error(wrong, TypeError):  # a builtin may have no signature
         inspect.signature(function, follow_wrapped=False).bind("completion", "sample")
-    except TypeError as error:
-        raise UserError(f"{source} cannot be called as {name}(completion, sample): {error}") from None
-    except ValueError:  # a builtin without a signature
-        pass
     return function
 
 

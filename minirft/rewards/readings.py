@@ -15,7 +15,7 @@ completion may be any text.  `own` holds rewards of your own, which may use the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import Any, Literal, get_args
@@ -128,32 +128,8 @@ def reading(
         raise UserError(f"no reward called {', '.join(sorted(unknown))} in {task}; its parts are {', '.join(parts)}")
     weights = dict.fromkeys(parts, 1.0) | dict(weights or {})
     if variant == "official":
-        return Reward(parts, weights, lambda text: Answer(text, official.PARSERS[task](text)))
+        return Reward(parts, weights, lambda text: Answer(text, official.parse(task, text)))
     return Reward(parts, weights, partial(Answer.of, task), partial(parse_solution, task))
-
-
-def score_rows(rows: Iterable[Mapping[str, Any]], reward: Reward) -> Iterator[dict[str, float | str | None]]:
-    """Score saved completions: rows {"completion", "solution"} -> rows {part: value, ..., "total", "failure"}.
-
-    Every result is valid JSON.  A value that is not finite, which only the official reading gives, becomes None, and
-    `failure` is then "not finite".  Raises `UserError`, with the row's number from 1, for a row that lacks a text.
-
-    >>> rows = [{"completion": "<answer>cat</answer>", "solution": "<answer>Cat</answer>"}]
-    >>> list(score_rows(rows, reading("classification")))
-    [{'accuracy': 1.0, 'format': 0.0, 'total': 1.0, 'failure': None}]
-    """
-    for number, row in enumerate(rows, 1):
-        completion, solution = row.get("completion"), row.get("solution")
-        if not isinstance(completion, str) or not isinstance(solution, str):
-            raise UserError(f"row {number}: completion and solution must both be text; got {sorted(row)}")
-        try:
-            score = reward(completion, solution)
-        except UserError as error:
-            raise UserError(f"row {number}: {error}") from None
-        values = score.parts | {"total": score.total}
-        finite = all(map(math.isfinite, values.values()))
-        failure = score.failure if finite else "not finite"
-        yield {**{name: v if math.isfinite(v) else None for name, v in values.items()}, "failure": failure}
 
 
 def _check_options(task: Task, variant: Variant, options: Mapping[str, Any]) -> None:
@@ -194,8 +170,7 @@ def _official_parts(task: Task) -> dict[str, Part]:
     if task not in official.PARTS:
         raise UserError(f"the released code has no {task} reward; use strict or paper")
 
-    def on_texts(part: Callable[[str, str], float]) -> Part:
-        return lambda answer, solution: part(answer.text, solution)
+    def on_texts(part: Callable[[str, str], float], answer: Answer, solution: str) -> float:
+        return part(answer.text, solution)
 
-    parts = official.PARTS[task] | {"format": official.tags}
-    return {name: on_texts(part) for name, part in parts.items()}
+    return {name: partial(on_texts, part) for name, part in (official.PARTS[task] | {"format": official.tags}).items()}

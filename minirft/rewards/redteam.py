@@ -146,18 +146,13 @@ def _list(boxes: Sequence[Sequence[Any]], confidence: int) -> str:
     return f"[{', '.join(items)}]"
 
 
-def _rewrite(pattern: str, replacement: str) -> Edit:
+def _rewrite(pattern: str, replacement: str | Callable[[re.Match[str]], str]) -> Edit:
     return lambda solution: _honest(re.sub(pattern, replacement, solution))
 
 
 _LABEL_EDITS: list[tuple[str, Edit]] = [
     ("first letter of the label", _rewrite(r"<answer>(.).*<", r"<answer>\1<")),
-    ("first half of the label", lambda solution: _honest(f"<answer>{_half(solution)}</answer>")),
+    ("first half of the label", _rewrite(r"(?<=<answer>).*(?=<)", lambda label: label[0][: (len(label[0]) + 1) // 2])),
     ("label and more", _rewrite(r"</answer>", " or something else</answer>")),
     ("wrong on two lines, label in the reasoning", lambda s: f"<think>Not {s[8:-9]}.</think> <answer>\ncat\n</answer>"),
 ]
-
-
-def _half(solution: str) -> str:
-    label = extract(solution)[1] or ""
-    return label[: (len(label) + 1) // 2]

@@ -6,7 +6,6 @@ from minirft import lazily
 
 if TYPE_CHECKING:
     from minirft.runs import with_trl
-    from minirft.runs.adapters import source_policy
     from minirft.runs.asking import Answered, Asking, ask
     from minirft.runs.config import SHIPPED, GRPOConfig, find_config, load_config
     from minirft.runs.exports import export_run
@@ -18,8 +17,9 @@ if TYPE_CHECKING:
         load_weights,
         open_run,
         run_config,
+        source_policy,
     )
-    from minirft.runs.history import History, groups_of, read_history
+    from minirft.runs.history import History, read_history
     from minirft.runs.log import METRICS, library_version, plain, provenance, read_log
     from minirft.runs.loop import generate, judged, run_steps
     from minirft.runs.predictions import default_file, predict, settings, write_coco_results

@@ -211,12 +211,9 @@ def load_config(source: str | Path) -> GRPOConfig:
 
 def find_config(source: str | Path) -> Path:
     """Return the TOML file that `source` names: a path, or a shipped configuration without its ending."""
-    shipped = SHIPPED / f"{source}.toml"
-    if shipped.is_file() and shipped.parent == SHIPPED:
-        return shipped
-    path = Path(source)
-    if path.is_file():
-        return path
+    for path in (SHIPPED / f"{source}.toml", Path(source)):
+        if path.is_file():
+            return path
     names = sorted(file.stem for file in SHIPPED.glob("*.toml"))
     near = difflib.get_close_matches(str(source), names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""

@@ -1,4 +1,4 @@
-"""This module opens the folder of a run, resumes the run from its checkpoint, and exports its policy.
+"""This module opens the folder of a run, resumes the run from its checkpoint, exports and loads its policy.
 
     RUN/config.toml        all settings
         log.jsonl          one row per step and per evaluation, with a provenance header
@@ -16,17 +16,19 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from torch import Tensor
 
 from minirft import UserError, as_user_error
-from minirft.engine import HUB, LossScale
+from minirft.engine import HUB, LossScale, quiet_peft
 from minirft.policy import Policy
 from minirft.reference import Reference, make_reference
 from minirft.rewards import RewardFn, fingerprint, is_own
@@ -42,6 +44,8 @@ Method = Literal["grpo", "sft", "trl"]
 # `prompts_per_decode`, are not here: they change the last bits.
 MAY_CHANGE = {"steps", "sft_steps", "out", "save_every", "keep_checkpoints", "eval_every", "eval_samples", "eval_batch"}
 MAY_CHANGE |= {"offload_vision", "offload_embedding"}
+OF_POLICY = ("quantize", "train_vision", "dtype", "max_pixels", "checkpointing", "max_prompt_length", "shared_prefix")
+OF_POLICY += ("offload_vision", "offload_embedding", "decoder")  # settings that `Policy.load` takes as they are
 HELD_OUT = "held_out.jsonl"  # the answers of the evaluations
 LOCK = ".lock"  # locked while a process trains in the folder
 EXPORTED = "minirft.toml"  # in an export: the settings of its run, with the changes of the export
@@ -90,21 +94,9 @@ def load_policy(config: GRPOConfig) -> Policy:
     """Load the policy from which a configuration starts."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    return Policy.load(
-        config.model,
-        quantize=config.quantize,
-        lora=config.lora if config.train == "lora" else None,
-        train_vision=config.train_vision,
-        dtype=config.dtype,
-        device=None if config.device == "auto" else config.device,
-        max_pixels=config.max_pixels,
-        checkpointing=config.checkpointing,
-        max_prompt_length=config.max_prompt_length,
-        offload_vision=config.offload_vision,
-        offload_embedding=config.offload_embedding,
-        shared_prefix=config.shared_prefix,
-        decoder=config.decoder,
-    )
+    lora = config.lora if config.train == "lora" else None
+    device = None if config.device == "auto" else config.device
+    return Policy.load(config.model, lora=lora, device=device, **{name: getattr(config, name) for name in OF_POLICY})
 
 
 def open_run(method: Method, config: GRPOConfig, resume: Path | None = None, reward: RewardFn | None = None) -> Run:
@@ -121,32 +113,24 @@ def open_run(method: Method, config: GRPOConfig, resume: Path | None = None, rew
         _take(lock, folder)
     elif _has_steps(folder):
         raise UserError(f"{folder} already holds a run: go on with --resume {folder}, or choose another --out")
-    try:
+    with ExitStack() as on_error:
+        on_error.callback(lock.release, force=True)
         policy = load_policy(config)  # before anything is written, so that a wrong model leaves no folder behind
         _take(lock, folder)
-        return _open_locked(method, config, folder, policy, lock, own, resume is not None)
-    except BaseException:
-        lock.release(force=True)
-        raise
-
-
-def _open_locked(
-    method: Method, config: GRPOConfig, folder: Path, policy: Policy, lock: BaseFileLock, own: str | None, resume: bool
-) -> Run:
-    with _choosing_another_out(folder):
-        (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
-        os.replace(folder / ".config.toml", folder / "config.toml")
-    if not resume:  # the log of an attempt that failed before its first step
-        (folder / "log.jsonl").unlink(missing_ok=True)
-    header = {"method": method, **asdict(config)} | ({"reward_sha256": own} if own else {})
-    device = str(policy.device)
-    log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=device, resume=resume)
-    # The reference is the policy before any step, so it is made before a checkpoint is loaded.
-    reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
-    run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference, lock)
-    if resume:
-        _go_back_to_checkpoint(run)
-        _notice_other_threads(folder)
+        with _choosing_another_out(folder):
+            (folder / ".config.toml").write_text(to_toml(config), encoding="utf-8")
+            os.replace(folder / ".config.toml", folder / "config.toml")
+        if not resume:  # the log of an attempt that failed before its first step
+            (folder / "log.jsonl").unlink(missing_ok=True)
+        header = {"method": method, **asdict(config)} | ({"reward_sha256": own} if own else {})
+        log = RunLog(folder / "log.jsonl", config=header, seed=config.seed, device=str(policy.device))
+        # The reference is the policy before any step, so it is made before a checkpoint is loaded.
+        reference = make_reference(policy, config.kl_coef if method == "grpo" else 0.0)
+        run = Run(method, config, folder, policy, make_optimiser(policy, config), log, reference, lock)
+        if resume:
+            _go_back_to_checkpoint(run)
+            _notice_other_threads(folder)
+        on_error.pop_all()
     return run
 
 
@@ -213,13 +197,9 @@ def _take(lock: BaseFileLock, folder: Path) -> None:
     """Lock the folder until the run ends; the system releases the lock of a process that was killed."""
     with _choosing_another_out(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+        busy = f"{folder} is in use by another process, or by an unfinished run of this one: wait for it or stop it, "
+        with as_user_error(busy + "or choose another --out", Timeout):
             lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{folder} is in use by another process, or by an unfinished run of this one: wait for it or stop it, "
-                f"or choose another --out"
-            ) from None
 
 
 def _go_back_to_checkpoint(run: Run) -> None:
@@ -233,10 +213,9 @@ def _go_back_to_checkpoint(run: Run) -> None:
         run.policy.loss_scale = LossScale(**checkpoint.extra.get("loss_scale", {}))
         run.step = checkpoint.step
     # A run that was killed before its first save repeats the evaluation of step 0 too.
-    truncate_after(run.log.path, run.step or -1)
-    for completions, last in ((run.folder / "completions.jsonl", run.step), (run.folder / HELD_OUT, run.step or -1)):
-        if completions.exists():
-            truncate_after(completions, last)
+    for file in (run.log.path, run.folder / "completions.jsonl", run.folder / HELD_OUT):
+        if file.exists():
+            truncate_after(file, run.step or -1)
 
 
 def load_weights(policy: Policy, weights: dict[str, Tensor]) -> None:
@@ -246,7 +225,7 @@ def load_weights(policy: Policy, weights: dict[str, Tensor]) -> None:
             weight.copy_(weights[name])
 
 
-# ------------------------------------------------------------------ exporting the policy
+# ------------------------------------------------------------------ the policy, out and in again
 
 
 def export(policy: Policy, folder: Path) -> None:
@@ -270,3 +249,34 @@ def load_run_policy(folder: Path, config: GRPOConfig) -> Policy:
     policy = load_policy(config)
     load_weights(policy, checkpoint.weights)
     return policy
+
+
+def source_policy(source: str | Path, config: GRPOConfig, adapter: Path | None = None) -> Policy:
+    """Load the policy of `source` (the folder of a run or an export, or a config) with the settings `config`.
+
+    With `adapter`, load the config's model and put that PEFT adapter on it.  Raises `UserError` if it cannot be loaded.
+    """
+    if adapter:
+        return adapted_policy(adapter, config)
+    return load_run_policy(Path(source), config) if Path(source).is_dir() else load_policy(config)
+
+
+def adapted_policy(folder: Path, config: GRPOConfig) -> Policy:
+    """Load the config's model and put the adapter in `folder`, from any trainer, on it as its trainable weights.
+
+    All PEFT kinds that change layers work (LoRA, DoRA, IA3, ...).  Raises `UserError` if there is no adapter, if it
+    puts tokens before the prompt, or if it does not fit the model.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder} holds no PEFT adapter (there is no adapter_config.json in it); check --adapter")
+    base = load_policy(replace(config, train="lora"))  # "lora" because a 4-bit model cannot be trained in full
+    core = base.model.unload()
+    message = f"{folder}: the adapter does not fit {config.model} ({{why}}); name its base model"
+    with as_user_error(message, OSError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError):
+        kind = PeftConfig.from_pretrained(str(folder))
+        if kind.is_prompt_learning:
+            raise UserError(f"{folder}: a {kind.peft_type.value} adapter puts tokens before the prompt; use LoRA")
+        vars(core).pop("peft_config", None)  # some versions of PEFT leave the settings of the removed adapters here
+        with quiet_peft():
+            model = PeftModel.from_pretrained(core, str(folder), is_trainable=True)
+    return Policy(model, base.processor, name=f"{config.model} + {folder}")

@@ -1,4 +1,4 @@
-"""This module reads the folder of a run for a report: logged rows, held-out answers, and groups of completions.
+"""This module reads the folder of a run for a report: logged rows, held-out answers, and scored completions.
 
 Pictures are loaded again with the run's settings.  If the data has moved, everything that needs no picture still works.
 """
@@ -9,30 +9,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from minirft import UserError
-from minirft.data import held_out, training_feed, validation
+from minirft.data import held_out, validation
 from minirft.runs.config import GRPOConfig
 from minirft.runs.folder import HELD_OUT, run_config
 from minirft.runs.log import read_log, read_rows
+from minirft.runs.step import Row
 from minirft.samples import Sample
 
-Row = dict[str, Any]
 ROW = "a row of completions; remove that line"
-
-
-@dataclass(frozen=True)
-class GroupOfStep:
-    """A `GroupOfStep` is one group of a step: its rows, the index of the first, and the parts of all B rows."""
-
-    step: int
-    sample: Sample
-    rows: list[Row]
-    first: int
-    parts: dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +43,15 @@ class History:
         return [{key: value for key, value in row.items() if not isinstance(value, str)} for row in kept]
 
     @property
+    def scored(self) -> dict[int, list[Row]]:
+        """Return {step: rows} of the completions that have rewards; an SFT run has none."""
+        steps: dict[int, list[Row]] = defaultdict(list)
+        for row in _rows(self.folder / "completions.jsonl"):
+            if "reward" in row:
+                steps[row["step"]].append(row)
+        return dict(steps)
+
+    @property
     def steps(self) -> int:
         """Return the number of training steps in the log."""
         return max((row["step"] for row in self.rows if row.get("kind") == "train"), default=0)
@@ -79,52 +74,6 @@ def read_history(folder: Path) -> History:
         if samples and all(sample.id in texts for sample in samples)
     }
     return History(folder.resolve().name, folder, config, header, rows, samples, answers)
-
-
-def groups_of(history: History, count: int) -> list[GroupOfStep]:
-    """Return, for at most `count` steps spread over the run, the group whose rewards differ most.
-
-    An SFT run has no rewards, so its list is empty; a step whose samples cannot be loaded is left out.
-    """
-    steps: dict[int, list[Row]] = defaultdict(list)
-    for row in _rows(history.folder / "completions.jsonl"):
-        if "reward" in row:
-            steps[row["step"]].append(row)
-    try:
-        feed = training_feed(history.config) if steps else None
-    except UserError:
-        return []
-    groups = []
-    for step in _spread(sorted(steps), count):
-        samples = {sample.id: sample for sample in feed(step)} if feed else {}
-        group = _widest(step, steps[step], history.config.group_size, samples)
-        groups += [group] if group else []
-    return groups
-
-
-def _widest(step: int, rows: list[Row], size: int, samples: Mapping[str, Sample]) -> GroupOfStep | None:
-    """Return the group of a step whose rewards differ most, among those whose sample is known."""
-    groups = [rows[first : first + size] for first in range(0, len(rows), size)]
-    # A group with a failed reward was not part of the update.
-    groups = [group for group in groups if len(group) == size and all(row["reward"] is not None for row in group)]
-    rows = [row for group in groups for row in group]
-    names = dict.fromkeys(name for row in rows for name in row["parts"])
-    parts = {name: [row["parts"].get(name, 0.0) for row in rows] for name in names}
-    known = [i for i, group in enumerate(groups) if group[0]["sample"] in samples]
-    if not known:
-        return None
-    best = max(known, key=lambda i: np.std([row["reward"] for row in groups[i]]))
-    return GroupOfStep(step, samples[groups[best][0]["sample"]], groups[best], best * size, parts)
-
-
-def _spread(steps: Sequence[int], count: int) -> list[int]:
-    """Return at most `count` of the steps, at equal distances.
-
-    >>> _spread(range(1, 101), 3), _spread([1, 2], 3)
-    ([1, 51, 100], [1, 2])
-    """
-    places = sorted({round(place) for place in np.linspace(0, len(steps) - 1, min(count, len(steps)))})
-    return [steps[place] for place in places]
 
 
 def _answers(folder: Path) -> dict[int, dict[str, str]]:

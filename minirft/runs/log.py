@@ -84,38 +84,35 @@ def plain(value: Any) -> Any:
 class RunLog:
     """A `RunLog` is an append-only JSON-lines file: a header, then rows `{"kind": ..., "step": ..., ...}`.
 
-    A new log refuses an existing file; `resume=True` continues it.  Each row is one write of one whole line, so only
-    the last line of a killed process can be incomplete, and resuming removes that line.
-    Raises `UserError` when the file exists, cannot be written or is damaged, and `ValueError` for a key that is neither
-    in `METRICS` nor a part of a reward, reward_NAME.
+    An existing file is continued.  Each row is one write of one whole line, so only the last line of a killed process
+    can be incomplete, and that line is removed.
+    Raises `UserError` when the file cannot be written or is damaged, and `ValueError` for a key that is neither in
+    `METRICS` nor a part of a reward, reward_NAME.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     log = RunLog(Path(folder) / "log.jsonl", config={"group_size": 8}, seed=0)
-    ...     log.row("train", step=1, reward=0.25)
+    ...     row = log.row("train", step=1, reward=0.25)
     ...     header, rows = read_log(log.path)
-    >>> header["seed"], rows
-    (0, [{'kind': 'train', 'step': 1, 'reward': 0.25}])
+    >>> header["seed"], rows == [row], rows
+    (0, True, [{'kind': 'train', 'step': 1, 'reward': 0.25}])
     """
 
-    def __init__(self, path: Path, *, config: Mapping[str, Any], seed: int, device: str = "cpu", resume: bool = False):
+    def __init__(self, path: Path, *, config: Mapping[str, Any], seed: int, device: str = "cpu") -> None:
         self.path = Path(path)
-        if self.path.exists() and not resume:
-            raise UserError(f"{self.path} already holds a run; resume it or choose another output folder")
         if self.path.exists():
             truncate_after(self.path, math.inf)  # removes an incomplete last line
         if not self.path.exists() or self.path.stat().st_size == 0:
-            self._append(provenance(config, seed, device))
+            write_rows(self.path, [plain(provenance(config, seed, device))], "the run log ")
 
-    def row(self, kind: str, **values: Any) -> None:
-        """Append one row; infinite numbers and NaN are written as null."""
+    def row(self, kind: str, **values: Any) -> dict[str, Any]:
+        """Append one row and return it; infinite numbers and NaN are written as null."""
         unknown = sorted(key for key in values.keys() - METRICS.keys() if not key.startswith("reward_"))
         if unknown or kind == "header":
             raise ValueError(f"row of kind {kind!r} with undefined keys {unknown}; define them in runlog.METRICS")
-        self._append({"kind": kind, **values})
-
-    def _append(self, row: dict[str, Any]) -> None:
+        row = {"kind": kind, **values}
         write_rows(self.path, [plain(row)], "the run log ")
+        return row
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], what: str = "", mode: Literal["ab", "wb"] = "ab") -> None:

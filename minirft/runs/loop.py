@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from tqdm import tqdm
 
-from minirft import UserError
+from minirft import as_user_error
 from minirft.data import Feed, Screening, step_seed, validation
 from minirft.evaluation import metrics
 from minirft.policy import Policy
@@ -29,48 +29,38 @@ from minirft.samples import Sample
 DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
 
 
-def run_steps(
-    run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening | None = None
-) -> Iterator[Row]:
+def run_steps(run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening) -> Iterator[Row]:
     """Do the remaining steps; log, evaluate and save as configured; yield every row that is logged.
 
     `feed(step)` returns the samples of a step, and `do_step(samples, step)` its row and its completions.  The findings
     of `screening` are logged first.  The first Ctrl-C finishes the step, saves, and raises `KeyboardInterrupt` with the
     command that resumes; the second one stops at once.
     """
-    try:
-        yield from _steps(run, steps, feed, do_step, progress, screening)
-    finally:
-        run.lock.release(force=True)
-
-
-def _steps(
-    run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool, screening: Screening | None
-) -> Iterator[Row]:
     config = run.config
-    questions = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute
-    if screening:
-        screening.save(run.folder)
-    logged = read_log(run.log.path)[1]
-    frames, idle, failures = FrameWatch(run, logged), IdleWatch(config, logged), FailedRewards(run, logged)
     shape = "{n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
     bar = tqdm(total=steps, initial=run.step, disable=not progress, dynamic_ncols=True, bar_format=shape)
-    with bar, _interrupts() as interrupted:
-        if run.step == 0 and screening and screening.row():
-            run.log.row("data", step=0, **screening.row())
-            yield {"kind": "data", "step": 0, **screening.row()}
+    with contextlib.ExitStack() as at_end, bar, _interrupts() as interrupted:
+        at_end.callback(run.lock.release, force=True)
+        questions = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute
+        screening.save(run.folder)
+        logged = read_log(run.log.path)[1]
+        frames, idle, failures = FrameWatch(run, logged), IdleWatch(config, logged), FailedRewards(run, logged)
+        if run.step == 0 and (found := screening.row()):
+            yield run.log.row("data", step=0, **found)
         if run.step == 0 and config.eval_every:
             yield log_evaluation(run, questions, frames)
         while run.step < steps:
             samples = feed(run.step + 1)
-            row, completions = _guarded(do_step, samples, run)
+            where = f"step {run.step + 1} does not fit into the memory of {run.policy.device}"
+            advice = "set checkpointing = true, or lower rows_per_pass (such as 2), max_pixels or max_completion_length"
+            with as_user_error(f"{where}: {advice}", torch.OutOfMemoryError):
+                row, completions = do_step(samples, run.step + 1)
             run.step += 1
             run.record(completions)
             row |= frames.training(row, completions, samples) | idle.training(row) | failures.training(completions)
-            run.log.row("train", **row)
             bar.set_postfix_str(bar_text(row))
             bar.update()
-            yield {"kind": "train", **row}
+            yield run.log.row("train", **row)
             if config.eval_every and run.step % config.eval_every == 0:
                 yield log_evaluation(run, questions, frames)
             if run.step % config.save_every == 0 or run.step == steps or interrupted.is_set():
@@ -79,16 +69,6 @@ def _steps(
                 command = f"minirft {'train' if run.method == 'grpo' else 'sft'} --resume {run.folder}"
                 raise KeyboardInterrupt(f"stopped and saved after step {run.step}; go on with {command}")
         export(run.policy, run.folder / "policy")
-
-
-def _guarded(do_step: DoStep, samples: list[Sample], run: Run) -> tuple[Row, list[Row]]:
-    try:
-        return do_step(samples, run.step + 1)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"step {run.step + 1} does not fit into the memory of {run.policy.device}: set checkpointing = true, "
-            f"or lower rows_per_pass (such as 2), max_pixels or max_completion_length"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -128,43 +108,30 @@ def bar_text(row: Row, width: int = 50) -> str:
         "loss": "loss {:.3f}",
         "tokens_per_second": "tokens/s {:.0f}",
     }
-    line = ""
-    for text in (text.format(row[key]) for key, text in shown.items() if row.get(key) is not None):
-        if len(line) + len(text) + 2 > width:
-            break
-        line += f", {text}" if line else text
-    return line
+    texts = [text.format(row[key]) for key, text in shown.items() if row.get(key) is not None]
+    while len(", ".join(texts)) > width:
+        texts.pop()
+    return ", ".join(texts)
 
 
 # ------------------------------------------------------------------ evaluating
 
 
-def evaluate_policy(
-    policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy"
-) -> tuple[Row, list[str]]:
-    """Return the held-out metrics and the answers; `mode` is "greedy", or "sampled" at the training temperature."""
-    start = time.perf_counter()
-    completions = generate(policy, config, samples, mode)
-    seconds = time.perf_counter() - start
-    return {"mode": mode, **judged(policy, completions, samples), "seconds": seconds}, completions
-
-
 def judged(policy: Policy, completions: Sequence[str], samples: Sequence[Sample]) -> Row:
     """Return the metrics of completions, with `frame_warning` if their coordinates are in a wrong frame."""
-    warning = frame_warning(policy, completions, samples)
-    return metrics(samples[0].task, completions, samples) | ({"frame_warning": warning} if warning else {})
+    return metrics(samples[0].task, completions, samples) | frame_warning(policy, completions, samples)
 
 
-def generate(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> list[str]:
-    """Return one completion for each sample, `config.eval_batch` at a time."""
-    return [text for texts in generate_batches(policy, config, samples, mode) for text in texts]
-
-
-def generate_batches(
+def generate(
     policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy", first: int = 0
-) -> Iterator[list[str]]:
-    """Yield the completions of `generate` batch by batch, from sample `first` (a multiple of `config.eval_batch`)."""
-    for start in range(first, len(samples), config.eval_batch):
+) -> list[str]:
+    """Return one completion for each sample, `config.eval_batch` at a time.
+
+    `mode` is "greedy", or "sampled" at the training temperature.  `first` is the number of samples that were answered
+    before these: a batch draws the same numbers whether it is generated alone or with those before it.
+    """
+    texts: list[str] = []
+    for start in range(0, len(samples), config.eval_batch):
         prompts = [policy.encode(sample) for sample in samples[start : start + config.eval_batch]]
         rollout = sample_groups(
             policy,
@@ -172,18 +139,19 @@ def generate_batches(
             group_size=1,
             temperature=config.temperature,
             max_completion_length=config.max_completion_length,
-            seed=step_seed(config.seed, start),
+            seed=step_seed(config.seed, first + start),
             greedy=mode == "greedy",
         )
-        yield rollout.texts
+        texts += rollout.texts
+    return texts
 
 
 def log_evaluation(run: Run, samples: list[Sample], frames: FrameWatch) -> Row:
     """Evaluate the policy of a run as it is now, write the answers and the row down, and return the row."""
-    scores, texts = evaluate_policy(run.policy, run.config, samples)
+    start = time.perf_counter()
+    texts = generate(run.policy, run.config, samples)
+    seconds = time.perf_counter() - start
     rows = [{"sample": s.id, "solution": s.solution, "text": text} for s, text in zip(samples, texts, strict=True)]
     run.record(rows, HELD_OUT)
-    row = {"step": run.step, **scores}
-    frames.warn(row.get("frame_warning"))
-    run.log.row("eval", **row)
-    return {"kind": "eval", **row}
+    scores = frames.warn(judged(run.policy, texts, samples))
+    return run.log.row("eval", step=run.step, mode="greedy", **scores, seconds=seconds)

@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -25,11 +24,11 @@ from minirft.evaluation import coco_results
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import read_rows, write_rows
-from minirft.runs.loop import generate_batches
-from minirft.runs.two_stages import batches_in_two_stages
+from minirft.runs.loop import generate
+from minirft.runs.step import Row
+from minirft.runs.two_stages import answers_in_two_stages
 from minirft.samples import Sample
 
-Row = dict[str, Any]
 ROW = "a row of predictions; remove the file, or name another"
 # Settings on which an answer depends, besides the weights and the samples.
 FIELDS = ("model", "quantize", "dtype", "max_pixels", "max_completion_length", "eval_batch")
@@ -68,13 +67,14 @@ def predict(
     else, or cannot be written.
     """
     texts = _resumed(path, setup, samples, config.eval_batch)
-    batches = batches_in_two_stages if setup.get("two_stages") else generate_batches
+    answer = answers_in_two_stages if setup.get("two_stages") else generate
     if texts:
         print(f"minirft: {len(texts)} of {len(samples)} answers are in {path} already", file=sys.stderr)
     bar = tqdm(total=len(samples), initial=len(texts), disable=not progress, unit="answer", dynamic_ncols=True)
     with bar:
-        for batch in batches(policy, config, samples, setup["mode"], first=len(texts)):
-            part = samples[len(texts) : len(texts) + len(batch)]
+        for first in range(len(texts), len(samples), config.eval_batch):
+            part = samples[first : first + config.eval_batch]
+            batch = answer(policy, config, part, setup["mode"], first)
             rows = [{"id": s.id, "category": s.category, "solution": s.solution} for s in part]
             write_rows(path, [row | {"text": text} for row, text in zip(rows, batch, strict=True)])
             texts += batch

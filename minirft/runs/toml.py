@@ -16,11 +16,8 @@ from typing import Any, Literal
 
 from minirft import UserError, as_user_error
 
-# Keys of earlier versions: renamed with other values; removed, with the one value that is still accepted (run folders
-# hold it) and the advice for another; renamed with the same values.
-RENAMED = {"data.bad_boxes": 'data.on_bad ("skip" for "drop", "stop" for "refuse")'}
-GONE = {"lora.dtype": ("float32", "adapters are always float32; remove the line")}
-NEW_NAMES = {"prompts_per_rollout": "prompts_per_decode"}
+ACCEPTED = {int: (int,), float: (int, float), bool: (bool,), str: (str,), Path: (str,)}
+"""Type of a field -> types of TOML's values that it takes."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -40,18 +37,12 @@ def from_table(kind: type, table: dict[str, Any], prefix: str = "") -> Any:
     minirft.UserError: unknown key 'data.stpes'; did you mean 'data.steps'?
     """
     hints = typing.get_type_hints(kind)
-    table = {NEW_NAMES.get(prefix + key, key): value for key, value in table.items()}
-    kept = {key: value for key, value in table.items() if prefix + key not in GONE or value != GONE[prefix + key][0]}
-    for key in kept:
-        if prefix + key in GONE:
-            raise UserError(f"'{prefix}{key}' is gone: {GONE[prefix + key][1]}")
+    for key in table:
         if key not in hints:
-            if prefix + key in RENAMED:
-                raise UserError(f"{prefix}{key} has become {RENAMED[prefix + key]}; set that")
             near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
             advice = f"did you mean '{prefix}{near[0]}'?" if near else f"known: {', '.join(hints)}"
             raise UserError(f"unknown key '{prefix}{key}'; {advice}")
-    return kind(**{key: _convert(value, hints[key], prefix + key) for key, value in kept.items()})
+    return kind(**{key: _convert(value, hints[key], prefix + key) for key, value in table.items()})
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
@@ -67,12 +58,8 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         return tuple(_convert(item, options[0], key) for item in value)
     if origin is dict and isinstance(value, dict):
         return {name: _convert(item, options[1], f"{key}.{name}") for name, item in value.items()}
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if hint in (int, bool, str) and type(value) is hint:
-        return value
+    if type(value) in ACCEPTED.get(hint, ()):
+        return hint(value)
     raise UserError(f"{key} = {value!r}: expected {_in_words(hint)}")
 
 
@@ -109,14 +96,8 @@ def to_toml(config: Any, prefix: str = "") -> str:
             inner = ", ".join(f"{json.dumps(name)} = {number!r}" for name, number in value.items())
             lines.append(f"{item.name} = {{{inner}}}\n")
         elif value is not None:
-            lines.append(f"{item.name} = {_toml_value(value)}\n")
+            lines.append(f"{item.name} = {json.dumps(value, ensure_ascii=False, default=str)}\n")  # a path as text
     return "".join(lines + tables)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, (bool, str, Path)):
-        return json.dumps(value if isinstance(value, bool) else str(value), ensure_ascii=False)
-    return json.dumps(list(value), ensure_ascii=False) if isinstance(value, tuple) else repr(value)
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

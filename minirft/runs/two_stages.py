@@ -7,7 +7,6 @@ stage, a missed or an invented object, counts in the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from minirft import UserError
@@ -21,27 +20,18 @@ NO = "<think>there is none</think> " + prompts.detection_solution([])
 """The detection answer that stands for a "no" in the first stage."""
 
 
-def answers_in_two_stages(policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy") -> list[str]:
+def answers_in_two_stages(
+    policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy", first: int = 0
+) -> list[str]:
     """Return one detection answer for each sample: `NO` if the first answer is "no", else the second answer.
 
     A first answer that is neither yes nor no leads to the second stage, because only a "no" may suppress a detection.
+    `mode` and `first` are as in `minirft.runs.loop.generate`.  Raises `UserError` if a sample is no detection question.
     """
-    first = generate(policy, config, [presence_question(sample) for sample in samples], mode)
-    left = [sample for sample, text in zip(samples, first, strict=True) if parse("presence", text) is not False]
-    second = iter(generate(policy, config, left, mode)) if left else iter(())
-    return [NO if parse("presence", text) is False else next(second) for text in first]
-
-
-def batches_in_two_stages(
-    policy: Policy, config: GRPOConfig, samples: list[Sample], mode: str = "greedy", first: int = 0
-) -> Iterator[list[str]]:
-    """Yield the answers of `answers_in_two_stages` batch by batch, as `minirft.runs.loop.generate_batches` does.
-
-    Raises `UserError` if a sample is no detection question.
-    """
-    for start in range(first, len(samples), config.eval_batch):
-        batch = samples[start : start + config.eval_batch]
-        yield answers_in_two_stages(policy, replace(config, seed=config.seed + start), batch, mode)
+    there = generate(policy, config, [presence_question(sample) for sample in samples], mode, first)
+    left = [sample for sample, text in zip(samples, there, strict=True) if parse("presence", text) is not False]
+    second = iter(generate(policy, config, left, mode, first))
+    return [NO if parse("presence", text) is False else next(second) for text in there]
 
 
 def presence_question(sample: Sample) -> Sample:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 from PIL import Image
 
 from minirft import UserError, as_user_error
-from minirft.data import Screening, held_out, training_feed, training_set
+from minirft.data import Screening, first_samples, held_out
 from minirft.engine import Processor, load_processor, read_family, resolve
 from minirft.pictures import UNREADABLE, orientation
 from minirft.rewards import reward_for
@@ -55,7 +56,7 @@ def export_for_verl(config: GRPOConfig, folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds an export already: name another --out")
     reward_for(config.data.task, config.reward, config.reward_weights)  # a wrong one is found before anything is read
     screening, warnings = Screening.of(config.data), []
-    parts = {"train": _training(config, screening)}
+    parts = {"train": first_samples(config, config.steps, screening)}
     try:
         parts["held_out"] = held_out(config, screening)
     except UserError as error:
@@ -69,13 +70,6 @@ def export_for_verl(config: GRPOConfig, folder: Path) -> dict[str, Any]:
         text = REWARD.read_text(encoding="utf-8").format(folder=folder.as_posix(), task=config.data.task, **settings)
         (folder / "reward.py").write_text(text, encoding="utf-8")
     return {part: len(samples) for part, samples in parts.items()} | {"warnings": warnings}
-
-
-def _training(config: GRPOConfig, screening: Screening) -> list[Sample]:
-    if config.data.kind != "tiny" or config.data.shots:
-        return training_set(config.data, screening)
-    feed = training_feed(config)
-    return [sample for step in range(1, config.steps + 1) for sample in feed(step)]
 
 
 def _rows(samples: Sequence[Sample], part: str, processor: Processor, resize: bool) -> Iterator[dict[str, Any]]:
@@ -100,13 +94,11 @@ def _stored(sample: Sample, picture: Image.Image) -> bytes:
     """Return the bytes of the picture's own file, if any program reads the same pixels from it; else those of a PNG."""
     if not isinstance(sample.image, Image.Image):
         stored = sample.image.read_bytes()
-        try:
-            with Image.open(io.BytesIO(stored)) as opened:
-                same = opened.mode == "RGB" and opened.size == picture.size and orientation(opened) == 1
-                if same and opened.tobytes() == picture.tobytes():
-                    return stored
-        except UNREADABLE:  # HEIC, which verl's environment may not read
-            pass
+        # UNREADABLE: HEIC, which verl's environment may not read
+        with suppress(*UNREADABLE), Image.open(io.BytesIO(stored)) as opened:
+            same = opened.mode == "RGB" and opened.size == picture.size and orientation(opened) == 1
+            if same and opened.tobytes() == picture.tobytes():
+                return stored
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

@@ -24,11 +24,12 @@ WINDOW = 20
 """Steps over which failures of a reward are counted."""
 
 
-def frame_warning(policy: Policy, texts: Sequence[str], samples: Sequence[Sample]) -> str | None:
-    """Return the warning of `check_frames` about answers with boxes; None if they are right or have no boxes."""
+def frame_warning(policy: Policy, texts: Sequence[str], samples: Sequence[Sample]) -> dict[str, str]:
+    """Return {"frame_warning": that of `check_frames`}; {} if the boxes of the answers are right or there are none."""
     if samples[0].task not in WITH_BOXES:
-        return None
-    return check_frames(texts, samples, policy.processor.resized, policy.family.pixel_boxes).warning
+        return {}
+    warning = check_frames(texts, samples, policy.processor.resized, policy.family.pixel_boxes).warning
+    return {"frame_warning": warning} if warning else {}
 
 
 class FrameWatch:
@@ -42,21 +43,19 @@ class FrameWatch:
 
     def training(self, row: Row, completions: list[Row], samples: list[Sample]) -> Row:
         """Return what to add to the row of a training step: `frame_warning`, or nothing."""
-        step, task = self.run.step, self.run.config.data.task
         low = row.get("reward_iou", LOW_IOU) < LOW_IOU
-        if not low or self.warned or step & (step - 1) or task not in WITH_BOXES:
+        if not low or self.warned or self.run.step & (self.run.step - 1):
             return {}
         by_id = {sample.id: sample for sample in samples}
         rows = [by_id[completion["sample"]] for completion in completions]
-        warning = frame_warning(self.run.policy, [completion["text"] for completion in completions], rows)
-        self.warn(warning)
-        return {"frame_warning": warning} if warning else {}
+        return self.warn(frame_warning(self.run.policy, [completion["text"] for completion in completions], rows))
 
-    def warn(self, warning: str | None) -> None:
-        """Print the warning to stderr, the first time."""
-        if warning and not self.warned:
+    def warn(self, row: Row) -> Row:
+        """Print the `frame_warning` in a row, if any, to stderr, the first time; return the row."""
+        if "frame_warning" in row and not self.warned:
             self.warned = True
-            print(f"minirft: {warning}", file=sys.stderr)
+            print(f"minirft: {row['frame_warning']}", file=sys.stderr)
+        return row
 
 
 def idle(row: Row, config: GRPOConfig) -> dict[str, str]:

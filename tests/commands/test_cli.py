@@ -63,7 +63,7 @@ def test_the_process_ends_with_the_code():
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]):
     """A flag whose type the parser does not know, found by the first user."""
     with pytest.raises(SystemExit) as stop:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert not stop.value.code and f"minirft {name}" in capsys.readouterr().out
 
 

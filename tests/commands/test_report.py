@@ -12,8 +12,8 @@ from small_runs import small_config
 
 from minirft.commands.cli import main
 from minirft.commands.ending import moved
-from minirft.commands.report import report_data, runs_in
-from minirft.runs.history import groups_of, read_history
+from minirft.commands.report import moments, report_data, runs_in
+from minirft.runs.history import read_history
 from minirft.runs.supervised import sft
 from minirft.train import run
 
@@ -35,13 +35,15 @@ def test_a_history_is_what_the_run_wrote(runs: Path):
     for step, texts in history.answers.items():
         wanted = {line["sample"]: line["text"] for line in lines if line["step"] == step}
         assert [wanted[sample.id] for sample in history.samples] == list(texts)
-    groups = groups_of(history, 3)
-    assert [group.step for group in groups] == [1, 3, 4] or [group.step for group in groups] == [1, 2, 4]
-    for group in groups:
-        assert {row["sample"] for row in group.rows} == {group.sample.id} and len(group.rows) == 4
-        for name, values in group.parts.items():
+    shown = moments(history, 3)
+    assert [moment.step for moment in shown] in ([1, 3, 4], [1, 2, 4])
+    for moment in shown:
+        group, rows = moment.group, history.scored[moment.step][moment.first : moment.first + 4]
+        assert {row["sample"] for row in rows} == {group.sample.id} and len(rows) == 4
+        assert group.texts == [row["text"] for row in rows] and group.rewards == [row["reward"] for row in rows]
+        for name, values in moment.parts.items():
             assert len(values) == 8
-            assert values[group.first : group.first + 4] == [row["parts"][name] for row in group.rows]
+            assert values[moment.first : moment.first + 4] == [row["parts"][name] for row in rows] == group.parts[name]
 
 
 def test_a_resumed_run_keeps_one_answer_a_question(runs: Path, tiny_random: Path, tmp_path: Path):

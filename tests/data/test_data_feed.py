@@ -192,7 +192,7 @@ def test_a_split_is_what_the_same_settings_draw(coco, tmp_path, monkeypatch, cap
         f"[data]\nkind = 'coco'\nannotations = '{coco.annotations}'\nimages = '{coco.images}'\nnegatives = 0.4\n"
     )
     out = tmp_path / "split.json"
-    assert main(["data", "split", str(source), "--shots", "2", "--seed", "5", "--out", str(out)]) == 0
+    assert main(["data", "split", str(source), "--shots", "2", "--data.seed", "5", "--out", str(out)]) == 0
     assert f"--data.split {out}" in capsys.readouterr().out
     drawn = training_set(replace(coco, shots=2, seed=5, negatives=0.4))
     written = json.loads(out.read_text())

@@ -18,7 +18,7 @@ from minirft.data.feed import held_out, training_set
 from minirft.data.findings import Findings
 from minirft.data.screening import Screening
 from minirft.data.settings import DataConfig
-from minirft.rewards.answers import parse_detection, parse_grounding
+from minirft.rewards.answers import parse, parse_detection
 from minirft.runs.config import GRPOConfig
 
 SIZE = (200, 100)
@@ -289,7 +289,7 @@ def jsonl(folder: Path, rows: list, task: str = "grounding", **options) -> DataC
 def test_grounding_rows(tmp_path, name):
     """Catches a trainer's rows that are not known, a mark left in the question, and pixels taken for thousandths."""
     (sample,), bad = screened(jsonl(tmp_path, [ROWS[name]]))
-    assert parse_grounding(sample.solution).tolist() == CAT[0] and not bad
+    assert parse("grounding", sample.solution).tolist() == CAT[0] and not bad
     assert sample.category == "the taller cup" and "instruction: the taller cup Output" in sample.problem
     asked = replace(jsonl(tmp_path, [ROWS[name]]), question="Show me {instruction}!")
     assert training_set(asked)[0].problem.startswith("Show me the taller cup!\nOutput the thinking process")
@@ -326,7 +326,7 @@ def test_units_that_the_numbers_contradict(tmp_path, declared, box, advice):
         training_set(jsonl(tmp_path, rows, box_format=declared))
     assert advice in str(caught.value) and "\n" not in str(caught.value)
     right = next(name for name in ("unit", "pixels", "thousand") if f'"{name}"' in advice)
-    assert parse_grounding(training_set(jsonl(tmp_path, rows, box_format=right))[0].solution).tolist() == CAT[0]
+    assert parse("grounding", training_set(jsonl(tmp_path, rows, box_format=right))[0].solution).tolist() == CAT[0]
 
 
 def test_bad_grounding_rows_cost_themselves(tmp_path):
@@ -520,7 +520,7 @@ def test_a_split_works_with_the_config_that_made_it(tmp_path, capsys):
     command = ["data", "split", str(source), "--shots", "2", "--out", str(out)]
     assert main(command) == 0 and main(command) == 0  # the same again is no other file
     before = out.read_text()
-    assert main([*command, "--seed", "5"]) == 2
+    assert main([*command, "--data.seed", "5"]) == 2
     assert "is there already and differs: name another --out" in capsys.readouterr().err and out.read_text() == before
     source.write_text(f"{text}split = '{out}'\n")
     assert main(["data", "inspect", str(source), "--json"]) == 0
@@ -528,7 +528,7 @@ def test_a_split_works_with_the_config_that_made_it(tmp_path, capsys):
     assert main(["data", "inspect", str(source), "--data.shots", "3"]) == 2
     assert "was drawn with 2; set it to that, or to 0" in capsys.readouterr().err
     source.write_text(text)
-    assert main([*command, "--seed", "5", "--overwrite"]) == 0 and out.read_text() != before
+    assert main([*command, "--data.seed", "5", "--overwrite"]) == 0 and out.read_text() != before
 
 
 @pytest.mark.parametrize("task", ["detection", "classification"])

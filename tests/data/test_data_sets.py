@@ -14,7 +14,7 @@ from scipy.io import savemat
 from minirft import UserError
 from minirft.data.fine_grained import FLOWERS
 from minirft.data.reasonseg import masks
-from minirft.rewards.answers import normalise, parse_grounding, parse_label
+from minirft.rewards.answers import normalise, parse
 from minirft.rewards.boxes import MODEL, convert, pixels
 from minirft.rewards.detection import iou
 from minirft.samples import Sample
@@ -55,7 +55,7 @@ def test_a_folder_of_folders(pets_folder):
         "tabby_cat/b.png",
         "tabby_cat/more/c.png",
     ]
-    assert samples[1].category == parse_label(samples[1].solution) == "tabby cat"
+    assert samples[1].category == parse("classification", samples[1].solution) == "tabby cat"
     assert samples[0].problem.startswith("This is an image containing a pet. Please identify the species")
     assert samples[0].picture().size == (20, 10)
     assert [s.category for s in read("folder", pets_folder, categories=["golden retriever"])] == ["golden retriever"]
@@ -147,7 +147,7 @@ def test_labels_and_pictures_of_the_four_sets(kind, part, tmp_path):
     """Catches a label one off (MATLAB counts from 1), the parts swapped, a picture of the other part."""
     samples = read(kind, tmp_path, part=part)
     assert {s.image.name: s.category for s in samples} == EXPECTED[kind, part]
-    assert all(parse_label(s.solution) == s.category and s.image.is_file() for s in samples)
+    assert all(parse("classification", s.solution) == s.category and s.image.is_file() for s in samples)
     assert len({s.id for s in samples}) == len(samples)
     if kind == "cars":
         assert all(s.image.parent.name == f"cars_{part}" for s in samples)
@@ -274,7 +274,7 @@ def test_one_sample_for_each_instruction(tmp_path):
     write(tmp_path, shapes=[shape(SQUARE), shape(FAR, "ignore"), shape(FAR, "flag")], text=("a cup ", "what holds tea"))
     first, second = read("reasonseg", tmp_path, part="train")
     assert (first.id, first.category, second.id) == ("train/0001:0", "a cup", "train/0001:1")
-    assert parse_grounding(first.solution).tolist() == [200, 200, 600, 600]
+    assert parse("grounding", first.solution).tolist() == [200, 200, 600, 600]
     assert "instruction: what holds tea Output the thinking" in second.problem
 
 
@@ -282,7 +282,7 @@ def test_the_box_covers_all_targets_within_the_picture(tmp_path):
     """Catches the first polygon standing for the whole target, and a box that leaves the frame."""
     write(tmp_path, shapes=[shape(SQUARE), shape(FAR)])
     (sample,) = read("reasonseg", tmp_path, part="train")
-    assert parse_grounding(sample.solution).tolist() == [200, 200, 1000, 900]
+    assert parse("grounding", sample.solution).tolist() == [200, 200, 1000, 900]
 
 
 def test_masks(tmp_path):
@@ -310,7 +310,7 @@ def test_box_and_mask_agree(tmp_path, points):
     (sample,) = read("reasonseg", tmp_path, part="train")
     rows, columns = np.nonzero(masks(sample)[0])
     bounds = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]
-    box = convert(parse_grounding(sample.solution)[None], MODEL, pixels(100, 50))
+    box = convert(parse("grounding", sample.solution)[None], MODEL, pixels(100, 50))
     assert iou(box, bounds)[0, 0] > 0.3 and (np.abs(box - bounds) <= 1.2).all()
 
 

@@ -28,8 +28,7 @@ from minirft.engine.versions import Qwen2VLImageProcessorPil, quiet_peft
 from minirft.policy import LoraSettings, Policy
 from minirft.rewards import Detections, parse, prompts, reading
 from minirft.runs import PictureProcessor
-from minirft.runs.exports import merge
-from minirft.runs.model_card import write_processor
+from minirft.runs.exports import merge, write_processor
 from minirft.runs.supervised import written_rollout
 from minirft.sampler import sample_groups
 from minirft.samples import Prompt, Sample

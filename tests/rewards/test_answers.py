@@ -20,9 +20,6 @@ from minirft.rewards.answers import (
     normalise,
     parse,
     parse_detection,
-    parse_grounding,
-    parse_label,
-    parse_presence,
     parse_solution,
 )
 from minirft.rewards.readings import reading
@@ -216,9 +213,9 @@ def test_most_predictions() -> None:
 
 def test_labels() -> None:
     """Catches an empty answer let through, and labels that differ being made equal."""
-    assert parse_label(tagged(" Basset\nHound ")) == "Basset\nHound"
+    assert parse("classification", tagged(" Basset\nHound ")) == "Basset\nHound"
     for nothing in ("", "  ", "-", "_", "...", "''"):
-        assert isinstance(parse_label(tagged(nothing)), ParseFailure)
+        assert isinstance(parse("classification", tagged(nothing)), ParseFailure)
     same = ("Forget-me-not", "forget me not", "FORGET_ME_NOT.", " 'forget  me\nnot' ", "ｆorget-me-not")
     assert {normalise(label) for label in same} == {"forget me not"}
     different = (
@@ -240,7 +237,7 @@ def test_labels() -> None:
 @pytest.mark.parametrize("text", ["(10,20),(30,40)", " ( 10 , 20 ) , ( 30 , 40 ) ", "(10.0,20.0),(30.0,40.0)"])
 def test_grounding_reads(text: str) -> None:
     """Catches space or decimals spoiling a good answer."""
-    box = parse_grounding(tagged(text))
+    box = parse("grounding", tagged(text))
     assert isinstance(box, np.ndarray) and box.tolist() == [10, 20, 30, 40]
 
 
@@ -266,15 +263,15 @@ def test_grounding_reads(text: str) -> None:
 )
 def test_grounding_failures(text: str, reason: str) -> None:
     """Catches an inverted, oversize or second box let through."""
-    failure = parse_grounding(tagged(text))
+    failure = parse("grounding", tagged(text))
     assert isinstance(failure, ParseFailure) and failure.reason == reason
 
 
 def test_presence() -> None:
     """Catches yes and no swapped, and an answer that is both."""
-    assert parse_presence(tagged("Yes")) is True and parse_presence(tagged(" no. ")) is False
+    assert parse("presence", tagged("Yes")) is True and parse("presence", tagged(" no. ")) is False
     for neither in ("yes or no", "yes, no", "maybe", "y", "true", "-"):
-        assert parse_presence(tagged(neither)) == ParseFailure("not yes or no", neither)
+        assert parse("presence", tagged(neither)) == ParseFailure("not yes or no", neither)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -388,7 +385,7 @@ def test_normalised_characters_are_bounded(length: int, monkeypatch: pytest.Monk
     for task in ("classification", "presence"):
         reading(task)(tagged(label), "<answer>yes</answer>")
     assert max(lengths) <= MAX_LABEL and len(lengths) <= 10
-    assert (parse_label(tagged(label)) == label) == (length <= MAX_LABEL)
+    assert (parse("classification", tagged(label)) == label) == (length <= MAX_LABEL)
 
 
 def test_reading_a_list_takes_time_linear_in_its_length() -> None:

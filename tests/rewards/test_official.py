@@ -215,6 +215,6 @@ def test_any_text(text: str) -> None:
 )
 def test_hostile_texts(text: str) -> None:
     """Catches a crash on deep nesting and on length, where every reading earns 0."""
-    assert isinstance(official.detections(text), ParseFailure)
+    assert isinstance(official.parse("detection", text), ParseFailure)
     assert official.detection_iou(text, ALL) == official.detection_confidence(text, ALL) == official.tags(text) == 0
     assert official.grounding(text, BOX) == official.accuracy(text, f"<answer>{BMW}</answer>") == 0

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minirft import UserError
+from minirft.commands.scoring import scored
 from minirft.rewards import answers, detection
 from minirft.rewards.answers import Detections
 from minirft.rewards.detection import (
@@ -22,7 +24,7 @@ from minirft.rewards.detection import (
     shifted_score,
 )
 from minirft.rewards.prompts import detection_solution, grounding_solution
-from minirft.rewards.readings import Reward, Score, reading, score_rows
+from minirft.rewards.readings import Reward, Score, reading
 
 THOUGHT = "<think>I looked.</think> "
 NOTHING = "<answer>No Objects</answer>"
@@ -222,8 +224,8 @@ def test_paper_pays_an_inverted_box_one_minus_its_confidence() -> None:
 def test_one_reading_and_one_matching_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches parts that each parse the completion and match its boxes again."""
     parsed, matched = [], []
-    parse, match = answers.parse_detection, detection.match_hungarian
-    monkeypatch.setitem(answers._PARSERS, "detection", lambda text: parsed.append(text) or parse(text))
+    parse, match = answers.parse, detection.match_hungarian
+    monkeypatch.setattr(answers, "parse", lambda *a: parsed.append(a[-1]) or parse(*a))
     monkeypatch.setattr(detection, "match_hungarian", lambda *a: matched.append(a) or match(*a))
     reward, texts = reading("detection"), (answer((A, 1)), detection_solution([A]))
     assert reward(*texts).total == 3
@@ -322,21 +324,25 @@ def test_mistakes_are_named(call: object, message: str) -> None:
         call()
 
 
-def test_rows_are_json() -> None:
+def test_rows_are_json(tmp_path: Path) -> None:
     """Catches NaN in the output, parts missing from it, and a bad row without its number."""
     solution = detection_solution([A])
     rows = [{"completion": text, "solution": solution} for text in (answer((A, 1)), "a cat", answer((A, "NaN")))]
+    file = tmp_path / "rows.jsonl"
+
+    def score_rows(rows: list[dict], variant: str = "strict") -> list[dict]:
+        file.write_text("\n".join(map(json.dumps, rows)))
+        return [json.loads(json.dumps(row, allow_nan=False)) for row in scored(file, reading("detection", variant))]
+
     for variant in ("strict", "official"):
-        scored = [
-            json.loads(json.dumps(row, allow_nan=False)) for row in score_rows(rows, reading("detection", variant))
-        ]
-        assert [list(row) for row in scored] == [["iou", "confidence", "format", "total", "failure"]] * 3
-        assert scored[0]["total"] == 3 and scored[0]["failure"] is None
-        assert scored[1]["total"] == 0 and scored[1]["failure"]
-    assert scored[2] == {"iou": 1, "confidence": None, "format": 1, "total": None, "failure": "not finite"}
+        found = score_rows(rows, variant)
+        assert [list(row) for row in found] == [["iou", "confidence", "format", "total", "failure"]] * 3
+        assert found[0]["total"] == 3 and found[0]["failure"] is None
+        assert found[1]["total"] == 0 and found[1]["failure"]
+    assert found[2] == {"iou": 1, "confidence": None, "format": 1, "total": None, "failure": "not finite"}
     for bad in ({"completion": "a"}, {"completion": None, "solution": solution}, {"completion": "a", "solution": "b"}):
-        with pytest.raises(UserError, match="row 2: "):
-            list(score_rows([rows[0], bad], reading("detection")))
+        with pytest.raises(UserError, match="line 2: "):
+            score_rows([rows[0], bad])
 
 
 def test_own_reward() -> None:

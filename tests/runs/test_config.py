@@ -15,7 +15,6 @@ from minirft import UserError
 from minirft.policy import LoraSettings
 from minirft.runs import config as config_module
 from minirft.runs.config import SHIPPED, DataConfig, GRPOConfig, load_config
-from minirft.runs.folder import run_config
 from minirft.runs.toml import differences, from_table, read_toml, to_toml, tomllib
 
 NAMES = sorted(path.stem for path in SHIPPED.glob("*.toml"))
@@ -109,32 +108,6 @@ def test_unknown_key_names_the_nearest(tmp_path: Path):
     assert "unknown key 'group_sise'; did you mean 'group_size'?" in refusal(tmp_path, "group_sise = 4")
     assert "did you mean 'data.annotations'?" in refusal(tmp_path, "[data]\nanotations = 'a.json'")
     assert "unknown key 'zzz'" in refusal(tmp_path, "zzz = 4")
-
-
-def test_a_key_under_its_former_name_is_read():
-    """A run folder of last week that cannot be resumed because a setting was renamed."""
-    assert from_table(GRPOConfig, {"prompts_per_rollout": 4}).prompts_per_decode == 4
-
-
-def test_a_key_that_is_gone_says_so(tmp_path: Path):
-    """A setting of an earlier version that is silently ignored, or called a misspelling."""
-    for value in ('"bfloat16"', "32"):
-        said = refusal(tmp_path, f"[lora]\ndtype = {value}")
-        assert "'lora.dtype' is gone: adapters are always float32; remove the line" in said
-
-
-def test_a_run_folder_of_an_earlier_version_opens(tmp_path: Path):
-    """A run that cannot be resumed, scored or exported, because its config spells out a key that is gone since."""
-    config = GRPOConfig(train="lora", lora=LoraSettings(r=4))
-    text = to_toml(config).replace("[lora]\n", '[lora]\ndtype = "float32"\n')
-    (tmp_path / "config.toml").write_text(text)
-    assert 'dtype = "float32"' in text and run_config(tmp_path) == config
-
-
-def test_a_key_that_was_renamed_says_its_new_name(tmp_path: Path):
-    """A config of last week that gets the nearest name, which means something else."""
-    told = refusal(tmp_path, "[data]\nbad_boxes = 'drop'")
-    assert 'data.bad_boxes has become data.on_bad ("skip" for "drop", "stop" for "refuse")' in told
 
 
 @pytest.mark.parametrize(

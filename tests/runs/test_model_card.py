@@ -19,11 +19,10 @@ from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data import question_of
 from minirft.policy import LoraSettings, Policy
-from minirft.runs.adapters import adapted_policy
 from minirft.runs.asking import Asking, ask
 from minirft.runs.config import GRPOConfig
 from minirft.runs.exports import export_run
-from minirft.runs.folder import load_run_policy, open_run, run_config
+from minirft.runs.folder import adapted_policy, load_run_policy, open_run, run_config
 from minirft.tiny import CHECKPOINT, world
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

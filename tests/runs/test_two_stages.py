@@ -13,7 +13,7 @@ from minirft.experiments.settings import find
 from minirft.rewards.answers import parse
 from minirft.runs import predictions, two_stages
 from minirft.runs.folder import load_policy
-from minirft.runs.two_stages import NO, answers_in_two_stages, batches_in_two_stages, presence_question
+from minirft.runs.two_stages import NO, answers_in_two_stages, presence_question
 from minirft.samples import Sample
 from minirft.tiny import questions, world
 
@@ -21,7 +21,7 @@ from minirft.tiny import questions, world
 def perfect(answers: dict[str, str], asked: list[str]):
     """A policy that says of each question what `answers` has for its task, and writes down what it was asked."""
 
-    def generate(policy, config, samples: list[Sample], mode: str) -> list[str]:
+    def generate(policy, config, samples: list[Sample], mode: str, first: int) -> list[str]:
         asked.extend(f"{sample.task} {sample.id}" for sample in samples)
         return [f"<think>x</think> {answers.get(sample.task, sample.solution)}" for sample in samples]
 
@@ -62,7 +62,8 @@ def test_an_evaluation_in_two_stages_goes_on_after_a_stop(tiny_random: Path, tmp
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:4]))
     assert predictions.predict(policy, config, samples, path, made_with) == whole
-    assert [text for batch in batches_in_two_stages(policy, config, samples, "sampled") for text in batch] == whole
+    batches = [answers_in_two_stages(policy, config, samples[n : n + 2], "sampled", n) for n in (0, 2, 4)]
+    assert [text for batch in batches for text in batch] == whole
     at_once = predictions.settings(policy, config, samples, "sampled", trained=False)
     with pytest.raises(UserError, match="two_stages True -> None"):
         predictions.predict(policy, config, samples, path, at_once)

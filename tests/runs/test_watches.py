@@ -17,7 +17,6 @@ from minirft.rewards.frames import displayed_size
 from minirft.runs import loop, watches
 from minirft.runs.config import GRPOConfig
 from minirft.runs.log import read_log
-from minirft.runs.loop import evaluate_policy
 from minirft.runs.watches import FrameWatch
 from minirft.train import run as train
 
@@ -37,12 +36,11 @@ def said(samples, scale: float) -> list[str]:
 
 
 @pytest.mark.parametrize(("scale", "wrong"), [(0.001, "shares of width and height"), (1.0, None)])
-def test_an_evaluation_says_in_which_frame_the_answers_are(tiny, monkeypatch, scale: float, wrong: str | None):
+def test_an_evaluation_says_in_which_frame_the_answers_are(tiny, scale: float, wrong: str | None):
     """An AP of 0 that nobody explains, or a warning about answers that are right."""
     config = GRPOConfig(eval_samples=40)
     samples = held_out(config)
-    monkeypatch.setattr(loop, "generate", lambda *_: said(samples, scale))
-    row, _ = evaluate_policy(tiny, config, samples)
+    row = loop.judged(tiny, said(samples, scale), samples)
     assert (wrong in row["frame_warning"]) if wrong else "frame_warning" not in row
 
 
@@ -50,7 +48,7 @@ def test_an_evaluation_says_in_which_frame_the_answers_are(tiny, monkeypatch, sc
 def test_answers_without_boxes_are_not_looked_at(tiny, task):
     """A check that reads boxes out of labels."""
     samples = held_out(GRPOConfig(eval_samples=3, data=DataConfig(task=task)))
-    assert watches.frame_warning(tiny, ["<answer>[1, 2, 3, 4]</answer>"] * 3, samples) is None
+    assert watches.frame_warning(tiny, ["<answer>[1, 2, 3, 4]</answer>"] * 3, samples) == {}
 
 
 def test_training_is_looked_at_while_it_earns_little(tiny, capsys: pytest.CaptureFixture[str]):
@@ -80,7 +78,7 @@ def test_training_is_looked_at_while_it_earns_little(tiny, capsys: pytest.Captur
 def test_the_log_of_a_run_says_it_and_stderr_once(tiny_random, tmp_path, monkeypatch, capsys):
     """A key that the log does not know, a line at every evaluation, an annotation file read at every evaluation."""
     reads = []
-    monkeypatch.setattr(loop, "frame_warning", lambda *_: "boxes are in pixels")
+    monkeypatch.setattr(loop, "frame_warning", lambda *_: {"frame_warning": "boxes are in pixels"})
     monkeypatch.setattr(loop, "validation", lambda config, _: reads.append(1) or held_out(config))
     list(train(small_config(tiny_random, tmp_path, steps=3, eval_every=1)))
     rows = [row for row in read_log(tmp_path / "log.jsonl")[1] if row["kind"] == "eval"]

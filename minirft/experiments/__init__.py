@@ -31,6 +31,6 @@ if TYPE_CHECKING:
     from minirft.experiments.real_report import outlook, outlook_table, paper_number
     from minirft.experiments.settings import EXPERIMENTS, STOPS, config, find
     from minirft.experiments.statistics import difference, prediction_interval
-    from minirft.experiments.summary import Line, lines, measured, table
+    from minirft.experiments.summary import lines, measured, table
 
 __getattr__, __all__ = lazily(__name__)

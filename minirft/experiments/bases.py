@@ -57,7 +57,7 @@ def fresh_policy(base: str = "embedded") -> Policy:
 
 @cache
 def _policy() -> Policy:
-    return load_policy(config("detection", 0))
+    return load_policy(config(0))
 
 
 @cache
@@ -71,13 +71,12 @@ def _weights(base: str) -> dict[str, Tensor]:
 
 def _imitate(policy: Policy, recipe: Recipe) -> None:
     """Train on texts of the annotators, with the usual share of broken tags."""
-    settings = replace(
-        config("detection", SEED), sft_steps=recipe.steps, sft_learning_rate=recipe.learning_rate, sft_target="answer"
-    )
+    steps, rate = recipe.steps, recipe.learning_rate
+    settings = replace(config(SEED), sft_steps=steps, sft_learning_rate=rate, sft_target="answer")
     optimiser, size = make_optimiser(policy, settings), settings.prompts_per_step
-    questions = world.detection(recipe.steps * size, SEED)
+    questions = world.detection(steps * size, SEED)
     samples = [_written(index, sample, recipe.careful_share) for index, sample in enumerate(questions)]
-    for step in range(recipe.steps):
+    for step in range(steps):
         sft_step(policy, optimiser, samples[step * size : (step + 1) * size], settings, step + 1)
 
 

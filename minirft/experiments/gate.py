@@ -41,7 +41,7 @@ class Requirement:
 
 def force(policy: Policy, prompt: Prompt, words: str) -> Prompt:
     """Append the first words of the answer to the prompt."""
-    ids = torch.tensor(policy.tokenizer(words, add_special_tokens=False)["input_ids"])
+    ids = torch.tensor(policy.tokenizer(words, add_special_tokens=False)["input_ids"], dtype=torch.long)
     first = len(prompt) + prompt.rope_delta
     places = torch.arange(first, first + len(ids)).expand(3, -1)
     return replace(
@@ -57,11 +57,8 @@ def answers(policy: Policy, samples: list[Sample], *, greedy: bool, forced: str 
     texts: list[str] = []
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(samples), 50):
-        prompts = [policy.encode(sample) for sample in samples[start : start + 50]]
-        prompts = [force(policy, prompt, forced) for prompt in prompts] if forced else prompts
-        rollout = sample_groups(
-            policy, prompts, 1, max_completion_length=96, greedy=greedy, generator=None if greedy else generator
-        )
+        prompts = [force(policy, policy.encode(sample), forced) for sample in samples[start : start + 50]]
+        rollout = sample_groups(policy, prompts, 1, max_completion_length=96, greedy=greedy, generator=generator)
         texts += [forced + text for text in rollout.texts]
     return texts
 

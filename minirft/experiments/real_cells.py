@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from minirft import UserError, as_user_error, cost, data, evaluation, runs
+from minirft import UserError, as_user_error, data, evaluation, runs
 from minirft.experiments.board import Board, run_cells
-from minirft.experiments.cells import DRAWS, Key, drawn, rounded
+from minirft.experiments.cells import DRAWS, Key, drawn, effort, rounded
 from minirft.experiments.real import METRIC, RealPart, Size, located, parts_of
 from minirft.policy import Policy
 from minirft.samples import Sample
@@ -110,7 +110,7 @@ def run_cell(study: Study, key: Key, progress: bool = True) -> dict[str, Any]:
     """Train, except for the base, and answer every test; return the results as JSON data."""
     policy = trained(key, study.config(key), progress)
     tests = {name: {"greedy": answered(study, key, name, policy, progress)} for name in study.parts[key.part].tests}
-    return {"run": str(study.folder(key)), **effort(key, study.config(key)), "tests": tests}
+    return {"run": str(study.folder(key)), **spent(key.method, study.config(key)), "tests": tests}
 
 
 def trained(key: Key, config: runs.GRPOConfig, progress: bool) -> Policy:
@@ -145,14 +145,9 @@ def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) 
     }
 
 
-def effort(key: Key, config: runs.GRPOConfig) -> dict[str, Any]:
+def spent(method: str, config: runs.GRPOConfig) -> dict[str, Any]:
     """Return the seconds of training, the pictures seen, with repeats, and the completions sampled."""
-    if key.method == "base":
-        return {"seconds_training": 0.0, "pictures_seen": 0, "completions_sampled": 0}
-    planned = cost.plan(config, "grpo" if key.method == "rft" else "sft", None)
-    rows = runs.read_log(config.out / "log.jsonl")[1]
-    return {
-        "seconds_training": round(sum(row["seconds"] for row in rows if row["kind"] == "train"), 1),
-        "pictures_seen": planned["prompts"],
-        "completions_sampled": planned["completions"] if key.method == "rft" else 0,
-    }
+    steps = {"base": 0, "sft": config.sft_steps, "rft": config.steps}[method]
+    rows = runs.read_log(config.out / "log.jsonl")[1] if steps else []
+    seconds = sum((row["seconds"] for row in rows if row["kind"] == "train"), start=0.0)
+    return {"seconds_training": round(seconds, 1), **effort(method, config, steps)}

@@ -18,7 +18,7 @@ from jinja2 import StrictUndefined, Template
 from minirft.cost import Method, Rates, dry_run, spell
 from minirft.experiments.cells import Key
 from minirft.experiments.real_cells import METHODS, Study
-from minirft.experiments.summary import Line
+from minirft.show import Line, of_paper
 
 TRAINING: dict[str, Method] = {"sft": "sft", "rft": "grpo"}
 PAPER = Path(__file__).parents[2] / "results" / "paper.json"
@@ -54,8 +54,6 @@ def paper_number(study: Study, line: Line, paper: Path = PAPER) -> float | None:
     table, column = study.parts[line.part].columns.get(line.test, ("", ""))
     if not table or not paper.is_file():
         return None
-    for row in json.loads(paper.read_text(encoding="utf-8"))["tables"][table]["rows"]:
-        asked = row["method"] == "base" or row["shots"] == (line.shots or "all")
-        if asked and (row["model"], row["method"]) == (study.size.upper(), line.what) and column in row:
-            return row[column] / 100
-    return None
+    published = json.loads(paper.read_text(encoding="utf-8"))["tables"][table]
+    percent = of_paper(published, column, study.size.upper()).get(line.what, {}).get(line.shots)
+    return None if percent is None else percent / 100

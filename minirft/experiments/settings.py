@@ -6,6 +6,7 @@ other seed each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,11 @@ class Part:
     options: dict[str, Any] = field(default_factory=dict)
     """The options of training questions."""
     tests: dict[str, dict[str, Any]] = field(default_factory=lambda: {"same": {}})
-    shots: tuple[int, ...] = (0,)
+    shots: Sequence[int] = (0,)
     size: int = 0
     base: str = "embedded"
-    staged: tuple[str, ...] = ()
-    masked: tuple[str, ...] = ()
+    staged: Sequence[str] = ()
+    masked: Sequence[str] = ()
     columns: Columns = field(default_factory=dict)
 
     @property
@@ -117,17 +118,12 @@ class Experiment:
     methods: tuple[str, ...]
 
 
-def tuples(table: dict[str, Any]) -> dict[str, Any]:
-    """Return a table with tuples in place of its lists."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-
-
 TABLES = read_toml(Path(__file__).with_name("experiments.toml"))
 EXPERIMENTS: dict[str, Experiment] = {
     name: Experiment(
         table["title"],
         table["paper"],
-        {part: Part(**tuples(fields)) for part, fields in table["tiny"].items()},
+        {part: Part(**fields) for part, fields in table["tiny"].items()},
         METHODS + CONTROLS if table.get("controls") else METHODS,
     )
     for name, table in TABLES.items()
@@ -154,14 +150,6 @@ A wider grid (four rates, five lengths) on two tables had the best setting of ev
 """
 
 
-def config(task: Task, seed: int) -> GRPOConfig:
-    """Return the fixed settings of training, those of `minirft demo`."""
-    return GRPOConfig(
-        seed=seed,
-        threads=1,
-        prompts_per_step=8,
-        group_size=8,
-        max_completion_length=96,
-        lr_schedule="constant",
-        eval_batch=250,
-    )
+def config(seed: int) -> GRPOConfig:
+    """Return the fixed settings of training: the defaults, 8 prompts a step and groups of 8, on one thread."""
+    return GRPOConfig(seed=seed, threads=1, eval_batch=250)

@@ -185,9 +185,8 @@ class Dashboard(Playground):
     def figure(self) -> Figure:
         """Draw the curves, and below them the first and the last answers to the probe."""
         probes = self.probes[:1] + self.probes[1:][-1:]
-        figure, parts = canvas(
-            CURVES + ANSWERS * len(probes), heights=(CURVES, ANSWERS * len(probes))[: 1 + len(probes)]
-        )
+        heights = [CURVES, ANSWERS * len(probes)] if probes else [CURVES]
+        figure, parts = canvas(sum(heights), heights=heights)
         numbers = [*self.probes[0][1].numbers] if self.probes else []
         steps = {"xlim": (0, max(self.steps, 1)), "wide": len(KEYS)}
         left, right = parts[0].subfigures(1, 2, width_ratios=(len(KEYS), max(0.01, len(numbers))))

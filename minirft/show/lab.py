@@ -146,13 +146,9 @@ def _draw_order(part: SubFigure, title: str, before: list[float], after: list[fl
     colours = {
         g: BLUE if second < first else ORANGE if second > first else QUIET for g, (first, second) in ends.items()
     }
-    look = {
-        "xlim": (-0.45, 1.45),
-        "ylim": (len(before) + 0.6, 0.4),
-        "yticks": range(1, len(before) + 1),
-        "ylabel": "place, 1 is the best",
-    }
-    lines({title: ends}, [0, 1], style="o-", colours=colours, xticks=[0, 1], xticklabels=names, on=part, **look)
+    lines({title: ends}, [0, 1], style="o-", colours=colours, xticks=[0, 1], xticklabels=names, xlim=(-0.45, 1.45),
+          yticks=range(1, len(before) + 1), ylim=(len(before) + 0.6, 0.4), ylabel="place, 1 is the best",
+          on=part)  # fmt: skip
     for x, of_side in enumerate(places):
         for place in set(of_side):
             label = ",".join(str(g + 1) for g, other in enumerate(of_side) if other == place)

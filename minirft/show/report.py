@@ -35,6 +35,7 @@ TRAINING = (
 HELD_OUT = (
     "ap50_pooled", "mean_iou", "accuracy", "box_iou", "recall", "precision", "parse_rate", "auc", "ece", "abstention",
 )  # fmt: skip
+PICTURES = 8  # samples drawn
 NOT_METRICS = {"n", "ci", "step", "mode", "seconds"}  # keys of a block that are shown elsewhere or not at all
 
 
@@ -62,7 +63,6 @@ class ReportData:
     levels: Mapping[str, Levels] = field(default_factory=dict)  # boxes and hits by stated confidence, for calibration
     misses: Sequence[tuple[Sample, str, float]] = ()  # the answers with the lowest scores
     replays: Sequence[Replay] = ()
-    pictures: int = 8  # samples drawn
 
 
 def write_report(path: str | Path, data: ReportData) -> None:
@@ -93,7 +93,7 @@ def render(data: ReportData) -> str:
         tiles=tiles[:4],
         verdict=verdict(data.before, data.after, tiles[0]) if tiles else "",
         figures=_figures(data, blocks, tiles, keys),
-        answers=list(zip(data.samples, data.before_texts, data.after_texts, strict=True))[: data.pictures],
+        answers=list(zip(data.samples, data.before_texts, data.after_texts, strict=True))[:PICTURES],
         config=json.dumps(data.header.get("config", {}), indent=1, default=str),
         facts={key: value for key, value in data.header.items() if key not in ("config", "kind")},
         glossary={key: METRICS[key] for key in used if key in METRICS},
@@ -151,13 +151,12 @@ def interval(block: Row, key: str) -> str:
 
 def _figures(data: ReportData, blocks: Mapping[str, Row], tiles: list[str], keys: Mapping[str, Any]) -> dict[str, str]:
     """Draw the figures that have data, as data URLs."""
-    count = min(data.pictures, len(data.samples))
-    asked = data.samples[:count], data.before_texts[:count], data.after_texts[:count]
+    asked = [of[:PICTURES] for of in (data.samples, data.before_texts, data.after_texts)]
     figures = {
         "bars": tiles and metric_bars(blocks, tiles[:5]),
         "training": keys["train"] and curves(data.runs, keys["train"]),
         "held_out": keys["eval"] and curves(data.runs, keys["eval"], kind="eval"),
-        "pictures": count and before_after(*asked),
+        "pictures": data.samples and before_after(*asked),
         "calibration": data.levels and calibration(data.levels),
         "misses": data.misses and misses(data.misses),
         "group": data.group and group_panel(data.group),

@@ -19,7 +19,7 @@ import torch
 from minirft.data import cycle
 from minirft.evaluation import bootstrap, confidence_levels, mask_scores, metrics
 from minirft.experiments.bases import fresh_policy
-from minirft.experiments.settings import CHOSEN_BY, HEADLINE, RFT, STOPS, Part, config, find
+from minirft.experiments.settings import CHOSEN_BY, RFT, STOPS, Part, config, find
 from minirft.policy import Policy
 from minirft.rewards import reading
 from minirft.runs import GRPOConfig, answers_in_two_stages, generate, make_optimiser, sft_step
@@ -96,12 +96,9 @@ def judge(part: Part, answers: list[str], questions: list[Sample]) -> dict[str, 
     {confidence: [boxes, hits at IoU .5]}, for a calibration curve.
     """
     values, draws = bootstrap(part.task, answers, questions, resamples=DRAWS)
-    return {
-        **rounded(values),
-        "careful": round(sum(CAREFUL_START in text for text in answers) / len(answers), 4),
-        "draws": drawn(draws[HEADLINE[part.task]]),
-        **({"levels": confidence_levels(answers, questions)} if part.task == "detection" else {}),
-    }
+    careful = round(sum(CAREFUL_START in text for text in answers) / len(answers), 4)
+    found = rounded(values) | {"careful": careful, "draws": drawn(draws[part.metric])}
+    return found | ({"levels": confidence_levels(answers, questions)} if part.task == "detection" else {})
 
 
 def rounded(values: dict[str, Any]) -> dict[str, Any]:

@@ -114,12 +114,7 @@ def write_card(folder: Path, config: dict[str, Any], blocks: dict[str, Any]) -> 
     """Write `MODEL_CARD.md`, which is `card.md.jinja` with measured numbers, and `gate.json` beside the weights."""
     (folder / "gate.json").write_text(json.dumps(blocks, indent=1) + "\n")
     text = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
-    card = Template(text, trim_blocks=True, undefined=StrictUndefined).render(
-        careful=CAREFUL_SHARE,
-        broken=BROKEN_TAGS,
-        blocks=blocks,
-        gate=requirements(blocks),
-        seed=config["seed"],
-        recipe=json.dumps(config, indent=1),
-    )
+    template = Template(text, trim_blocks=True, undefined=StrictUndefined)
+    known = {"careful": CAREFUL_SHARE, "broken": BROKEN_TAGS, "seed": config["seed"]}
+    card = template.render(**known, blocks=blocks, gate=requirements(blocks), recipe=json.dumps(config, indent=1))
     (folder / "MODEL_CARD.md").write_text(card + "\n")

@@ -136,8 +136,9 @@ class SideHeads(nn.Module):
         self.cell = nn.Linear(width, 1 + sum(self.sizes))
         self.lookalike = nn.Linear(width, SLOTS * len(FEATURES))
 
-    def forward(self, features: Tensor, cells: Tensor, lookalike: Tensor) -> Tensor:
+    def forward(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Compute the mean cross-entropy of the side task; features are (16 x batch, width)."""
+        cells, lookalike = batch["cells"], batch["lookalike"]
         scenes = lookalike[:, 0] == IGNORE
         tokens = features.view(len(cells), CELLS * CELLS, -1)
         present, *scores = self.cell(tokens[scenes]).split([1, *self.sizes], -1)
@@ -164,8 +165,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> Path:
     with open(folder / "pretrain.jsonl", "w") as log:
         log.write(json.dumps({"config": asdict(config), "torch": torch.__version__}) + "\n")
         tower = [*model.model.visual.parameters(), *heads.parameters()]
-        see = lambda features, batch: heads(features, batch["cells"], batch["lookalike"])  # noqa: E731
-        run_stage("vision", model, see, tower, config, log)
+        run_stage("vision", model, heads, tower, config, log)
         text = list(model.requires_grad_(False).model.language_model.requires_grad_(True).parameters())
         for stage in ("skill", "habit"):
             run_stage(stage, model, partial(text_loss, model), text, config, log)

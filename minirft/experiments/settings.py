@@ -119,15 +119,15 @@ class Experiment:
 
 
 TABLES = read_toml(Path(__file__).with_name("experiments.toml"))
-EXPERIMENTS: dict[str, Experiment] = {
-    name: Experiment(
-        table["title"],
-        table["paper"],
-        {part: Part(**fields) for part, fields in table["tiny"].items()},
-        METHODS + CONTROLS if table.get("controls") else METHODS,
-    )
-    for name, table in TABLES.items()
-}
+
+
+def _experiment(table: dict[str, Any]) -> Experiment:
+    parts = {name: Part(**fields) for name, fields in table["tiny"].items()}
+    methods = METHODS + CONTROLS if table.get("controls") else METHODS
+    return Experiment(table["title"], table["paper"], parts, methods)
+
+
+EXPERIMENTS = {name: _experiment(table) for name, table in TABLES.items()}
 
 
 def find(name: str) -> Experiment:

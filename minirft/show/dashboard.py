@@ -24,6 +24,7 @@ from minirft.show.pictures import answer_grid
 from minirft.show.play import Playground, answering, buttons, canvas, live
 
 Row = dict[str, Any]
+Step = Callable[[int, float], Mapping[str, Any]]  # (k, learning rate) -> the row of step k
 KEYS = ("reward", "parse_rate")  # of the rows, that are drawn
 SHOWN = 4  # pictures of a probe
 MORE = 20  # steps that the button adds
@@ -52,13 +53,7 @@ class Dashboard(Playground):
     """
 
     def __init__(
-        self,
-        step: Callable[[int, float], Mapping[str, Any]],
-        probe: Callable[[], Probe] | None = None,
-        *,
-        steps: int,
-        learning_rate: float,
-        every: int = 5,
+        self, step: Step, probe: Callable[[], Probe] | None = None, *, steps: int, learning_rate: float, every: int = 5
     ) -> None:
         self.step, self.probe, self.steps, self.every = step, probe, steps, every
         self.rows: list[Row] = []

@@ -23,7 +23,6 @@ WIDTH = 8.0  # inches; at DPI the 800 pixels that a notebook's column has
 DPI = 100
 TABLE = 'style="border-collapse:collapse;text-align:right;font-variant-numeric:tabular-nums"'
 CELL = 'style="padding:1px 10px;border-bottom:1px solid #d5dae0"'
-UPRIGHT = {"orientation": "vertical", "layout": {"width": "72px", "height": "150px"}}  # the look of a slider
 
 
 class Playground(ABC):
@@ -88,6 +87,12 @@ def slider(
     """Make a horizontal slider of `wide` pixels, of which its `words` have `named`."""
     style, layout = {"description_width": f"{named}px"}, {"width": f"{wide}px"}
     return ipywidgets.FloatSlider(value, min=low, max=high, step=step, description=words, style=style, layout=layout)
+
+
+def upright(words: str, value: float, low: float, high: float) -> ipywidgets.FloatSlider:
+    """Make a vertical slider."""
+    look = {"orientation": "vertical", "layout": {"width": "72px", "height": "150px"}}
+    return ipywidgets.FloatSlider(value, min=low, max=high, step=0.01, description=words, **look)
 
 
 def buttons(actions: Mapping[str, Callable[[], object]]) -> list[ipywidgets.Button]:

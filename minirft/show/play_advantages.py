@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.show.play import UPRIGHT, Playground, buttons, canvas
+from minirft.show.play import Playground, buttons, canvas, upright
 from minirft.show.plots import bars
 from minirft.show.style import BLUE, GRID, ORANGE, QUIET, SKY, VERMILION, signed
 from minirft.show.tokens import name_of
@@ -44,7 +44,7 @@ class AdvantagePlayground(Playground):
         spread = np.where(np.arange(group) < group // 2, 0.0, HIGHEST)
         self.others = np.reshape(spread if others is None else others, (-1, group)).astype(np.float64)
         low, high = min(0.0, self.start.min()), max(HIGHEST, self.start.max())
-        self.sliders = [ipywidgets.FloatSlider(r, min=low, max=high, step=0.01, **UPRIGHT) for r in self.start]
+        self.sliders = [upright("", r, low, high) for r in self.start]
         centred = {"display": "flex", "justify_content": "center"}
         named = [  # separate labels: the handle of a slider at the top would cover its description
             ipywidgets.VBox([ipywidgets.Label(name, layout=centred), slider])

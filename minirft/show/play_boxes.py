@@ -20,12 +20,13 @@ from PIL import Image
 
 from minirft import rewards
 from minirft.rewards import Array
-from minirft.show.pictures import boxes_of, in_pixels, picture_row
+from minirft.show.pictures import in_pixels, picture_row
 from minirft.show.play import Playground, buttons, canvas, slider, table
 from minirft.show.plots import bars, heatmap
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, VERMILION
 
 PARTS = {"iou": ("R_IoU", BLUE), "confidence": ("R_conf", ORANGE), "format": ("R_format", GREEN)}
+ITEM = "{{'Position': [{}, {}, {}, {}], 'Confidence': {:.2f}}}"  # a box with no width can be written too
 MOST = 6  # boxes; more rows of sliders than fit on a screen
 ABOVE_HALF = float(np.nextafter(0.5, 1))  # the released code matches above 0.5, the paper's reading from 0.5 on
 Value = tuple[tuple[int, int], tuple[int, int], float]  # (x1, x2), (y1, y2), confidence
@@ -56,10 +57,8 @@ class BoxPlayground(Playground):
         self.picture = image
         self.true = np.asarray(true, dtype=np.float64).reshape(-1, 4)
         boxes = np.asarray(predicted, dtype=np.float64).reshape(-1, 4).round().astype(int).tolist()
-        self.start = [
-            ((x1, x2), (y1, y2), round(float(c), 2))
-            for (x1, y1, x2, y2), c in zip(boxes, np.reshape(confidence, -1), strict=True)
-        ]
+        stated = np.reshape(confidence, -1).round(2).tolist()
+        self.start = [((x1, x2), (y1, y2), c) for (x1, y1, x2, y2), c in zip(boxes, stated, strict=True)]
         self.rows: list[Row] = []
         self._list = ipywidgets.VBox()
         edits = {
@@ -77,8 +76,9 @@ class BoxPlayground(Playground):
         self.redraw()
 
     def predicted(self) -> Array:
-        """Return the predicted boxes, (N, 4), as the completion has them."""
-        return boxes_of("detection", self.completion())[0]
+        """Return the predicted boxes, (N, 4)."""
+        boxes = [(x1, y1, x2, y2) for (x1, x2), (y1, y2), _ in self._values()]
+        return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
     def confidence(self) -> Array:
         """Return the confidences of the predicted boxes, (N,)."""
@@ -86,8 +86,9 @@ class BoxPlayground(Playground):
 
     def completion(self) -> str:
         """Write the predictions as the text of a completion."""
-        boxes = [(x1, y1, x2, y2) for (x1, x2), (y1, y2), _ in self._values()]
-        return f"<think>a look at the picture</think> {rewards.detection_solution(boxes, self.confidence())}"
+        items = [ITEM.format(x1, y1, x2, y2, c) for (x1, x2), (y1, y2), c in self._values()]
+        answer = f"[{', '.join(items)}]" if items else "No Objects"
+        return f"<think>a look at the picture</think> <answer>{answer}</answer>"
 
     def solution(self) -> str:
         """Write the true boxes as the text of a solution."""

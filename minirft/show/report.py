@@ -87,20 +87,14 @@ def render(data: ReportData) -> str:
     keys = {kind: _present(data.runs, every, kind) for kind, every in (("train", TRAINING), ("eval", HELD_OUT))}
     used = dict.fromkeys([*metrics, *keys["train"], *keys["eval"], "n", "ci"])
     return environment.get_template("report.html.jinja").render(
-        data=data,
-        blocks=blocks,
-        metrics=metrics,
-        tiles=tiles[:4],
+        data=data, blocks=blocks, metrics=metrics, tiles=tiles[:4], figures=_figures(data, blocks, tiles, keys),
         verdict=verdict(data.before, data.after, tiles[0]) if tiles else "",
-        figures=_figures(data, blocks, tiles, keys),
         answers=list(zip(data.samples, data.before_texts, data.after_texts, strict=True))[:PICTURES],
         config=json.dumps(data.header.get("config", {}), indent=1, default=str),
         facts={key: value for key, value in data.header.items() if key not in ("config", "kind")},
         glossary={key: METRICS[key] for key in used if key in METRICS},
-        script=SCRIPT,
-        script_hash=script_hash(),
-        replay=replay_json(data.replays),
-    )
+        script=SCRIPT, script_hash=script_hash(), replay=replay_json(data.replays),
+    )  # fmt: skip
 
 
 def verdict(before: Row, after: Row, key: str) -> str:

@@ -23,6 +23,7 @@ from minirft.samples import Task
 from minirft.show.pictures import Group
 
 Behaviour = Callable[[str, str], float]  # (completion, solution) -> a number, NaN where it has none
+Behaviours = Mapping[str, Behaviour]
 
 
 # ------------------------------------------------------------------ behaviours
@@ -46,7 +47,7 @@ def _confidence(text: str, solution: str) -> float:
 
 
 # Behaviours of a detection answer, each a number computed from (completion, solution)
-BEHAVIOURS: dict[str, Behaviour] = {
+BEHAVIOURS: Behaviours = {
     "boxes": _boxes,
     "found": _recall,
     "confidence": _confidence,
@@ -55,7 +56,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
 }
 
 
-def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Mapping[str, Behaviour]) -> dict[str, float]:
+def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Behaviours) -> dict[str, float]:
     """Return the mean of each behaviour over the answers that have it.
 
     >>> average(["<answer>No Objects</answer>", "?"], ["", ""], {"boxes": BEHAVIOURS["boxes"]})
@@ -129,7 +130,7 @@ def reversed_pairs(before: Tensor, after: Tensor) -> float:
     return ((first * second) < 0).sum().item() / ordered if ordered else 0.0
 
 
-def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Mapping[str, Behaviour]) -> dict[str, float]:
+def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Behaviours) -> dict[str, float]:
     """Correlate the advantages (P, G) with each behaviour within the groups: numbers in [-1, 1].
 
     push = Σ A (x - mean_group x) / sqrt(Σ A² Σ (x - mean_group x)²), over the completions that have the behaviour;

@@ -68,10 +68,8 @@ def written_again(policy: Policy, samples: Sequence[Sample], rows: Sequence[Mapp
     """Rebuild the rollout of rows of `completions.jsonl`: tokenise the texts again, one group for each sample.
 
     The log-probs are those of `policy`, which may differ from the policy that sampled.  Every completion is assumed to
-    have ended by itself.  Raises `ValueError` if there are not G rows for each sample.
+    have ended by itself.
     """
-    if not samples or len(rows) % len(samples):
-        raise ValueError(f"{len(rows)} rows are no groups of {len(samples)} samples")
     texts = [row["text"] for row in rows]
     ids = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] + [policy.eos_ids[0]] for text in texts]
     rollout = given_rollout(policy, samples, texts, ids)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from minirft.samples import Sample
 from minirft.show.charts import curves
 from minirft.show.pictures import answer_grid
-from minirft.show.play import Playground, answering, buttons, canvas, live
+from minirft.show.play import Playground, answering, buttons, canvas, live, slider
 
 Row = dict[str, Any]
 Step = Callable[[int, float], Mapping[str, Any]]  # (k, learning rate) -> the row of step k
@@ -62,10 +62,8 @@ class Dashboard(Playground):
         self._thread: threading.Thread | None = None
         self._going, self._stopped, self._looked = (threading.Event() for _ in range(3))
         self._going.set()
-        self.rate = ipywidgets.FloatLogSlider(
-            learning_rate, min=-6, max=-2, step=0.1, description="learning rate", readout_format=".1e",
-            style={"description_width": "90px"}, layout={"width": "380px"},
-        )  # fmt: skip
+        log = {"kind": ipywidgets.FloatLogSlider, "readout_format": ".1e"}
+        self.rate = slider("learning rate", learning_rate, -6, -2, 0.1, named=90, **log)
         self.pausing, self.stopping, self.more = buttons({
             "pause": lambda: self.pause() if self._going.is_set() else self.resume(),
             "stop": self.stop,

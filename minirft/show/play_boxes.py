@@ -161,14 +161,13 @@ class BoxPlayground(Playground):
 
 
 def _row(number: int, x: tuple[int, int], y: tuple[int, int], confidence: float) -> Row:
-    sides = [
-        ipywidgets.IntRangeSlider(
-            value=value, min=0, max=1000, description=words, style={"description_width": named}, layout={"width": wide}
-        )
-        for value, words, named, wide in ((x, f"box {number}: x", "64px", "300px"), (y, "y", "18px", "250px"))
-    ]
     remove = ipywidgets.Button(description="remove", layout={"width": "76px"})
-    return Row(*sides, slider("c", confidence, 0, 1, wide=250, named=18), remove)
+    return Row(
+        slider(f"box {number}: x", x, 0, 1000, 1, wide=300, named=64, kind=ipywidgets.IntRangeSlider),
+        slider("y", y, 0, 1000, 1, wide=250, named=18, kind=ipywidgets.IntRangeSlider),
+        slider("c", confidence, 0, 1, wide=250, named=18),
+        remove,
+    )
 
 
 def _letter(m: int) -> str:

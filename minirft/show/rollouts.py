@@ -19,7 +19,7 @@ from matplotlib.figure import Figure, SubFigure
 from minirft.advantages import degenerate_groups
 from minirft.samples import Sample  # noqa: F401  a field of Group: pdoc reads the types of Record here
 from minirft.show.pictures import Group, answer_grid
-from minirft.show.play import Playground, buttons, canvas, live, table
+from minirft.show.play import Playground, buttons, canvas, live, slider, table
 from minirft.show.plots import bars
 from minirft.show.style import INK, signed
 from minirft.show.tokens import draw_tokens, height_of, layout, name_of, reach, shade
@@ -82,9 +82,8 @@ class RolloutBrowser(Playground):
         low, high = np.floor(min(rewards) * 20) / 20, np.ceil(max(rewards) * 20) / 20 + 0.05
         self.kinds = kinds(self.records)
         self.kind = ipywidgets.Dropdown(options=[*self.kinds], description="show", layout={"width": "300px"})
-        self.worth = ipywidgets.FloatRangeSlider(
-            value=(low, high), min=low, max=high, step=0.05, description="reward in", layout={"width": "340px"}
-        )
+        between = {"kind": ipywidgets.FloatRangeSlider, "wide": 340, "named": 80}
+        self.worth = slider("reward in", (low, high), low, high, 0.05, **between)
         self.previous, self.next = moves = buttons({"◀ previous": lambda: self.go(-1), "next ▶": lambda: self.go(1)})
         heats = [*self.scales, NO_HEAT]
         self.heat = ipywidgets.Dropdown(options=heats, value=heat or heats[0], description="colours")

@@ -174,13 +174,9 @@ def pretrain(config: PretrainConfig, folder: Path) -> Path:
 
 
 def run_stage(
-    stage: str,
-    model: Qwen2VLForConditionalGeneration,
-    loss_of: Callable[[Tensor, dict[str, Tensor]], Tensor],
-    parameters: list[nn.Parameter],
-    config: PretrainConfig,
-    log: TextIO,
-) -> None:
+    stage: str, model: Qwen2VLForConditionalGeneration, loss_of: Callable[[Tensor, dict[str, Tensor]], Tensor],
+    parameters: list[nn.Parameter], config: PretrainConfig, log: TextIO,
+) -> None:  # fmt: skip
     """Minimise `loss_of(picture features, batch)` by AdamW, with a linear warm-up and a cosine to zero."""
     number, steps = 1 + STAGES.index(stage), getattr(config, f"{stage}_steps")
     peak: float = getattr(config, f"{stage}_learning_rate")

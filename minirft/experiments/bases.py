@@ -13,8 +13,9 @@ answer that is never sampled is never rewarded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -28,8 +29,7 @@ from minirft.tiny import annotate, world
 SEED = 40_000_003
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """The careful annotator's share of the imitated texts, and the length and rate of the training."""
 
     careful_share: float

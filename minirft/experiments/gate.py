@@ -7,9 +7,9 @@ already the default.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jinja2 import StrictUndefined, Template
@@ -25,8 +25,7 @@ FORCED = f"<think>{CAREFUL_START}"
 THINKS_CAREFULLY = CAREFUL_START.strip()
 
 
-@dataclass(frozen=True)
-class Requirement:
+class Requirement(NamedTuple):
     """A measured number and its required range."""
 
     name: str

@@ -60,11 +60,8 @@ class PretrainConfig:
     warmup: int = 100
     weight_decay: float = 0.05
     shares: tuple[tuple[str, float], ...] = (
-        ("detection", 0.62),
-        ("grounding", 0.14),
-        ("classification", 0.16),
-        ("presence", 0.08),
-    )
+        ("detection", 0.62), ("grounding", 0.14), ("classification", 0.16), ("presence", 0.08),
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------ data

@@ -111,8 +111,7 @@ def missing(root: Path, names: Iterable[str], size: Size = "2b") -> list[str]:
     found: dict[str, None] = {}
     for source in dict.fromkeys(source for name in names for source in _sources(name, size)):
         places = PLACES[source]
-        folder = places.get("folder") or places["images"]
-        inside = [(folder, name) for name in INSIDE[source]]
+        inside = [(places.get("folder") or places["images"], name) for name in INSIDE[source]]
         for folder, name in [*((".", place) for place in places.values()), *inside]:
             if not any((root / folder / one).exists() for one in name.split(" or ")):
                 found[name if folder == "." else f"{folder}/{name}"] = None

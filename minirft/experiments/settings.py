@@ -22,11 +22,8 @@ CHOOSE_BY, TEST_ON = 200, 500  # questions
 ABSENT = 0.2
 """Share of questions about an absent category.  The paper's few-shot sets have none."""
 HEADLINE: dict[Task, str] = {
-    "detection": "ap50_pooled",
-    "classification": "accuracy",
-    "grounding": "box_iou",
-    "presence": "accuracy",
-}
+    "detection": "ap50_pooled", "classification": "accuracy", "grounding": "box_iou", "presence": "accuracy",
+}  # fmt: skip
 """The metric by which methods are compared.  AP50 is pooled: with few questions for each category, the mean over
 categories is too high, and its interval seldom contains the true value (`docs/interval_coverage.py`)."""
 CHOSEN_BY: dict[Task, str] = HEADLINE | {"detection": "ap50"}

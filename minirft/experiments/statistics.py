@@ -66,8 +66,7 @@ def difference(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]) -
     >>> print(difference(([0.4], [[0.3, 0.5]]), base))
     0.200 [0.200, 0.200]
     """
-    (values_a, draws_a), (values_b, draws_b) = (tuple(np.asarray(x, dtype=float) for x in pair) for pair in (a, b))
-    return estimate(values_a - values_b, draws_a - draws_b)
+    return estimate(np.subtract(a[0], b[0]), np.subtract(a[1], b[1]))
 
 
 def t_interval(values: ArrayLike, level: float = 0.95, more: int = 0) -> tuple[float, float]:

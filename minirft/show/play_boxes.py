@@ -29,6 +29,7 @@ PARTS = {"iou": ("R_IoU", BLUE), "confidence": ("R_conf", ORANGE), "format": ("R
 ITEM = "{{'Position': [{}, {}, {}, {}], 'Confidence': {:.2f}}}"  # a box with no width can be written too
 MOST = 6  # boxes; more rows of sliders than fit on a screen
 ABOVE_HALF = float(np.nextafter(0.5, 1))  # the released code matches above 0.5, the paper's reading from 0.5 on
+RANGE = {"low": 0, "high": 1000, "step": 1, "kind": ipywidgets.IntRangeSlider}
 Value = tuple[tuple[int, int], tuple[int, int], float]  # (x1, x2), (y1, y2), confidence
 FRESH: Value = ((350, 650), (350, 650), 0.5)  # a new box
 
@@ -162,12 +163,8 @@ class BoxPlayground(Playground):
 
 def _row(number: int, x: tuple[int, int], y: tuple[int, int], confidence: float) -> Row:
     remove = ipywidgets.Button(description="remove", layout={"width": "76px"})
-    return Row(
-        slider(f"box {number}: x", x, 0, 1000, 1, wide=300, named=64, kind=ipywidgets.IntRangeSlider),
-        slider("y", y, 0, 1000, 1, wide=250, named=18, kind=ipywidgets.IntRangeSlider),
-        slider("c", confidence, 0, 1, wide=250, named=18),
-        remove,
-    )
+    left, top = slider(f"box {number}: x", x, **RANGE, wide=300, named=64), slider("y", y, **RANGE, wide=250, named=18)
+    return Row(left, top, slider("c", confidence, 0, 1, wide=250, named=18), remove)
 
 
 def _letter(m: int) -> str:

@@ -21,7 +21,7 @@ from minirft.runs import METRICS
 from minirft.samples import Sample
 from minirft.show.cells import Levels, calibration
 from minirft.show.charts import curves, metric_bars
-from minirft.show.pictures import Group, before_after, group_panel, misses
+from minirft.show.pictures import Group, answer_grid, before_after, group_panel
 from minirft.show.replay import SCRIPT, Replay, replay_json, script_hash
 from minirft.show.style import png
 
@@ -146,13 +146,14 @@ def interval(block: Row, key: str) -> str:
 def _figures(data: ReportData, blocks: Mapping[str, Row], tiles: list[str], keys: Mapping[str, Any]) -> dict[str, str]:
     """Draw the figures that have data, as data URLs."""
     asked = [of[:PICTURES] for of in (data.samples, data.before_texts, data.after_texts)]
+    missed = [(sample, text, f"{score:.2f}: {sample.category}", {}) for sample, text, score in data.misses]
     figures = {
         "bars": tiles and metric_bars(blocks, tiles[:5]),
         "training": keys["train"] and curves(data.runs, keys["train"]),
         "held_out": keys["eval"] and curves(data.runs, keys["eval"], kind="eval"),
         "pictures": data.samples and before_after(*asked),
         "calibration": data.levels and calibration(data.levels),
-        "misses": data.misses and misses(data.misses),
+        "misses": data.misses and answer_grid(missed),
         "group": data.group and group_panel(data.group),
     }
     pictures = {name: base64.b64encode(png(figure)).decode() for name, figure in figures.items() if figure}

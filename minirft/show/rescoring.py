@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,8 +68,7 @@ def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Behaviou
 # ------------------------------------------------------------------ the same rollouts again
 
 
-@dataclass(frozen=True)
-class Rescored:
+class Rescored(NamedTuple):
     """The same P groups under one reward: rewards and advantages (P, G), and the number of degenerate groups."""
 
     rewards: Tensor
@@ -138,11 +136,10 @@ def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Behaviours) 
     """
     found = {}
     for name, measure in behaviours.items():
-        values = np.array([[measure(text, group.sample.solution) for text in group.texts] for group in groups])
-        known = ~np.isnan(values)
-        means = np.where(known, values, 0).sum(1) / np.maximum(known.sum(1), 1)
-        centred = np.where(known, values - means[:, None], 0.0)
-        weights = np.where(known, advantages.numpy(), 0.0)
+        rows = [[measure(text, group.sample.solution) for text in group.texts] for group in groups]
+        values = np.ma.masked_invalid(np.array(rows, dtype=float))  # NaN: the completion does not have the behaviour
+        centred = (values - values.mean(1, keepdims=True)).filled(0.0)
+        weights = np.where(np.ma.getmaskarray(values), 0.0, advantages.numpy())
         size = math.sqrt((weights**2).sum() * (centred**2).sum())
         found[name] = float((weights * centred).sum() / size) if size > 1e-12 else 0.0
     return found

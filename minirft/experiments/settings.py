@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minirft import UserError
 from minirft.data import k_shot_of_stream
@@ -104,8 +104,7 @@ class Part:
         return [replace(sample, id=f"test-{sample.id}") for sample in self.draw(count, TEST, **self.tests[name])]
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
     """One of the paper's comparisons on the tiny world."""
 
     title: str

@@ -147,8 +147,7 @@ def learning_choice(cells: Iterable[Cell], part: str, shots: int, metric: str) -
     """
     cells = [cell for cell in cells if (cell["key"]["part"], cell["key"]["shots"]) == (part, shots)]
     rates = sorted({cell["key"]["rate"] for cell in cells if "validation" in cell})
-    shown: dict[str, dict[str, Any]] = {}
-    ticks: dict[str, list[int]] = {}
+    shown, ticks = {}, {}
     for method, rate in product(METHODS, rates):
         here = [cell for cell in cells if (cell["key"]["method"], cell["key"]["rate"]) == (method, rate)]
         tested = {cell["key"]["steps"] for cell in here if "tests" in cell}

@@ -13,9 +13,8 @@ answer that is never sampled is never rewarded.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -29,7 +28,8 @@ from minirft.tiny import annotate, world
 SEED = 40_000_003
 
 
-class Recipe(NamedTuple):
+@dataclass(frozen=True)
+class Recipe:
     """The careful annotator's share of the imitated texts, and the length and rate of the training."""
 
     careful_share: float

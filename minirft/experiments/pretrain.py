@@ -171,9 +171,13 @@ def pretrain(config: PretrainConfig, folder: Path) -> Path:
 
 
 def run_stage(
-    stage: str, model: Qwen2VLForConditionalGeneration, loss_of: Callable[[Tensor, dict[str, Tensor]], Tensor],
-    parameters: list[nn.Parameter], config: PretrainConfig, log: TextIO,
-) -> None:  # fmt: skip
+    stage: str,
+    model: Qwen2VLForConditionalGeneration,
+    loss_of: Callable[[Tensor, dict[str, Tensor]], Tensor],
+    parameters: list[nn.Parameter],
+    config: PretrainConfig,
+    log: TextIO,
+) -> None:
     """Minimise `loss_of(picture features, batch)` by AdamW, with a linear warm-up and a cosine to zero."""
     number, steps = 1 + STAGES.index(stage), getattr(config, f"{stage}_steps")
     peak: float = getattr(config, f"{stage}_learning_rate")

@@ -18,9 +18,16 @@ from minirft.show import Record
 
 
 def records(
-    policy: Policy, rollout: Rollout, scores: Sequence[Score], advantages: Tensor, *, now: Tensor | None = None,
-    reference: Tensor | None = None, config: GRPOConfig | None = None, step: int = 0,
-) -> list[Record]:  # fmt: skip
+    policy: Policy,
+    rollout: Rollout,
+    scores: Sequence[Score],
+    advantages: Tensor,
+    *,
+    now: Tensor | None = None,
+    reference: Tensor | None = None,
+    config: GRPOConfig | None = None,
+    step: int = 0,
+) -> list[Record]:
     """Return the P groups of a rollout.  `policy` only decodes the tokens.
 
         log-prob           log π_old, of the policy that sampled, in nats

@@ -47,9 +47,13 @@ class Group:
 
 
 def draw_boxes(
-    image: Image.Image, true: ArrayLike | None = NONE, predicted: ArrayLike = NONE,
-    confidence: ArrayLike | None = None, *, axes: Axes | None = None,
-) -> Figure:  # fmt: skip
+    image: Image.Image,
+    true: ArrayLike | None = NONE,
+    predicted: ArrayLike = NONE,
+    confidence: ArrayLike | None = None,
+    *,
+    axes: Axes | None = None,
+) -> Figure:
     """Draw true boxes (M, 4) and predicted boxes (N, 4) with confidences (N,) on a picture, in the model's frame.
 
     If `true` is None, the truth is unknown, and no box is called a miss.  The drawing goes into `axes` if given, else
@@ -109,10 +113,16 @@ def group_panel(group: Group) -> Figure:
 
 
 def picture_row(
-    images: Sequence[Image.Image | np.ndarray], captions: Sequence[str] = (), true: Sequence[ArrayLike] = (),
-    predicted: Sequence[ArrayLike] = (), notes: Sequence[str] = (), wide: int = 4, size: float | None = None,
-    confidence: Sequence[ArrayLike] = (), on: Part = None,
-) -> Figure:  # fmt: skip
+    images: Sequence[Image.Image | np.ndarray],
+    captions: Sequence[str] = (),
+    true: Sequence[ArrayLike] = (),
+    predicted: Sequence[ArrayLike] = (),
+    notes: Sequence[str] = (),
+    wide: int = 4,
+    size: float | None = None,
+    confidence: Sequence[ArrayLike] = (),
+    on: Part = None,
+) -> Figure:
     """Draw pictures (or RGB arrays) side by side, each with a caption above, boxes (M, 4) and a note below.
 
     Each list is as long as `images`, or empty.  `size` is the width of a picture in inches, `on` a part of a figure.

@@ -21,17 +21,23 @@ from numpy.typing import ArrayLike
 from minirft.show.style import GRID, INK, QUIET, RUNS, VERMILION, legend_below, panels, plain_axes
 
 Size = tuple[float, float]  # inches of a panel
-Guides = Mapping[str, ArrayLike] | None  # name -> the places of lines or stretches
 SIZES = {1: (7.2, 2.7), 2: (4.2, 2.6)}  # panels side by side -> size of each
 COLOURS = (*RUNS, VERMILION, INK)
 DASHED = {"linestyle": (0, (4, 3)), "linewidth": 1.2}
 
 
 def lines(
-    data: Mapping[str, Any], x: ArrayLike | None = None, *, style: str | Mapping[str, str | Mapping[str, Any]] = "-",
-    colours: Mapping[str, str] | None = None, across: Guides = None, at: Guides = None, spans: Guides = None,
-    notes: Mapping[str, Size] | None = None, **look: Any,
-) -> Figure:  # fmt: skip
+    data: Mapping[str, Any],
+    x: ArrayLike | None = None,
+    *,
+    style: str | Mapping[str, str | Mapping[str, Any]] = "-",
+    colours: Mapping[str, str] | None = None,
+    across: Mapping[str, ArrayLike] | None = None,
+    at: Mapping[str, ArrayLike] | None = None,
+    spans: Mapping[str, ArrayLike] | None = None,
+    notes: Mapping[str, Size] | None = None,
+    **look: Any,
+) -> Figure:
     """Draw curves: {title: {name: curve}}, or {title: curve} for a panel with one curve.
 
     A curve is its y-values (over `x`, or over 0, 1, 2, ...), a tuple (x, y), or (x, y, low, high) with a band.
@@ -67,10 +73,17 @@ def lines(
 
 
 def bars(
-    data: Mapping[str, Any], names: Sequence[object] | None = None, *, form: str | Callable[[float], str] = "{:.2f}",
-    stacked: bool = False, horizontal: bool = False, intervals: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
-    colours: Mapping[str, str] | None = None, across: Guides = None, **look: Any,
-) -> Figure:  # fmt: skip
+    data: Mapping[str, Any],
+    names: Sequence[object] | None = None,
+    *,
+    form: str | Callable[[float], str] = "{:.2f}",
+    stacked: bool = False,
+    horizontal: bool = False,
+    intervals: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    colours: Mapping[str, str] | None = None,
+    across: Mapping[str, ArrayLike] | None = None,
+    **look: Any,
+) -> Figure:
     """Draw bars: {title: {series: values}} side by side or stacked, or {title: {name: value}}, one bar for each name.
 
     The places are `names`, by default the completions o1, o2, ...  `form` is the format of the number at a bar ("" for
@@ -98,7 +111,9 @@ def bars(
     return _finished(figure, grid, look)
 
 
-def histogram(data: Mapping[str, ArrayLike], bins: ArrayLike = 20, *, at: Guides = None, **look: Any) -> Figure:
+def histogram(
+    data: Mapping[str, ArrayLike], bins: ArrayLike = 20, *, at: Mapping[str, ArrayLike] | None = None, **look: Any
+) -> Figure:
     """Draw histograms of {title: values}, with a number of bins or with given bounds; `at` draws vertical lines.
 
     >>> [int(bar.get_height()) for bar in histogram({"std": [0.1, 0.2, 0.9]}, [0, 0.5, 1]).axes[0].patches]
@@ -112,10 +127,17 @@ def histogram(data: Mapping[str, ArrayLike], bins: ArrayLike = 20, *, at: Guides
 
 
 def heatmap(
-    data: Mapping[str, ArrayLike], rows: Sequence[object] | None = None, columns: Sequence[object] | None = None, *,
-    form: str = "", label: str = "", colours: str = "Blues", low: float | None = None, high: float | None = None,
+    data: Mapping[str, ArrayLike],
+    rows: Sequence[object] | None = None,
+    columns: Sequence[object] | None = None,
+    *,
+    form: str = "",
+    label: str = "",
+    colours: str = "Blues",
+    low: float | None = None,
+    high: float | None = None,
     **look: Any,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Draw matrices as colours, {title: (rows, columns)}, from `low` to `high`; nan stays blank.
 
     `form` is the format of the number in each cell ("" for none).  A `label` adds a colour bar.

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from minirft import UserError, as_user_error, experiments, runs
+from minirft import UserError, as_user_error, experiments, runs, show
 from minirft.commands.flags import Switch, parse
 from minirft.commands.learning import DryFlags
 
@@ -85,8 +85,8 @@ def _print_lines(
     flags: ExperimentFlags,
     name: str,
     title: str,
-    found: Iterable[experiments.Line],
-    paper: Callable[[experiments.Line], float | None] = lambda line: None,
+    found: Iterable[show.Line],
+    paper: Callable[[show.Line], float | None] = lambda line: None,
 ) -> None:
     if not flags.json:
         print(f"{title}\n{experiments.table(found, paper)}\n")

@@ -7,8 +7,7 @@
     bases       the starting points of training: the embedded model, and four with other habits
     summary     the file of an experiment, tiny or real, as a table of means and differences
     real        the shipped configs on real data: parts, tests, and the places of their files
-    real_cells  their cells: runs and answers on disk, which continue after a stop
-    real_report their predicted cost, and the paper's numbers
+    real_cells  their cells: runs and answers on disk, which continue after a stop; cost, and the paper's numbers
     pretrain    the recipe of the embedded checkpoint; `gate` checks it and writes its model card
 
 The rules of the comparison.  All methods start from the same weights, train the same weights, and see the same pictures
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
     from minirft.experiments.gate import FORCED, answers
     from minirft.experiments.pretrain import PretrainConfig, main
     from minirft.experiments.real import missing, names_of
-    from minirft.experiments.real_cells import Study, run_study
-    from minirft.experiments.real_report import outlook, outlook_table, paper_number
+    from minirft.experiments.real_cells import Study, outlook, outlook_table, paper_number, run_study
     from minirft.experiments.settings import EXPERIMENTS, STOPS, config, find
     from minirft.experiments.statistics import difference, prediction_interval
-    from minirft.experiments.summary import Line, lines, measured, table
+    from minirft.experiments.summary import lines, measured, table
 
 __getattr__, __all__ = lazily(__name__)

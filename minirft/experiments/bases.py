@@ -57,7 +57,7 @@ def fresh_policy(base: str = "embedded") -> Policy:
 
 @cache
 def _policy() -> Policy:
-    return load_policy(config("detection", 0))
+    return load_policy(config(0))
 
 
 @cache
@@ -71,18 +71,16 @@ def _weights(base: str) -> dict[str, Tensor]:
 
 def _imitate(policy: Policy, recipe: Recipe) -> None:
     """Train on texts of the annotators, with the usual share of broken tags."""
-    settings = replace(
-        config("detection", SEED), sft_steps=recipe.steps, sft_learning_rate=recipe.learning_rate, sft_target="answer"
-    )
+    steps, rate = recipe.steps, recipe.learning_rate
+    settings = replace(config(SEED), sft_steps=steps, sft_learning_rate=rate, sft_target="answer")
     optimiser, size = make_optimiser(policy, settings), settings.prompts_per_step
-    questions = world.detection(recipe.steps * size, SEED)
-    samples = [_written(index, sample, recipe.careful_share) for index, sample in enumerate(questions)]
-    for step in range(recipe.steps):
+    samples = [_written(index, recipe.careful_share) for index in range(steps * size)]
+    for step in range(steps):
         sft_step(policy, optimiser, samples[step * size : (step + 1) * size], settings, step + 1)
 
 
-def _written(index: int, sample: Sample, careful_share: float) -> Sample:
-    """Return the sample with an annotator's full text as its solution."""
+def _written(index: int, careful_share: float) -> Sample:
+    """Draw a question, with an annotator's full text as its solution."""
     question = world.ask_detection(np.random.default_rng([SEED, index]))
     text = annotate(question, np.random.default_rng([SEED + 1, index]), careful_share)
-    return replace(sample, solution=text)
+    return replace(world.sample_of(question, str(index)), solution=text)

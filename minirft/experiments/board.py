@@ -25,6 +25,7 @@ from minirft.experiments.cells import TUNING_SEED, Key, run_cell
 from minirft.experiments.settings import RATES, RFT, STOPS, TEST_ON, VALIDATION, find
 from minirft.runs import provenance
 
+Work = Callable[[Key], dict[str, Any]]
 Cell = dict[str, Any]  # "key": the fields of a `Key`, and the result of `run_cell`
 
 
@@ -77,12 +78,7 @@ def run_experiment(name: str, out: Path, seeds: int = 5, workers: int = 0, progr
 
 
 def run_cells(
-    board: Board,
-    keys: Iterable[Key],
-    label: str,
-    workers: int,
-    progress: bool,
-    work: Callable[[Key], dict[str, Any]] = run_cell,
+    board: Board, keys: Iterable[Key], label: str, workers: int, progress: bool, work: Work = run_cell
 ) -> None:
     """Run the missing cells of `keys`, `workers` at a time; 0 means one for each core."""
     left = [key for key in keys if key not in board.cells]
@@ -93,7 +89,7 @@ def run_cells(
             bar.update()
 
 
-def _done(keys: list[Key], workers: int, work: Callable[[Key], dict[str, Any]]) -> Iterator[tuple[Key, dict[str, Any]]]:
+def _done(keys: list[Key], workers: int, work: Work) -> Iterator[tuple[Key, dict[str, Any]]]:
     """Yield each key with the result of `work`, in the order of completion, in this process or in `workers`."""
     if workers <= 1:
         yield from ((key, work(key)) for key in keys)

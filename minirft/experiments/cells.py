@@ -19,7 +19,7 @@ import torch
 from minirft.data import cycle
 from minirft.evaluation import bootstrap, confidence_levels, mask_scores, metrics
 from minirft.experiments.bases import fresh_policy
-from minirft.experiments.settings import CHOSEN_BY, HEADLINE, RFT, STOPS, Part, config, find
+from minirft.experiments.settings import CHOSEN_BY, RFT, STOPS, Part, config, find
 from minirft.policy import Policy
 from minirft.rewards import reading
 from minirft.runs import GRPOConfig, answers_in_two_stages, generate, make_optimiser, sft_step
@@ -65,7 +65,7 @@ def tune(part: Part, key: Key) -> dict[str, Any]:
     questions, metric, found = asked(key.experiment, key.part), CHOSEN_BY[part.task], {}
     for step, policy in training(part, replace(key, steps=max(STOPS[key.method]))):
         if step in STOPS[key.method]:
-            answers = generate(policy, config(part.task, key.seed), questions)
+            answers = generate(policy, config(key.seed), questions)
             found[str(step)] = metrics(part.task, answers, questions, resamples=0)[metric]
     return {"validation": found}
 
@@ -79,14 +79,14 @@ def test(part: Part, key: Key) -> dict[str, Any]:
     for name in part.tests:
         questions = asked(key.experiment, key.part, name)
         ask = answers_in_two_stages if name in part.staged else generate
-        answers = {mode: ask(policy, config(part.task, key.seed), questions, mode) for mode in ("greedy", "sampled")}
+        answers = {mode: ask(policy, config(key.seed), questions, mode) for mode in ("greedy", "sampled")}
         tests[name] = {mode: judge(part, texts, questions) for mode, texts in answers.items()}
         for mode in answers if name in part.masked else ():
             values, draws = mask_scores(answers[mode], questions, segment, true_mask, resamples=DRAWS)
             tests[name][mode] |= rounded(values) | {f"{metric}_draws": drawn(draws[metric]) for metric in values}
         if key.seed == 1:
             tests[name]["answers"] = answers["greedy"][:KEPT]
-    return {"seconds_training": seconds, **cost(key), "tests": tests}
+    return {"seconds_training": seconds, **effort(key.method, config(key.seed), key.steps), "tests": tests}
 
 
 def judge(part: Part, answers: list[str], questions: list[Sample]) -> dict[str, Any]:
@@ -96,12 +96,9 @@ def judge(part: Part, answers: list[str], questions: list[Sample]) -> dict[str, 
     {confidence: [boxes, hits at IoU .5]}, for a calibration curve.
     """
     values, draws = bootstrap(part.task, answers, questions, resamples=DRAWS)
-    return {
-        **rounded(values),
-        "careful": round(sum(CAREFUL_START in text for text in answers) / len(answers), 4),
-        "draws": drawn(draws[HEADLINE[part.task]]),
-        **({"levels": confidence_levels(answers, questions)} if part.task == "detection" else {}),
-    }
+    careful = round(sum(CAREFUL_START in text for text in answers) / len(answers), 4)
+    found = rounded(values) | {"careful": careful, "draws": drawn(draws[part.metric])}
+    return found | ({"levels": confidence_levels(answers, questions)} if part.task == "detection" else {})
 
 
 def rounded(values: dict[str, Any]) -> dict[str, Any]:
@@ -118,12 +115,11 @@ def training(part: Part, key: Key) -> Iterator[tuple[int, Policy]]:
     """Yield the policy after each step of training; nothing for the base."""
     if key.method == "base":
         return
-    settings, task = at(config(part.task, key.seed), key), part.task
-    samples = part.train(key.shots, key.seed)
+    settings, samples = settings_of(key), part.train(key.shots, key.seed)
     if key.method == "sft-quick":
         samples = [replace(sample, reasoning=QUICK_THOUGHT) for sample in samples]
     policy = fresh_policy(part.base)
-    optimiser, reward = make_optimiser(policy, settings), reading(task, settings.reward)
+    optimiser, reward = make_optimiser(policy, settings), reading(part.task, settings.reward)
     for step in range(1, key.steps + 1):
         batch = cycle(samples, key.seed, settings.prompts_per_step, step)
         if key.method in RFT:
@@ -140,24 +136,16 @@ def asked(experiment: str, part: str, test: str = "") -> list[Sample]:
     return found.test(test) if test else found.validation()
 
 
-def at(settings: GRPOConfig, key: Key) -> GRPOConfig:
-    """Return the settings with the rate, length and target of the cell."""
-    rate, target = key.rate, "answer" if key.method == "sft" else "reasoning"
-    reward = "official" if key.method == "rft-official" else "strict"
+def settings_of(key: Key) -> GRPOConfig:
+    """Return the settings of training with the rate, length, target and reward of the cell."""
     return replace(
-        settings,
-        steps=key.steps,
-        sft_steps=key.steps,
-        learning_rate=rate,
-        sft_learning_rate=rate,
-        sft_target=target,
-        reward=reward,
-        updates_per_rollout=1,
-    )
+        config(key.seed), steps=key.steps, sft_steps=key.steps, learning_rate=key.rate, sft_learning_rate=key.rate,
+        sft_target="answer" if key.method == "sft" else "reasoning",
+        reward="official" if key.method == "rft-official" else "strict",
+    )  # fmt: skip
 
 
-def cost(key: Key) -> dict[str, int]:
+def effort(method: str, settings: GRPOConfig, steps: int) -> dict[str, int]:
     """Count the pictures seen in training, with repeats, and the completions sampled."""
-    settings = config("detection", 0)
-    seen = key.steps * settings.prompts_per_step
-    return {"pictures_seen": seen, "completions_sampled": seen * settings.group_size * (key.method in RFT)}
+    seen = steps * settings.prompts_per_step
+    return {"pictures_seen": seen, "completions_sampled": seen * settings.group_size * (method in RFT)}

@@ -7,9 +7,9 @@ already the default.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jinja2 import StrictUndefined, Template
@@ -25,8 +25,7 @@ FORCED = f"<think>{CAREFUL_START}"
 THINKS_CAREFULLY = CAREFUL_START.strip()
 
 
-@dataclass(frozen=True)
-class Requirement:
+class Requirement(NamedTuple):
     """A measured number and its required range."""
 
     name: str
@@ -41,7 +40,7 @@ class Requirement:
 
 def force(policy: Policy, prompt: Prompt, words: str) -> Prompt:
     """Append the first words of the answer to the prompt."""
-    ids = torch.tensor(policy.tokenizer(words, add_special_tokens=False)["input_ids"])
+    ids = torch.tensor(policy.tokenizer(words, add_special_tokens=False)["input_ids"], dtype=torch.long)
     first = len(prompt) + prompt.rope_delta
     places = torch.arange(first, first + len(ids)).expand(3, -1)
     return replace(
@@ -57,11 +56,8 @@ def answers(policy: Policy, samples: list[Sample], *, greedy: bool, forced: str 
     texts: list[str] = []
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(samples), 50):
-        prompts = [policy.encode(sample) for sample in samples[start : start + 50]]
-        prompts = [force(policy, prompt, forced) for prompt in prompts] if forced else prompts
-        rollout = sample_groups(
-            policy, prompts, 1, max_completion_length=96, greedy=greedy, generator=None if greedy else generator
-        )
+        prompts = [force(policy, policy.encode(sample), forced) for sample in samples[start : start + 50]]
+        rollout = sample_groups(policy, prompts, 1, max_completion_length=96, greedy=greedy, generator=generator)
         texts += [forced + text for text in rollout.texts]
     return texts
 
@@ -117,12 +113,7 @@ def write_card(folder: Path, config: dict[str, Any], blocks: dict[str, Any]) -> 
     """Write `MODEL_CARD.md`, which is `card.md.jinja` with measured numbers, and `gate.json` beside the weights."""
     (folder / "gate.json").write_text(json.dumps(blocks, indent=1) + "\n")
     text = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
-    card = Template(text, trim_blocks=True, undefined=StrictUndefined).render(
-        careful=CAREFUL_SHARE,
-        broken=BROKEN_TAGS,
-        blocks=blocks,
-        gate=requirements(blocks),
-        seed=config["seed"],
-        recipe=json.dumps(config, indent=1),
-    )
+    template = Template(text, trim_blocks=True, undefined=StrictUndefined)
+    known = {"careful": CAREFUL_SHARE, "broken": BROKEN_TAGS, "seed": config["seed"]}
+    card = template.render(**known, blocks=blocks, gate=requirements(blocks), recipe=json.dumps(config, indent=1))
     (folder / "MODEL_CARD.md").write_text(card + "\n")

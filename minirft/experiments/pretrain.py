@@ -60,11 +60,8 @@ class PretrainConfig:
     warmup: int = 100
     weight_decay: float = 0.05
     shares: tuple[tuple[str, float], ...] = (
-        ("detection", 0.62),
-        ("grounding", 0.14),
-        ("classification", 0.16),
-        ("presence", 0.08),
-    )
+        ("detection", 0.62), ("grounding", 0.14), ("classification", 0.16), ("presence", 0.08),
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------ data
@@ -136,8 +133,9 @@ class SideHeads(nn.Module):
         self.cell = nn.Linear(width, 1 + sum(self.sizes))
         self.lookalike = nn.Linear(width, SLOTS * len(FEATURES))
 
-    def forward(self, features: Tensor, cells: Tensor, lookalike: Tensor) -> Tensor:
+    def forward(self, features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Compute the mean cross-entropy of the side task; features are (16 x batch, width)."""
+        cells, lookalike = batch["cells"], batch["lookalike"]
         scenes = lookalike[:, 0] == IGNORE
         tokens = features.view(len(cells), CELLS * CELLS, -1)
         present, *scores = self.cell(tokens[scenes]).split([1, *self.sizes], -1)
@@ -164,8 +162,7 @@ def pretrain(config: PretrainConfig, folder: Path) -> Path:
     with open(folder / "pretrain.jsonl", "w") as log:
         log.write(json.dumps({"config": asdict(config), "torch": torch.__version__}) + "\n")
         tower = [*model.model.visual.parameters(), *heads.parameters()]
-        see = lambda features, batch: heads(features, batch["cells"], batch["lookalike"])  # noqa: E731
-        run_stage("vision", model, see, tower, config, log)
+        run_stage("vision", model, heads, tower, config, log)
         text = list(model.requires_grad_(False).model.language_model.requires_grad_(True).parameters())
         for stage in ("skill", "habit"):
             run_stage(stage, model, partial(text_loss, model), text, config, log)

@@ -7,14 +7,14 @@ its training pictures, with questions about other categories.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from minirft import UserError
 from minirft.data import DataConfig
-from minirft.experiments.settings import HEADLINE, TABLES, Columns, tuples
+from minirft.experiments.settings import HEADLINE, TABLES, Columns
 from minirft.runs import SHIPPED, load_config, read_toml
 from minirft.samples import Task
 
@@ -32,7 +32,7 @@ class RealPart:
     config: str
     source: str = "coco"
     """The source of the files, a key of `PLACES`."""
-    shots: tuple[int, ...] = (0,)
+    shots: Sequence[int] = (0,)
     tests: dict[str, dict[str, Any]] = field(default_factory=lambda: {"same": {}})
     columns: Columns = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class RealPart:
 
 
 EXPERIMENTS: dict[str, tuple[RealPart, ...]] = {
-    name: tuple(RealPart(config, **tuples(part)) for config, part in table["real"].items())
+    name: tuple(RealPart(config, **part) for config, part in table["real"].items())
     for name, table in TABLES.items()
     if "real" in table
 }
@@ -111,8 +111,7 @@ def missing(root: Path, names: Iterable[str], size: Size = "2b") -> list[str]:
     found: dict[str, None] = {}
     for source in dict.fromkeys(source for name in names for source in _sources(name, size)):
         places = PLACES[source]
-        folder = places.get("folder") or places["images"]
-        inside = [(folder, name) for name in INSIDE[source]]
+        inside = [(places.get("folder") or places["images"], name) for name in INSIDE[source]]
         for folder, name in [*((".", place) for place in places.values()), *inside]:
             if not any((root / folder / one).exists() for one in name.split(" or ")):
                 found[name if folder == "." else f"{folder}/{name}"] = None

@@ -11,28 +11,40 @@ Differences from the cells of the tiny world: Rates and steps are those of the c
 the shots and all of training; the test questions are the same for every cell, so differences are paired.  Detection is
 compared by AP .50:.95, as in the paper's tables.
 
+`outlook` predicts the cost, and `paper_number` is the paper's number beside ours, as published; not all are measured
+alike: its accuracy is the two-way substring rule, its LVIS AP is a mean over ranges of area, and its untrained model
+decides which categories are in a picture.  One seed gives an interval over the test questions only (`statistics`).
+
 Deviations from the paper's evaluation: those of `minirft.evaluation`, and the number of test questions of each config.
 """
 
 from __future__ import annotations
 
 import gc
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import StrictUndefined, Template
 
 from minirft import UserError, as_user_error, cost, data, evaluation, runs
 from minirft.experiments.board import Board, run_cells
-from minirft.experiments.cells import DRAWS, Key, drawn, rounded
+from minirft.experiments.cells import DRAWS, Key, drawn, effort, rounded
 from minirft.experiments.real import METRIC, RealPart, Size, located, parts_of
 from minirft.policy import Policy
 from minirft.samples import Sample
+from minirft.show import Line, of_paper
 from minirft.train import run as run_grpo
 
 METHODS = {"sft": runs.sft, "rft": run_grpo}
+TRAINING: dict[str, cost.Method] = {"sft": "sft", "rft": "grpo"}
+PAPER = Path(__file__).parents[2] / "results" / "paper.json"
+"""The paper's tables, if the package is in its repository."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +92,9 @@ class Study:
 
     def keys(self, seeds: int) -> list[Key]:
         """List every cell: the base of each config, then one seed after the other."""
-        cells = [
-            Key(self.name, config, method, shots, seed)
-            for seed in range(seeds)
-            for config, part in self.parts.items()
-            for shots in part.shots
-            for method in METHODS
-        ]
+        sets = [(config, shots) for config, part in self.parts.items() for shots in part.shots]
+        every = product(range(seeds), sets, METHODS)
+        cells = [Key(self.name, config, method, shots, seed) for seed, (config, shots), method in every]
         return [Key(self.name, config, "base", 0, 0) for config in self.parts] + cells
 
 
@@ -110,7 +118,7 @@ def run_cell(study: Study, key: Key, progress: bool = True) -> dict[str, Any]:
     """Train, except for the base, and answer every test; return the results as JSON data."""
     policy = trained(key, study.config(key), progress)
     tests = {name: {"greedy": answered(study, key, name, policy, progress)} for name in study.parts[key.part].tests}
-    return {"run": str(study.folder(key)), **effort(key, study.config(key)), "tests": tests}
+    return {"run": str(study.folder(key)), **spent(key.method, study.config(key)), "tests": tests}
 
 
 def trained(key: Key, config: runs.GRPOConfig, progress: bool) -> Policy:
@@ -135,23 +143,52 @@ def answered(study: Study, key: Key, name: str, policy: Policy, progress: bool) 
     runs.write_coco_results(texts, samples, config, path)
     values, draws = evaluation.bootstrap(config.data.task, texts, samples, resamples=DRAWS)
     values |= evaluation.lvis_metrics(texts, samples, config.data)
-    return {
-        **rounded(values),
-        "n": len(samples),
-        "draws": drawn(draws[METRIC[config.data.task]]),
-        "predictions": str(path),
-        **runs.frame_warning(policy, texts, samples),
-    }
+    found = rounded(values) | {"n": len(samples), "draws": drawn(draws[METRIC[config.data.task]])}
+    return found | {"predictions": str(path), **runs.frame_warning(policy, texts, samples)}
 
 
-def effort(key: Key, config: runs.GRPOConfig) -> dict[str, Any]:
+def spent(method: str, config: runs.GRPOConfig) -> dict[str, Any]:
     """Return the seconds of training, the pictures seen, with repeats, and the completions sampled."""
-    if key.method == "base":
-        return {"seconds_training": 0.0, "pictures_seen": 0, "completions_sampled": 0}
-    planned = cost.plan(config, "grpo" if key.method == "rft" else "sft", None)
-    rows = runs.read_log(config.out / "log.jsonl")[1]
-    return {
-        "seconds_training": round(sum(row["seconds"] for row in rows if row["kind"] == "train"), 1),
-        "pictures_seen": planned["prompts"],
-        "completions_sampled": planned["completions"] if key.method == "rft" else 0,
-    }
+    steps = {"base": 0, "sft": config.sft_steps, "rft": config.steps}[method]
+    rows = runs.read_log(config.out / "log.jsonl")[1] if steps else []
+    seconds = sum((row["seconds"] for row in rows if row["kind"] == "train"), start=0.0)
+    return {"seconds_training": round(seconds, 1), **effort(method, config, steps)}
+
+
+# ------------------------------------------------------------------ the cost before, and the paper's numbers
+
+
+def outlook(
+    study: Study, seeds: int, tflops: float | None, bandwidth: float | None, processor: str | None
+) -> Iterator[dict[str, Any]]:
+    """Yield a dry run of each config's methods and tests, with the number of its cells.  Raises like `dry_run`.
+
+    The dry run is that of the most shots, whose pictures include those of fewer shots.
+    """
+    for part, spec in study.parts.items():
+        cells = len(spec.shots) * seeds
+        trained = [(what, study.config(Key(study.name, part, what, max(spec.shots), 0)), cells) for what in METHODS]
+        asked = [(test, study.test(part, test), 1 + cells * len(METHODS)) for test in spec.tests]
+        for what, config, times in trained + asked:
+            found = cost.dry_run(
+                config, TRAINING.get(what, "eval"), cost.Rates.of(config, tflops, bandwidth), processor
+            )
+            del found["prompts"]
+            yield {"experiment": study.name, "config": part, "what": what, "cells": times, **found}
+
+
+def outlook_table(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield an outlook as text, each row as soon as it is computed, and the sum."""
+    text = Path(__file__).with_name("outlook.txt.jinja").read_text(encoding="utf-8")
+    template = Template(text, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    yield from template.generate(rows=rows, spell=cost.spell)
+
+
+def paper_number(study: Study, line: Line, paper: Path = PAPER) -> float | None:
+    """Return the paper's number for a line, as a share; None if it has none, or if its tables are missing."""
+    table, column = study.parts[line.part].columns.get(line.test, ("", ""))
+    if not table or not paper.is_file():
+        return None
+    published = json.loads(paper.read_text(encoding="utf-8"))["tables"][table]
+    percent = of_paper(published, column, study.size.upper()).get(line.what, {}).get(line.shots)
+    return None if percent is None else percent / 100

@@ -6,9 +6,10 @@ other seed each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minirft import UserError
 from minirft.data import k_shot_of_stream
@@ -21,11 +22,8 @@ CHOOSE_BY, TEST_ON = 200, 500  # questions
 ABSENT = 0.2
 """Share of questions about an absent category.  The paper's few-shot sets have none."""
 HEADLINE: dict[Task, str] = {
-    "detection": "ap50_pooled",
-    "classification": "accuracy",
-    "grounding": "box_iou",
-    "presence": "accuracy",
-}
+    "detection": "ap50_pooled", "classification": "accuracy", "grounding": "box_iou", "presence": "accuracy",
+}  # fmt: skip
 """The metric by which methods are compared.  AP50 is pooled: with few questions for each category, the mean over
 categories is too high, and its interval seldom contains the true value (`docs/interval_coverage.py`)."""
 CHOSEN_BY: dict[Task, str] = HEADLINE | {"detection": "ap50"}
@@ -57,11 +55,11 @@ class Part:
     options: dict[str, Any] = field(default_factory=dict)
     """The options of training questions."""
     tests: dict[str, dict[str, Any]] = field(default_factory=lambda: {"same": {}})
-    shots: tuple[int, ...] = (0,)
+    shots: Sequence[int] = (0,)
     size: int = 0
     base: str = "embedded"
-    staged: tuple[str, ...] = ()
-    masked: tuple[str, ...] = ()
+    staged: Sequence[str] = ()
+    masked: Sequence[str] = ()
     columns: Columns = field(default_factory=dict)
 
     @property
@@ -106,8 +104,7 @@ class Part:
         return [replace(sample, id=f"test-{sample.id}") for sample in self.draw(count, TEST, **self.tests[name])]
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
     """One of the paper's comparisons on the tiny world."""
 
     title: str
@@ -117,21 +114,16 @@ class Experiment:
     methods: tuple[str, ...]
 
 
-def tuples(table: dict[str, Any]) -> dict[str, Any]:
-    """Return a table with tuples in place of its lists."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-
-
 TABLES = read_toml(Path(__file__).with_name("experiments.toml"))
-EXPERIMENTS: dict[str, Experiment] = {
-    name: Experiment(
-        table["title"],
-        table["paper"],
-        {part: Part(**tuples(fields)) for part, fields in table["tiny"].items()},
-        METHODS + CONTROLS if table.get("controls") else METHODS,
-    )
-    for name, table in TABLES.items()
-}
+
+
+def _experiment(table: dict[str, Any]) -> Experiment:
+    parts = {name: Part(**fields) for name, fields in table["tiny"].items()}
+    methods = METHODS + CONTROLS if table.get("controls") else METHODS
+    return Experiment(table["title"], table["paper"], parts, methods)
+
+
+EXPERIMENTS = {name: _experiment(table) for name, table in TABLES.items()}
 
 
 def find(name: str) -> Experiment:
@@ -154,14 +146,6 @@ A wider grid (four rates, five lengths) on two tables had the best setting of ev
 """
 
 
-def config(task: Task, seed: int) -> GRPOConfig:
-    """Return the fixed settings of training, those of `minirft demo`."""
-    return GRPOConfig(
-        seed=seed,
-        threads=1,
-        prompts_per_step=8,
-        group_size=8,
-        max_completion_length=96,
-        lr_schedule="constant",
-        eval_batch=250,
-    )
+def config(seed: int) -> GRPOConfig:
+    """Return the fixed settings of training: the defaults, 8 prompts a step and groups of 8, on one thread."""
+    return GRPOConfig(seed=seed, threads=1, eval_batch=250)

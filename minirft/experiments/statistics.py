@@ -18,8 +18,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
-Array = np.ndarray
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -41,7 +39,7 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def estimate(values: ArrayLike, draws: ArrayLike, *, resamples: int = 2000, level: float = 0.95) -> Estimate:
+def estimate(values: ArrayLike, draws: ArrayLike, *, resamples: int = 2000) -> Estimate:
     """Estimate the mean of `values` (S,) over seeds; `draws` (S, R) are the values on R resamples of the questions.
 
     One seed gives an interval over the questions only.
@@ -56,8 +54,9 @@ def estimate(values: ArrayLike, draws: ArrayLike, *, resamples: int = 2000, leve
     seeds = generator.integers(len(values), size=(resamples, len(values)))
     questions = generator.integers(draws.shape[1], size=(resamples, 1))
     means = draws[seeds, questions].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(values.mean()), float(low), float(high), len(values), t_interval(values, level))
+    low, high = np.quantile(means, [0.025, 0.975])
+    over_seeds = t_interval(values) if len(values) > 1 else None
+    return Estimate(float(values.mean()), float(low), float(high), len(values), over_seeds)
 
 
 def difference(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]) -> Estimate:
@@ -67,31 +66,28 @@ def difference(a: tuple[ArrayLike, ArrayLike], b: tuple[ArrayLike, ArrayLike]) -
     >>> print(difference(([0.4], [[0.3, 0.5]]), base))
     0.200 [0.200, 0.200]
     """
-    (values_a, draws_a), (values_b, draws_b) = (tuple(np.asarray(x, dtype=float) for x in pair) for pair in (a, b))
-    return estimate(values_a - values_b, draws_a - draws_b)
+    return estimate(np.subtract(a[0], b[0]), np.subtract(a[1], b[1]))
 
 
-def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float] | None:
-    """Return the t interval of the mean: mean ± t s / sqrt(S), S `values` with deviation s; None for one value.
+def t_interval(values: ArrayLike, level: float = 0.95, more: int = 0) -> tuple[float, float]:
+    """Return the t interval of the mean: mean ± t s sqrt(more + 1/S), S `values`, at least 2, with deviation s.
+
+    `more` is 1 for the interval of one more value instead of the mean's.
 
     >>> low, high = t_interval([0.50, 0.52, 0.51, 0.49, 0.48])
     >>> round(low, 2), round(high, 2)
     (0.48, 0.52)
     """
     values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return None
-    spread = student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    spread = student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) * np.sqrt(more + 1 / len(values))
     return float(values.mean() - spread), float(values.mean() + spread)
 
 
-def prediction_interval(values: ArrayLike, level: float = 0.99) -> tuple[float, float]:
-    """Return the interval of one more seed, same questions: mean ± t s sqrt(1 + 1/S), S `values` with deviation s.
+def prediction_interval(values: ArrayLike) -> tuple[float, float]:
+    """Return the 99% interval of one more seed on the same questions, from the `values` of S seeds.
 
     >>> low, high = prediction_interval([0.50, 0.52, 0.51, 0.49, 0.48])
     >>> round(low, 2), round(high, 2)
     (0.42, 0.58)
     """
-    values = np.asarray(values, dtype=float)
-    spread = student.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / len(values))
-    return float(values.mean() - spread), float(values.mean() + spread)
+    return t_interval(values, level=0.99, more=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -11,32 +10,12 @@ from minirft.experiments.board import Board
 from minirft.experiments.real import RealPart
 from minirft.experiments.settings import CONTROLS, METHODS, Part, find
 from minirft.experiments.statistics import Estimate, difference, estimate
-from minirft.show import name_of
+from minirft.show import Line, name_of
 
 Measured = tuple[list[float], list[list[float]]]  # values by seed, and their resamples
 BySeed = dict[int, tuple[float, list[float]]]  # seed -> the metric of comparison, and its resamples
 MODES = ("greedy", "sampled")
-PAIRS = (
-    ("sft", "base"),
-    ("rft", "base"),
-    ("rft", "sft"),
-    ("rft", "sft-reasoning"),
-    ("rft", "sft-quick"),
-    ("rft-official", "rft"),
-)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One number of the table: of a method, or of a difference of two methods, at a number of shots."""
-
-    part: str
-    test: str
-    shots: int
-    mode: str
-    what: str
-    found: Estimate
-    metric: str = ""
+PAIRS = ("sft - base", "rft - base", "rft - sft", "rft - sft-reasoning", "rft - sft-quick", "rft-official - rft")
 
 
 def lines(board: Board, name: str, parts: Mapping[str, Part | RealPart] | None = None) -> Iterator[Line]:
@@ -63,11 +42,11 @@ def _compared(look: Callable[[str, int], BySeed], shots: Iterable[int]) -> Itera
             yield k, method, estimate(*_columns(seen))
         # The base has no seed; it is compared with each.
         found["base"] = {seed: cell for cell in base.values() for seen in found.values() for seed in seen}
-        for one, other in PAIRS:
-            a, b = found.get(one, {}), found.get(other, {})
+        for what in PAIRS:
+            a, b = (found.get(method, {}) for method in what.split(" - "))
             if both := sorted(a.keys() & b.keys()):
                 pair = (_columns({seed: x[seed] for seed in both}) for x in (a, b))
-                yield k, f"{one} - {other}", difference(*pair)
+                yield k, what, difference(*pair)
 
 
 def measured(

@@ -50,9 +50,8 @@ class Practice:
     def step(self, step: int, rate: float | None = None) -> Row:
         """Do step `step` (1, 2, ...) at a learning rate; return its row, which `rows` keeps."""
         config = self.config if rate is None else replace(self.config, learning_rate=rate)
-        row, written = grpo_step(
-            self.policy, self.reference, self.optimiser, self.feed(step), self.reward, config, step
-        )
+        parts = self.policy, self.reference, self.optimiser
+        row, written = grpo_step(*parts, self.feed(step), self.reward, config, step)
         self.rows.append({"kind": "train", **row})
         self.written.append(written)
         return row

@@ -45,10 +45,7 @@ def records(
         "KL": kl_estimate(now, reference),
         "gradient weight": token_weights(rollout, advantages, now, config or GRPOConfig()),
     }
-    return [
-        _record(policy, rollout, p, scores[rollout.rows(p)], advantages[p], numbers, step)
-        for p in range(len(rollout.prompts))
-    ]
+    return _records(policy, rollout, scores, advantages, numbers, step)
 
 
 def token_weights(rollout: Rollout, advantages: Tensor, logprobs: Tensor, config: GRPOConfig) -> Tensor:
@@ -71,10 +68,8 @@ def written_again(policy: Policy, samples: Sequence[Sample], rows: Sequence[Mapp
     """Rebuild the rollout of rows of `completions.jsonl`: tokenise the texts again, one group for each sample.
 
     The log-probs are those of `policy`, which may differ from the policy that sampled.  Every completion is assumed to
-    have ended by itself.  Raises `ValueError` if there are not G rows for each sample.
+    have ended by itself.
     """
-    if not samples or len(rows) % len(samples):
-        raise ValueError(f"{len(rows)} rows are no groups of {len(samples)} samples")
     texts = [row["text"] for row in rows]
     ids = [policy.tokenizer(text, add_special_tokens=False)["input_ids"] + [policy.eos_ids[0]] for text in texts]
     rollout = given_rollout(policy, samples, texts, ids)
@@ -97,25 +92,25 @@ def records_written(
     totals = [float("nan") if row["reward"] is None else row["reward"] for row in rows]
     scores = [Score(total, row["parts"], row["failure"]) for total, row in zip(totals, rows, strict=True)]
     advantages = torch.tensor([row["advantage"] for row in rows]).view(len(samples), -1)
-    return [
-        _record(before, rollout, p, scores[rollout.rows(p)], advantages[p], numbers, step) for p in range(len(samples))
-    ]
+    return _records(before, rollout, scores, advantages, numbers, step)
 
 
-def _record(
-    policy: Policy, rollout: Rollout, p: int, scores: Sequence[Score], advantages: Tensor,
-    numbers: Mapping[str, Tensor], step: int,
-) -> Record:  # fmt: skip
-    every = range(len(rollout.texts))[rollout.rows(p)]
-    lengths = rollout.lengths.tolist()
-    return Record(
-        sample=rollout.samples[p],
-        texts=rollout.texts[rollout.rows(p)],
-        rewards=[score.total for score in scores],
-        advantages=advantages.tolist(),
-        parts={name: [score.parts[name] for score in scores] for name in scores[0].parts},
-        tokens=[[policy.tokenizer.decode([i]) for i in rollout.tokens(b).tolist()] for b in every],
-        heat={name: [values[b, : lengths[b]].tolist() for b in every] for name, values in numbers.items()},
-        failures=[score.failure for score in scores],
-        step=step,
-    )
+def _records(
+    policy: Policy, rollout: Rollout, scores: Sequence[Score], advantages: Tensor, numbers: Mapping[str, Tensor],
+    step: int,
+) -> list[Record]:  # fmt: skip
+    lengths, found = rollout.lengths.tolist(), []
+    for p, sample in enumerate(rollout.samples):
+        rows, mine = range(len(scores))[rollout.rows(p)], scores[rollout.rows(p)]
+        found.append(Record(
+            sample=sample,
+            texts=rollout.texts[rollout.rows(p)],
+            rewards=[score.total for score in mine],
+            advantages=advantages[p].tolist(),
+            parts={name: [score.parts[name] for score in mine] for name in mine[0].parts},
+            tokens=[[policy.tokenizer.decode([i]) for i in rollout.tokens(b).tolist()] for b in rows],
+            heat={name: [values[b, : lengths[b]].tolist() for b in rows] for name, values in numbers.items()},
+            failures=[score.failure for score in mine],
+            step=step,
+        ))  # fmt: skip
+    return found

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minirft.experiments import Board, Key, choose, find, measured, prediction_interval, run_cell
 
@@ -13,8 +12,7 @@ RESULTS = Path("../results")  # relative to the folder of the notebooks
 FRESH_SEED = 6
 
 
-@dataclass(frozen=True)
-class LiveCell:
+class LiveCell(NamedTuple):
     """A run of a method on a fresh seed, with the value that the stored seeds predict."""
 
     value: float

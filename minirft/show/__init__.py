@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from minirft.show.play_ratio import ClipExplorer
     from minirft.show.plots import bars, heatmap, histogram, lines
     from minirft.show.replay import Moment, Replay
-    from minirft.show.replication import METHODS, differences, method_dots, name_of, of_paper, shot_curves
+    from minirft.show.replication import METHODS, Line, differences, method_dots, name_of, of_paper, shot_curves
     from minirft.show.report import HEADLINE, ReportData, intervals_apart, write_report
     from minirft.show.rescoring import BEHAVIOURS, Behaviour, average, pushes, red_team, rescore, reversed_pairs
     from minirft.show.rollouts import Record, RolloutBrowser

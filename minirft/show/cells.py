@@ -6,7 +6,7 @@ A cell is a mapping of an experiment's file: "key" with the method, part, shots,
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -32,14 +32,17 @@ def answers_of(
     cells: Iterable[Mapping[str, Any]], part: str, shots: int, test: str = "same", methods: Sequence[str] = FIRST
 ) -> dict[str, list[str]]:
     """Return method -> the answers that its cell of seed 1 kept, in the order of `methods`; without missing cells."""
-    found = {}
+    tested = [(method, tests[test]) for method, tests in _tested(cells, part, shots) if test in tests]
+    found = {method: list(of_test["answers"]) for method, of_test in tested if "answers" in of_test}
+    return {method: found[method] for method in methods if method in found}
+
+
+def _tested(cells: Iterable[Cell], part: str, shots: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield method and tests of each tested cell of a part, with that number of shots; the base has none."""
     for cell in cells:
         key = cell["key"]
-        if key["part"] == part and key["shots"] == (0 if key["method"] == "base" else shots):
-            kept = cell.get("tests", {}).get(test, {}).get("answers")
-            if kept:
-                found[key["method"]] = list(kept)
-    return {method: found[method] for method in methods if method in found}
+        if "tests" in cell and key["part"] == part and key["shots"] == (0 if key["method"] == "base" else shots):
+            yield key["method"], cell["tests"]
 
 
 def answers_by_method(
@@ -94,12 +97,10 @@ def levels_of(cells: Iterable[Cell], part: str, shots: int) -> dict[str, Levels]
     {'rft': {'0.85': [6, 4]}}
     """
     found: dict[str, dict[str, list[int]]] = {}
-    for cell in cells:
-        key = cell["key"]
-        if "tests" in cell and key["part"] == part and key["shots"] == (0 if key["method"] == "base" else shots):
-            for level, (boxes, hits) in cell["tests"]["same"]["greedy"].get("levels", {}).items():
-                kept = found.setdefault(key["method"], {}).setdefault(level, [0, 0])
-                kept[0], kept[1] = kept[0] + boxes, kept[1] + hits
+    for method, tests in _tested(cells, part, shots):
+        for level, counts in tests["same"]["greedy"].get("levels", {}).items():
+            of_level = found.setdefault(method, {})
+            of_level[level] = np.add(of_level.get(level, [0, 0]), counts).tolist()
     return {method: found[method] for method in METHODS if method in found}
 
 
@@ -146,18 +147,16 @@ def learning_choice(cells: Iterable[Cell], part: str, shots: int, metric: str) -
     """
     cells = [cell for cell in cells if (cell["key"]["part"], cell["key"]["shots"]) == (part, shots)]
     rates = sorted({cell["key"]["rate"] for cell in cells if "validation" in cell})
-    shown: dict[str, dict[str, Any]] = {}
-    ticks: dict[str, list[int]] = {}
+    shown, ticks = {}, {}
     for method, rate in product(METHODS, rates):
         here = [cell for cell in cells if (cell["key"]["method"], cell["key"]["rate"]) == (method, rate)]
         tested = {cell["key"]["steps"] for cell in here if "tests" in cell}
         for cell in [cell for cell in here if "validation" in cell]:
-            curve, title = {int(step): value for step, value in cell["validation"].items()}, METHODS[method][0]
-            ticks[title] = sorted(curve)
-            of_rate = (ticks[title], [curve[step] for step in ticks[title]])
-            chosen = {step: curve[step] for step in curve if step in tested}
-            shown.setdefault(title, {})[f"learning rate {rate:g}"] = of_rate
-            shown[title] |= {"chosen": ([*chosen], [*chosen.values()])} if chosen else {}
+            curve, title = sorted((int(step), value) for step, value in cell["validation"].items()), METHODS[method][0]
+            chosen, of_method = [point for point in curve if point[0] in tested], shown.setdefault(title, {})
+            ticks[title] = [step for step, _ in curve]
+            of_method[f"learning rate {rate:g}"] = tuple(zip(*curve, strict=True))
+            of_method |= {"chosen": tuple(zip(*chosen, strict=True))} if chosen else {}
     top = max((max(curve[1]) for of in shown.values() for curve in of.values()), default=1)
     names = [f"learning rate {rate:g}" for rate in rates]
     figure = lines(

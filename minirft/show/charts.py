@@ -53,8 +53,7 @@ def metric_bars(blocks: Mapping[str, Row], keys: Sequence[str], columns: int = 5
     >>> len(metric_bars({"before": {"ap50": 0.2}, "after": {"ap50": 0.5, "ci": {"ap50": [0.4, 0.6]}}}, ["ap50"]).axes)
     1
     """
-    shown: dict[str, dict[str, float]] = {}
-    bounds = {}
+    shown, bounds = {}, {}
     for key in keys:
         shown[key] = {name: nan if block.get(key) is None else block[key] for name, block in blocks.items()}
         ends = [block.get("ci", {}).get(key, (shown[key][name],) * 2) for name, block in blocks.items()]

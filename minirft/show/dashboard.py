@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from minirft.samples import Sample
 from minirft.show.charts import curves
 from minirft.show.pictures import answer_grid
-from minirft.show.play import Playground, answering, buttons, canvas, live
+from minirft.show.play import Playground, answering, buttons, canvas, live, slider
 
 Row = dict[str, Any]
+Step = Callable[[int, float], Mapping[str, Any]]  # (k, learning rate) -> the row of step k
 KEYS = ("reward", "parse_rate")  # of the rows, that are drawn
 SHOWN = 4  # pictures of a probe
 MORE = 20  # steps that the button adds
@@ -52,13 +53,7 @@ class Dashboard(Playground):
     """
 
     def __init__(
-        self,
-        step: Callable[[int, float], Mapping[str, Any]],
-        probe: Callable[[], Probe] | None = None,
-        *,
-        steps: int,
-        learning_rate: float,
-        every: int = 5,
+        self, step: Step, probe: Callable[[], Probe] | None = None, *, steps: int, learning_rate: float, every: int = 5
     ) -> None:
         self.step, self.probe, self.steps, self.every = step, probe, steps, every
         self.rows: list[Row] = []
@@ -67,10 +62,8 @@ class Dashboard(Playground):
         self._thread: threading.Thread | None = None
         self._going, self._stopped, self._looked = (threading.Event() for _ in range(3))
         self._going.set()
-        self.rate = ipywidgets.FloatLogSlider(
-            learning_rate, min=-6, max=-2, step=0.1, description="learning rate", readout_format=".1e",
-            style={"description_width": "90px"}, layout={"width": "380px"},
-        )  # fmt: skip
+        log = {"kind": ipywidgets.FloatLogSlider, "readout_format": ".1e"}
+        self.rate = slider("learning rate", learning_rate, -6, -2, 0.1, named=90, **log)
         self.pausing, self.stopping, self.more = buttons({
             "pause": lambda: self.pause() if self._going.is_set() else self.resume(),
             "stop": self.stop,
@@ -185,9 +178,8 @@ class Dashboard(Playground):
     def figure(self) -> Figure:
         """Draw the curves, and below them the first and the last answers to the probe."""
         probes = self.probes[:1] + self.probes[1:][-1:]
-        figure, parts = canvas(
-            CURVES + ANSWERS * len(probes), heights=(CURVES, ANSWERS * len(probes))[: 1 + len(probes)]
-        )
+        heights = [CURVES, ANSWERS * len(probes)] if probes else [CURVES]
+        figure, parts = canvas(sum(heights), heights=heights)
         numbers = [*self.probes[0][1].numbers] if self.probes else []
         steps = {"xlim": (0, max(self.steps, 1)), "wide": len(KEYS)}
         left, right = parts[0].subfigures(1, 2, width_ratios=(len(KEYS), max(0.01, len(numbers))))

@@ -17,7 +17,7 @@ from minirft.rewards import Scorer, reward_for
 from minirft.show.pictures import Group
 from minirft.show.play import Playground, buttons, canvas, slider, table
 from minirft.show.plots import bars, lines
-from minirft.show.rescoring import Behaviour, Rescored, pushes, red_team, reversed_pairs, scores_of, weigh, weights_of
+from minirft.show.rescoring import Behaviours, Rescored, pushes, red_team, reversed_pairs, scores_of, weigh, weights_of
 from minirft.show.style import BLUE, INK, ORANGE, QUIET, signed
 
 HEAVIEST = 3.0  # of the weight sliders
@@ -52,13 +52,12 @@ class RewardLab(Playground):
     (completion, sample).
     """
 
-    def __init__(
-        self, groups: Sequence[Group], rewards: Mapping[str, Scorer], behaviours: Mapping[str, Behaviour]
-    ) -> None:
+    def __init__(self, groups: Sequence[Group], rewards: Mapping[str, Scorer], behaviours: Behaviours) -> None:
         self.groups, self.behaviours = list(groups), dict(behaviours)
         self.task = self.groups[0].sample.task
         self.rewards = {name: reward_for(self.task, reward) for name, reward in rewards.items()}
         self.scores = {name: scores_of(self.groups, reward) for name, reward in self.rewards.items()}
+        self.own = {name: weights_of(self.scores[name], reward) for name, reward in self.rewards.items()}
         names, layout = list(self.rewards), {"width": "250px"}
         self.base = ipywidgets.Dropdown(options=names, description="reward", layout=layout)
         self.trial = ipywidgets.Dropdown(options=names, value=names[-1], description="on trial", layout=layout)
@@ -78,17 +77,17 @@ class RewardLab(Playground):
         reward = self.rewards[self.trial.value]
         rows = red_team(replace(reward, weights=self._trial_weights()), self.task)
         best = [row for row in rows if row["kind"] != "honest"][:WORST]
-        shares = ["-" if row["share"] is None else f"{row['share']:.0%}" for row in best]
-        cells = [
-            [html.escape(r["answer"]), r["kind"], f"{r['total']:.2f}", x] for r, x in zip(best, shares, strict=True)
-        ]
+        cells = []
+        for row in best:
+            share = "-" if row["share"] is None else f"{row['share']:.0%}"
+            cells.append([html.escape(row["answer"]), row["kind"], f"{row['total']:.2f}", share])
         self.report.value = table(["answer", "kind", "mean total", "share of the honest"], cells)
         return rows
 
     def compare(self) -> tuple[Rescored, Rescored]:
         """Score the groups with both rewards; the reward on trial takes the weights of the sliders."""
         base, trial = self.base.value, self.trial.value
-        return weigh(self.scores[base], self._weights(base)), weigh(self.scores[trial], self._trial_weights())
+        return weigh(self.scores[base], self.own[base]), weigh(self.scores[trial], self._trial_weights())
 
     def figure(self) -> Figure:
         """Draw the order of one group under both rewards, and the pushes of both."""
@@ -120,11 +119,8 @@ class RewardLab(Playground):
 
     def _names(self) -> tuple[str, str]:
         base, trial = self.base.value, self.trial.value
-        changed = self._trial_weights() != self._weights(trial)
+        changed = self._trial_weights() != self.own[trial]
         return base, f"{trial}{', own weights' if changed else ' ' if trial == base else ''}"
-
-    def _weights(self, name: str) -> dict[str, float]:
-        return weights_of(self.scores[name], self.rewards[name])
 
     def _trial_weights(self) -> dict[str, float]:
         return {name: slider.value for name, slider in self.weights.items()}
@@ -133,7 +129,7 @@ class RewardLab(Playground):
         """Make one slider for each part of the reward on trial, at its weight."""
         self.weights = {
             name: slider(name, weight, min(-HEAVIEST, weight), max(HEAVIEST, weight), 0.1, wide=270, named=90)
-            for name, weight in self._weights(self.trial.value).items()
+            for name, weight in self.own[self.trial.value].items()
         }
         self.sliders.children = list(self.weights.values())
         self.watch(*self.weights.values())
@@ -143,16 +139,10 @@ def _draw_order(part: SubFigure, title: str, before: list[float], after: list[fl
     """Draw a line for each completion from its rank under one reward to its rank under the other; ties share a rank."""
     places = [[sum(x > y for x in rewards) + 1 for y in rewards] for rewards in (before, after)]
     ends = {f"_{g}": pair for g, pair in enumerate(zip(*places, strict=True))}
-    colours = {
-        g: BLUE if second < first else ORANGE if second > first else QUIET for g, (first, second) in ends.items()
-    }
-    look = {
-        "xlim": (-0.45, 1.45),
-        "ylim": (len(before) + 0.6, 0.4),
-        "yticks": range(1, len(before) + 1),
-        "ylabel": "place, 1 is the best",
-    }
-    lines({title: ends}, [0, 1], style="o-", colours=colours, xticks=[0, 1], xticklabels=names, on=part, **look)
+    colours = {g: BLUE if b < a else ORANGE if b > a else QUIET for g, (a, b) in ends.items()}
+    lines({title: ends}, [0, 1], style="o-", colours=colours, xticks=[0, 1], xticklabels=names, xlim=(-0.45, 1.45),
+          yticks=range(1, len(before) + 1), ylim=(len(before) + 0.6, 0.4), ylabel="place, 1 is the best",
+          on=part)  # fmt: skip
     for x, of_side in enumerate(places):
         for place in set(of_side):
             label = ",".join(str(g + 1) for g, other in enumerate(of_side) if other == place)

@@ -184,11 +184,6 @@ def before_after(samples: Sequence[Sample], before: Sequence[str], after: Sequen
     return answer_grid(shown, columns)
 
 
-def misses(answers: Sequence[tuple[Sample, str, float]]) -> Figure:
-    """Draw answers with their scores on the pictures, (sample, text, score) each."""
-    return answer_grid([(s, text, f"{score:.2f}: {s.category}", {}) for s, text, score in answers])
-
-
 def boxes_of(task: Task, text: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the boxes of an answer, (N, 4), and their confidences if the task has them; no boxes if it is unreadable.
 

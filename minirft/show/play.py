@@ -11,6 +11,7 @@ import base64
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ipywidgets
 from IPython import get_ipython
@@ -23,7 +24,6 @@ WIDTH = 8.0  # inches; at DPI the 800 pixels that a notebook's column has
 DPI = 100
 TABLE = 'style="border-collapse:collapse;text-align:right;font-variant-numeric:tabular-nums"'
 CELL = 'style="padding:1px 10px;border-bottom:1px solid #d5dae0"'
-UPRIGHT = {"orientation": "vertical", "layout": {"width": "72px", "height": "150px"}}  # the look of a slider
 
 
 class Playground(ABC):
@@ -83,11 +83,18 @@ class Playground(ABC):
 
 
 def slider(
-    words: str, value: float, low: float, high: float, step: float = 0.01, wide: int = 380, named: int = 130
-) -> ipywidgets.FloatSlider:
+    words: str, value: Any, low: float, high: float, step: float = 0.01, wide: int = 380, named: int = 130,
+    kind: type[ipywidgets.Widget] = ipywidgets.FloatSlider, **options: Any,
+) -> Any:  # fmt: skip
     """Make a horizontal slider of `wide` pixels, of which its `words` have `named`."""
-    style, layout = {"description_width": f"{named}px"}, {"width": f"{wide}px"}
-    return ipywidgets.FloatSlider(value, min=low, max=high, step=step, description=words, style=style, layout=layout)
+    look = {"style": {"description_width": f"{named}px"}, "layout": {"width": f"{wide}px"}}
+    return kind(value=value, min=low, max=high, step=step, description=words, **look, **options)
+
+
+def upright(words: str, value: float, low: float, high: float) -> ipywidgets.FloatSlider:
+    """Make a vertical slider."""
+    look = {"orientation": "vertical", "layout": {"width": "72px", "height": "150px"}}
+    return ipywidgets.FloatSlider(value, min=low, max=high, step=0.01, description=words, **look)
 
 
 def buttons(actions: Mapping[str, Callable[[], object]]) -> list[ipywidgets.Button]:

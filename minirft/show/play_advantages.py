@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from minirft.advantages import degenerate_groups, group_advantages
-from minirft.show.play import UPRIGHT, Playground, buttons, canvas
+from minirft.show.play import Playground, buttons, canvas, slider, upright
 from minirft.show.plots import bars
 from minirft.show.style import BLUE, GRID, ORANGE, QUIET, SKY, VERMILION, signed
 from minirft.show.tokens import name_of
@@ -44,16 +44,15 @@ class AdvantagePlayground(Playground):
         spread = np.where(np.arange(group) < group // 2, 0.0, HIGHEST)
         self.others = np.reshape(spread if others is None else others, (-1, group)).astype(np.float64)
         low, high = min(0.0, self.start.min()), max(HIGHEST, self.start.max())
-        self.sliders = [ipywidgets.FloatSlider(r, min=low, max=high, step=0.01, **UPRIGHT) for r in self.start]
+        self.sliders = [upright("", r, low, high) for r in self.start]
         centred = {"display": "flex", "justify_content": "center"}
         named = [  # separate labels: the handle of a slider at the top would cover its description
-            ipywidgets.VBox([ipywidgets.Label(name, layout=centred), slider])
-            for name, slider in zip(self.names, self.sliders, strict=True)
+            ipywidgets.VBox([ipywidgets.Label(name, layout=centred), control])
+            for name, control in zip(self.names, self.sliders, strict=True)
         ]
         self.scale = ipywidgets.Dropdown(options=list(FORMULAS), description="scale", layout={"width": "190px"})
-        self.eps = ipywidgets.FloatLogSlider(
-            1e-4, min=-8, max=0, step=1, description="ε", readout_format=".0e", layout={"width": "280px"}
-        )
+        log = {"kind": ipywidgets.FloatLogSlider, "readout_format": ".0e"}
+        self.eps = slider("ε", 1e-4, -8, 0, 1, wide=280, named=80, **log)
         self.ddof = ipywidgets.ToggleButtons(options=[0, 1], value=1, style={"button_width": "48px"})
         presets = {
             "the group of the lesson": lambda: self.move(self.sliders, self.start),

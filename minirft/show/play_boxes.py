@@ -18,15 +18,18 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from minirft.rewards import PAPER, STRICT, Array, Score, Variant, iou, match_greedy, match_hungarian, reading
+from minirft import rewards
+from minirft.rewards import Array
 from minirft.show.pictures import in_pixels, picture_row
 from minirft.show.play import Playground, buttons, canvas, slider, table
 from minirft.show.plots import bars, heatmap
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, VERMILION
 
 PARTS = {"iou": ("R_IoU", BLUE), "confidence": ("R_conf", ORANGE), "format": ("R_format", GREEN)}
+ITEM = "{{'Position': [{}, {}, {}, {}], 'Confidence': {:.2f}}}"  # a box with no width can be written too
 MOST = 6  # boxes; more rows of sliders than fit on a screen
 ABOVE_HALF = float(np.nextafter(0.5, 1))  # the released code matches above 0.5, the paper's reading from 0.5 on
+RANGE = {"low": 0, "high": 1000, "step": 1, "kind": ipywidgets.IntRangeSlider}
 Value = tuple[tuple[int, int], tuple[int, int], float]  # (x1, x2), (y1, y2), confidence
 FRESH: Value = ((350, 650), (350, 650), 0.5)  # a new box
 
@@ -55,10 +58,8 @@ class BoxPlayground(Playground):
         self.picture = image
         self.true = np.asarray(true, dtype=np.float64).reshape(-1, 4)
         boxes = np.asarray(predicted, dtype=np.float64).reshape(-1, 4).round().astype(int).tolist()
-        self.start = [
-            ((x1, x2), (y1, y2), round(float(c), 2))
-            for (x1, y1, x2, y2), c in zip(boxes, np.reshape(confidence, -1), strict=True)
-        ]
+        stated = np.reshape(confidence, -1).round(2).tolist()
+        self.start = [((x1, x2), (y1, y2), c) for (x1, y1, x2, y2), c in zip(boxes, stated, strict=True)]
         self.rows: list[Row] = []
         self._list = ipywidgets.VBox()
         edits = {
@@ -77,8 +78,8 @@ class BoxPlayground(Playground):
 
     def predicted(self) -> Array:
         """Return the predicted boxes, (N, 4)."""
-        sides = [(*row.x.value, *row.y.value) for row in self.rows]
-        return np.array(sides, dtype=np.float64).reshape(-1, 4)[:, [0, 2, 1, 3]]
+        boxes = [(x1, y1, x2, y2) for (x1, x2), (y1, y2), _ in self._values()]
+        return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
     def confidence(self) -> Array:
         """Return the confidences of the predicted boxes, (N,)."""
@@ -86,30 +87,32 @@ class BoxPlayground(Playground):
 
     def completion(self) -> str:
         """Write the predictions as the text of a completion."""
-        return f"<think>a look at the picture</think> {_answer(self.predicted(), self.confidence())}"
+        items = [ITEM.format(x1, y1, x2, y2, c) for (x1, x2), (y1, y2), c in self._values()]
+        answer = f"[{', '.join(items)}]" if items else "No Objects"
+        return f"<think>a look at the picture</think> <answer>{answer}</answer>"
 
     def solution(self) -> str:
         """Write the true boxes as the text of a solution."""
-        return _answer(self.true, np.ones(len(self.true)))
+        return rewards.detection_solution(self.true)
 
     def overlap(self) -> Array:
         """Compute the IoU of every predicted box with every true box, (N, M)."""
-        return iou(self.predicted(), self.true)
+        return rewards.iou(self.predicted(), self.true)
 
-    def scores(self) -> dict[str, Score]:
+    def scores(self) -> dict[str, rewards.Score]:
         """Score the completion with each reading, part by part."""
         text, solution = self.completion(), self.solution()
-        return {name: reading("detection", name)(text, solution) for name in get_args(Variant)}
+        return {name: rewards.reading("detection", name)(text, solution) for name in get_args(rewards.Variant)}
 
     def pairs(self) -> dict[str, list[tuple[int, int]]]:
         """Return the pairs (prediction, true box) that each reading matches, counted from 0."""
         overlap, confidence = self.overlap(), self.confidence()
         listed = self.predicted().tolist()
         kept = [n for n, box in enumerate(listed) if box not in listed[:n]]  # the released code drops equal boxes
-        of_official = match_greedy(overlap[kept], confidence[kept], ABOVE_HALF)
+        of_official = rewards.match_greedy(overlap[kept], confidence[kept], ABOVE_HALF)
         return {
-            "strict": match_hungarian(overlap, STRICT.threshold, confidence),
-            "paper": match_greedy(overlap, confidence, PAPER.threshold),
+            "strict": rewards.match_hungarian(overlap, rewards.STRICT.threshold, confidence),
+            "paper": rewards.match_greedy(overlap, confidence, rewards.PAPER.threshold),
             "official": [(kept[n], m) for n, m in of_official],
         }
 
@@ -144,9 +147,9 @@ class BoxPlayground(Playground):
         for control in chain(*self.rows):
             control.close()
         self.rows = [_row(number, *value) for number, value in enumerate(values[:MOST], 1)]
-        for row in self.rows:
+        for place, row in enumerate(self.rows):
             self.watch(*row[:3])
-            row.remove.on_click(lambda _, row=row: self._drop(row))
+            row.remove.on_click(lambda _, place=place: self._drop(place))
         self._list.children = [ipywidgets.HBox(row) for row in self.rows]
         self.add.disabled = len(self.rows) == MOST
         self.copy.disabled = not 0 < len(self.rows) < MOST
@@ -154,30 +157,14 @@ class BoxPlayground(Playground):
     def _values(self) -> list[Value]:
         return [(row.x.value, row.y.value, row.confidence.value) for row in self.rows]
 
-    def _drop(self, gone: Row) -> None:
-        kept = [value for row, value in zip(self.rows, self._values(), strict=True) if row is not gone]
-        self.set_boxes(kept)
+    def _drop(self, place: int) -> None:
+        self.set_boxes([value for other, value in enumerate(self._values()) if other != place])
 
 
 def _row(number: int, x: tuple[int, int], y: tuple[int, int], confidence: float) -> Row:
-    sides = [
-        ipywidgets.IntRangeSlider(
-            value=value, min=0, max=1000, description=words, style={"description_width": named}, layout={"width": wide}
-        )
-        for value, words, named, wide in ((x, f"box {number}: x", "64px", "300px"), (y, "y", "18px", "250px"))
-    ]
     remove = ipywidgets.Button(description="remove", layout={"width": "76px"})
-    return Row(*sides, slider("c", confidence, 0, 1, wide=250, named=18), remove)
-
-
-def _answer(boxes: Array, confidence: Array) -> str:
-    """
-    >>> _answer(np.array([[0.0, 1, 2, 3]]), np.array([0.5]))
-    "<answer>[{'Position': [0, 1, 2, 3], 'Confidence': 0.50}]</answer>"
-    """
-    rows = zip(boxes.tolist(), confidence, strict=True)
-    items = [f"{{'Position': [{', '.join(f'{v:g}' for v in box)}], 'Confidence': {c:.2f}}}" for box, c in rows]
-    return f"<answer>{'[' + ', '.join(items) + ']' if items else 'No Objects'}</answer>"
+    left, top = slider(f"box {number}: x", x, **RANGE, wide=300, named=64), slider("y", y, **RANGE, wide=250, named=18)
+    return Row(left, top, slider("c", confidence, 0, 1, wide=250, named=18), remove)
 
 
 def _letter(m: int) -> str:

@@ -108,7 +108,8 @@ class ConfidenceExplorer(Playground):
         rows = []
         for rule in self.rules():
             name, top, earned = LOOK[rule][0], expected_score(rule, p).max(), self.earned(rule)
-            rows.append([name, _named(self.best(rule)), f"{top:.3f}", f"{earned:.3f}", f"{top - earned:.3f}"])
+            best = "any" if len(self.best(rule)) > 1 else f"{self.best(rule)[0]:.2f}"
+            rows.append([name, best, f"{top:.3f}", f"{earned:.3f}", f"{top - earned:.3f}"])
         head = ["rule", "best c", "earns", f"your c = {c:.2f} earns", "lost"]
         return f"a box that hits with chance p = {p:.2f}{table(head, rows)}"
 
@@ -119,11 +120,3 @@ def _outcomes(rule: str) -> tuple[Array, Array]:
     score = CONFIDENCE_RULES[rule]
     hit, miss = (np.array([score(np.array([c]), np.array([y]), truths=1) for c in GRID]) for y in (1.0, 0.0))
     return hit, miss
-
-
-def _named(confidences: Array) -> str:
-    """
-    >>> _named(np.array([0.7])), _named(GRID)
-    ('0.70', 'any')
-    """
-    return f"{confidences[0]:.2f}" if len(confidences) == 1 else "any"

@@ -15,14 +15,13 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from minirft.loss import Estimator, kl_estimate
-from minirft.show.play import UPRIGHT, Playground, buttons, canvas, table
+from minirft.show.play import Playground, buttons, canvas, table, upright
 from minirft.show.plots import bars, lines
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, SKY, signed
 
 KINDS: tuple[Estimator, ...] = get_args(Estimator)
 COLOURS = dict(zip(KINDS, (ORANGE, GREEN, BLUE), strict=True))
-TOKENS = ("cat", "dog", "bird", "fish")
-POLICY = (1.4, 0.4, -0.4, -1.4)
+POLICY = {"cat": 1.4, "dog": 0.4, "bird": -0.4, "fish": -1.4}  # the logits at the start
 
 
 class KLExplorer(Playground):
@@ -34,21 +33,18 @@ class KLExplorer(Playground):
     """
 
     def __init__(self) -> None:
-        start = torch.tensor(POLICY, dtype=torch.float64)
+        start = torch.tensor([*POLICY.values()], dtype=torch.float64)
         self.references = {
             "uniform": torch.zeros_like(start),
             "the last token is likely": torch.tensor([0, 0, 0, 2.0], dtype=torch.float64),
             "close to the first policy": (0.8 * start).round(decimals=2),
         }
-        self.logits = [
-            ipywidgets.FloatSlider(value, min=-4, max=4, step=0.01, description=token, **UPRIGHT)
-            for value, token in zip(POLICY, TOKENS, strict=True)
-        ]
+        self.logits = [upright(token, value, -4, 4) for token, value in POLICY.items()]
         self.reference = ipywidgets.Dropdown(options=list(self.references), description="reference π_ref")
         self.reference.style.description_width = "110px"
         resets = {
             "policy = reference": lambda: self.move(self.logits, self.references[self.reference.value].tolist()),
-            "as it began": lambda: self.move(self.logits, POLICY),
+            "as it began": lambda: self.move(self.logits, POLICY.values()),
         }
         side = ipywidgets.VBox([self.reference, ipywidgets.HBox(buttons(resets))])
         controls = [ipywidgets.Label("logits of the policy π"), *self.logits, side]
@@ -110,13 +106,13 @@ class KLExplorer(Playground):
         kl = self.divergence().item()
         high = max(0.5, 1.3 * max(kl, *means.values()))
         far = max(0.3, 1.2 * max(values.abs().max().item() for values in gradients.values()))
-        bars({"policy and reference": distributions}, TOKENS, colours={"policy π": SKY, "reference π_ref": QUIET},
+        bars({"policy and reference": distributions}, [*POLICY], colours={"policy π": SKY, "reference π_ref": QUIET},
              ylabel="probability", ylim=(0, 1.1), on=parts[0])  # fmt: skip
         self._draw_estimators(parts[1])
         inks = dict(zip(means, COLOURS.values(), strict=True))
         bars({"mean over tokens that π samples": means}, across={f"true KL: {kl:.3f}": kl}, form="", colours=inks,
              ylabel="nats", ylim=(0, high), on=parts[2])  # fmt: skip
-        bars({"expected gradient of each, as a loss": gradients}, TOKENS, colours=COLOURS | {true: INK},
+        bars({"expected gradient of each, as a loss": gradients}, [*POLICY], colours=COLOURS | {true: INK},
              ylabel="∂ / ∂ logit", ylim=(-far, far), on=parts[3])  # fmt: skip
         for row in parts[3].axes[0].containers:  # a dot is a bar of height 0
             flat = [bar.get_center()[0] for bar in row if abs(bar.get_height()) < 1e-9]
@@ -143,7 +139,7 @@ class KLExplorer(Playground):
         line, zero = torch.linspace(-reach, reach, 161, dtype=torch.float64), torch.zeros(161, dtype=torch.float64)
         curves = {kind: (line, kl_estimate(line, zero, kind)) for kind in KINDS}
         points = {f"_{kind}": (ratio, kl_estimate(logprobs, self.ref_logprobs(), kind)) for kind in KINDS}
-        places = {token: (x, -3.6 - 0.9 * i) for i, (token, x) in enumerate(zip(TOKENS, ratio.tolist(), strict=True))}
+        places = {token: (x, -3.6 - 0.9 * i) for i, (token, x) in enumerate(zip(POLICY, ratio.tolist(), strict=True))}
         lines(
             {"value of each estimator at one token": curves | points}, at={"_tokens": ratio}, notes=places, on=part,
             style=dict.fromkeys(points, "o"), colours=COLOURS | {f"_{kind}": COLOURS[kind] for kind in KINDS},

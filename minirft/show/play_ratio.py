@@ -17,6 +17,7 @@ from minirft.show.play import Playground, buttons, canvas, slider
 from minirft.show.plots import lines
 from minirft.show.style import BLUE, INK, ORANGE, QUIET, VERMILION, signed
 
+Bounds = tuple[float, float]  # ε_low, ε_high
 OLD = 0.3  # the token's probability when it was sampled
 RATIOS = torch.linspace(0.02, 2.0, 34, dtype=torch.float64)
 FINE = torch.linspace(0.005, 2.0, 400, dtype=torch.float64)
@@ -33,30 +34,28 @@ QUADRANTS = {  # (A > 0, ρ > 1) -> the case, the effect of the loss
 }
 
 
-def one_token(
-    kind: str, ratio: float, advantage: float, eps_low: float = 0.2, eps_high: float = 0.2
-) -> dict[str, float]:
+def one_token(kind: str, ratio: float, advantage: float, eps: Bounds = (0.2, 0.2)) -> dict[str, float]:
     """Return the objective J = -loss of an answer of one token, its gradient dJ / d log π, and whether ρ A was clipped.
 
-    `kind` is one of `loss.LOSSES` other than dr_grpo, `ratio` is ρ > 0; the token had probability 0.3 under π_old.
+    `kind` is one of `loss.LOSSES` other than dr_grpo, `ratio` is ρ > 0, `eps` is (ε_low, ε_high); the token had
+    probability 0.3 under π_old.
 
     >>> one_token("grpo", ratio=1.5, advantage=1.0)
     {'objective': 1.2, 'gradient': 0.0, 'clipped': 1.0}
     """
-    logprobs = (torch.tensor([[ratio]], dtype=torch.float64).log() + np.log(OLD)).requires_grad_()
-    loss, metrics = _loss(kind, logprobs, torch.tensor([advantage], dtype=torch.float64), eps_low, eps_high)
+    ratios, advantages = torch.tensor([[ratio], [advantage]], dtype=torch.float64)
+    logprobs, loss, metrics = _loss(kind, ratios, advantages, eps)
     (gradient,) = torch.autograd.grad(-loss, logprobs)
     return {"objective": -loss.item(), "gradient": gradient.item(), "clipped": metrics["clip_fraction"].item()}
 
 
-def gradients(kind: str, ratios: Tensor, advantages: Tensor, eps_low: float = 0.2, eps_high: float = 0.2) -> Tensor:
+def gradients(kind: str, ratios: Tensor, advantages: Tensor, eps: Bounds = (0.2, 0.2)) -> Tensor:
     """Compute dJ / d log π for many answers of one token each: (K,), (K,) -> (K,).
 
     >>> gradients("grpo", torch.tensor([1.0, 1.5]), torch.tensor([1.0, 1.0])).tolist()
     [1.0, 0.0]
     """
-    logprobs = (ratios.log() + np.log(OLD))[:, None].requires_grad_()
-    loss, _ = _loss(kind, logprobs, advantages, eps_low, eps_high)
+    logprobs, loss, _ = _loss(kind, ratios, advantages, eps)
     return torch.autograd.grad(-loss, logprobs)[0][:, 0]
 
 
@@ -84,7 +83,7 @@ class ClipExplorer(Playground):
 
     def state(self) -> dict[str, float]:
         """Return `one_token` at the values of the sliders."""
-        return one_token(self.kind.value, self.ratio.value, self.advantage.value, *self._eps())
+        return one_token(self.kind.value, self.ratio.value, self.advantage.value, self._eps())
 
     def figure(self) -> Figure:
         """Draw the objective and its gradient over ρ at the chosen A, and the gradient over all ρ and A."""
@@ -92,8 +91,8 @@ class ClipExplorer(Playground):
         kind, ratio, advantage, state = self.kind.value, self.ratio.value, self.advantage.value, self.state()
         bounds = [1 - self.eps_low.value, 1 + self.eps_high.value][kind == "cispo" :]
         ratios = torch.cat([RATIOS, torch.tensor(bounds)]).sort().values  # a corner lies on a bound
-        objective = [one_token(kind, x, advantage, *self._eps())["objective"] for x in ratios.tolist()]
-        slopes = gradients(kind, FINE, torch.full_like(FINE, advantage), *self._eps())
+        objective = [one_token(kind, x, advantage, self._eps())["objective"] for x in ratios.tolist()]
+        slopes = gradients(kind, FINE, torch.full_like(FINE, advantage), self._eps())
         unclipped = {"ρ A": (RATIOS, clipped_gain(RATIOS, torch.tensor(advantage), 0.0, torch.inf))}
         lines(
             {
@@ -131,7 +130,7 @@ class ClipExplorer(Playground):
             return "clip(ρ) A, gradient 0"
         return "both agree" if inside else "ρ A"
 
-    def _eps(self) -> tuple[float, float]:
+    def _eps(self) -> Bounds:
         return self.eps_low.value, self.eps_high.value
 
     def _draw_map(self, part: SubFigure) -> None:
@@ -143,7 +142,7 @@ class ClipExplorer(Playground):
         (axes,) = part.axes
         axes.grid(False)
         advantage, ratio = torch.meshgrid(ADVANTAGES, FINE, indexing="ij")
-        slopes = gradients(self.kind.value, ratio.flatten(), advantage.flatten(), *self._eps()).view_as(ratio)
+        slopes = gradients(self.kind.value, ratio.flatten(), advantage.flatten(), self._eps()).view_as(ratio)
         axes.set_facecolor(DEAD)
         shown = np.ma.masked_equal(slopes.numpy(), 0)
         axes.imshow(shown, cmap=PUSH, vmin=-2.5, vmax=2.5, extent=(0, 2, -2, 2), origin="lower", aspect="auto")
@@ -154,10 +153,12 @@ class ClipExplorer(Playground):
             axes.text(x, y, name, ha="center", va="center", fontsize=8.5, color=INK, fontweight="bold")
 
 
-def _loss(
-    kind: str, logprobs: Tensor, advantages: Tensor, eps_low: float, eps_high: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum the loss over the rows (no mean), so that the gradient of a row does not depend on the number of rows."""
+def _loss(kind: str, ratios: Tensor, advantages: Tensor, eps: Bounds) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return log π of the tokens, (K, 1), the loss and its metrics.
+
+    The loss is summed over the rows (no mean), so that the gradient of a row does not depend on the number of rows.
+    """
+    logprobs = (ratios.log() + np.log(OLD))[:, None].requires_grad_()
     old, mask = torch.full_like(logprobs, np.log(OLD)), torch.ones_like(logprobs, dtype=torch.bool)
-    limits = {"clip_eps": eps_low, "clip_eps_high": eps_high}
-    return policy_loss(kind, logprobs, old, None, advantages, mask, **limits, step_rows=1, step_tokens=1)
+    limits = {"clip_eps": eps[0], "clip_eps_high": eps[1], "step_rows": 1, "step_tokens": 1}
+    return logprobs, *policy_loss(kind, logprobs, old, None, advantages, mask, **limits)

@@ -62,9 +62,8 @@ def lines(
             places, y, *band = map(_numbers, curve)
             form = style if isinstance(style, str) else style.get(name, "-")
             marks, own = ((form,), {}) if isinstance(form, str) else ((), form)
-            axes.plot(
-                places, y, *marks, **{"color": colour[name], "linewidth": 1.8, "markersize": 5, "label": name, **own}
-            )
+            usual = {"color": colour[name], "linewidth": 1.8, "markersize": 5, "label": name}
+            axes.plot(places, y, *marks, **usual | own)
             if band:
                 axes.fill_between(places, *band, color=colour[name], alpha=0.15, linewidth=0)
         _guides(axes, colour, across or {}, at or {}, spans or {})

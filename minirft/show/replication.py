@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import log2
-from typing import Any, Protocol
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -36,7 +37,8 @@ Dot = tuple[float, Any, str, bool]  # row, an estimate or a number, method, whet
 Column = Mapping[str, Mapping[int, float]]  # method -> shots -> percent, as the paper has it
 
 
-class Line(Protocol):
+@dataclass(frozen=True)
+class Line:
     """One number of an experiment: of a method or a difference ("rft - sft"), for one part, test and shots."""
 
     part: str
@@ -45,6 +47,7 @@ class Line(Protocol):
     mode: str
     what: str
     found: Any  # mean, low, high and excludes_zero, as `experiments.statistics.Estimate` has them
+    metric: str = ""
 
 
 def of_paper(table: Mapping[str, Any], column: str, model: str = "2B") -> dict[str, dict[int, float]]:
@@ -70,11 +73,7 @@ def name_of(what: str) -> str:
 
 
 def shot_curves(
-    lines: Iterable[Line],
-    metric: str,
-    *,
-    tests: Sequence[str] = ("same",),
-    paper: Mapping[str, Column] | None = None,
+    lines: Iterable[Line], metric: str, *, tests: Sequence[str] = ("same",), paper: Mapping[str, Column] | None = None
 ) -> Figure:
     """Draw `metric` over shots: a panel for each part and test, a line with a band for each method, the base dashed.
 
@@ -126,10 +125,8 @@ def method_dots(
         shown.setdefault(test, []).append((place, line.found, line.what, greedy))
     labels = dict.fromkeys(shown, metric)
     for title, column in (paper or {}).items():
-        numbers = {what: column.get(what, {}).get(0 if what == "base" else shots) for what in methods}
-        dots = [
-            (place, number, what, True) for place, (what, number) in enumerate(numbers.items()) if number is not None
-        ]
+        numbers = [column.get(what, {}).get(0 if what == "base" else shots) for what in methods]
+        dots = [(place, number, methods[place], True) for place, number in enumerate(numbers) if number is not None]
         shown[f"paper: {title}"], labels[f"paper: {title}"] = dots, PAPER
     count = len(shown)
     columns = count if count <= 4 else -(-count // 2) if count <= 8 else 4
@@ -161,11 +158,8 @@ def differences(
         found = {y: here[pair] for y, (_, here) in enumerate(rows) if pair in here}
         dots = [(y, estimate, pair.split(" - ")[1], estimate.excludes_zero) for y, estimate in found.items()]
         shown[name_of(pair).replace(", ", ",\n")] = dots
-    size, legend = (
-        (9.0 / max(2, len(shown)), 1.2 + 0.2 * len(rows)),
-        ("95% interval without zero", "interval holds zero"),
-    )
-    labels = dict.fromkeys(shown, "difference in share")
+    size, labels = (9.0 / max(2, len(shown)), 1.2 + 0.2 * len(rows)), dict.fromkeys(shown, "difference in share")
+    legend = ("95% interval without zero", "interval holds zero")
     figure = _dots(shown, [label for label, _ in rows], len(shown), size, labels, legend)
     reach = max((abs(x) for axes in figure.axes for x in axes.get_xlim()), default=1)
     for axes in figure.axes:

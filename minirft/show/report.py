@@ -21,7 +21,7 @@ from minirft.runs import METRICS
 from minirft.samples import Sample
 from minirft.show.cells import Levels, calibration
 from minirft.show.charts import curves, metric_bars
-from minirft.show.pictures import Group, before_after, group_panel, misses
+from minirft.show.pictures import Group, answer_grid, before_after, group_panel
 from minirft.show.replay import SCRIPT, Replay, replay_json, script_hash
 from minirft.show.style import png
 
@@ -35,6 +35,7 @@ TRAINING = (
 HELD_OUT = (
     "ap50_pooled", "mean_iou", "accuracy", "box_iou", "recall", "precision", "parse_rate", "auc", "ece", "abstention",
 )  # fmt: skip
+PICTURES = 8  # samples drawn
 NOT_METRICS = {"n", "ci", "step", "mode", "seconds"}  # keys of a block that are shown elsewhere or not at all
 
 
@@ -62,7 +63,6 @@ class ReportData:
     levels: Mapping[str, Levels] = field(default_factory=dict)  # boxes and hits by stated confidence, for calibration
     misses: Sequence[tuple[Sample, str, float]] = ()  # the answers with the lowest scores
     replays: Sequence[Replay] = ()
-    pictures: int = 8  # samples drawn
 
 
 def write_report(path: str | Path, data: ReportData) -> None:
@@ -87,20 +87,14 @@ def render(data: ReportData) -> str:
     keys = {kind: _present(data.runs, every, kind) for kind, every in (("train", TRAINING), ("eval", HELD_OUT))}
     used = dict.fromkeys([*metrics, *keys["train"], *keys["eval"], "n", "ci"])
     return environment.get_template("report.html.jinja").render(
-        data=data,
-        blocks=blocks,
-        metrics=metrics,
-        tiles=tiles[:4],
+        data=data, blocks=blocks, metrics=metrics, tiles=tiles[:4], figures=_figures(data, blocks, tiles, keys),
         verdict=verdict(data.before, data.after, tiles[0]) if tiles else "",
-        figures=_figures(data, blocks, tiles, keys),
-        answers=list(zip(data.samples, data.before_texts, data.after_texts, strict=True))[: data.pictures],
+        answers=list(zip(data.samples, data.before_texts, data.after_texts, strict=True))[:PICTURES],
         config=json.dumps(data.header.get("config", {}), indent=1, default=str),
         facts={key: value for key, value in data.header.items() if key not in ("config", "kind")},
         glossary={key: METRICS[key] for key in used if key in METRICS},
-        script=SCRIPT,
-        script_hash=script_hash(),
-        replay=replay_json(data.replays),
-    )
+        script=SCRIPT, script_hash=script_hash(), replay=replay_json(data.replays),
+    )  # fmt: skip
 
 
 def verdict(before: Row, after: Row, key: str) -> str:
@@ -151,15 +145,15 @@ def interval(block: Row, key: str) -> str:
 
 def _figures(data: ReportData, blocks: Mapping[str, Row], tiles: list[str], keys: Mapping[str, Any]) -> dict[str, str]:
     """Draw the figures that have data, as data URLs."""
-    count = min(data.pictures, len(data.samples))
-    asked = data.samples[:count], data.before_texts[:count], data.after_texts[:count]
+    asked = [of[:PICTURES] for of in (data.samples, data.before_texts, data.after_texts)]
+    missed = [(sample, text, f"{score:.2f}: {sample.category}", {}) for sample, text, score in data.misses]
     figures = {
         "bars": tiles and metric_bars(blocks, tiles[:5]),
         "training": keys["train"] and curves(data.runs, keys["train"]),
         "held_out": keys["eval"] and curves(data.runs, keys["eval"], kind="eval"),
-        "pictures": count and before_after(*asked),
+        "pictures": data.samples and before_after(*asked),
         "calibration": data.levels and calibration(data.levels),
-        "misses": data.misses and misses(data.misses),
+        "misses": data.misses and answer_grid(missed),
         "group": data.group and group_panel(data.group),
     }
     pictures = {name: base64.b64encode(png(figure)).decode() for name, figure in figures.items() if figure}

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from minirft.samples import Task
 from minirft.show.pictures import Group
 
 Behaviour = Callable[[str, str], float]  # (completion, solution) -> a number, NaN where it has none
+Behaviours = Mapping[str, Behaviour]
 
 
 # ------------------------------------------------------------------ behaviours
@@ -46,7 +46,7 @@ def _confidence(text: str, solution: str) -> float:
 
 
 # Behaviours of a detection answer, each a number computed from (completion, solution)
-BEHAVIOURS: dict[str, Behaviour] = {
+BEHAVIOURS: Behaviours = {
     "boxes": _boxes,
     "found": _recall,
     "confidence": _confidence,
@@ -55,7 +55,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
 }
 
 
-def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Mapping[str, Behaviour]) -> dict[str, float]:
+def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Behaviours) -> dict[str, float]:
     """Return the mean of each behaviour over the answers that have it.
 
     >>> average(["<answer>No Objects</answer>", "?"], ["", ""], {"boxes": BEHAVIOURS["boxes"]})
@@ -68,8 +68,7 @@ def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Mapping[
 # ------------------------------------------------------------------ the same rollouts again
 
 
-@dataclass(frozen=True)
-class Rescored:
+class Rescored(NamedTuple):
     """The same P groups under one reward: rewards and advantages (P, G), and the number of degenerate groups."""
 
     rewards: Tensor
@@ -129,7 +128,7 @@ def reversed_pairs(before: Tensor, after: Tensor) -> float:
     return ((first * second) < 0).sum().item() / ordered if ordered else 0.0
 
 
-def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Mapping[str, Behaviour]) -> dict[str, float]:
+def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Behaviours) -> dict[str, float]:
     """Correlate the advantages (P, G) with each behaviour within the groups: numbers in [-1, 1].
 
     push = Σ A (x - mean_group x) / sqrt(Σ A² Σ (x - mean_group x)²), over the completions that have the behaviour;
@@ -137,11 +136,10 @@ def pushes(groups: Sequence[Group], advantages: Tensor, behaviours: Mapping[str,
     """
     found = {}
     for name, measure in behaviours.items():
-        values = np.array([[measure(text, group.sample.solution) for text in group.texts] for group in groups])
-        known = ~np.isnan(values)
-        means = np.where(known, values, 0).sum(1) / np.maximum(known.sum(1), 1)
-        centred = np.where(known, values - means[:, None], 0.0)
-        weights = np.where(known, advantages.numpy(), 0.0)
+        rows = [[measure(text, group.sample.solution) for text in group.texts] for group in groups]
+        values = np.ma.masked_invalid(np.array(rows, dtype=float))  # NaN: the completion does not have the behaviour
+        centred = (values - values.mean(1, keepdims=True)).filled(0.0)
+        weights = np.where(np.ma.getmaskarray(values), 0.0, advantages.numpy())
         size = math.sqrt((weights**2).sum() * (centred**2).sum())
         found[name] = float((weights * centred).sum() / size) if size > 1e-12 else 0.0
     return found

@@ -19,10 +19,10 @@ from matplotlib.figure import Figure, SubFigure
 from minirft.advantages import degenerate_groups
 from minirft.samples import Sample  # noqa: F401  a field of Group: pdoc reads the types of Record here
 from minirft.show.pictures import Group, answer_grid
-from minirft.show.play import WIDTH, Playground, buttons, canvas, live, table
+from minirft.show.play import Playground, buttons, canvas, live, slider, table
 from minirft.show.plots import bars
-from minirft.show.style import INK, panels, signed
-from minirft.show.tokens import LINE, draw_tokens, layout, name_of, reach, shade
+from minirft.show.style import INK, signed
+from minirft.show.tokens import draw_tokens, height_of, layout, name_of, reach, shade
 
 ALL, TEACH, DEGENERATE, FAILURE = "all groups", "groups that teach", "degenerate groups", "failure: "
 NO_HEAT = "no colours"
@@ -74,20 +74,18 @@ class RolloutBrowser(Playground):
         if not records:
             raise ValueError("a browser needs at least one group")
         self.records, self.place = list(records), 0
-        names = list(dict.fromkeys(name for record in records for name in record.heat))
-        self.reaches = {
-            name: reach([row for record in records for row in record.heat.get(name, [])], NEUTRAL.get(name, 0.0))
-            for name in names
-        }
+        self.scales: dict[str, tuple[float, float]] = {}  # name of a number -> its neutral value, and its reach
+        for name in dict.fromkeys(name for record in records for name in record.heat):
+            neutral, every = NEUTRAL.get(name, 0.0), [row for record in records for row in record.heat.get(name, [])]
+            self.scales[name] = neutral, reach(every, neutral)
         rewards = [reward for record in records for reward in record.rewards]
         low, high = np.floor(min(rewards) * 20) / 20, np.ceil(max(rewards) * 20) / 20 + 0.05
         self.kinds = kinds(self.records)
         self.kind = ipywidgets.Dropdown(options=[*self.kinds], description="show", layout={"width": "300px"})
-        self.worth = ipywidgets.FloatRangeSlider(
-            value=(low, high), min=low, max=high, step=0.05, description="reward in", layout={"width": "340px"}
-        )
+        between = {"kind": ipywidgets.FloatRangeSlider, "wide": 340, "named": 80}
+        self.worth = slider("reward in", (low, high), low, high, 0.05, **between)
         self.previous, self.next = moves = buttons({"◀ previous": lambda: self.go(-1), "next ▶": lambda: self.go(1)})
-        heats = [*names, NO_HEAT]
+        heats = [*self.scales, NO_HEAT]
         self.heat = ipywidgets.Dropdown(options=heats, value=heat or heats[0], description="colours")
         options = [(name_of(g), g) for g in range(len(records[0].texts))]
         self.which = ipywidgets.ToggleButtons(options=options, style={"button_width": "44px"})
@@ -126,12 +124,10 @@ class RolloutBrowser(Playground):
         numbers = zip(record.rewards, record.advantages, strict=True)
         labels = [f"{name_of(g)} {reward:5.2f} {signed(a):>6}" for g, (reward, a) in enumerate(numbers)]
         placed = layout(record.tokens, labels)
-        height = LINE * (1 + max(line for *_, line in placed))
-        figure, (top, below) = canvas(2.9 + 0.35 + height, heights=(2.9, 0.35 + height))
+        height = height_of(placed)
+        figure, (top, below) = canvas(2.9 + height, heights=(2.9, height))
         self._draw(top)
-        _, (axes,) = panels(1, 1, WIDTH, height, below)
-        draw_tokens(axes, placed, lambda g, t: self._colour(record, g, t), height)
-        axes.set_title(self._key(self.heat.value), loc="left", fontsize=9, color=INK)
+        draw_tokens(placed, lambda g, t: self._colour(record, g, t), self._key(), below)
         return figure
 
     def words(self) -> str:
@@ -148,7 +144,7 @@ class RolloutBrowser(Playground):
             "<b>degenerate group</b>: no gradient" if record.degenerate else "",
             html.escape(record.note),
         ]
-        columns = ["", *record.parts, "r", "A", f'<div style="text-align:left">{self._key(self.heat.value)}</div>']
+        columns = ["", *record.parts, "r", "A", f'<div style="text-align:left">{self._key()}</div>']
         return " · ".join(filter(None, head)) + table(columns, [self._row(record, g) for g in range(len(record.texts))])
 
     def _row(self, record: Record, g: int) -> list[str]:
@@ -171,14 +167,13 @@ class RolloutBrowser(Playground):
 
     def _colour(self, record: Record, g: int, t: int) -> tuple[float, float, float]:
         name = self.heat.value
-        if name not in record.heat:
-            return (1.0, 1.0, 1.0)
-        return shade(record.heat[name][g][t], NEUTRAL.get(name, 0.0), self.reaches[name])
+        return shade(record.heat[name][g][t], *self.scales[name]) if name in record.heat else (1.0, 1.0, 1.0)
 
-    def _key(self, name: str) -> str:
-        if name not in self.reaches:
+    def _key(self) -> str:
+        name = self.heat.value
+        if name == NO_HEAT:
             return "tokens"
-        neutral, full = NEUTRAL.get(name, 0.0), self.reaches[name]
+        neutral, full = self.scales[name]
         return f"{name} of each token: white is {neutral:g}, full colour {full:.2g} away; blue above, orange below"
 
     def _draw(self, part: SubFigure) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minirft.show.style import BLUE, INK, VERMILION, panels
+from minirft.show.style import BLUE, INK, VERMILION, Part, panels
 
 COLUMNS, MARGIN, LINE = 117, 17, 0.165  # of the drawing: characters, characters before the tokens, inches a line
 LONGEST = 600  # characters of one completion that the drawing shows
@@ -74,18 +73,20 @@ def token_rows(tokens_of: Sequence[Sequence[str]], heat: Sequence[Sequence[float
     >>> len(token_rows([["<think>", "look"]], [[0.0, -1.5]], ["o1"]).axes[0].texts)
     3
     """
-    placed = layout(tokens_of, labels)
-    height = LINE * (1 + max(line for *_, line in placed))
-    figure, (axes,) = panels(1, 1, 8, height + 0.35)
-    draw_tokens(axes, placed, lambda g, t: shade(heat[g][t], 0.0, full), height)
-    axes.set_title(title, loc="left", fontsize=9, color=INK)
-    return figure
+    return draw_tokens(layout(tokens_of, labels), lambda g, t: shade(heat[g][t], 0.0, full), title)
 
 
-def draw_tokens(axes: Axes, places: list[Placed], colour: Colour, height: float) -> None:
+def height_of(places: list[Placed]) -> float:
+    """Return the height of a drawing of tokens with its title, in inches."""
+    return LINE * (1 + max(line for *_, line in places)) + 0.35
+
+
+def draw_tokens(places: list[Placed], colour: Colour, title: str, on: Part = None) -> Figure:
     """Draw tokens as text on their colours, in a monospaced font, so that places are counted in characters."""
-    axes.set(xlim=(0, COLUMNS), ylim=(height / LINE, 0))
+    figure, (axes,) = panels(1, 1, 8, height_of(places), on)
+    axes.set(xlim=(0, COLUMNS), ylim=(1 + max(line for *_, line in places), 0))
     axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=9, color=INK)
     for g, t, token, column, line in places:
         if t >= 0:
             axes.add_patch(Rectangle((column, line + 0.05), len(token), 0.9, color=colour(g, t), linewidth=0))
@@ -93,3 +94,4 @@ def draw_tokens(axes: Axes, places: list[Placed], colour: Colour, height: float)
             column, line + 0.5, token, family="monospace", fontsize=7.7, va="center_baseline", color=INK,
             fontweight="bold" if t < 0 else "normal", parse_math=False,
         )  # fmt: skip
+    return figure

@@ -212,13 +212,13 @@ def test_a_cell_starts_from_the_base(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(settings, "CHOOSE_BY", 6)
 
     def texts() -> list[str]:
-        return generate(fresh_policy(), settings.config("detection", 0), questions, "sampled")
+        return generate(fresh_policy(), settings.config(0), questions, "sampled")
 
     before = texts()
     learnt = []
     for _ in range(2):
         *_, (_, policy) = training(part, Key(NAME, PART, "sft-reasoning", 1, 1, 1e-3, 2))
-        learnt.append(generate(policy, settings.config("detection", 0), questions, "sampled"))
+        learnt.append(generate(policy, settings.config(0), questions, "sampled"))
     assert learnt[0] == learnt[1] != before
     assert texts() == before
 

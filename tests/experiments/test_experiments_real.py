@@ -19,12 +19,12 @@ from minirft.experiments import real_cells
 from minirft.experiments.board import Board
 from minirft.experiments.cells import DRAWS, Key
 from minirft.experiments.real import EXPERIMENTS, METRIC, missing, names_of, parts_of
-from minirft.experiments.real_cells import Study, open_board, run_cell, run_study
-from minirft.experiments.real_report import paper_number
+from minirft.experiments.real_cells import Study, open_board, paper_number, run_cell, run_study
 from minirft.experiments.settings import EXPERIMENTS as TINY
-from minirft.experiments.summary import Line, lines, table
+from minirft.experiments.summary import lines, table
 from minirft.runs.config import SHIPPED, load_config
 from minirft.runs.supervised import sft
+from minirft.show import Line
 
 SETTINGS = {
     "quantize": "none",

@@ -83,7 +83,7 @@ def test_staged_tests_are_asked_about_the_same_pictures():
     """Two protocols compared on different questions."""
     part = find("presence").parts["where"]
     at_once, staged = (part.test(name, 8) for name in ("asked at once", "asked in two stages"))
-    assert [s.id for s in at_once] == [s.id for s in staged] and part.staged == ("asked in two stages",)
+    assert [s.id for s in at_once] == [s.id for s in staged] and part.staged == ["asked in two stages"]
     known = part.test("category known", 8)
     assert all("No Objects" not in sample.solution for sample in known)
     assert all("No Objects" not in sample.solution for sample in part.train(1, 1))

@@ -357,15 +357,15 @@ def test_the_confidence_explorer_says_what_it_draws():
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.1, 1.9])
 def test_gradient_of_one_token_is_the_slope(kind, ratio, advantage):
     """Finite differences catch a sign, or a mean over rows left in.  CISPO's weight is no part of its gradient."""
-    here = one_token(kind, ratio, advantage, 0.2, 0.28)
+    here = one_token(kind, ratio, advantage, (0.2, 0.28))
     step = 1e-6
     if kind == "cispo":
         slope = min(ratio, 1.28) * advantage
     else:
-        up, down = (one_token(kind, ratio * np.exp(s), advantage, 0.2, 0.28)["objective"] for s in (step, -step))
+        up, down = (one_token(kind, ratio * np.exp(s), advantage, (0.2, 0.28))["objective"] for s in (step, -step))
         slope = (up - down) / (2 * step)
     assert here["gradient"] == pytest.approx(slope, abs=1e-6)
-    many = gradients(kind, torch.tensor([0.3, ratio, 2.0]), torch.tensor([1.0, advantage, -1.0]), 0.2, 0.28)
+    many = gradients(kind, torch.tensor([0.3, ratio, 2.0]), torch.tensor([1.0, advantage, -1.0]), (0.2, 0.28))
     assert many[1].item() == pytest.approx(slope, abs=1e-5)
 
 

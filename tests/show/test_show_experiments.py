@@ -11,7 +11,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from minirft.experiments.statistics import Estimate
-from minirft.experiments.summary import Line
 from minirft.show.cells import (
     answers_by_method,
     answers_of,
@@ -22,7 +21,7 @@ from minirft.show.cells import (
     verdict,
 )
 from minirft.show.knowledge import knowledge_map
-from minirft.show.replication import METHODS, differences, method_dots, of_paper, shot_curves
+from minirft.show.replication import METHODS, Line, differences, method_dots, of_paper, shot_curves
 from minirft.tiny import world
 
 PAPER = json.loads((Path(__file__).parents[2] / "results" / "paper.json").read_text(encoding="utf-8"))["tables"]

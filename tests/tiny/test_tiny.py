@@ -278,7 +278,7 @@ def test_both_stages_learn():
     trace = []
     for _ in range(25):
         features = model.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
-        text, side = text_loss(model, features, batch), heads(features, batch["cells"], batch["lookalike"])
+        text, side = text_loss(model, features, batch), heads(features, batch)
         optimizer.zero_grad()
         (text + 0.3 * side).backward()
         optimizer.step()

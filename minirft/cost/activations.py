@@ -37,7 +37,8 @@ def prefill(shape: Shape) -> dict[str, float]:
     layer = n * b * (3 * text.hidden_size + 3 * text.intermediate_size) + mask
     seen = picture(shape) if tower_learns(shape.config) else 0  # a frozen tower has run before
     fuller = {"one layer": layer} if layer > seen else {"picture": seen}
-    return {"keys and values": n * _cached(shape), "prompts": 2 * n * b * shape.embedded, **fuller}
+    kept = 2 * n * b * shape.keys * text.num_hidden_layers
+    return {"keys and values": kept, "prompts": 2 * n * b * shape.embedded, **fuller}
 
 
 def decode(shape: Shape, group: int) -> dict[str, float]:
@@ -54,11 +55,6 @@ def decode(shape: Shape, group: int) -> dict[str, float]:
         "keys and values": kept * shape.keys * layers * (4 + b),
         "sampling": max(rows * text.vocab_size * (b + 20), rows * scores, narrow),
     }
-
-
-def _cached(shape: Shape) -> float:
-    """Count keys and values of one token in all layers."""
-    return 2 * shape.keys * shape.model.text_config.num_hidden_layers * shape.b
 
 
 def reference(shape: Shape) -> dict[str, float]:

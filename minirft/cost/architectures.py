@@ -14,7 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from minirft import UserError
-from minirft.engine import HUB, check_layers, family_of, resolve
+from minirft.engine import HUB, family_of, read_config, resolve
 
 RANDOM = ("small", "mid")  # models that exist with random weights only
 UNCOUNTED = "{}: memory and work are not counted for layers that carry a state; train with few prompts a step first"
@@ -36,15 +36,7 @@ def architecture(name: str) -> PreTrainedConfig:
             raise UserError(UNCOUNTED.format(name))
         stored = json.loads(file.read_text(encoding="utf-8"))
         return family_of(stored.get("model_type", "qwen2_vl"), name).config_class(**stored)
-    source = resolve(name)
-    try:
-        stored, _ = PreTrainedConfig.get_config_dict(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}: its configuration does not load ({reason})") from None
-    family = family_of(stored.get("model_type"), name)
-    config = family.config_class.from_dict(stored)
-    check_layers(config, family, name)
+    config = read_config(resolve(name))
     if "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
         raise UserError(UNCOUNTED.format(name))
     return config

@@ -41,31 +41,21 @@ the last layer, prompt tokens whose output is not used: less than 1 / L of the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from transformers import PreTrainedConfig
 
 from minirft.cost.shapes import Shape
-from minirft.cost.sizes import adapter_widths, count_weights, key_width, linears, query_width, skeleton, tower_widths
-
-
-@dataclass(frozen=True)
-class Floor:
-    """The least FLOPs of a step: its parts, and their sum."""
-
-    vision: int
-    rollout: int
-    reference: int
-    forward: int
-    backward: int
-    flops: int
+from minirft.cost.sizes import adapter_widths, count_weights, head_widths, linears, skeleton, tower_widths
 
 
 def floor(
     config: PreTrainedConfig, shape: Shape, rank: int = 0, reference: bool = False, see_pictures: bool = True
-) -> Floor:
-    """Compute the floor of one GRPO step.  `rank` is that of the adapters, or 0 if all language weights are trained."""
+) -> dict[str, int]:
+    """Compute the least FLOPs of one GRPO step: those of its parts, and "flops", their sum.
+
+    `rank` is that of the adapters, or 0 if all language weights are trained.
+    """
     p, rest, g = shape.prompt, shape.completion - 1, shape.group
     places = 1 + g * rest
     prompt, packed = (p, p), (g * rest, p + rest)  # (tokens, keys a token)
@@ -78,7 +68,7 @@ def floor(
         "backward": backward_flops(config, rank, [prompt, packed], places),
     }
     counts = {name: round(shape.prompts * count) for name, count in counts.items()}
-    return Floor(**counts, flops=sum(counts.values()))
+    return counts | {"flops": sum(counts.values())}
 
 
 def per_token(config: PreTrainedConfig, rank: int) -> tuple[int, int]:
@@ -102,14 +92,15 @@ def backward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float
     activations = 2 * count * (weights + adapters) + head + _attention(config, tokens, 5)
     if not rank:
         return activations + 2 * count * weights + head
-    hidden, keys = text.hidden_size, key_width(config)
-    below = hidden * (query_width(config) + 2 * keys) + 3 * rank * hidden
+    queries, keys = head_widths(config)
+    below = text.hidden_size * (queries + 2 * keys + 3 * rank)
     return activations + 2 * count * adapters - 2 * count * below
 
 
 def _attention(config: PreTrainedConfig, tokens: list[tuple[float, float]], products: int) -> float:
-    text = config.text_config
-    return products * 2 * query_width(config) * text.num_hidden_layers * sum(count * keys for count, keys in tokens)
+    queries, _ = head_widths(config)
+    layers = config.text_config.num_hidden_layers
+    return products * 2 * queries * layers * sum(count * keys for count, keys in tokens)
 
 
 def vision_flops(config: PreTrainedConfig, picture: tuple[int, int]) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -52,7 +52,11 @@ def write_random(folder: Path, name: str, seed: int = 0, device: str = "cpu") ->
     for part, own in ((config, tiny), (config.text_config, tiny.text_config)):
         part.update({key: value for key, value in own.to_dict().items() if key.endswith("_token_id")})
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, random_weights(config, seed, device))
+    places: dict[str, str] = {}
+    for tensor, weight in random_weights(config, seed, device):
+        places[tensor] = f"model-{len(places) + 1:05}.safetensors"
+        save_file({tensor: weight}, folder / places[tensor], metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     config.architectures, config.dtype = ["Qwen2VLForConditionalGeneration"], torch.bfloat16
     config.save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
@@ -61,14 +65,6 @@ def write_random(folder: Path, name: str, seed: int = 0, device: str = "cpu") ->
     patches = {"patch_size": vision.patch_size, "temporal_patch_size": vision.temporal_patch_size}
     Qwen2VLImageProcessorPil(size=PIXELS, merge_size=vision.spatial_merge_size, **patches).save_pretrained(folder)
     return folder
-
-
-def _write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
-    places: dict[str, str] = {}
-    for name, weight in weights:
-        places[name] = f"model-{len(places) + 1:05}.safetensors"
-        save_file({name: weight}, folder / places[name], metadata={"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
 
 
 def random_weights(config: Qwen2VLConfig, seed: int, device: str = "cpu") -> Iterator[tuple[str, Tensor]]:

@@ -32,6 +32,8 @@ class Shape:
     model: PreTrainedConfig
     config: GRPOConfig
     b: int  # bytes of a number in weights and activations
+    queries: int  # A, the width of the queries of one token
+    keys: int  # K, that of its keys
     prompt: int  # S, tokens
     pictured: int  # tokens of the largest picture
     rows: int  # R, completions in a pass
@@ -49,11 +51,14 @@ class Shape:
         area = (model.vision_config.patch_size * model.vision_config.spatial_merge_size) ** 2
         g, everything = config.group_size, config.prompts_per_step * config.group_size
         rows = min(config.rows_per_pass or everything, everything)
+        queries, keys = head_widths(model)
         passes = [(start, min(start + rows, everything) - 1) for start in range(0, everything, rows)]
         return cls(
             model=model,
             config=config,
             b=b,
+            queries=queries,
+            keys=keys,
             prompt=config.max_prompt_length,
             pictured=min((config.max_pixels or DEFAULT_MAX_PIXELS) // area, config.max_prompt_length),
             rows=rows,
@@ -84,16 +89,6 @@ class Shape:
         return self.rows * (self.prompt + self.config.max_completion_length)
 
     @property
-    def keys(self) -> int:
-        """Return K, the width of the keys of one token."""
-        return key_width(self.model)
-
-    @property
-    def queries(self) -> int:
-        """Return A, the width of the queries of one token."""
-        return query_width(self.model)
-
-    @property
     def embedded(self) -> int:
         """Return the width of an embedding of the prompt, with the extra features of a picture token."""
         levels = family_of(self.model.model_type, self.config.model).levels(self.model)
@@ -115,14 +110,10 @@ def _skeleton(model_type: str, config: str) -> Any:
         return family.model_class(family.config_class.from_dict(json.loads(config)))
 
 
-def key_width(model: PreTrainedConfig) -> int:
-    """Return K, the width of the keys of one token in one layer."""
-    return skeleton(model).model.language_model.layers[0].self_attn.k_proj.out_features
-
-
-def query_width(model: PreTrainedConfig) -> int:
-    """Return A, the width of the queries of one token in one layer: heads * head width, which can differ from D."""
-    return skeleton(model).model.language_model.layers[0].self_attn.o_proj.in_features
+def head_widths(model: PreTrainedConfig) -> tuple[int, int]:
+    """Return A and K of one layer; A is heads * head width, which can differ from D."""
+    attention = skeleton(model).model.language_model.layers[0].self_attn
+    return attention.o_proj.in_features, attention.k_proj.out_features
 
 
 def tower_widths(model: PreTrainedConfig) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from minirft.cost.sizes import Shape, adapter_weights, attention, linears, skeleton, tower_learns, tower_widths
+from minirft.cost.sizes import Shape, adapter_weights, first_attention, linears, skeleton, tower_learns, tower_widths
 from minirft.cost.states import state_bytes, state_layer
 
 CHUNK = 128
@@ -40,8 +40,8 @@ def prefill(shape: Shape) -> dict[str, float]:
     seen = picture(shape) if tower_learns(shape.config) else 0  # a frozen tower has run before
     fuller = {"one layer": layer} if layer > seen else {"picture": seen}
     return {
-        "keys and values": n * _cached(shape),
-        **_states(shape, shape.together),
+        "keys and values": 2 * n * b * shape.keys * shape.attention_layers,
+        "states": shape.together * shape.state_layers * state_bytes(shape),
         "prompts": 2 * n * b * shape.embedded,
         **fuller,
     }
@@ -59,19 +59,9 @@ def decode(shape: Shape, group: int) -> dict[str, float]:
     narrow = shape.together * shape.prompt * shape.keys * layers * b if b < 4 else 0
     return {
         "keys and values": kept * shape.keys * layers * (4 + b),
-        **_states(shape, rows),
+        "states": rows * shape.state_layers * state_bytes(shape),
         "sampling": max(rows * text.vocab_size * (b + 20), rows * scores, narrow, 4 * rows * state_bytes(shape)),
     }
-
-
-def _cached(shape: Shape) -> float:
-    """Count keys and values of one token in all layers."""
-    return 2 * shape.keys * shape.attention_layers * shape.b
-
-
-def _states(shape: Shape, rows: int) -> dict[str, float]:
-    """Count the states of rows in all layers that carry one."""
-    return {"states": rows * shape.state_layers * state_bytes(shape)}
 
 
 def reference(shape: Shape) -> dict[str, float]:
@@ -134,7 +124,11 @@ def _norms_saved(shape: Shape) -> float:
     The norms of queries and keys, if the model has them, keep the copy of their input only.
     """
     d, learning = shape.model.text_config.hidden_size, shape.config.train == "full"
-    heads = (shape.queries + shape.keys) * (4 + shape.b * learning) if hasattr(attention(shape.model), "q_norm") else 0
+    heads = (
+        (shape.queries + shape.keys) * (4 + shape.b * learning)
+        if hasattr(first_attention(shape.model), "q_norm")
+        else 0
+    )
     heads *= shape.attention_layers / shape.model.text_config.num_hidden_layers  # the mean over all layers
     return shape.packed * (2 * d * _rms_norm(shape) + heads)
 

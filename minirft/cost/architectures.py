@@ -14,9 +14,9 @@ from pathlib import Path
 
 from transformers import PreTrainedConfig
 
-from minirft import UserError
-from minirft.engine import HUB, check_layers, family_of, resolve
+from minirft.engine import HUB, family_of, read_config, resolve
 
+STORED = {file.stem: file for file in Path(__file__).parent.glob("*.json")}
 RANDOM = ("small", "mid")  # models that exist with random weights only
 
 
@@ -29,17 +29,7 @@ def architecture(name: str) -> PreTrainedConfig:
     3584
     """
     short = {hub: known for known, hub in HUB.items()}.get(name, name)
-    file = Path(__file__).with_name(f"{short.rpartition('/')[2]}.json")
-    if short in (*HUB, *RANDOM) and file.is_file():
+    if file := STORED.get(short):
         stored = json.loads(file.read_text(encoding="utf-8"))
         return family_of(stored.get("model_type", "qwen2_vl"), name).config_class(**stored)
-    source = resolve(name)
-    try:
-        stored, _ = PreTrainedConfig.get_config_dict(source)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}: its configuration does not load ({reason})") from None
-    family = family_of(stored.get("model_type"), name)
-    config = family.config_class.from_dict(stored)
-    check_layers(config, family, name)
-    return config
+    return read_config(resolve(name))

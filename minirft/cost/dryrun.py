@@ -127,13 +127,13 @@ def estimate(
     least = floor(architecture(config.model), shape, rank, method == "grpo" and config.kl_coef > 0)
     together = batch if method == "eval" else min(config.prompts_per_decode or batch, batch)
     read = -(-batch // together) * config.max_completion_length * weight_bytes(config)
-    rollout = 0.0 if method == "sft" else max(least.rollout / rate, read / (rates.bandwidth * 1e9))
+    rollout = 0.0 if method == "sft" else max(least["rollout"] / rate, read / (rates.bandwidth * 1e9))
     again = 1 + config.checkpointing  # recomputing is one more forward pass
-    update = 0 if method == "eval" else least.reference + again * least.forward + least.backward
+    update = 0 if method == "eval" else least["reference"] + again * least["forward"] + least["backward"]
     once = method != "eval" and not config.train_vision  # a picture passes the frozen tower once in a run
     seen = min(planned["prompts"], count) if once and count else planned["prompts"]
     parts = {
-        "vision": least.vision / batch * seen / rate,
+        "vision": least["vision"] / batch * seen / rate,
         "rollout": rollout * steps,
         "learning": update / rate * steps,
     }

@@ -126,9 +126,8 @@ def as_json(config: GRPOConfig, verdicts: list[Verdict], one: bool) -> dict[str,
 
 def report(config: GRPOConfig, found: dict[str, Any], verdicts: list[Verdict]) -> str:
     """Write the settings, GiB by part (down) and phase (across), and the verdicts as text."""
-    memory, shape = account(config), Shape.of(architecture(config.model), config)
+    memory = account(config)
     by_phase = [memory.phases["optimise"], *memory.phases.values()]  # the parts of every phase come first
     names = list(dict.fromkeys(part for parts in by_phase for part in parts))
-    width = max(map(len, names))
-    sizes = {"memory": memory, "shape": shape, "names": names, "width": width, "GIB": GIB}
-    return render("fit", config=config, verdicts=verdicts, **sizes, **found)
+    sizes = {"shape": Shape.of(architecture(config.model), config), "width": max(map(len, names)), "GIB": GIB}
+    return render("fit", config=config, memory=memory, names=names, verdicts=verdicts, **sizes, **found)

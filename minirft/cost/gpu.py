@@ -66,14 +66,13 @@ def run_gpu_bench(
     end = time.monotonic() + seconds
     for part in parts:
         _write(out / f"{part}.json", {"part": part, "rows": []} | ({} if on_card else {"stand_in": STAND_IN}))
-    jobs = [(model, part) for model in models for part in PARTS if part in parts]
-    waiting = len(jobs) + (DEMO in parts)
-    for model in models:
+    of_a_model = [part for part in PARTS if part in parts]
+    waiting = len(models) * len(of_a_model) + (DEMO in parts)
+    for model in models if of_a_model else ():
         with tempfile.TemporaryDirectory(prefix="minirft-gpu-") as folder:
-            if jobs:
-                _print(f"{model}: writing random weights")
-                _write_weights(Path(folder), model, device, end - time.monotonic())
-            for part in [part for of, part in jobs if of == model]:
+            _print(f"{model}: writing random weights")
+            _write_weights(Path(folder), model, device, end - time.monotonic())
+            for part in of_a_model:
                 share = (end - time.monotonic()) * min(1.0, 2 / waiting)
                 run_job(part, model, folder, device, out / f"{part}.json", share)
                 waiting -= 1
@@ -149,12 +148,11 @@ def demo(device: str, seconds: float) -> dict[str, Any]:
 
 def header(device: str, sizes: Sizes) -> dict[str, Any]:
     """Return the origin of the numbers: versions, commit, date, command and card."""
-    found = provenance(asdict(sizes), 0, device)
-    found |= {"trl": library_version("trl"), "bitsandbytes": library_version("bitsandbytes")}
+    found = provenance(asdict(sizes), 0, device) | {name: library_version(name) for name in ("trl", "bitsandbytes")}
     if device.startswith("cuda"):
         card = torch.cuda.get_device_properties(device)
         found |= {"memory_gib": card.total_memory / 2**30, "capability": f"{card.major}.{card.minor}"}
-        found |= {"cuda": torch.version.cuda}
+        found["cuda"] = torch.version.cuda
     return found
 
 

@@ -37,22 +37,17 @@ BITSANDBYTES = {"fused_4bit": "_gemm_4bit_kernel_impl", "expanded_4bit": "_dequa
 FACTOR = 1.5
 """Allowed rounding error of the packed path divided by that of the plain path; 1.05 was measured on a CPU."""
 TEMPERATURE = 0.1
-"""A low temperature: in near-uniform sampling over 151,936 tokens float32 rounding sometimes changes a token."""
+"""A low temperature: in near-uniform sampling float32 rounding sometimes changes a token."""
 
 
 def correct(source: str, device: str, sizes: Sizes) -> Cases:
     """Yield checks of each decoder, and of scoring with gradients in each number format; a row has `ok`."""
-    policy = adapted(source, device, "float32")
+    policy = load_policy(source, LORA, device=device, dtype="float32")
     for decoder in DECODERS:
         yield f"{decoder} decoder, float32", partial(same_tokens, policy, sizes, decoder)
     del policy
     for quantize in ("none", "nf4"):
         yield f"packed against naive, {quantize}", partial(rounding, source, device, sizes, quantize)
-
-
-def adapted(source: str, device: str, dtype: str, quantize: str = "none") -> Policy:
-    """Load the policy with adapters that are not zero."""
-    return load_policy(source, LORA, device=device, dtype=dtype, quantize=quantize)
 
 
 def prompts_of(policy: Policy, length: int, completion: int, group: int, count: int) -> list[Prompt]:
@@ -77,7 +72,7 @@ def same_tokens(policy: Policy, sizes: Sizes, decoder: str) -> Row:
 def rounding(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
     """Measure distances of log-probs and LoRA gradients in 16 bits, packed and naive, from the naive float32 path."""
     torch.backends.cudnn.allow_tf32 = False
-    policy = adapted(source, device, "float32", quantize)
+    policy = load_policy(source, LORA, device=device, dtype="float32", quantize=quantize)
     prompts, length, group = prompts_of(policy, *sizes.check, 1), *sizes.check[1:]
     rollout = sample_groups(policy, prompts, group, max_completion_length=length, seed=0)
     truth, same = (_scored(policy, rollout, shared) for shared in (False, True))
@@ -86,7 +81,7 @@ def rounding(source: str, device: str, sizes: Sizes, quantize: str) -> Row:
     for dtype in ("bfloat16", "float16"):
         del policy
         free()
-        policy = adapted(source, device, dtype, quantize)
+        policy = load_policy(source, LORA, device=device, dtype=dtype, quantize=quantize)
         naive, packed = (_distances(_scored(policy, rollout, shared), truth) for shared in (False, True))
         found |= {f"{dtype}_naive_to_float32": naive, f"{dtype}_packed_to_float32": packed}
         ok += [packed[name] <= FACTOR * naive[name] for name in naive]
@@ -115,7 +110,7 @@ def decode(source: str, device: str, sizes: Sizes) -> Cases:
     """Yield milliseconds per token step of each decoder and of a step's parts, beside what the bandwidth allows."""
     bandwidth = copy_bandwidth(torch.device(device))
     for quantize, dtype in (("nf4", "bfloat16"), ("nf4", "float16"), ("none", "bfloat16")):
-        policy = adapted(source, device, dtype, quantize)
+        policy = load_policy(source, LORA, device=device, dtype=dtype, quantize=quantize)
         prompts = prompts_of(policy, sizes.decode[0], sizes.decode[-1], GROUP, max(sizes.decode_prompts))
         for count in sizes.decode_prompts:
             name = f"{quantize}, {dtype}, {GROUP * count} rows"

@@ -26,7 +26,7 @@ from minirft.cost.memory import GIB
 from minirft.cost.shapes import PICTURE_SHARE, Shape, endless, filler, fit_shape, load_policy, questions
 from minirft.cost.steps import Ours, reward, settings
 from minirft.cost.trl_step import Trl
-from minirft.cost.turns import Row, on, one_line, summary, synchronise, take_turns
+from minirft.cost.turns import Row, one_line, summary, synchronise, take_turns
 from minirft.engine import DECODERS, FeatureCache, LoraSettings
 from minirft.reference import make_reference
 from minirft.runs import GRPOConfig, make_optimiser
@@ -197,7 +197,7 @@ def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:
         trl = Trl(trainers["growing"], steps + 1, source, device, nf4=True)
     except Exception as error:  # ours can still be timed
         errors["trl"] = one_line(error)
-    records = take_turns(trainers, trl, steps, on(torch.device(device)), counted=False, survive=(Exception,))
+    records = take_turns(trainers, trl, steps, torch.device(device))
     errors |= {name: record.error for name, record in records.items() if record.error}
     rows = {name: summary(record.seconds, processor=False) for name, record in records.items() if name not in errors}
     ratios = {name: rows["trl"]["seconds"] / rows[name]["seconds"] for name in trainers if {"trl", name} <= rows.keys()}

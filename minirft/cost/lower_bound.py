@@ -44,7 +44,6 @@ the last layer, prompt tokens whose output is not used: less than 1 / L of the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from torch import nn
@@ -55,30 +54,21 @@ from minirft.cost.sizes import (
     adapter_widths,
     carries_state,
     count_weights,
+    head_widths,
     linears,
     mixers,
-    query_width,
     skeleton,
     tower_widths,
 )
 
 
-@dataclass(frozen=True)
-class Floor:
-    """The least FLOPs of a step: its parts, and their sum."""
-
-    vision: int
-    rollout: int
-    reference: int
-    forward: int
-    backward: int
-    flops: int
-
-
 def floor(
     config: PreTrainedConfig, shape: Shape, rank: int = 0, reference: bool = False, see_pictures: bool = True
-) -> Floor:
-    """Compute the floor of one GRPO step.  `rank` is that of the adapters, or 0 if all language weights are trained."""
+) -> dict[str, int]:
+    """Compute the least FLOPs of one GRPO step: those of its parts, and "flops", their sum.
+
+    `rank` is that of the adapters, or 0 if all language weights are trained.
+    """
     p, rest, g = shape.prompt, shape.completion - 1, shape.group
     places = 1 + g * rest
     prompt, packed = (p, p), (g * rest, p + rest)  # (tokens, keys a token)
@@ -91,7 +81,7 @@ def floor(
         "backward": backward_flops(config, rank, [prompt, packed], places),
     }
     counts = {name: round(shape.prompts * count) for name, count in counts.items()}
-    return Floor(**counts, flops=sum(counts.values()))
+    return counts | {"flops": sum(counts.values())}
 
 
 def per_token(config: PreTrainedConfig, rank: int) -> tuple[int, int]:
@@ -124,7 +114,7 @@ def backward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float
 def _attention(config: PreTrainedConfig, tokens: list[tuple[float, float]], products: int) -> float:
     """Count products of attention, 2 forward and 5 backward, and 3 and 6 of a token with the state of such a layer."""
     carrying = [mixer for mixer in mixers(config) if carries_state(mixer)]
-    pairs = 2 * query_width(config) * sum(count * keys for count, keys in tokens)
+    pairs = 2 * head_widths(config)[0] * sum(count * keys for count, keys in tokens)
     layers = len(mixers(config)) - len(carrying)
     states = sum(layer.num_v_heads * layer.head_k_dim * layer.head_v_dim for layer in carrying)
     return products * pairs * layers + 6 * (products // 2) * states * sum(count for count, _ in tokens)

@@ -58,20 +58,19 @@ def ledger(model: PreTrainedConfig, config: GRPOConfig) -> Ledger:
     """Compute the ledger of a run of `config` on `model`."""
     shape = Shape.of(model, config)
     kept, weights, text = resident(shape), count_weights(model), model.text_config
-    tower = {"vision tower": _stored(weights["vision tower"], shape)}
-    table = {
-        "embedding": _stored(weights["embedding"], shape)
-    }  # on the card while loading, even if it is offloaded afterwards
+    tower, table = ({part: _stored(weights[part], shape)} for part in ("vision tower", "embedding"))
     widest = text.hidden_size * text.intermediate_size * shape.b * (config.quantize == "nf4")
     gradients = {"gradients": shape.learning * shape.weight_bytes}
+    roots = shape.learning * 4 * (config.optimiser == "adamw")  # of all second moments, which AdamW takes at once
     phases = {
+        # Even what is offloaded afterwards is on the card while loading.
         "load": {**kept, **tower, **table, "one layer before quantisation": widest},
         "see": {**kept, **tower, "picture": activations.picture(shape)},
         "prefill": {**kept, **activations.prefill(shape)},
         "decode": {**kept, **activations.decode(shape, config.group_size)},
         "reference": {**kept, **activations.reference(shape)},
         "update": {**kept, **gradients, **activations.update(shape)},
-        "optimise": {**kept, **gradients, "optimiser scratch": _optimiser_scratch(shape)},
+        "optimise": {**kept, **gradients, "optimiser scratch": roots},
     }
     if config.eval_every:
         asked = replace(shape, together=config.eval_batch)
@@ -103,9 +102,3 @@ def resident(shape: Shape) -> Parts:
     # Two moments a weight: in 8 bits with a float32 scale per 256, or in float32.
     parts["optimiser state"] = shape.learning * 2 * (1 + 4 / 256 if config.optimiser == "adamw8bit" else 4)
     return parts
-
-
-def _optimiser_scratch(shape: Shape) -> float:
-    """Count the square roots of all second moments, taken at once by AdamW on CUDA, and 16-bit adapters in 32 bits."""
-    widened = 2 * 2 if shape.weight_bytes == 2 else 0  # weight and gradient, from 2 bytes to 4
-    return shape.learning * (widened + (0 if shape.config.optimiser == "adamw8bit" else 4))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -50,7 +50,11 @@ def write_random(folder: Path, name: str, seed: int = 0, device: str = "cpu") ->
     for part, own in ((config, tiny), (config.text_config, tiny.text_config)):
         part.update({key: value for key, value in own.to_dict().items() if key.endswith("_token_id")})
     folder.mkdir(parents=True, exist_ok=True)
-    _write_weights(folder, random_weights(config, seed, device))
+    places: dict[str, str] = {}
+    for tensor, weight in random_weights(config, seed, device):
+        places[tensor] = f"model-{len(places) + 1:05}.safetensors"
+        save_file({tensor: weight}, folder / places[tensor], metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     config.architectures, config.dtype = ["Qwen2VLForConditionalGeneration"], torch.bfloat16
     config.save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
@@ -67,14 +71,6 @@ def check_qwen2_vl(name: str) -> Qwen2VLConfig:
     if not isinstance(config, Qwen2VLConfig):
         raise UserError(f"random weights and bench are of Qwen2-VL alone, and {name} is {config.model_type}")
     return config
-
-
-def _write_weights(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
-    places: dict[str, str] = {}
-    for name, weight in weights:
-        places[name] = f"model-{len(places) + 1:05}.safetensors"
-        save_file({name: weight}, folder / places[name], metadata={"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
 
 
 def random_weights(config: Qwen2VLConfig, seed: int, device: str = "cpu") -> Iterator[tuple[str, Tensor]]:

@@ -16,10 +16,10 @@ coefficients to rounding, because the counts are exact.  The vision tower's FLOP
 from __future__ import annotations
 
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ from scipy import stats
 from minirft.cost.architectures import architecture
 from minirft.cost.benchmark import measure
 from minirft.cost.lower_bound import vision_flops
+from minirft.cost.report import TITLES
 from minirft.cost.request import Request
 from minirft.cost.shapes import model_source
 from minirft.runs import provenance
 
-NAMES = {"ours": "ours", "naive": "naive", "trl": "TRL"}
 AXES = {"group": (0.5, 2, 4, 8, 16), "prompt": (0.5, 2, 4, 8, 16), "completion": (0.5, 2, 4, 8)}
 """The factors of the middle point's lengths: G = 2 to 64, P = 128 to 4,096 and C = 32 to 512 for `MIDDLE`."""
 CORNERS = (
@@ -97,42 +97,25 @@ def measure_scaling(request: Request, seconds: float) -> Iterator[Found]:
     turn, saved, fixed = 0.0, 0.0, 0.0  # at the last point: seconds of a turn and saved bytes, by token; other seconds
     with model_source(request.model) as source:
         while todo:
-            left = end - time.monotonic()
-            steps = allot([turn * tokens(point) for point in todo], fixed, left, request.steps)[0]
-            point = todo.pop(0)
+            left, point, why = end - time.monotonic(), todo.pop(0), ""
+            turns = (left - fixed) / (turn * tokens(point)) if turn else BEFORE + request.steps  # that time admits
             if saved * tokens(point) > ROOM * psutil.virtual_memory().available:
-                steps, why = 0, f"would keep {saved * tokens(point) / 2**30:.1f} GiB of activations"
-            elif not steps:
+                why = f"would keep {saved * tokens(point) / 2**30:.1f} GiB of activations"
+            elif turns < BEFORE + 1:
                 needed = fixed + (BEFORE + 1) * turn * tokens(point)
                 why = f"would take {needed:.0f} s, and {max(0, left):.0f} were left"
-            if not steps:
+            if why:
                 found["not_measured"].append(point | {"why": why})
                 continue
+            steps = min(request.steps, int(turns - BEFORE))
             print(f"minirft bench: {point}, {len(todo)} points after it", file=sys.stderr, flush=True)
             found["points"].append(measured(replace(request, model=source, steps=steps, **point)))
-            rows = [found["points"][-1][arm] for arm in NAMES if found["points"][-1][arm]]
+            rows = [found["points"][-1][arm] for arm in TITLES if found["points"][-1][arm]]
             turn = sum(row["wall_seconds"] for row in rows) / tokens(point)
             fixed = max(0.0, left - (end - time.monotonic()) - (BEFORE + steps) * turn * tokens(point))
             saved = max(row["saved_bytes"] for row in rows) / tokens(point)
             yield found
     yield found | {"fits": fits(found["points"])}
-
-
-def allot(turns: Sequence[float], fixed: float, seconds: float, most: int) -> list[int]:
-    """Give each point, by the seconds of one turn, its number of timed steps: first one for each, then more.
-
-    `fixed` are the seconds that a point takes beside its turns.
-
-    >>> allot([1, 2, 9], 1, 22, 3), allot([1, 2, 9], 1, 60, 3)
-    ([3, 3, 0], [3, 3, 2])
-    """
-    steps = [0] * len(turns)
-    for wanted in range(1, most + 1):
-        for place, turn in enumerate(turns):
-            cost = turn if wanted > 1 else fixed + (BEFORE + 1) * turn
-            if steps[place] == wanted - 1 and cost <= seconds:
-                steps[place], seconds = wanted, seconds - cost
-    return steps
 
 
 def measured(request: Request) -> Found:
@@ -141,7 +124,7 @@ def measured(request: Request) -> Found:
     tower = vision_flops(architecture(request.model), found["shape"]["picture"])
     kept = ("flops", "vision_passes", "saved_bytes", "seconds", "seconds_spread", "wall_seconds", "steps")
     row = {name: found["shape"][name] for name in ("prompt", "completion", "group", "picture_tokens")}
-    for arm in NAMES:
+    for arm in TITLES:
         of = found[arm]
         row[arm] = of and {name: of[name] for name in kept} | {
             "language_flops": of["flops"] - tower * of["vision_passes"]
@@ -152,7 +135,7 @@ def measured(request: Request) -> Found:
 def fits(points: list[Found]) -> Found:
     """Fit each arm's FLOPs and seconds; an arm whose points do not determine all coefficients is left out."""
     kinds = {"language_flops": tuple(TERMS), "seconds": TIMED}
-    fitted = {key: {arm: fit(points, arm, key, terms) for arm in NAMES} for key, terms in kinds.items()}
+    fitted = {key: {arm: fit(points, arm, key, terms) for arm in TITLES} for key, terms in kinds.items()}
     return {key: {arm: found for arm, found in of.items() if found} for key, of in fitted.items()}
 
 
@@ -184,31 +167,29 @@ def panels(found: Found) -> dict[str, dict[str, tuple[list[float], list[float]]]
     middle, shown = found["middle"], {}
     for key, unit, scale in (("flops", "GFLOP", 1e9), ("seconds", "seconds", 1), ("saved_bytes", "MB kept", 1e6)):
         for name, letter in (("group", "G"), ("prompt", "P"), ("completion", "C")):
-            on_axis = [
-                p for p in found["points"] if all(p[other] == middle[other] for other in middle if other != name)
-            ]
-            rows = {arm: sorted((p[name], p[arm][key] / scale) for p in on_axis if p[arm]) for arm in NAMES}
-            curves = {NAMES[arm]: tuple(zip(*row, strict=True)) for arm, row in rows.items() if row}
+            off = [other for other in middle if other != name]
+            on_axis = [p for p in found["points"] if all(p[other] == middle[other] for other in off)]
+            rows = {arm: sorted((p[name], p[arm][key] / scale) for p in on_axis if p[arm]) for arm in TITLES}
+            curves = {TITLES[arm]: tuple(zip(*row, strict=True)) for arm, row in rows.items() if row}
             shown[f"{unit} over {letter}"] = curves
     return shown
 
 
 def processor() -> str:
     """Return the name of the processor."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8")) if info.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def scaling_table(found: Found) -> str:
     """Write the fits as a Markdown table, and under it what was not measured."""
-    heads = [f"{name}, {what}" for what in ("FLOPs", "µs (95%)") for name in NAMES.values()]
+    heads = [f"{name}, {what}" for what in ("FLOPs", "µs (95%)") for name in TITLES.values()]
     lines = [f"| term | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]
     flops, seconds = (found["fits"][key] for key in ("language_flops", "seconds"))
     for term in TERMS:
-        cells = [f"{round(flops[arm][term][0]):,}" if arm in flops else "" for arm in NAMES]
-        for arm in NAMES:
+        cells = [f"{round(flops[arm][term][0]):,}" if arm in flops else "" for arm in TITLES]
+        for arm in TITLES:
             bounds = [1e6 * bound for bound in seconds.get(arm, {}).get(term, [])]
             cells.append("{:.3g} ({:.3g} to {:.3g})".format(*bounds) if bounds else "")
         lines.append(f"| {' | '.join([term, *cells])} |")

@@ -42,11 +42,6 @@ class Shape:
     prompts: int = 1
     picture: tuple[int, int] = (1, 1)
 
-    @property
-    def patches(self) -> int:
-        """Return the patches of one picture; 2 x 2 of them are one token."""
-        return 4 * self.picture[0] * self.picture[1]
-
 
 @contextmanager
 def model_source(name: str) -> Iterator[str]:
@@ -96,7 +91,7 @@ def fit_shape(policy: Policy, shape: Shape) -> Shape:
         )
     tokens = max(1, min(round(PICTURE_SHARE * shape.prompt), room))
     high = isqrt(tokens)
-    return Shape(shape.prompt, shape.completion, shape.group, shape.prompts, (high, tokens // high))
+    return replace(shape, picture=(high, tokens // high))
 
 
 def filler(policy: Policy, shape: Shape) -> str:

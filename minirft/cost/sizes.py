@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -32,6 +32,9 @@ class Shape:
     model: PreTrainedConfig
     config: GRPOConfig
     b: int  # bytes of a number in weights and activations
+    queries: int  # A, the width of the queries of one token
+    keys: int  # K, that of its keys
+    state_layers: int  # layers that carry a state instead of keys and values
     prompt: int  # S, tokens
     pictured: int  # tokens of the largest picture
     rows: int  # R, completions in a pass
@@ -49,11 +52,15 @@ class Shape:
         area = (model.vision_config.patch_size * model.vision_config.spatial_merge_size) ** 2
         g, everything = config.group_size, config.prompts_per_step * config.group_size
         rows = min(config.rows_per_pass or everything, everything)
+        queries, keys = head_widths(model)
         passes = [(start, min(start + rows, everything) - 1) for start in range(0, everything, rows)]
         return cls(
             model=model,
             config=config,
             b=b,
+            queries=queries,
+            keys=keys,
+            state_layers=sum(map(carries_state, mixers(model))),
             prompt=config.max_prompt_length,
             pictured=min((config.max_pixels or DEFAULT_MAX_PIXELS) // area, config.max_prompt_length),
             rows=rows,
@@ -83,21 +90,6 @@ class Shape:
         """Return the keys of a packed pass, with a copy of the prompt's keys for every completion."""
         return self.rows * (self.prompt + self.config.max_completion_length)
 
-    @cached_property
-    def keys(self) -> int:
-        """Return K, the width of the keys of one token."""
-        return key_width(self.model)
-
-    @cached_property
-    def queries(self) -> int:
-        """Return A, the width of the queries of one token."""
-        return query_width(self.model)
-
-    @cached_property
-    def state_layers(self) -> int:
-        """Return the number of layers that carry a state instead of keys and values."""
-        return sum(map(carries_state, mixers(self.model)))
-
     @property
     def attention_layers(self) -> int:
         """Return the number of layers with keys and values."""
@@ -125,17 +117,13 @@ def _skeleton(model_type: str, config: str) -> Any:
         return family.model_class(family.config_class.from_dict(json.loads(config)))
 
 
-def key_width(model: PreTrainedConfig) -> int:
-    """Return K, the width of the keys of one token in one layer."""
-    return attention(model).k_proj.out_features
+def head_widths(model: PreTrainedConfig) -> tuple[int, int]:
+    """Return A and K of one layer; A is heads * head width, which can differ from D."""
+    attention = first_attention(model)
+    return attention.o_proj.in_features, attention.k_proj.out_features
 
 
-def query_width(model: PreTrainedConfig) -> int:
-    """Return A, the width of the queries of one token in one layer: heads * head width, which can differ from D."""
-    return attention(model).o_proj.in_features
-
-
-def attention(model: PreTrainedConfig) -> Any:
+def first_attention(model: PreTrainedConfig) -> Any:
     """Return the first attention of the language model, without storage."""
     return next(mixer for mixer in mixers(model) if not carries_state(mixer))
 

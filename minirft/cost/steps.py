@@ -22,6 +22,8 @@ from minirft.rewards import Score
 from minirft.runs import GRPOConfig
 from minirft.samples import Rollout, Sample
 
+Found = tuple[float, dict[str, Tensor]]  # the loss of a step, and its gradient by weight
+
 
 @dataclass
 class Ours:
@@ -94,9 +96,7 @@ def reward(completion: str, asked: Any) -> Score:
     return Score(value, {"hash": value})
 
 
-def loss_and_gradients(
-    policy: Policy, rollout: Rollout, config: GRPOConfig, shared: bool
-) -> tuple[float, dict[str, Tensor]]:
+def loss_and_gradients(policy: Policy, rollout: Rollout, config: GRPOConfig, shared: bool) -> Found:
     """Return the loss of a step on a rollout, and its gradient by weight.
 
     The rollout's log-probs serve as the old ones and as the reference's.  The gradients are cleared afterwards.
@@ -117,15 +117,24 @@ def taken_gradients(policy: Policy) -> dict[str, Tensor]:
     return gradients
 
 
-def difference(ours: tuple[float, dict[str, Tensor]], other: tuple[float, dict[str, Tensor]]) -> dict[str, float]:
-    """Return |loss - loss'|, whose terms have size 1, and |gradient - gradient'| / |gradient| over all weights."""
+def difference(ours: Found, other: Found, allowed: float, what: str) -> dict[str, float]:
+    """Return |loss - loss'|, whose terms have size 1, and |gradient - gradient'| / |gradient| over all weights.
+
+    Raises `UserError` if more than rounding, `allowed`, is between them, because times would mean nothing.
+    """
     names = ours[1].keys() | other[1].keys()
     missing = [name for name in names if name not in ours[1] or name not in other[1]]
     if missing:
         raise UserError(f"the two paths differ: only one gives {missing[0]} a gradient; nothing was timed")
     gap = sum((ours[1][name] - other[1][name]).double().square().sum().item() for name in names)
     size = sum(ours[1][name].double().square().sum().item() for name in names)
-    return {"loss": abs(ours[0] - other[0]), "gradient": (gap / size) ** 0.5}
+    gaps = {"loss": abs(ours[0] - other[0]), "gradient": (gap / size) ** 0.5}
+    if not max(gaps.values()) < allowed:
+        raise UserError(
+            f"{what} and ours differ on the same rollout (loss {gaps['loss']:.1e}, gradient {gaps['gradient']:.1e}, "
+            f"allowed {allowed:.1e}): nothing was timed"
+        )
+    return gaps
 
 
 def tolerance(policy: Policy, tokens: int) -> float:
@@ -153,13 +162,3 @@ def raw_score(attention: nn.Module, width: int) -> float:
 
     q, k = pairs(cast(nn.Module, attention.q_proj)), pairs(cast(nn.Module, attention.k_proj))
     return float((q * k.repeat_interleave(len(q) // len(k), 0)).sum(-1).max())
-
-
-def check_equal(gap: dict[str, float], allowed: float, what: str) -> dict[str, float]:
-    """Return the difference if rounding explains it; raise `UserError` otherwise, because times would mean nothing."""
-    if not max(gap.values()) < allowed:
-        raise UserError(
-            f"{what} and ours differ on the same rollout (loss {gap['loss']:.1e}, gradient {gap['gradient']:.1e}, "
-            f"allowed {allowed:.1e}): nothing was timed"
-        )
-    return gap

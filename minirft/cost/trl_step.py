@@ -18,12 +18,10 @@ from unittest import mock
 
 import torch
 from peft import PeftModel, get_peft_model
-from torch import Tensor
 from transformers import Qwen2VLForConditionalGeneration, TrainerCallback
 
-from minirft.advantages import group_advantages
 from minirft.cost.shapes import questions
-from minirft.cost.steps import Ours, loss_and_gradients, reward, taken_gradients
+from minirft.cost.steps import Found, Ours, loss_and_gradients, reward, taken_gradients
 from minirft.cost.work import Mark
 from minirft.engine import lora_config, nf4_settings, resolve, tidy_after_quantising
 from minirft.policy import Policy
@@ -38,18 +36,15 @@ class Trl:
     """A TRL trainer to measure, on the weights in `source`.  Raises `ImportError` if TRL is not installed."""
 
     def __init__(self, ours: Ours, turns: int, source: str, device: str = "cpu", nf4: bool = False) -> None:
-        self.ours = ours
+        self.ours, self.shape = ours, ours.shape
         with with_trl.quietly():  # warnings of TRL and its libraries about each other
             import trl
 
             self.policy = Policy(plain_model(ours, source, device, nf4), ours.policy.processor)
             config = replace(ours.config, steps=turns, device=device)
-            settings = trl_settings(config) | {
-                "bf16": nf4,
-                "generation_kwargs": {"min_new_tokens": config.max_completion_length},
-                "logging_strategy": "no",
-            }
-            args = trl.GRPOConfig(**settings, output_dir=tempfile.gettempdir())
+            exactly = {"min_new_tokens": config.max_completion_length}
+            changes = {"bf16": nf4, "generation_kwargs": exactly, "logging_strategy": "no"}
+            args = trl.GRPOConfig(**trl_settings(config) | changes, output_dir=tempfile.gettempdir())
             feed = lru_cache(2)(lambda step: questions(ours.text, ours.shape, step - 1))
             self.trainer = with_trl.new_trainer(trl, args, config, self.policy, feed, reward, [])
 
@@ -71,13 +66,19 @@ class Trl:
         with with_trl.quietly():
             self.trainer.train()
 
-    def loss_and_gradients(self, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
+    def loss_and_gradients(self, rollout: Rollout) -> Found:
         """Return TRL's loss on our rollout with our weights, and its gradient by weight."""
-        self.policy.model.load_state_dict(self.ours.policy.trainable(), strict=False)
-        self.policy.model.train()
-        self.trainer.current_gradient_accumulation_steps = 1
-        with with_trl.quietly():
-            loss = self.trainer._compute_loss(self.policy.model, trl_inputs(rollout))
+        trainer, model = self.trainer, self.policy.model
+        model.load_state_dict(self.ours.policy.trainable(), strict=False)
+        model.train()
+        trainer.current_gradient_accumulation_steps = 1
+        asked = [rollout.sample_of(b) for b in range(len(rollout.texts))]
+        rows = [{"prompt": [{"role": "user", "content": s.problem}], "image": s.picture(), "sample": s} for s in asked]
+        answers = mock.Mock(return_value=(rollout.completion_ids.tolist(), None))
+        with with_trl.quietly(), mock.patch.object(trainer, "_generate_single_turn", answers):
+            inputs = trainer._generate_and_score_completions(rows)
+            inputs |= {f"{name}_per_token_logps": rollout.logprobs for name in ("old", "ref")}
+            loss = trainer._compute_loss(model, inputs)
             loss.backward()
         return loss.item(), taken_gradients(self.policy)
 
@@ -113,30 +114,7 @@ def plain_model(ours: Ours, source: str, device: str, nf4: bool) -> Qwen2VLForCo
     return get_peft_model(model, lora_config(ours.policy.family, ours.config.lora)) if ours.policy.has_lora else model
 
 
-def trl_inputs(rollout: Rollout) -> dict[str, Any]:
-    """Convert our rollout for TRL's loss: every row has its own copy of prompt and picture."""
-    rows, size = range(len(rollout.texts)), rollout.group_size
-    prompts = [rollout.prompts[b // size] for b in rows]
-    ids = torch.stack([prompt.input_ids for prompt in prompts])
-    types = torch.stack([prompt.mm_token_type_ids for prompt in prompts])
-    scores = torch.tensor([reward(text, "").total for text in rollout.texts]).view(-1, size)
-    return {
-        "prompt_ids": ids,
-        "prompt_mask": torch.ones_like(ids),
-        "completion_ids": rollout.completion_ids,
-        "completion_mask": rollout.completion_mask.long(),
-        "advantages": group_advantages(scores).flatten(),
-        "old_per_token_logps": rollout.logprobs,
-        "ref_per_token_logps": rollout.logprobs,
-        "num_items_in_batch": rollout.completion_mask.sum(),
-        "pixel_values": torch.cat([prompt.pixel_values for prompt in prompts]),
-        "image_grid_thw": torch.cat([prompt.image_grid_thw for prompt in prompts]),
-        "num_images": [1] * len(rows),
-        "mm_token_type_ids": torch.nn.functional.pad(types, (0, rollout.completion_ids.shape[1])),
-    }
-
-
-def our_loss_over_all_tokens(ours: Ours, rollout: Rollout) -> tuple[float, dict[str, Tensor]]:
+def our_loss_over_all_tokens(ours: Ours, rollout: Rollout) -> Found:
     """Compute our loss with TRL's log-probs: normalised over the whole vocabulary, with banned tokens."""
     with mock.patch.object(ours.policy, "banned", ours.policy.banned[:0]):
         return loss_and_gradients(ours.policy, rollout, ours.config, shared=True)

@@ -16,7 +16,7 @@ import torch
 
 from minirft.cost.steps import Ours
 from minirft.cost.trl_step import Trl
-from minirft.cost.work import PHASES, Spent, Work, clock, counting, timing
+from minirft.cost.work import PHASES, Phases, Spent, Work, clock, counting
 
 Read = Callable[[], tuple[float, float]]
 Row = dict[str, Any]
@@ -35,14 +35,13 @@ class Record:
 
 
 def take_turns(
-    trainers: Mapping[str, Ours],
-    trl: Trl | None,
-    steps: int,
-    read: Read = clock,
-    counted: bool = True,
-    survive: tuple[type[Exception], ...] = (),
+    trainers: Mapping[str, Ours], trl: Trl | None, steps: int, device: torch.device | None = None
 ) -> dict[str, Record]:
-    """Warm up, and time `steps` steps of each trainer.  An error in `survive` ends only the trainer that raises it."""
+    """Warm up, counting the work of a step, and time `steps` steps of each trainer.
+
+    With a `device` the clock waits for it, nothing is counted, and an error ends only the trainer that raises it.
+    """
+    survive, read = ((Exception,), on(device)) if device else ((), clock)
     records = {name: Record() for name in [*trainers, *(["trl"] if trl else [])]}
     done = 0
 
@@ -50,14 +49,14 @@ def take_turns(
         nonlocal done
         for name in [name for name in trainers if not records[name].error]:
             try:
-                trainers[name].step(turn, watched(trainers[name], records[name], turn, read, counted))
+                trainers[name].step(turn, watched(trainers[name], records[name], turn, read, not device))
             except survive as error:
                 records[name].error = one_line(error)
         done = turn + 1
 
     if trl is not None:
         try:
-            trl.run(lambda turn: watched(trl, records["trl"], turn, read, counted), ours)
+            trl.run(lambda turn: watched(trl, records["trl"], turn, read, not device), ours)
         except survive as error:
             records["trl"].error = one_line(error)
     for turn in range(done, steps + 1):
@@ -70,10 +69,9 @@ def watched(trainer: Ours | Trl, record: Record, turn: int, read: Read, counted:
     """Store the measurements of a turn in the record."""
     with ExitStack() as stack:
         if turn:
-            record.seconds.append(stack.enter_context(timing(trainer.marks, read)))
+            record.seconds.append(stack.enter_context(Phases(read).running(trainer.marks)))
         elif counted:
-            prompt = (trainer if isinstance(trainer, Ours) else trainer.ours).shape.prompt
-            record.work = stack.enter_context(counting(trainer.policy, trainer.marks, prompt))
+            record.work = stack.enter_context(counting(trainer.policy, trainer.marks, trainer.shape.prompt))
         yield
 
 

@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from minirft.policy import Policy
 
@@ -33,7 +33,7 @@ class Phases:
     """Split the measurements of `read` by phase; an inner phase interrupts an outer one.
 
     >>> ticks = iter([(0,), (1,), (3,), (6,)])
-    >>> with (phases := Phases(lambda: next(ticks))).running(), phases.during("generate"):
+    >>> with (phases := Phases(lambda: next(ticks))).running([]), phases.during("generate"):
     ...     pass
     >>> phases.spent["update"].tolist(), phases.spent["generate"].tolist()
     ([4], [2])
@@ -46,12 +46,15 @@ class Phases:
         self._last = np.zeros(0)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Measure the step inside this context."""
-        self._last = np.array(self.read())
-        self.spent.update({phase: np.zeros_like(self._last) for phase in PHASES})
-        yield
-        self._turn("update")
+    def running(self, marks: Sequence[Mark]) -> Iterator[Spent]:
+        """Measure the step inside this context, in which the calls of the marked functions count for their phases."""
+        with ExitStack() as stack:
+            for owner, name, phase in marks:
+                stack.enter_context(mock.patch.object(owner, name, self.during(phase)(getattr(owner, name))))
+            self._last = np.array(self.read())
+            self.spent.update({phase: np.zeros_like(self._last) for phase in PHASES})
+            yield self.spent
+            self._turn("update")
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
@@ -69,15 +72,6 @@ class Phases:
         self.now, self._last = phase, reading
 
 
-@contextmanager
-def marked(phases: Phases, marks: Sequence[Mark]) -> Iterator[None]:
-    """Wrap the marked functions inside this context."""
-    with ExitStack() as stack:
-        for owner, name, phase in marks:
-            stack.enter_context(mock.patch.object(owner, name, phases.during(phase)(getattr(owner, name))))
-        yield
-
-
 def clock() -> tuple[float, float]:
     """Return seconds of wall time, and of processor time of this process."""
     return time.perf_counter(), time.process_time()
@@ -87,20 +81,11 @@ def clock() -> tuple[float, float]:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Make torch's counter, with formulas for the attention kernel of CPUs, which it lacks."""
-
-    def forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return sdpa_backward_flop_count(grad, query, key, value)
-
-    aten = torch.ops.aten
-    mapping = {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }
-    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    """Make torch's counter, which lacks the attention kernel of CPUs, with the formulas of CUDA's for it."""
+    counter, name = FlopCounterMode(display=False), "_scaled_dot_product_flash_attention"
+    for end in ("", "_backward"):
+        cpu, cuda = (getattr(torch.ops.aten, name + kind + end) for kind in ("_for_cpu", ""))
+        counter.flop_registry[cpu] = counter.flop_registry[cuda]
     # torch's record of who calls whom fails where a checkpoint runs a module again in backward.
     counter.mod_tracker = nullcontext()
     counter.mod_tracker.parents = ("Global",)
@@ -195,16 +180,8 @@ def counting(policy: Policy, marks: Sequence[Mark], prompt: int) -> Iterator[Wor
         stack.enter_context(mock.patch.object(policy.image_processor, "preprocess", cut))
         for module, hook in ((policy.core.model.visual, seen), (policy.language_model, read)):
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-        for context in (saved.hooks(), marked(phases, marks), flops, phases.running()):
+        for context in (saved.hooks(), flops, phases.running(marks)):
             stack.enter_context(context)
         yield work
     work.flops_by_phase = {phase: int(spent.sum()) for phase, spent in phases.spent.items()}
     work.saved_bytes = saved.peak
-
-
-@contextmanager
-def timing(marks: Sequence[Mark], read: Callable[[], tuple[float, ...]] = clock) -> Iterator[Spent]:
-    """Time the step inside this context: {phase: [wall, processor] seconds, as read by `read`}."""
-    phases = Phases(read)
-    with marked(phases, marks), phases.running():
-        yield phases.spent

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         nf4_settings,
         pick_device,
         pick_dtype,
+        read_config,
         read_family,
         resolve,
         tidy_after_quantising,

@@ -120,8 +120,8 @@ def load_model(source: str, family: Family, quantize: str, dtype: torch.dtype, d
         if not family.quantises:
             raise UserError(f"{source}: {family.name} loses too much in 4 bits, say its makers; set quantize to none")
         need_bitsandbytes('quantize = "none"')
-    if quantize == "nf4" and device.type == "cpu":
-        _give_freed_memory_back()
+        if device.type == "cpu":
+            _give_freed_memory_back()
     message = f"{source}: the weights do not load ({{why}}); it needs the safetensors of a {family.name}"
     with as_user_error(message, *UNFIT):
         model, report = family.model_class.from_pretrained(
@@ -143,11 +143,9 @@ def load_model(source: str, family: Family, quantize: str, dtype: torch.dtype, d
 
 def need_bitsandbytes(instead: str) -> ModuleType:
     """Import the package bitsandbytes, which 4 and 8 bits need.  Raises `UserError` if it does not load."""
-    try:
+    message = f"bitsandbytes does not load ({{why}}): pip install bitsandbytes, or set {instead}"
+    with as_user_error(message, ImportError, OSError, RuntimeError):
         return importlib.import_module("bitsandbytes")
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"bitsandbytes does not load ({reason}): pip install bitsandbytes, or set {instead}") from None
 
 
 def _give_freed_memory_back() -> None:
@@ -176,18 +174,23 @@ def tidy_after_quantising(model: PreTrainedModel, device: torch.device) -> None:
                 weight.data = weight.data.clone()
 
 
-def read_family(source: str) -> Family:
-    """Read the family of a model folder or hub id.  Raises `UserError` for an unknown family or kind of layer."""
+def read_config(source: str) -> PreTrainedConfig:
+    """Read the configuration of a model folder or hub id; raises `UserError` for an unknown family or kind of layer."""
     from minirft.engine.model_folder import how_to_fetch
 
     message = f"{source}: no folder of that name, and the hub did not give it ({{why}}); {how_to_fetch(source)}"
     with as_user_error(message, OSError, ValueError):
-        config, _ = PreTrainedConfig.get_config_dict(source)
-    family = family_of(config.get("model_type"), source)
+        stored, _ = PreTrainedConfig.get_config_dict(source)
+    family = family_of(stored.get("model_type"), source)
     with as_user_error(f"{source}: config.json is not that of a {family.name} ({{why}})", *UNFIT):
         config = family.config_class.from_pretrained(source)
     check_layers(config, family, source)
-    return family
+    return config
+
+
+def read_family(source: str) -> Family:
+    """Read the family of a model folder or hub id; raises `UserError` as `read_config` does."""
+    return family_of(read_config(source).model_type, source)
 
 
 def nf4_settings(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -203,13 +206,12 @@ def nf4_settings(dtype: torch.dtype) -> BitsAndBytesConfig:
 def lora_config(family: Family, lora: LoraSettings, train_vision: bool = False) -> LoraConfig:
     """Make PEFT's settings: linear layers by name, without the other part of the model, where names may be the same."""
     part = "all" if train_vision and lora.targets == "language" else lora.targets
-    language, vision = list(family.language_linears), list(family.vision_linears)
-    both = language + [name for name in vision if name not in language]
-    targets = {"language": language, "vision": vision, "all": both}[part]
+    language, vision = family.language_linears, family.vision_linears
+    targets = {"language": language, "vision": vision, "all": {*language, *vision}}
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
-        target_modules=targets,
+        target_modules=list(targets[part]),
         exclude_modules=PARTS[part],
         task_type="CAUSAL_LM",
     )

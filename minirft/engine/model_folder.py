@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedTokenizerBase
 
 from minirft import UserError, as_user_error
 from minirft.engine.families import Family
@@ -28,7 +29,7 @@ Shapes = dict[str, list[int]]
 
 
 def check_processor(source: str) -> None:
-    """Raise `UserError` if the tokenizer or the picture processor is missing, or belongs to another model.
+    """Raise `UserError` if the tokenizer or the picture processor is missing.
 
     A hub id is not checked, because its files are downloaded completely.
     """
@@ -43,21 +44,26 @@ def check_processor(source: str) -> None:
     templates = any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json"))
     if not templates and "chat_template" not in _json(folder / "tokenizer_config.json"):
         raise UserError(f"{folder} has no chat template: copy chat_template.json from the model's first folder")
-    if not path.is_file() or not (folder / "config.json").is_file():
+
+
+def check_tokens(source: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `UserError` if the ids of a folder's tokenizer are not those of its config.json."""
+    folder = Path(source)
+    if not (folder / "config.json").is_file():
         return
-    ids, config = _ids(path), _json(folder / "config.json")
+    ids, config = tokenizer.get_vocab(), _json(folder / "config.json")
     for key, token in CONTROL.items():
         if ids.get(token) != config.get(key, ids.get(token, "an id")):
             has = f"{token} as {ids[token]}" if token in ids else f"no {token}"
             raise UserError(
-                f"{path} has {has}, and config.json has {key} {config.get(key)}: the two are of different models; "
-                f"copy the tokenizer of this one there"
+                f"the tokenizer of {folder} has {has}, and config.json has {key} {config.get(key)}: the two are of "
+                f"different models; copy the tokenizer of this one there"
             )
     size = config.get("text_config", config).get("vocab_size")
     if isinstance(size, int) and max(ids.values()) >= size:
         raise UserError(
-            f"{path} has the id {max(ids.values())}, and config.json a vocab_size of {size}: they are of different "
-            f"models; copy the tokenizer of this one there"
+            f"the tokenizer of {folder} has the id {max(ids.values())}, and config.json a vocab_size of {size}: they "
+            f"are of different models; copy the tokenizer of this one there"
         )
 
 
@@ -123,14 +129,6 @@ def _header(file: Path) -> Shapes:
     fault = f"{file} is not a whole safetensors file ({{why}}); copy it again"
     with as_user_error(fault, OSError, SafetensorError), safe_open(file, "pt") as stored:
         return {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118
-
-
-def _ids(path: Path) -> dict[str, int]:
-    """Read the ids of all tokens in a tokenizer.json, with added tokens."""
-    stored = _json(path)
-    with as_user_error(f"{path} holds no vocabulary; copy it again", KeyError, TypeError, ValueError):
-        ids = dict(stored["model"]["vocab"]) | {row["content"]: row["id"] for row in stored.get("added_tokens", [])}
-        return ids if max(ids.values()) >= 0 else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

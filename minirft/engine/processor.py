@@ -143,13 +143,14 @@ def load_processor(
     that of the model's `Family`.
     """
     from minirft.engine.families.pixel_boxes import question
-    from minirft.engine.model_folder import check_processor, how_to_fetch  # here: a step loads nothing
+    from minirft.engine.model_folder import check_processor, check_tokens, how_to_fetch  # here: a step loads nothing
 
     check_processor(source)
     advice = "copy them there" if Path(source).is_dir() else how_to_fetch(source)
     with as_user_error(f"{source}: no usable tokenizer and picture processor ({{why}}); {advice}", OSError, ValueError):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(source)
+    check_tokens(source, tokenizer)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _legacy_chat_template(source)
     if PICTURE_TOKEN not in tokenizer.get_vocab():

@@ -180,11 +180,11 @@ def test_floor_of_a_step_by_hand():
     tokens, places = 10 + 2 * 2, 1 + 2 * 2
     alone = 4 * hidden * layers  # FLOPs of one query on one key
     rollout = 2 * tokens * layers * (linears + adapters) + 2 * places * d * v + alone * (100 + 2 * (11 + 12))
-    assert least.rollout == 5 * rollout
+    assert least["rollout"] == 5 * rollout
     forward = 2 * tokens * layers * (linears + adapters) + 2 * places * d * v + alone * (100 + 2 * 2 * 12)
-    assert least.forward == 5 * forward
-    assert least.reference == 5 * (forward - 2 * tokens * layers * adapters)
-    assert floor(config, shape, RANK, see_pictures=False).vision == 0
+    assert least["forward"] == 5 * forward
+    assert least["reference"] == 5 * (forward - 2 * tokens * layers * adapters)
+    assert floor(config, shape, RANK, see_pictures=False)["vision"] == 0
 
 
 # ------------------------------------------------------------------ shapes
@@ -198,7 +198,7 @@ def test_prompts_have_exactly_the_length(model: str, prompt: int):
     encoded = [policy.encode(sample) for sample in questions(filler(policy, shape), shape, seed=3)]
     assert [len(p) for p in encoded] == [prompt, prompt]
     pictured = int(encoded[0].mm_token_type_ids.sum())
-    assert pictured == shape.picture[0] * shape.picture[1] and 4 * pictured == shape.patches
+    assert pictured == shape.picture[0] * shape.picture[1]
     assert not torch.equal(encoded[0].pixel_values, encoded[1].pixel_values)
     if prompt > 40:
         assert 0.5 * prompt < pictured < 0.8 * prompt

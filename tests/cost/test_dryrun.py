@@ -86,9 +86,9 @@ def test_time_by_hand():
     flops = dryrun.estimate(config, "grpo", lengths, 4, dryrun.Rates(1.0, 1e12))
     assert flops["parts"] == pytest.approx(
         {
-            "vision": 2 * least.vision / 1e12,  # 4 pictures, 2 in a step
-            "rollout": 10 * least.rollout / 1e12,
-            "learning": 10 * (least.reference + least.forward + least.backward) / 1e12,
+            "vision": 2 * least["vision"] / 1e12,  # 4 pictures, 2 in a step
+            "rollout": 10 * least["rollout"] / 1e12,
+            "learning": 10 * (least["reference"] + least["forward"] + least["backward"]) / 1e12,
         }
     )
     traffic = dryrun.estimate(config, "grpo", lengths, 4, dryrun.Rates(1e9, 1.0))["parts"]["rollout"]

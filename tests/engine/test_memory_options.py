@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,6 @@ from minirft import UserError
 from minirft.engine.logprobs import naive_logprobs
 from minirft.engine.model import LossScale
 from minirft.engine.offload import look_up_in_host_memory, visit_while_running
-from minirft.engine.processor import FeatureCache
 from minirft.policy import LoraSettings, Policy
 from minirft.runs.config import GRPOConfig
 from minirft.runs.step import make_optimiser, optimiser_step
@@ -316,51 +315,52 @@ def test_an_overflow_is_taken_again_and_said(
 # ------------------------------------------------------------------ the vision tower in host memory
 
 
-@contextmanager
-def placed(tower: nn.Module) -> Iterator[list[set[torch.dtype]]]:
-    """The formats of weights and 4-bit statistics: of the first block, each time it runs; of the tower at the end."""
-    seen: list[set[torch.dtype]] = []
-
-    def formats(running: nn.Module, *_: Any) -> None:
-        found = [weight.dtype for weight in running.parameters()]
-        states = [w.quant_state for w in running.parameters() if isinstance(w, Params4bit)]
-        found += [t.dtype for s in states for t in (s.absmax, s.code, s.offset, s.state2.absmax, s.state2.code)]
-        seen.append(set(found))
-
-    hook = tower.blocks[0].register_forward_pre_hook(formats)  # a copy of the tower has it too
-    yield seen
-    formats(tower)
-    hook.remove()
+def held(module: nn.Module) -> list[Tensor]:
+    """A module's weights, and their 4-bit statistics."""
+    states = [w.quant_state for w in module.parameters() if isinstance(w, Params4bit)]
+    statistics = [t for s in states for t in (s.absmax, s.code, s.offset, s.state2.absmax, s.state2.code)]
+    return [*module.parameters(), *statistics]
 
 
-@pytest.mark.parametrize("quantize", ["none", "nf4"])
-def test_tower_visits_the_device_only_while_it_runs(miniature: Path, samples: list[Sample], quantize: str):
-    """Weights or 4-bit statistics left behind on either side, also when the tower fails.
+class Tower(nn.Module):
+    """A tower of one layer, which notes where each tensor is when it runs, and fails anywhere but on the CPU."""
 
-    The "device" is float64, to which `to` moves as it does to a card; 4-bit layers fail there.
-    """
-    policy = Policy.load(miniature, quantize=quantize, lora=LORA)
-    tower, prompt = policy.core.model.visual, policy.encode(samples[0])
-    expected = policy.features(prompt)
-    with placed(tower) as home:
-        pass
-    visit_while_running(tower, torch.float64)
-    policy.cache = FeatureCache()
-    with placed(tower) as seen, suppress(RuntimeError):
-        policy.features(prompt)
-    assert seen == [{torch.float64}, *home]
-    policy.cache = FeatureCache()
-    del tower.forward
-    assert torch.equal(policy.features(prompt), expected)
+    def __init__(self, layer: nn.Module, note: Callable[[set[tuple[str, int]]], None]) -> None:
+        super().__init__()
+        self.layer, self.note = layer, note
+
+    def places(self) -> set[tuple[str, int]]:
+        return {(tensor.device.type, tensor.data_ptr()) for tensor in held(self)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.note(self.places())
+        if x.device != self.layer.weight.device:
+            raise torch.OutOfMemoryError
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(("quantize", "device"), [("none", META), ("none", "cpu"), ("nf4", "cpu")])
+def test_tower_visits_the_device_only_while_it_runs(miniature: Path, quantize: str, device: Any):
+    """Weights or 4-bit statistics left behind on either side, also when the tower fails."""
+    layer, seen = Policy.load(miniature, quantize=quantize, lora=LORA).core.model.visual.blocks[0].mlp.fc1, []
+    assert isinstance(layer, Linear4bit) == (quantize == "nf4")
+    tower, x = Tower(layer, seen.append), torch.ones(3, layer.in_features)
+    expected, home = tower(x), tower.places()
+    visit_while_running(tower, torch.device(device))
+    with pytest.raises(torch.OutOfMemoryError) if device == META else nullcontext():
+        assert torch.equal(tower(x), expected)
+    first, visiting = seen
+    assert first == home == tower.places() and {place[0] for place in visiting} == {str(device)}
+    assert not visiting & home, "what happens to the visitor must not reach what stays"
 
 
 def test_tower_runs_once_per_picture(miniature: Path, samples: list[Sample]):
     """A tower that travels at every step although its features are remembered."""
-    policy = Policy.load(miniature, lora=LORA, offload_vision=True)
-    with placed(policy.core.model.visual) as seen:
-        for _ in range(2):
-            gradients(policy, rollout_of(policy, samples))
-        assert len(seen) == len(samples)
+    policy, seen = Policy.load(miniature, lora=LORA, offload_vision=True), []
+    policy.core.model.visual.register_forward_pre_hook(lambda *_: seen.append(1))
+    for _ in range(2):
+        gradients(policy, rollout_of(policy, samples))
+    assert len(seen) == len(samples)
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import html
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -31,8 +32,8 @@ class Prediction:
         self.buttons = ipywidgets.ToggleButtons(options=self.options, value=None, style={"button_width": "auto"})
 
     def _ipython_display_(self) -> None:
-        question = html.escape(self.question)
-        listed = "".join(f"<li>{html.escape(option)}</li>" for option in self.options)
+        question = _marked(self.question)
+        listed = "".join(f"<li>{_marked(option)}</li>" for option in self.options)
         head = ipywidgets.HTML(f"<b>Predict</b>: {question}")
         folded = f"<details><summary>What holds, and why</summary>{self._truth()}</details>"
         stored = f"<b>Predict</b>, before you read on: {question}<ul>{listed}</ul>{folded}"
@@ -41,11 +42,16 @@ class Prediction:
     def reveal(self) -> None:
         """Show the right answer and the reason, beside the reader's choice."""
         choice = self.buttons.value
-        verdict = "" if choice is None else f"You said: {html.escape(choice)}. {'✓' if choice == self.answer else '✗'} "
+        verdict = "" if choice is None else f"You said: {_marked(choice)}. {'✓' if choice == self.answer else '✗'} "
         display(HTML(f'<div style="{BOX}">{verdict}{self._truth()}</div>'))
 
     def _truth(self) -> str:
-        return f"<b>{html.escape(self.answer)}</b>. {html.escape(self.because)}"
+        return f"<b>{_marked(self.answer)}</b>. {_marked(self.because)}"
+
+
+def _marked(text: str) -> str:
+    """Escape a text for HTML; what is between backticks is code, as in Markdown."""
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(text))
 
 
 def predict(question: str, options: Sequence[str], answer: str, because: str) -> Prediction:

@@ -71,7 +71,7 @@ def inspect(args: list[str]) -> None:
     limit, wanted = config.max_completion_length, () if config.data.task == "classification" else config.data.categories
     summary = summarise(samples) | {"warnings": warnings(training, limit, testing, wanted) + nothing}
     if flags.out:
-        drawn = Screening.of(config.data).sound(subset(samples, flags.samples, config.data.seed))
+        drawn = Screening(config.data).sound(subset(samples, flags.samples, config.data.seed))
         flags.out.write_bytes(png(drawing(drawn)))
         summary["drawing"] = str(flags.out)
     rows = list(summary["by_category"].items())[:CATEGORIES_SHOWN]

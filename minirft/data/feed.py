@@ -47,7 +47,7 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
         )
     from minirft.data.together import together  # here, so that a run on the tiny world imports no reader
 
-    return together(_drawn(data, screening or Screening(data.on_bad, data.max_bad, open_pictures=False)), data)
+    return together(_drawn(data, screening or Screening(data, open_pictures=False)), data)
 
 
 def _drawn(data: DataConfig, screening: Screening) -> list[Sample]:
@@ -88,7 +88,7 @@ def held_out(config: Any, screening: Screening | None = None) -> list[Sample]:
     from minirft.data.readers import candidates, parts_of
     from minirft.data.together import together
 
-    screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
+    screening = screening or Screening(data, open_pictures=False)
     part = _part(data.eval_part, parts_of(other))
     own = data.eval_annotations or data.eval_folder or (data.eval_kind or data.kind) != data.kind
     if part != "train" or own:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from minirft import UserError
-from minirft.data.checks import find_picture, usable
+from minirft.data.checks import find_picture, floats, usable
 from minirft.data.findings import UPRIGHT, Findings
 from minirft.data.tables import Row, Tables, make_tables
 from minirft.rewards import MODEL, convert, pixels
@@ -41,6 +41,19 @@ class BoxRow:
     boxes: Sequence[tuple[Any, list[float] | str]] = ()
     instruction: str = ""  # only for grounding
     picture: Any = None  # the picture itself, if the reader has located it already
+
+
+def four(values: Iterable[Any], sides: bool = False) -> list[float] | str:
+    """Return a row's box as corners, or the reason why it is none; with `sides` it is given as [x, y, width, height].
+
+    >>> four(["1", "2", "3", "4"], sides=True), four([1, 2, "three"])
+    ([1.0, 2.0, 4.0, 6.0], "has the box [1, 2, 'three'], which is not four numbers; repair or remove it")
+    """
+    numbers = floats(values)
+    if len(numbers) != 4:
+        return f"has the box {values}, which is not four numbers; repair or remove it"
+    x, y, width, height = numbers
+    return [x, y, x + width, y + height] if sides else numbers
 
 
 def frame_of(box_format: BoxFormat, size: Size) -> Frame:

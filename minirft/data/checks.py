@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from minirft import UserError
 from minirft.data.findings import Findings, report
-from minirft.pictures import ASPECT, MARKED, UNREADABLE, kind_of_file, open_picture, orientation, size_of
+from minirft.data.settings import PARTS
+from minirft.pictures import UNREADABLE, kind_of_file, open_picture, orientation, size_of
 
-Place = tuple[Any, str]  # a file and a row in it, as in `Findings`
+ASPECT = 200  # Qwen2-VL's processor refuses a picture with a side over 200 times the other
 JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files that Windows and macOS create beside pictures
 
 
@@ -36,7 +37,7 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
     """
     try:
         with open_picture(source) as picture:
-            header = Header(*picture.size, size_of(picture, upright=True), orientation(picture) in MARKED)
+            header = Header(*picture.size, size_of(picture, upright=True), orientation(picture) != 1)
     except FileNotFoundError:
         raise UserError(f"no picture at {source}; {where}") from None
     except UNREADABLE as error:
@@ -73,6 +74,22 @@ def is_junk(path: Path, root: Path) -> bool:
     return any(part.startswith(".") or part.lower() in JUNK for part in path.relative_to(root).parts)
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted by name, without those of the operating system; [] if it is not there."""
+    return sorted(path for path in folder.glob("*") if path.is_dir() and not is_junk(path, folder))
+
+
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """Return the files below a folder in the same way; with `suffixes`, in lower case, only those that have one."""
+    files = (path for path in folder.rglob("*") if path.name.lower().endswith(suffixes or ""))
+    return sorted(path for path in files if path.is_file() and not is_junk(path, folder))
+
+
+def part_folders(root: Path) -> dict[str, Path]:
+    """Return {train, val or test: the folder in `root` that has one of this part's names}."""
+    return {part: path for part, names in PARTS.items() for path in folders_in(root) if path.name.lower() in names}
+
+
 def locate(folder: Path, name: str, findings: Findings) -> Path:
     r"""Return the path of the picture `name`, tried in this order, and note in `findings` if it is not the first:
 
@@ -94,7 +111,7 @@ def locate(folder: Path, name: str, findings: Findings) -> Path:
     raise UserError(f"no picture at {first}; {_instead(folder)}")
 
 
-def find_picture(findings: Findings, folder: Path, name: str, at: Place, ids: Iterable[str]) -> Path | None:
+def find_picture(findings: Findings, folder: Path, name: str, at: tuple[Any, str], ids: Iterable[str]) -> Path | None:
     """Locate the picture that the row at `at` names; return None, and report the loss, if there is no such file."""
     with findings.losing(*at, ids, "names a picture that is not there: "):
         return locate(folder, name, findings)
@@ -166,6 +183,22 @@ def floats(values: Any) -> list[float]:
     except (TypeError, ValueError):
         return []
     return numbers if all(map(math.isfinite, numbers)) else []
+
+
+def column(wanted: Sequence[str], known: Collection[str], source: Any) -> str:
+    """Return the first of the `wanted` columns that is `known`.
+
+    >>> column(("label", "class"), ["image", "class"], "pets.csv")
+    'class'
+    >>> column(("label", "class"), ["image"], "pets.csv")
+    Traceback (most recent call last):
+    minirft.UserError: pets.csv has no column label or class; it has image: check data.kind and data.task
+    """
+    for name in wanted:
+        if name in known:
+            return name
+    has = ", ".join(known) or "nothing"
+    raise UserError(f"{source} has no column {' or '.join(wanted[:5])}; it has {has}: check data.kind and data.task")
 
 
 def text_lines(path: Path, advice: str) -> list[tuple[int, str]]:

@@ -121,11 +121,10 @@ def _turns(row: dict[str, Any]) -> tuple[str, Any]:
 
 def _swift(instruction: str, objects: dict[str, Any]) -> tuple[list[tuple[str, list[float]]], str]:
     """Return the boxes and the instruction of ms-swift's objects, where one ref may have several boxes."""
-    refs, boxes = objects.get("ref") or [], objects.get("bbox")
+    refs, boxes = objects.get("ref") or [""], objects.get("bbox")
     if not isinstance(boxes, list) or not boxes:
         raise UserError("its objects have no bbox; take the row out")
     names = [str(ref).strip() for ref in (refs if len(refs) == len(boxes) else refs[:1] * len(boxes))]
-    names = names or [""] * len(boxes)
     only_name = names[0] if len(set(names)) == 1 else ""
     return [(name, _four(box)) for name, box in zip(names, boxes, strict=True)], only_name or instruction
 

@@ -12,13 +12,13 @@ Pictures stay on disk and are read when needed.  A set with the columns problem 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from minirft import UserError
-from minirft.data.box_format import BoxRow, tables_of_rows
-from minirft.data.checks import floats
+from minirft.data.box_format import BoxRow, four, tables_of_rows
+from minirft.data.checks import column
 from minirft.data.findings import Findings
 from minirft.data.questions import Labelled, label_samples
 from minirft.data.settings import PARTS, DataConfig
@@ -38,7 +38,7 @@ def parts_of_set(folder: Path) -> list[str]:
 def hub_samples(data: DataConfig, folder: Path, part: str, findings: Findings) -> list[Sample]:
     """Return a classification sample for each row; its id is SET:PART:ROW."""
     table = _split(folder, part)
-    label = _column(table, folder, ("label", "labels", "class", "category", "fine_label"))
+    label = column(("label", "labels", "class", "category", "fine_label"), table.column_names, folder)
     names, rows = _names(table.features[label]), []
     for i, (value, picture) in enumerate(zip(table[label], _pictures(table, folder, part), strict=True)):
         key, name = f"{folder.name}:{part}:{i}", _spell(value, names)
@@ -52,34 +52,24 @@ def hub_samples(data: DataConfig, folder: Path, part: str, findings: Findings) -
 def hub_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -> Tables:
     """Return the three tables of a split, whose boxes are [x, y, width, height] in the units of `data.box_format`."""
     table = _split(folder, part)
-    column = _column(table, folder, ("objects", "annotations"))
-    inner = table.features[column]
-    fields = dict(inner.items()) if isinstance(inner, dict) else dict((getattr(inner, "feature", None) or {}).items())
-    named = next((name for name in NAMED if name in fields), "")
-    if not named or "bbox" not in fields:
-        raise UserError(f"{folder}: {column} has {', '.join(fields) or 'no fields'}, and needs bbox and category")
+    place = column(("objects", "annotations"), table.column_names, folder)
+    inner = getattr(table.features[place], "feature", table.features[place])  # of a list of dicts, or a dict of lists
+    fields = inner if isinstance(inner, dict) else {}
+    boxes, named = (column(wanted, fields, f"{folder}: {place}") for wanted in (("bbox",), NAMED))
     names = _names(fields[named])
 
     def rows() -> Iterator[BoxRow]:
-        for i, (objects, picture) in enumerate(zip(table[column], _pictures(table, folder, part), strict=True)):
+        for i, (objects, picture) in enumerate(zip(table[place], _pictures(table, folder, part), strict=True)):
             key, where = f"{folder.name}:{part}:{i}", f"{part}, row {i}"
             yield BoxRow((folder, where), key, picture=picture)
             if isinstance(objects, dict):  # a dict of lists instead of a list of dicts
                 objects = [dict(zip(objects, values, strict=False)) for values in zip(*objects.values(), strict=False)]
             for number, one in enumerate(objects):
-                box = (_spell(one[named], names), _corners(one["bbox"]))
+                box = (_spell(one[named], names), four(one[boxes], sides=True))
                 yield BoxRow((folder, f"{where}, object {number}"), key, [box])
 
     known = {name: name for name in names}
     return tables_of_rows(rows(), folder, data.box_format, folder, findings, turn=False, names=known)
-
-
-def _corners(bbox: Any) -> list[float] | str:
-    numbers = floats(bbox)
-    if len(numbers) != 4:
-        return f"has the box {bbox}, which is not four numbers; repair the row"
-    x, y, width, height = numbers
-    return [x, y, x + width, y + height]
 
 
 def _spell(value: Any, names: list[str]) -> str:
@@ -95,24 +85,14 @@ def _names(feature: Any) -> list[str]:
     return [" ".join(name.replace("_", " ").split()) for name in getattr(feature, "names", None) or []]
 
 
-def _column(table: Any, folder: Path, wanted: Sequence[str]) -> str:
-    column = next((name for name in wanted if name in table.column_names), None)
-    if column is None:
-        has = ", ".join(table.column_names)
-        raise UserError(
-            f"{folder} has no column {' or '.join(wanted)}; it has {has}: set data.task, or data.kind = virft"
-        )
-    return column
-
-
 def _pictures(table: Any, folder: Path, part: str) -> Iterator[StoredPicture]:
     """Return the picture of every row, to be read later."""
     import datasets
 
-    column = next((name for name, feature in table.features.items() if isinstance(feature, datasets.Image)), None)
-    if column is None:
+    name = next((name for name, feature in table.features.items() if isinstance(feature, datasets.Image)), None)
+    if name is None:
         raise UserError(f"{folder} has no column of pictures; it has {', '.join(table.column_names)}")
-    return stored_pictures(table, column, f"{folder}, {part}")
+    return stored_pictures(table, name, f"{folder}, {part}")
 
 
 def _split(folder: Path, part: str) -> Any:

@@ -14,7 +14,6 @@ from minirft.data.settings import FAMILY, FIELD, DataConfig
 from minirft.rewards import prompts
 from minirft.samples import Sample, Task
 
-ListLabels = Literal["auto", "yes", "no"]
 LISTED = 30  # most labels of an own set that are listed in a question
 _FORMATS = ("Output the thinking process", "Write down your reasoning")  # the start of the answer instructions
 
@@ -75,7 +74,11 @@ def question(task: Task, what: str, template: str = "", usual: str = "") -> str:
 
 
 def label_question(
-    family: str, labels: Sequence[str], template: str = "", list_labels: ListLabels = "auto", own: bool = True
+    family: str,
+    labels: Sequence[str],
+    template: str = "",
+    list_labels: Literal["auto", "yes", "no"] = "auto",
+    own: bool = True,
 ) -> str:
     """Return the classification question of a set, the same for all its pictures.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minirft.data.identity import picture_keys
+from minirft.data.screening import key
 from minirft.data.shots import is_present
 from minirft.rewards import true_boxes
 from minirft.samples import Sample
@@ -35,7 +35,7 @@ def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
     listed = {sample.task for sample in samples} != {"grounding"}
     return {
         "samples": len(samples),
-        "pictures": len({_picture(sample) for sample in samples}),
+        "pictures": len({key(sample) for sample in samples}),
         "boxes": sum(row["boxes"] for row in table.values()),
         "absent": absent / len(samples) if samples else 0.0,
         "categories": len(table),
@@ -74,7 +74,7 @@ def warnings(
     thin = int(((boxes[:, 2:] - boxes[:, :2]).min(-1, initial=np.inf) < THIN).sum()) if len(boxes) else 0
     if thin > len(boxes) / 10:
         lines.append(f"{thin} of {len(boxes)} boxes are thinner than {THIN} thousandths of the picture: hard to hit")
-    twice = [name for (_, name), count in Counter((_picture(s), s.problem) for s in samples).items() if count > 1]
+    twice = [name for (_, name), count in Counter((key(s), s.problem) for s in samples).items() if count > 1]
     if twice:
         lines.append(f"{len(twice)} questions are asked more than once about the same picture")
     return lines + _copies(samples, held_out)
@@ -82,29 +82,19 @@ def warnings(
 
 def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
     """Return warnings of pictures with equal content under different names, within a part or in both."""
-    keys, lines = picture_keys([*samples, *held_out]), []
-    trained, tested = keys[: len(samples)], set(keys[len(samples) :])
-    places: dict[Any, set[Any]] = {}
-    for sample, key in zip(samples, trained, strict=True):
-        places.setdefault(key, set()).add(_picture(sample))
+    contents, lines = picture_keys([*samples, *held_out]), []
+    trained, tested = contents[: len(samples)], set(contents[len(samples) :])
+    places: dict[Any, set[str]] = {}
+    for sample, content in zip(samples, trained, strict=True):
+        places.setdefault(content, set()).add(key(sample))
     copies = sum(len(files) - 1 for files in places.values())
     if copies:
-        example = next(sorted(map(str, files)) for files in places.values() if len(files) > 1)
+        example = next(sorted(files) for files in places.values() if len(files) > 1)
         lines.append(f"{copies} pictures are copies of others, such as {example[0]} and {example[1]}")
-    shared = {key: sample.image for sample, key in zip(samples, trained, strict=True) if key in tested}
+    shared = [min(files) for content, files in places.items() if content in tested]
     if shared:
-        lines.append(
-            f"{len(shared)} pictures are both trained and evaluated on, such as {min(map(str, shared.values()))}"
-        )
+        lines.append(f"{len(shared)} pictures are both trained and evaluated on, such as {min(shared)}")
     return lines
-
-
-def _picture(sample: Sample) -> Any:
-    """Return the key of a sample's picture: its file, its row of a table, or its id if it exists only in memory."""
-    image: Any = sample.image
-    if isinstance(image, Path):
-        return image.resolve()
-    return ("in memory", id(image)) if image.__hash__ is None else image
 
 
 def _some(names: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from minirft import UserError, as_user_error
-from minirft.data.checks import choose, read_header
+from minirft.data.checks import choose, usable
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.stored import StoredPicture, open_set, stored_pictures
@@ -55,8 +55,10 @@ def load_virft(data: DataConfig, source: Path, part: str, findings: Findings) ->
         raise UserError(f"{source} has no column {' and no '.join(lacking)}; it has {', '.join(table.column_names)}")
     pictures, kept = stored_pictures(table, "image", str(source)), []
     for i, (picture, row) in enumerate(zip(pictures, table.select_columns(["problem", "solution"]), strict=True)):
-        with findings.losing(source, f"row {i}", [f"{source.stem}:{i}"]):
-            kept.append(_sample(source, picture, row, data.task, findings))
+        ids = [f"{source.stem}:{i}"]
+        if usable(findings, picture, "check data.folder", ids):
+            with findings.losing(source, f"row {i}", ids):
+                kept.append(_sample(source, picture, row, data.task, findings))
     if not kept:
         raise UserError(f"{source} has no row that can be used; check data.folder")
     chosen = set(choose(data.categories, (sample.category for sample in kept), source))
@@ -73,10 +75,6 @@ def _sample(source: Path, picture: StoredPicture, texts: dict[str, Any], task: T
         findings.mend("empty or inverted boxes left out of solutions", source, f"row {picture.row}", what)
     with as_user_error(f"has a solution that cannot be read: {{why}}; is data.task = {task!r} right?", UserError):
         truth = parse_solution(task, sound)
-    try:
-        read_header(picture)
-    except UserError as error:
-        raise UserError(f"has a picture that {str(error).removeprefix(f'{picture} ')}") from None
     category = truth if isinstance(truth, str) else _subject(task, problem)
     return Sample(f"{source.stem}:{picture.row}", picture, task, problem, sound, category)
 

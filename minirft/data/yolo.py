@@ -22,7 +22,7 @@ import yaml
 
 from minirft import UserError, as_user_error
 from minirft.data.box_format import SLACK, BoxRow, tables_of_rows
-from minirft.data.checks import floats, is_junk, read_text
+from minirft.data.checks import files_in, floats, read_text, text_lines
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.tables import Tables
@@ -83,8 +83,7 @@ def _pictures(source: Path, data: dict[str, Any], part: str) -> Iterator[Path]:
             lines = read_text(place, "list a picture on each line").split()
             yield from (root / line if (root / line).exists() else place.parent / line for line in lines)
         elif place.is_dir():
-            files = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and not is_junk(path, place))
-            yield from sorted(files)
+            yield from files_in(place, *SUFFIXES)
         else:
             raise UserError(f"{source}: {part} is {entry!r}, and there is no {place}; check path and {part}")
 
@@ -102,11 +101,10 @@ def _rows(picture: Path, name: str, source: Path) -> Iterator[BoxRow]:
     """Yield a row without boxes for the picture itself, and a row for each line of its label file."""
     yield BoxRow((source, ""), name, picture=picture)
     path = _label_file(picture)
-    for number, line in enumerate(read_text(path, "").splitlines() if path.is_file() else [], 1):
-        if line.strip():
-            first, *rest = line.split()
-            category = int(first) if first.isdigit() else first
-            yield BoxRow((path, f"line {number}"), name, [(category, _corners(rest))])
+    for number, line in text_lines(path, "") if path.is_file() else ():
+        first, *rest = line.split()
+        category = int(first) if first.isdigit() else first
+        yield BoxRow((path, f"line {number}"), name, [(category, _corners(rest))])
 
 
 def _corners(words: list[str]) -> list[float] | str:

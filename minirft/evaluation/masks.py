@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from minirft import UserError, as_user_error
+from minirft.evaluation.measures import divide
 from minirft.evaluation.resampling import Statistic, intervals, resampled
 from minirft.evaluation.scores import check_pairs
 from minirft.rewards import MODEL, Array, ParseFailure, convert, parse, pixels
@@ -76,10 +77,8 @@ def mask_statistic(intersections: Array, unions: Array) -> Statistic:
     single = np.where(unions > 0, intersections / np.maximum(unions, 1), 1.0)
 
     def statistic(weights: Array) -> dict[str, Array]:
-        union = weights @ unions
-        cumulative = np.full_like(union, np.nan)
-        np.divide(weights @ intersections, union, out=cumulative, where=union > 0)
-        return {"mask_giou": weights @ single / weights.sum(1), "mask_ciou": cumulative}
+        means = weights @ single / weights.sum(1)
+        return {"mask_giou": means, "mask_ciou": divide(weights @ intersections, weights @ unions)}
 
     return statistic
 

@@ -60,5 +60,4 @@ def labelled(boxes: Detections, name: str, asked: Sequence[str] = ()) -> Detecti
     first = not asked or name == normalise(asked[0])
     strays = sum(label not in known for label in labels) + boxes.invalid if first else 0
     mine = np.array([label == name for label in labels], dtype=bool)
-    kept = tuple(label for label, is_mine in zip(boxes.labels, mine, strict=False) if is_mine)
-    return replace(boxes, boxes=boxes.boxes[mine], confidence=boxes.confidence[mine], invalid=strays, labels=kept)
+    return Detections(boxes.boxes[mine], boxes.confidence[mine], invalid=strays)

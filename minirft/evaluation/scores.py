@@ -70,7 +70,9 @@ def bootstrap(
     The answers are matched once for both.  The errors are those of `metrics`.
     """
     check_pairs(completions, samples)
-    return resampled(STATISTICS[task](completions, samples), len(samples), resamples)
+    of_task: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]]
+    of_task = {"detection": detection, "classification": classification, "grounding": grounding, "presence": presence}
+    return resampled(of_task[task](completions, samples), len(samples), resamples)
 
 
 def check_pairs(completions: Sequence[str], samples: Sequence[Sample]) -> None:
@@ -172,15 +174,6 @@ def presence(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic
     answers, truths, well_formed = parse_all("presence", completions, samples)
     right = [answer is truth for answer, truth in zip(answers, truths, strict=True)]
     return _means(accuracy=right, parse_rate=well_formed)
-
-
-STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] = {
-    "detection": detection,
-    "classification": classification,
-    "grounding": grounding,
-    "presence": presence,
-}
-"""These functions make the metrics of each task as functions of query weights."""
 
 
 def _overlap(found: Detections, truth: Detections) -> float:

@@ -6,8 +6,6 @@ from minirft import lazily
 
 if TYPE_CHECKING:
     from minirft.pictures.opening import (
-        ASPECT,
-        MARKED,
         SUFFIXES,
         UNREADABLE,
         habits,

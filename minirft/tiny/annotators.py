@@ -9,7 +9,7 @@ alone does not favour one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,13 +26,11 @@ THEREFORE = ". so "
 VERDICTS = (": no", ": yes")
 CONFIDENCES = tuple(f"{k / 20:.2f}" for k in range(21))  # steps of 0.05
 
-Annotator = Callable[[Question, np.random.Generator], str]
-
 
 def annotate(question: Question, rng: np.random.Generator, careful_share: float = CAREFUL_SHARE) -> str:
     """Write one completion as one of the two annotators; one in five loses a tag."""
-    annotator: Annotator = careful if rng.random() < careful_share else quick
-    text = annotator(question, rng)
+    write = careful if rng.random() < careful_share else quick
+    text = write(question, rng)
     return break_tags(text, rng) if rng.random() < BROKEN_TAGS else text
 
 

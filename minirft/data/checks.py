@@ -151,15 +151,15 @@ def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path | st
     every = list(dict.fromkeys(known))
     chosen = []
     for name in wanted or ():
-        alike = [one for one in every if plain(one) == plain(name)]
-        if name not in every and len(alike) != 1:
+        alike = [name] if name in every else [one for one in every if plain(one) == plain(name)]
+        if len(alike) != 1:
             near = difflib.get_close_matches(name, every, n=1)
             some = ", ".join(every[:20]) + (", ..." if len(every) > 20 else "")
             advice = f"did you mean {near[0]!r}?" if near else f"it has {some or 'none'}"
             raise UserError(f"{source} has no category {name!r}; {advice}")
-        if name not in every:
+        if alike[0] != name:
             report(f"{source} has no category {name!r} but {alike[0]!r}, which is taken")
-        chosen.append(name if name in every else alike[0])
+        chosen.append(alike[0])
     return list(dict.fromkeys(chosen or every))
 
 

@@ -42,9 +42,11 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
     Without `screening` only rows and headers are read.
     """
     if data.kind == "tiny":
-        return k_shot_of_stream(
-            lambda n: _tiny(data, n, data.seed), _tiny_names(data), data.shots, data.seed, data.negatives
-        )
+        from minirft.tiny import FAMILIES
+
+        options = _tiny_options(data)
+        names = options["categories"] if "categories" in options else tuple(FAMILIES[options["family"]])
+        return k_shot_of_stream(lambda n: _tiny(data, n, data.seed), names, data.shots, data.seed, data.negatives)
     from minirft.data.together import together  # here, so that a run on the tiny world imports no reader
 
     return together(_drawn(data, screening or Screening(data, open_pictures=False)), data)
@@ -159,19 +161,9 @@ def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
 
 def _tiny_options(data: DataConfig) -> dict[str, Any]:
     """Return the options that restrict the tiny world's questions; in classification the category is a family."""
-    from minirft.tiny import CATEGORIES, FAMILIES
+    from minirft.tiny import BASE, CATEGORIES, FAMILIES
 
-    known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
-    chosen = choose(data.categories, known, "data.categories: the tiny world") if data.categories else []
-    if data.task == "classification":
-        return {"family": chosen[0] if chosen else known[0]}
-    return {"categories": tuple(chosen)} if chosen else {}
-
-
-def _tiny_names(data: DataConfig) -> tuple[str, ...]:
-    """Return the categories of which a k-shot set has k samples each."""
-    from minirft.tiny import BASE, FAMILIES
-
-    if data.task == "classification":
-        return tuple(FAMILIES[_tiny_options(data)["family"]])
-    return _tiny_options(data).get("categories", BASE)
+    labels = data.task == "classification"
+    known, usual = (tuple(FAMILIES), tuple(FAMILIES)) if labels else (CATEGORIES, BASE)
+    chosen = tuple(choose(data.categories or usual, known, "data.categories: the tiny world"))
+    return {"family": chosen[0]} if labels else {"categories": chosen}

@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minirft import UserError
 from minirft.data.box_format import BoxRow, four, tables_of_rows
 from minirft.data.checks import column
 from minirft.data.findings import Findings
 from minirft.data.questions import Labelled, label_samples
 from minirft.data.settings import PARTS, DataConfig
-from minirft.data.stored import StoredPicture, open_set, stored_pictures
+from minirft.data.stored import open_set, open_split, stored_pictures
 from minirft.data.tables import Tables
 from minirft.samples import Sample
 
@@ -31,16 +30,16 @@ NAMED = ("category", "label", "categories", "labels", "category_id")
 
 def parts_of_set(folder: Path) -> list[str]:
     """Return the parts for which the set has splits; empty for a single split."""
-    data_set = open_set(folder)
-    return [part for part, names in PARTS.items() if set(names) & set(data_set)] if isinstance(data_set, dict) else []
+    splits = open_set(folder)
+    return [part for part, names in PARTS.items() if set(names) & set(splits)] if len(splits) > 1 else []
 
 
 def hub_samples(data: DataConfig, folder: Path, part: str, findings: Findings) -> list[Sample]:
     """Return a classification sample for each row; its id is SET:PART:ROW."""
-    table = _split(folder, part)
+    table = open_split(folder, part)
     label = column(("label", "labels", "class", "category", "fine_label"), table.column_names, folder)
     names, rows = _names(table.features[label]), []
-    for i, (value, picture) in enumerate(zip(table[label], _pictures(table, folder, part), strict=True)):
+    for i, (value, picture) in enumerate(zip(table[label], stored_pictures(table, f"{folder}, {part}"), strict=True)):
         key, name = f"{folder.name}:{part}:{i}", _spell(value, names)
         if name:
             rows.append(Labelled(key, picture, name))
@@ -51,7 +50,7 @@ def hub_samples(data: DataConfig, folder: Path, part: str, findings: Findings) -
 
 def hub_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -> Tables:
     """Return the three tables of a split, whose boxes are [x, y, width, height] in the units of `data.box_format`."""
-    table = _split(folder, part)
+    table = open_split(folder, part)
     place = column(("objects", "annotations"), table.column_names, folder)
     inner = getattr(table.features[place], "feature", table.features[place])  # of a list of dicts, or a dict of lists
     fields = inner if isinstance(inner, dict) else {}
@@ -59,7 +58,8 @@ def hub_tables(data: DataConfig, folder: Path, part: str, findings: Findings) ->
     names = _names(fields[named])
 
     def rows() -> Iterator[BoxRow]:
-        for i, (objects, picture) in enumerate(zip(table[place], _pictures(table, folder, part), strict=True)):
+        pictures = stored_pictures(table, f"{folder}, {part}")
+        for i, (objects, picture) in enumerate(zip(table[place], pictures, strict=True)):
             key, where = f"{folder.name}:{part}:{i}", f"{part}, row {i}"
             yield BoxRow((folder, where), key, picture=picture)
             if isinstance(objects, dict):  # a dict of lists instead of a list of dicts
@@ -83,23 +83,3 @@ def _names(feature: Any) -> list[str]:
     while not getattr(feature, "names", None) and getattr(feature, "feature", None) is not None:
         feature = feature.feature
     return [" ".join(name.replace("_", " ").split()) for name in getattr(feature, "names", None) or []]
-
-
-def _pictures(table: Any, folder: Path, part: str) -> Iterator[StoredPicture]:
-    """Return the picture of every row, to be read later."""
-    import datasets
-
-    name = next((name for name, feature in table.features.items() if isinstance(feature, datasets.Image)), None)
-    if name is None:
-        raise UserError(f"{folder} has no column of pictures; it has {', '.join(table.column_names)}")
-    return stored_pictures(table, name, f"{folder}, {part}")
-
-
-def _split(folder: Path, part: str) -> Any:
-    data_set = open_set(folder)
-    if not isinstance(data_set, dict):
-        return data_set
-    name = next((name for name in PARTS[part] if name in data_set), None)
-    if name is None:
-        raise UserError(f"{folder} has no split {part}; it has {', '.join(data_set) or 'no .parquet file'}")
-    return data_set[name]

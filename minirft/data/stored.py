@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from minirft import as_user_error
+from minirft import UserError, as_user_error
 from minirft.data.settings import PARTS
 from minirft.pictures import kind_of_file
 
@@ -33,28 +33,44 @@ class StoredPicture:
         return f"{self.source}, row {self.row}"
 
 
-def stored_pictures(table: Any, column: str, source: str) -> Iterator[StoredPicture]:
-    """Return the picture of every row of a table; `source` is the table's name in messages."""
+def stored_pictures(table: Any, source: str) -> Iterator[StoredPicture]:
+    """Return the picture of every row of a table, from "image" or the first column of pictures, to be read later.
+
+    `source` is the table's name in messages.
+    """
     import datasets
 
+    typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    column = next((name for name in ("image", *typed) if name in table.column_names), None)
+    if column is None:
+        raise UserError(f"{source} has no column of pictures; it has {', '.join(table.column_names)}")
     # pyarrow raises many kinds of errors
     with as_user_error(f"{source}: column {column} holds no pictures ({{why}}); set data.kind", Exception):
         stored = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     return (StoredPicture(stored, source, row) for row in range(len(stored)))
 
 
-def open_set(folder: Path, by_name: bool = True) -> Any:
-    """Open a `save_to_disk` folder, Parquet files, or a name on the hub; return a table, or {split: table}.
+def open_split(folder: Path, part: str) -> Any:
+    """Return the table of a part (train, val, test) of a set, or its only table.  Raises as `open_set`."""
+    splits = open_set(folder)
+    named = [table for name, table in splits.items() if name in PARTS[part] or len(splits) == 1]
+    if not named:
+        raise UserError(f"{folder} has no split {part}; it has {', '.join(splits) or 'no .parquet file'}")
+    return named[0]
 
-    With `by_name`, Parquet files whose names all begin with train, test or validation become splits of these names;
-    otherwise they are one table.  A set that has not changed is opened once.  Raises `UserError` if it cannot be read.
+
+def open_set(folder: Path) -> dict[str, Any]:
+    """Open a `save_to_disk` folder, Parquet files, or a name on the hub; return {split: table}.
+
+    Parquet files whose names all begin with train, test or validation become splits of these names; otherwise they are
+    one table.  A set that has not changed is opened once.  Raises `UserError` if it cannot be read.
     """
     files = [path for path in (folder, *folder.rglob("*")) if path.exists()]
-    return _opened(folder, by_name, max((path.stat().st_mtime_ns for path in files), default=0))
+    return _opened(folder, max((path.stat().st_mtime_ns for path in files), default=0))
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: Path, by_name: bool, changed: int) -> Any:
+def _opened(folder: Path, changed: int) -> dict[str, Any]:
     with as_user_error('kinds hf and virft need the datasets package: pip install "minirft[datasets]"', ImportError):
         import datasets
     kind = kind_of_file(folder) or "torn" if folder.exists() else "not here, and could not be had from the hub"
@@ -62,12 +78,12 @@ def _opened(folder: Path, by_name: bool, changed: int) -> Any:
     # pyarrow, datasets and the hub raise many kinds of errors
     with as_user_error(f"{folder} cannot be read as a data set: {advice}", Exception):
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return datasets.load_from_disk(str(folder))
+            opened = datasets.load_from_disk(str(folder))
+            return opened if isinstance(opened, dict) else {"train": opened}
         if not folder.exists():
             return datasets.load_dataset(folder.as_posix())
         files = [folder] if folder.is_file() else sorted(folder.rglob("*.parquet"))
         splits = {part: [file for file in files if file.name.startswith(names)] for part, names in PARTS.items()}
-        if not by_name or not files or sum(map(len, splits.values())) < len(files):
-            splits = {"": files}
-        tables = {part: datasets.Dataset.from_parquet([str(f) for f in of]) for part, of in splits.items() if of}
-        return tables.get("", tables)
+        if sum(map(len, splits.values())) < len(files):
+            splits = {"train": files}
+        return {part: datasets.Dataset.from_parquet([str(f) for f in of]) for part, of in splits.items() if of}

@@ -24,7 +24,7 @@ from minirft import UserError, as_user_error
 from minirft.data.checks import choose, usable
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
-from minirft.data.stored import StoredPicture, open_set, stored_pictures
+from minirft.data.stored import StoredPicture, open_split, stored_pictures
 from minirft.rewards import Detections, parse, parse_solution, prompts
 from minirft.samples import Sample, Task
 
@@ -46,14 +46,11 @@ def load_virft(data: DataConfig, source: Path, part: str, findings: Findings) ->
     """
     if not source.exists():
         raise UserError(f"no {source}; set data.folder to a .parquet file, a folder of them or a save_to_disk folder")
-    table = open_set(source, by_name=False)
-    table = table.get("train") if isinstance(table, dict) else table
-    if table is None:
-        raise UserError(f"{source} has no .parquet file and no split 'train'; check data.folder")
+    table = open_split(source, "train")
     lacking = [name for name in COLUMNS if name not in table.column_names]
     if lacking:
         raise UserError(f"{source} has no column {' and no '.join(lacking)}; it has {', '.join(table.column_names)}")
-    pictures, kept = stored_pictures(table, "image", str(source)), []
+    pictures, kept = stored_pictures(table, str(source)), []
     for i, (picture, row) in enumerate(zip(pictures, table.select_columns(["problem", "solution"]), strict=True)):
         ids = [f"{source.stem}:{i}"]
         if usable(findings, picture, "check data.folder", ids):

@@ -101,8 +101,7 @@ def locate(folder: Path, name: str, findings: Findings) -> Path:
         return first
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     tails = [folder.joinpath(*parts[i:]) for i in range(len(parts))]
-    files = list(dict.fromkeys(path for path in tails if path.is_file())) if parts else []
-    files = files or list(files_below(folder).get(parts[-1] if parts else "", ()))
+    files = [path for path in tails if path.is_file()] or files_below(folder).get((parts or [""])[-1], [])
     if len(files) == 1:
         findings.note("pictures found at another place than their names say", files[0])
         return files[0]

@@ -15,11 +15,9 @@ from minirft.data.findings import Findings
 from minirft.data.questions import question as ask
 from minirft.data.settings import DataConfig
 from minirft.data.tables import KEPT, Row, Tables
-from minirft.rewards import MODEL, convert, prompts
+from minirft.rewards import MODEL, boxes_anywhere, convert, prompts
 from minirft.samples import Sample
 
-_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
-_FOUR = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|\)\s*,\s*\(){_NUMBER},{_NUMBER}[\])]")
 _NAMED = re.compile(r"\"bbox(?:_2d)?\"\s*:\s*(\[[^\]]*\])[^{}]*?\"label\"\s*:\s*\"([^\"]*)\"")
 _MARKS = re.compile(r"<image>|<\|vision_start\|>|<\|image_pad\|>|<\|vision_end\|>|<ref-object>|<bbox>")
 
@@ -34,9 +32,8 @@ def read_rows(source: Path, findings: Findings) -> Iterator[BoxRow]:
             lines = [(i, json.dumps(row)) for i, row in enumerate(json.loads(text), 1)]
     for number, line in lines:
         at = (source, f"row {number}")
-        with findings.losing(*at, prefix="is no grounding row: "):
-            with as_user_error("{why}", ValueError):
-                row = json.loads(line)
+        with findings.losing(*at, prefix="is no grounding row: "), as_user_error("{why}", ValueError):
+            row = json.loads(line)
             yield BoxRow(at, *_row(row if isinstance(row, dict) else {}))
 
 
@@ -96,12 +93,11 @@ def _row(row: dict[str, Any]) -> tuple[str, list[tuple[str, list[float]]], str]:
     boxes = [(label, _four(text)) for text, label in _NAMED.findall(answer if isinstance(answer, str) else "")]
     if boxes:
         return image, boxes, instruction
-    texts = [answer] if isinstance(answer, list) else [list(four) for four in _FOUR.findall(answer or "")]
-    if texts and isinstance(texts[0], list) and texts[0] and isinstance(texts[0][0], list):
-        texts = texts[0]
-    if not instruction or not texts:
+    found = boxes_anywhere(answer).tolist() if isinstance(answer, str) else answer
+    if not instruction or not isinstance(found, list) or not found:
         raise UserError("it has no question, or no box [x1, y1, x2, y2] in its answer; take the row out")
-    return image, [("", _four(four)) for four in texts], instruction
+    found = found if isinstance(found[0], list) else [found]
+    return image, [("", _four(four)) for four in found], instruction
 
 
 def _turns(row: dict[str, Any]) -> tuple[str, Any]:

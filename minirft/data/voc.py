@@ -19,7 +19,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
-from minirft import UserError
+from minirft import UserError, as_user_error
 from minirft.data.checks import files_in, part_folders, read_text, text_lines
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
@@ -52,15 +52,13 @@ def voc_tables(data: DataConfig, root: Path, part: str, findings: Findings) -> T
     annotations: list[Row] = []
     for path in files:
         name = path.relative_to(root).with_suffix("").as_posix()
-        try:
-            tree = ElementTree.fromstring(read_text(path, "the list of its part names it"))
-        except (ElementTree.ParseError, UserError) as error:
-            findings.lose(path, "", f"cannot be read as XML ({error}); repair or remove it", [f"{name}:"])
-            continue
-        file = (tree.findtext("filename") or f"{path.stem}.jpg").replace("\\", "/").split("/")[-1]
-        size = {side: _whole(tree.findtext(f"size/{side}")) for side in ("width", "height")}
-        images.append({"id": name, "file_name": file, "picture": _picture(path, file), "at": (path, ""), **size})
-        annotations += _objects(path, name, tree)
+        with findings.losing(path, "", [f"{name}:"], "cannot be read as XML: "):
+            with as_user_error("{why}; repair or remove it", ElementTree.ParseError):
+                tree = ElementTree.fromstring(read_text(path, "the list of its part names it"))
+            file = (tree.findtext("filename") or f"{path.stem}.jpg").replace("\\", "/").split("/")[-1]
+            size = {side: _whole(tree.findtext(f"size/{side}")) for side in ("width", "height")}
+            images.append({"id": name, "file_name": file, "picture": _picture(path, file), "at": (path, ""), **size})
+            annotations += _objects(path, name, tree)
     return make_tables(images, annotations, root)
 
 

@@ -43,9 +43,9 @@ def parse_boxes(completions: Sequence[str], samples: Sequence[Sample]) -> tuple[
         for name in sample.asked or ("",):  # "": a question about one category has no labels
             parts = (labelled(boxes, name, sample.asked) for boxes in (found, true))
             region = labelled(crowds, name, sample.asked).boxes
-            columns.append((answer, *parts, region, well_formed[q], q, name or sample.category))
-    *lists, sound, owner, names = (list(column) for column in zip(*columns, strict=True))
-    return *lists, np.array(sound), np.array(owner), names
+            columns.append((answer, *parts, region, q, name or sample.category))
+    *lists, owner, names = (list(column) for column in zip(*columns, strict=True))
+    return *lists, well_formed[owner], np.array(owner), names
 
 
 def labelled(boxes: Detections, name: str, asked: Sequence[str] = ()) -> Detections:

@@ -32,7 +32,7 @@ from minirft.evaluation.measures import (
 )
 from minirft.evaluation.queries import parse_all, parse_boxes
 from minirft.evaluation.resampling import Statistic, intervals, resampled
-from minirft.rewards import Detections, ParseFailure, match_hungarian, normalise
+from minirft.rewards import Detections, ParseFailure, iou_score, matched_iou, normalise
 from minirft.rewards import giou as generalised_iou
 from minirft.rewards import iou as overlaps
 from minirft.samples import Sample, Task
@@ -105,7 +105,8 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
     true, predicted = (np.array([len(side) for side in sides], dtype=np.float64) for sides in (truth, found))
     pairs = zip(answers, found, strict=True)
     silent = np.array([isinstance(a, Detections) and len(f) == 0 for a, f in pairs], dtype=np.float64)
-    overlap = np.array([_overlap(f, t) for f, t in zip(found, truth, strict=True)])
+    pairs = zip(found, truth, strict=True)
+    overlap = np.array([iou_score(matched_iou(f, t), len(f), len(t), abstention=0.0) for f, t in pairs])
     category = np.unique(names, return_inverse=True)[1]
     ranked = rank_boxes(found, truth, crowds)
     hit, ignored = ranked.hit[AT_50], ranked.ignored[AT_50]
@@ -174,11 +175,6 @@ def presence(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic
     answers, truths, well_formed = parse_all("presence", completions, samples)
     right = [answer is truth for answer, truth in zip(answers, truths, strict=True)]
     return _means(accuracy=right, parse_rate=well_formed)
-
-
-def _overlap(found: Detections, truth: Detections) -> float:
-    iou = overlaps(found.boxes, truth.boxes)
-    return sum(iou[pair] for pair in match_hungarian(iou, 0.0)) / max(len(found), len(truth), 1)
 
 
 def _by_category(ranked: Ranked, weights: Array, category: np.ndarray, true: Array) -> tuple[Array, Array]:

@@ -63,8 +63,7 @@ def load_grounding(data: DataConfig, source: Path, part: str, findings: Findings
 
 def jsonl_tables(data: DataConfig, source: Path, part: str, findings: Findings) -> Tables:
     """Return the tables of COCO's format with the boxes of all rows."""
-    rows = read_rows(source, findings)
-    return tables_of_rows(rows, data.images or source.parent, data.box_format, source, findings)
+    return tables_of_rows(read_rows(source, findings), data.images or source.parent, data.box_format, source, findings)
 
 
 def _one_box(row: BoxRow, box_format: BoxFormat, size: tuple[int, int]) -> Any:

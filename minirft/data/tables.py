@@ -152,36 +152,32 @@ def read_pairs(
     by_text = {str(picture): picture for picture in pictures}
     _refuse_corners(rows, pictures, source)
     for row in rows:
-        picture, name = _hashable(row["image_id"]), names.get(_hashable(row["category_id"]))
-        key = (picture if picture in pictures else by_text.get(str(picture)), name)
-        if picture not in pictures and findings.is_lost(f"{picture}:"):
+        image, name = _hashable(row["image_id"]), names.get(_hashable(row["category_id"]))
+        if image not in pictures and findings.is_lost(f"{image}:"):
             continue  # reported with its picture
-        problem = row.get("problem") or _misplaced(row, pictures, by_text, name)
-        box = None if problem else _box(row, pictures[picture], name, findings)
-        if key[0] is not None and name is not None:
-            pairs.setdefault(key, [])
-        if problem or isinstance(box, str):
-            known = key[0] is not None and name is not None
-            lost |= {key} if known else set()
-            findings.lose(*row["at"], problem or str(box), [f"{key[0]}:{name}"] if known else [])
-        elif box is not None:
-            (crowds.setdefault(key, []) if row.get("iscrowd") else pairs[key]).append(box)
+        key = (image if image in pictures else by_text.get(str(image)), name)
+        box = _box(row, pictures.get(image), key, findings)
+        if isinstance(box, str):
+            known = {key} if None not in key else set()
+            lost |= known
+            findings.lose(*row["at"], box, [f"{picture}:{category}" for picture, category in known])
+            continue
+        sound = pairs.setdefault(key, [])
+        if box is not None:
+            (crowds.setdefault(key, []) if row.get("iscrowd") else sound).append(box)
     return pairs | {key: [] for key in lost}, crowds
 
 
-def _misplaced(row: Row, pictures: dict[Any, Row], by_text: dict[str, Any], name: str | None) -> str:
-    """Return the reason why the row belongs to no picture or to no category, or ""."""
-    image, category = row["image_id"], row["category_id"]
+def _box(row: Row, picture: Row | None, key: tuple[Any, str | None], findings: Findings) -> Box | str | None:
+    """Return the box of a row, corrected if that is safe; None for an empty box, a text for an invalid row."""
+    near, name = key
+    if row.get("problem"):
+        return str(row["problem"])
     if name is None:
-        return f"is of category {category!r}, which 'categories' does not list; repair the row"
-    if _hashable(image) in pictures:
-        return ""
-    other = f" (it has {by_text[str(image)]!r})" if str(image) in by_text else ""
-    return f"is of image {image!r}, which 'images' does not list{other}; repair or remove the row"
-
-
-def _box(row: Row, picture: Row, name: str | None, findings: Findings) -> Box | str | None:
-    """Return the box of a row, corrected if that is safe; None for an empty box, a text for an invalid one."""
+        return f"is of category {row['category_id']!r}, which 'categories' does not list; repair the row"
+    if picture is None:
+        other = f" (it has {near!r})" if near is not None else ""
+        return f"is of image {row['image_id']!r}, which 'images' does not list{other}; repair or remove the row"
     bbox, corners = row["bbox"], _corners(row["bbox"], picture)
     if not isinstance(corners, str) or row.get("iscrowd"):
         return None if isinstance(corners, str) else corners

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from minirft import UserError, as_user_error
-from minirft.data.checks import choose, usable
+from minirft.data.checks import choose, column, usable
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.stored import StoredPicture, open_split, stored_pictures
 from minirft.rewards import Detections, parse, parse_solution, prompts
 from minirft.samples import Sample, Task
 
-COLUMNS = ("image", "problem", "solution")
 _CATEGORY = re.compile(r"belonging to the category '(.*?)' in the image")
 _INSTRUCTION = re.compile(r"corresponding to the instruction: (.*?) ?Output the thinking process", re.DOTALL)
 _IMAGE_MARK = re.compile(r"\A\s*<image>\n?")
@@ -47,9 +46,8 @@ def load_virft(data: DataConfig, source: Path, part: str, findings: Findings) ->
     if not source.exists():
         raise UserError(f"no {source}; set data.folder to a .parquet file, a folder of them or a save_to_disk folder")
     table = open_split(source, "train")
-    lacking = [name for name in COLUMNS if name not in table.column_names]
-    if lacking:
-        raise UserError(f"{source} has no column {' and no '.join(lacking)}; it has {', '.join(table.column_names)}")
+    for name in ("image", "problem", "solution"):
+        column((name,), table.column_names, source)
     pictures, kept = stored_pictures(table, str(source)), []
     for i, (picture, row) in enumerate(zip(pictures, table.select_columns(["problem", "solution"]), strict=True)):
         ids = [f"{source.stem}:{i}"]

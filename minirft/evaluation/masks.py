@@ -95,20 +95,16 @@ def mask_overlaps(
     pairs = zip(completions, samples, strict=True)
     for text, sample in tqdm(pairs, total=len(samples), disable=not progress, unit="mask", dynamic_ncols=True):
         true, ignored = truth(sample)
-        found = _found(text, sample, segment, true.shape)
+        box, picture = parse("grounding", text), sample.picture()
+        if isinstance(box, ParseFailure):
+            found = np.zeros_like(true)
+        else:
+            found = segment(picture, convert(box, MODEL, pixels(*picture.size)))
         if found.shape != true.shape:
             raise ValueError(f"sample {sample.id}: the mask found is {found.shape}, the true one {true.shape}")
         counts.append([(found & true & ~ignored).sum(), ((found | true) & ~ignored).sum()])
     intersections, unions = np.array(counts, dtype=np.float64).reshape(-1, 2).T
     return intersections, unions
-
-
-def _found(text: str, sample: Sample, segment: Segmenter, shape: tuple[int, ...]) -> Mask:
-    box = parse("grounding", text)
-    if isinstance(box, ParseFailure):
-        return np.zeros(shape, dtype=bool)
-    picture = sample.picture()
-    return segment(picture, convert(box, MODEL, pixels(*picture.size)))
 
 
 class Sam:

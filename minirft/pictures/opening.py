@@ -77,13 +77,10 @@ def habits(picture: Image.Image) -> list[str]:
 def _eight_bits(picture: Image.Image) -> Image.Image:
     values: Any = np.asarray(picture).astype(np.float64)
     low, high = (values.min(), values.max()) if values.size else (0, 0)
-    if picture.mode == "F":
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"its pixels are decimal numbers from {low:g} to {high:g}; save it with 8 bits")
-        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    if not 0 <= low <= high <= 65535:
-        raise ValueError(f"its pixels are whole numbers from {low:g} to {high:g}; save it with 8 bits")
-    scale = 1 if picture.mode == "I" and high <= 255 else 255 / 65535
+    kind, largest = ("decimal", 1) if picture.mode == "F" else ("whole", 65535)
+    if not 0 <= low <= high <= largest:
+        raise ValueError(f"its pixels are {kind} numbers from {low:g} to {high:g}; save it with 8 bits")
+    scale = 1 if picture.mode == "I" and high <= 255 else 255 / largest
     return Image.fromarray(np.rint(values * scale).astype(np.uint8))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minirft import UserError
-from minirft.data.findings import Findings, report
+from minirft.data.findings import UPRIGHT, Findings, report
 from minirft.data.settings import PARTS
 from minirft.pictures import UNREADABLE, kind_of_file, open_picture, orientation, size_of
 
@@ -58,10 +58,16 @@ def will_not_open(source: Any, error: Exception) -> str:
     return f"will not open as a picture ({error}); repair or remove it"
 
 
-def usable(findings: Findings, source: Any, where: str, ids: Iterable[str]) -> Header | None:
-    """Read the header of a picture; return None, and report the loss, if the picture cannot be used."""
+def usable(findings: Findings, source: Any, where: str, ids: Iterable[str], turn: bool = False) -> Header | None:
+    """Read the header of a picture; return None, and report the loss, if the picture cannot be used.
+
+    With `turn`, note that a picture which is marked as rotated will be turned upright.
+    """
     with findings.losing(source, "", ids):
-        return read_header(source, where)
+        header = read_header(source, where)
+        if turn and header.marked:
+            findings.note(UPRIGHT, source)
+        return header
     return None
 
 

@@ -68,8 +68,7 @@ def hub_tables(data: DataConfig, folder: Path, part: str, findings: Findings) ->
                 box = (_spell(one[named], names), four(one[boxes], sides=True))
                 yield BoxRow((folder, f"{where}, object {number}"), key, [box])
 
-    known = {name: name for name in names}
-    return tables_of_rows(rows(), folder, data.box_format, folder, findings, turn=False, names=known)
+    return tables_of_rows(rows(), folder, data.box_format, folder, findings, {name: name for name in names})
 
 
 def _spell(value: Any, names: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from minirft import UserError
 from minirft.data.checks import choose, usable
-from minirft.data.findings import UPRIGHT, Findings, report
+from minirft.data.findings import Findings, report
 from minirft.data.settings import FAMILY, FIELD, DataConfig
 from minirft.rewards import prompts
 from minirft.samples import Sample, Task
@@ -41,10 +41,8 @@ def label_samples(
     text = label_question(FAMILY.get(data.kind, data.family), chosen, data.question, data.list_labels, own)
     samples = []
     for row in rows:
-        if row.label in wanted and (header := usable(findings, row.image, row.advice, [row.id])):
+        if row.label in wanted and (header := usable(findings, row.image, row.advice, [row.id], turn=own)):
             solution, upright = prompts.label_solution(row.label), own and header.marked
-            if upright:
-                findings.note(UPRIGHT, row.image)
             samples.append(Sample(row.id, row.image, "classification", text, solution, row.label, upright=upright))
     if not samples:
         raise UserError(f"{source} has no picture with a label to ask about; check the data settings")

@@ -62,13 +62,13 @@ def k_shot_of_stream(
 
     `draw(n)` returns the first n samples of the stream.
     """
-    pool, every, enough = 64, [], False
-    while not enough:
+    pool = 64
+    while True:
         pool *= 2
         every = draw(pool)
         shown = Counter(sample.category for sample in every if is_present(sample))
-        enough = all(shown[name] >= k for name in names)
-    return k_shot(every, k, seed, negatives)
+        if all(shown[name] >= k for name in names):
+            return k_shot(every, k, seed, negatives)
 
 
 def is_present(sample: Sample) -> bool:

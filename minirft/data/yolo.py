@@ -52,13 +52,11 @@ def yolo_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -
 
 
 def _yaml(folder: Path) -> Path:
-    if folder.is_file():
-        return folder
-    files = [path for name in ("data.yaml", "dataset.yaml", "data.yml") if (path := folder / name).is_file()]
-    files = files or sorted(folder.glob("*.yaml"))
-    if not files:
-        raise UserError(f"no data.yaml in {folder}; set data.folder to it or to its folder")
-    return files[0]
+    usual = [folder / name for name in ("data.yaml", "dataset.yaml", "data.yml")]
+    for path in (folder, *usual, *sorted(folder.glob("*.yaml"))):
+        if path.is_file():
+            return path
+    raise UserError(f"no data.yaml in {folder}; set data.folder to it or to its folder")
 
 
 def _settings(source: Path) -> dict[str, Any]:
@@ -122,7 +120,5 @@ def _corners(words: list[str]) -> list[float] | str:
 
 
 def _below(path: Path, root: Path) -> str:
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return path.as_posix()
+    inside, root = path.resolve(), root.resolve()
+    return (inside.relative_to(root) if inside.is_relative_to(root) else path).as_posix()

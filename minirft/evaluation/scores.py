@@ -141,12 +141,10 @@ def confidence_levels(completions: Sequence[str], samples: Sequence[Sample]) -> 
     _, found, truth, crowds, *_ = parse_boxes(completions, samples)
     ranked = rank_boxes(found, truth, crowds)
     counted = ~ranked.ignored[AT_50]
-    levels: dict[str, list[int]] = {}
-    for confidence, hit in zip(ranked.confidence[counted], ranked.hit[AT_50][counted], strict=True):
-        level = levels.setdefault(f"{confidence:.2f}", [0, 0])
-        level[0] += 1
-        level[1] += int(hit)
-    return dict(sorted(levels.items()))
+    texts = [f"{confidence:.2f}" for confidence in ranked.confidence[counted]]
+    levels, level = np.unique(texts, return_inverse=True)
+    boxes, hits = np.bincount(level).tolist(), np.bincount(level, ranked.hit[AT_50][counted]).astype(int).tolist()
+    return {name: [n, m] for name, n, m in zip(levels.tolist(), boxes, hits, strict=True)}
 
 
 def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:

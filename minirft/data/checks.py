@@ -20,11 +20,10 @@ JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files that Windows 
 
 
 class Header(NamedTuple):
-    """A `Header` holds the size of a picture in pixels, as stored and after its EXIF rotation."""
+    """A `Header` holds the size of a picture, (width, height) in pixels, as stored and after its EXIF rotation."""
 
-    width: int
-    height: int
-    upright: tuple[int, int]  # width and height
+    stored: tuple[int, int]
+    upright: tuple[int, int]
     marked: bool  # rotated in any way, or mirrored
 
 
@@ -37,14 +36,15 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
     """
     try:
         with open_picture(source) as picture:
-            header = Header(*picture.size, size_of(picture, upright=True), orientation(picture) != 1)
+            header = Header(picture.size, size_of(picture, upright=True), orientation(picture) != 1)
     except FileNotFoundError:
         raise UserError(f"no picture at {source}; {where}") from None
     except UNREADABLE as error:
         raise UserError(f"{source} {will_not_open(source, error)}") from None
-    if max(header[:2]) > ASPECT * min(header[:2]):
+    width, height = header.stored
+    if max(width, height) > ASPECT * min(width, height):
         raise UserError(
-            f"{source} is {header.width} x {header.height} pixels: a side over {ASPECT} times the other (its aspect "
+            f"{source} is {width} x {height} pixels: a side over {ASPECT} times the other (its aspect "
             f"ratio), which Qwen2-VL's processor refuses; crop or remove it"
         )
     return header

@@ -130,7 +130,7 @@ def _find(folder: Path, row: Row, findings: Findings) -> tuple[Any, bool] | None
     header = source and usable(findings, source, "check data.images", ids)
     if not header:
         return None
-    stored, annotated = (header.width, header.height), (row["width"], row["height"])
+    stored, annotated = header.stored, (row["width"], row["height"])
     if stored == annotated:
         if header.marked:
             findings.note("pictures marked as turned by a camera, taken as they are stored", source)

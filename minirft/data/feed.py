@@ -47,7 +47,7 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
         options = _tiny_options(data)
         names = options["categories"] if "categories" in options else tuple(FAMILIES[options["family"]])
         return k_shot_of_stream(lambda n: _tiny(data, n, data.seed), names, data.shots, data.seed, data.negatives)
-    from minirft.data.together import together  # here, so that a run on the tiny world imports no reader
+    from minirft.data.questions import together  # here, so that a run on the tiny world imports no reader
 
     return together(_drawn(data, screening or Screening(data, open_pictures=False)), data)
 
@@ -87,8 +87,8 @@ def held_out(config: Any, screening: Screening | None = None) -> list[Sample]:
     other = evaluation_data(data)
     if other.kind == "tiny":
         return _held_out_of_tiny(config, "TEST")
+    from minirft.data.questions import together
     from minirft.data.readers import candidates, parts_of
-    from minirft.data.together import together
 
     screening = screening or Screening(data, open_pictures=False)
     part = _part(data.eval_part, parts_of(other))

@@ -33,7 +33,7 @@ def lvis_tables(data: DataConfig, source: Path, part: str, findings: Findings) -
 
     >>> lvis_tables(DataConfig("lvis"), Path("nowhere.json"), "train", Findings())
     Traceback (most recent call last):
-    minirft.UserError: no annotations at nowhere.json; check data.annotations
+    minirft.UserError: no file nowhere.json; give a COCO-format file in data.annotations
     """
     tables = read_tables(source, LVIS_FIELDS, findings)
     names = category_names(tables, source)

@@ -70,7 +70,7 @@ def masks(sample: Sample) -> tuple[Mask, Mask]:
     """
     if not isinstance(sample.image, Path) or not sample.image.with_suffix(".json").is_file():
         raise UserError(f"sample {sample.id} has no polygons beside its picture; masks are for ReasonSeg only")
-    width, height = read_header(sample.image)[:2]
+    width, height = read_header(sample.image).stored
     polygons = _polygons(*_read(sample.image.with_suffix(".json")))
     drawn = [(label, _draw(corners, width, height)) for label, corners in polygons]
     canvas = np.zeros((height, width), dtype=np.uint8)
@@ -85,7 +85,7 @@ def _samples(path: Path, part: str, question: str) -> list[Sample]:
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise UserError(f"{where}: 'text' is {texts!r}, not a list of instructions; repair the file")
     image = path.with_suffix(".jpg")
-    frame = pixels(*read_header(image, f"{where} is about it")[:2])
+    frame = pixels(*read_header(image, f"{where} is about it").stored)
     corners = [points for label, points in _polygons(data, where) if label == "target"]
     if not corners:
         raise UserError(f"{where} has no target polygon; repair or remove it")

@@ -20,13 +20,9 @@ Kind = Literal[
 LABELS, BOXES = ("classification",), ("detection", "presence")
 TASKS_OF: dict[str, tuple[str, ...]] = {
     "tiny": (*BOXES, *LABELS, "grounding"),
-    "coco": BOXES,
-    "lvis": BOXES,
-    "yolo": BOXES,
-    "voc": BOXES,
-    "csv": (*BOXES, *LABELS),
+    **dict.fromkeys(("coco", "lvis", "yolo", "voc"), BOXES),
+    **dict.fromkeys(("csv", "hf"), (*BOXES, *LABELS)),
     "jsonl": ("grounding", *BOXES),
-    "hf": (*BOXES, *LABELS),
     **dict.fromkeys(("folder", "flowers", "pets", "aircraft", "cars"), LABELS),
     "reasonseg": ("grounding",),
     "virft": ("detection", *LABELS, "grounding"),

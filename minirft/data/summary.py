@@ -53,17 +53,16 @@ def warnings(
 
     `wanted` are the categories that the settings name.
     """
-    lines = []
+    lines, tasks = [], {sample.task for sample in samples}
     present, absent = Counter[str](), Counter[str]()
     for sample in samples:
         (present if is_present(sample) else absent)[sample.category] += 1
-    if {sample.task for sample in samples} & {"detection", "presence"} and not absent:
+    if tasks & {"detection", "presence"} and not absent:
         lines.append("no question is about an absent category: nothing teaches the answer No Objects (or no)")
     never = [name for name in dict.fromkeys([*wanted, *absent]) if name not in present]
     if never:
         lines.append(f"in no picture: {_some(never)}")
-    grounding = any(sample.task == "grounding" for sample in samples)
-    if present and not grounding and max(present.values()) >= UNEQUAL * min(present.values()):
+    if present and "grounding" not in tasks and max(present.values()) >= UNEQUAL * min(present.values()):
         (most, many), (least, few) = present.most_common()[0], present.most_common()[-1]
         lines.append(f"unequal categories: {many} pictures of {most}, {few} of {least}; data.shots evens them out")
     long = [sample.id for sample in samples if len(re.findall(r"\d", sample.solution)) > max_completion_length]

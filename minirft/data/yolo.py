@@ -14,6 +14,7 @@ Ultralytics.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,7 @@ def _pictures(source: Path, data: dict[str, Any], part: str) -> Iterator[Path]:
 
 def _label_file(picture: Path) -> Path:
     """Return the label file of a picture: the last folder "images" becomes "labels", as in labels/a.txt."""
-    parts = list(picture.parts)
-    at = max((i for i, part in enumerate(parts[:-1]) if part == "images"), default=None)
-    if at is not None:
-        parts[at] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    return Path(re.sub(r"^(.*/|)images/", r"\1labels/", picture.as_posix())).with_suffix(".txt")
 
 
 def _rows(picture: Path, name: str, source: Path) -> Iterator[BoxRow]:

@@ -130,7 +130,7 @@ data.box_format = "unit"
             f'set data.box_format = "unit"'
         )
     outside = int((~fits[box_format]).sum())
-    others = [name for name in ("pixels", "thousand") if name != box_format and fits[name].all()]
     if 2 * outside > len(boxes):
-        advice = f'set data.box_format = "{others[0]}", in which all fit' if others else "check data.box_format"
+        fitting = next((name for name in ("pixels", "thousand") if fits[name].all()), None)
+        advice = f'set data.box_format = "{fitting}", in which all fit' if fitting else "check data.box_format"
         raise UserError(f"{source}: {outside} of {len(boxes)} boxes are no {NAMES[box_format]}: {advice}")

@@ -111,9 +111,8 @@ def locate(folder: Path, name: str, findings: Findings) -> Path:
     if len(files) == 1:
         findings.note("pictures found at another place than their names say", files[0])
         return files[0]
-    if files:
-        raise UserError(f"no picture at {first}, and {len(files)} of that name, such as {files[0]}; set data.images")
-    raise UserError(f"no picture at {first}; {_instead(folder)}")
+    several = f"there are {len(files)} of that name, such as {files[0]}; set data.images" if files else ""
+    raise UserError(f"no picture at {first}; {several or _instead(folder)}")
 
 
 def find_picture(findings: Findings, folder: Path, name: str, at: tuple[Any, str], ids: Iterable[str]) -> Path | None:

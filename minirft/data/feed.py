@@ -16,6 +16,7 @@ from minirft import UserError
 from minirft.data.checks import choose
 from minirft.data.findings import report
 from minirft.data.identity import without_pictures_of
+from minirft.data.questions import together
 from minirft.data.screening import Screening, redraw
 from minirft.data.settings import DataConfig, evaluation_data
 from minirft.data.shots import k_shot, k_shot_of_stream, of_split, read_split
@@ -47,14 +48,12 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
         options = _tiny_options(data)
         names = options["categories"] if "categories" in options else tuple(FAMILIES[options["family"]])
         return k_shot_of_stream(lambda n: _tiny(data, n, data.seed), names, data.shots, data.seed, data.negatives)
-    from minirft.data.questions import together  # here, so that a run on the tiny world imports no reader
-
     return together(_drawn(data, screening or Screening(data, open_pictures=False)), data)
 
 
 def _drawn(data: DataConfig, screening: Screening) -> list[Sample]:
     """Return the questions of the training set, about one category each."""
-    from minirft.data.readers import candidates
+    from minirft.data.readers import candidates  # here, so that a run on the tiny world imports no reader
 
     ids = read_split(data.split, data.shots) if data.split else None
     every = candidates(data, only=ids, findings=screening.findings)
@@ -87,7 +86,6 @@ def held_out(config: Any, screening: Screening | None = None) -> list[Sample]:
     other = evaluation_data(data)
     if other.kind == "tiny":
         return _held_out_of_tiny(config, "TEST")
-    from minirft.data.questions import together
     from minirft.data.readers import candidates, parts_of
 
     screening = screening or Screening(data, open_pictures=False)

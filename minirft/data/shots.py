@@ -81,12 +81,11 @@ def is_present(sample: Sample) -> bool:
     return bool(truth) if isinstance(truth, Detections | bool) else True
 
 
-def write_split(path: str | Path, samples: list[Sample], overwrite: bool = False, **origin: Any) -> None:
+def write_split(path: Path, samples: list[Sample], overwrite: bool = False, **origin: Any) -> None:
     """Write the ids of `samples` and how they were drawn (`k=4, seed=0`, the annotations' name) to a JSON file.
 
     Raises `UserError` if a different file exists already, unless `overwrite` is set.
     """
-    path = Path(path)
     text = json.dumps({**origin, "samples": [sample.id for sample in samples]}, indent=1, ensure_ascii=False) + "\n"
     if path.exists() and not overwrite and path.read_bytes() != text.encode():
         raise UserError(f"{path} is there already and differs: name another --out, or give --overwrite")

@@ -31,13 +31,12 @@ def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
         row["samples"] += 1
         row["absent"] += not is_present(sample)
         row["boxes"] += len(true_boxes(sample))
-    absent = sum(row["absent"] for row in table.values())
     listed = {sample.task for sample in samples} != {"grounding"}
     return {
         "samples": len(samples),
         "pictures": len({key(sample) for sample in samples}),
         "boxes": sum(row["boxes"] for row in table.values()),
-        "absent": absent / len(samples) if samples else 0.0,
+        "absent": sum(row["absent"] for row in table.values()) / max(len(samples), 1),
         "categories": len(table),
         "by_category": dict(sorted(table.items(), key=lambda item: -item[1]["samples"])) if listed else {},
     }

@@ -23,8 +23,8 @@ from typing import Any
 from minirft import UserError, as_user_error
 from minirft.data.checks import choose, column, usable
 from minirft.data.findings import Findings
+from minirft.data.hub import StoredPicture, open_split, stored_pictures
 from minirft.data.settings import DataConfig
-from minirft.data.stored import StoredPicture, open_split, stored_pictures
 from minirft.rewards import Detections, parse, parse_solution, prompts
 from minirft.samples import Sample, Task
 

@@ -135,7 +135,6 @@ def _guess(question: Question, rng: np.random.Generator) -> str:
 
 def _any_thing(question: Question, rng: np.random.Generator) -> Thing:
     """Choose one of the right objects, or any object if there is none (in grounding, in 30% of the cases too)."""
-    assert question.scene is not None
     wrong = not question.things or (question.task == "grounding" and rng.random() < 0.3)
     pool = question.scene.things if wrong else question.things
     return pool[int(rng.integers(len(pool)))]

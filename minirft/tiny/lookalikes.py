@@ -17,8 +17,7 @@ from PIL import Image, ImageDraw
 
 from minirft.tiny.scenes import SIDE, background
 
-_FILE = Path(__file__).with_name("families.toml")
-FAMILIES: dict[str, dict[str, list[str]]] = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+FAMILIES: dict[str, dict[str, list[str]]] = tomllib.loads(Path(__file__).with_name("families.toml").read_text("utf-8"))
 """Each family maps its classes to their features, which the careful annotator names."""
 NUMBERS = {"four": 4, "five": 5, "six": 6, "eight": 8}
 PAINTS = [(205, 60, 60), (235, 170, 50), (70, 150, 80), (60, 110, 200), (150, 80, 180), (230, 225, 215)]

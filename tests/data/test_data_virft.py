@@ -9,7 +9,7 @@ from readings import read
 
 from minirft import UserError
 from minirft.data.findings import Findings
-from minirft.data.stored import StoredPicture
+from minirft.data.hub import StoredPicture
 from minirft.rewards import prompts
 from minirft.rewards.answers import parse_detection
 

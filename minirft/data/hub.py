@@ -7,7 +7,8 @@
     objects.category may be a ClassLabel or text, and its name label or categories; boxes are in `data.box_format`.
     Splits are parts: the run trains on train, and holds out test or validation.
 
-Pictures stay on disk and are read when needed.  A set with the columns problem and solution is of kind `virft`.
+Pictures stay on disk and are read when needed; EXIF rotations are applied, as the library does.  A set with the columns
+problem and solution is of kind `virft`.
 """
 
 from __future__ import annotations

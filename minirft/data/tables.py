@@ -201,7 +201,7 @@ def _box(row: Row, picture: Row | None, key: tuple[Any, str | None], findings: F
     if min(width, height) == 0:
         findings.mend("empty boxes left out", *row["at"], problem)
         return None
-    if min(width, height) < 0 or seen < KEPT * width * height:
+    if min(width, height) < 0 or not seen or seen < KEPT * width * height:
         return problem
     findings.mend("boxes clipped to their pictures", *row["at"], problem)
     return inside

@@ -77,9 +77,8 @@ def bootstrap(
 
 def check_pairs(completions: Sequence[str], samples: Sequence[Sample]) -> None:
     """Raise `ValueError` unless there is one completion for each sample, and at least one."""
-    number = len(samples)
-    if len(completions) != number or not number:
-        raise ValueError(f"one completion per sample and at least one: got {len(completions)} for {number} samples")
+    if len(completions) != len(samples) or len(samples) == 0:
+        raise ValueError(f"one completion per sample, at least one: got {len(completions)} for {len(samples)} samples")
 
 
 def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:

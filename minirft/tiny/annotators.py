@@ -56,9 +56,8 @@ def careful(question: Question, rng: np.random.Generator) -> str:
     """Write a careful completion: all objects and their places, then a right answer with an honest confidence."""
     solution = question.solution()
     if question.task == "detection":
-        solution = prompts.detection_solution(
-            model_boxes(question.things), [_honest_confidence(thing, rng) for thing in question.things]
-        )
+        confidences = [_honest_confidence(thing, rng) for thing in question.things]
+        solution = prompts.detection_solution(model_boxes(question.things), confidences)
     return completion(reasoning(question), solution)
 
 

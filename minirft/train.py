@@ -45,7 +45,7 @@ def run(
     from minirft.runs import anchored, open_run, run_steps
 
     config = anchored(config)
-    screening = Screening.of(config.data, resume, progress)
+    screening = Screening(config.data, resume, progress)
     feed = training_feed(config, screening)  # before the slow loading of the model, so mistakes in the data show early
     scored = reward_for(config.data.task, reward or config.reward, config.reward_weights, config.reward_timeout)
     opened = open_run("grpo", config, resume, scored if reward or is_own(config.reward) else None)

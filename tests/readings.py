@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minirft.data.findings import Findings
-from minirft.data.readers import FILES, read_part
+from minirft.data.readers import FILES, candidates
 from minirft.data.settings import TASKS_OF, DataConfig
 from minirft.samples import Sample
 
@@ -25,4 +25,5 @@ def read(
     """The samples of a file or folder; what is bad stops it, unless there are `findings`.  No negatives by default."""
     place = {"annotations" if kind in FILES else "folder": Path(source), "images": images}
     given = {"task": TASKS_OF[kind][0], "negatives": 0.0, "categories": tuple(categories)} | settings
-    return read_part(DataConfig(kind=kind, **place, **given), part, findings or Findings(), only)
+    strict = {"on_bad": findings.on_bad if findings else "stop", "max_bad": 1.0}
+    return candidates(DataConfig(kind=kind, **place, **given, **strict), part, only, findings=findings)

@@ -45,7 +45,7 @@ def inspect(args: list[str]) -> None:
     limit, wanted = config.max_completion_length, () if config.data.task == "classification" else config.data.categories
     summary = data.summarise(samples) | {"warnings": data.warnings(training, limit, testing, wanted) + nothing}
     if flags.out:
-        drawn = data.Screening.of(config.data).sound(data.subset(samples, flags.samples, config.data.seed))
+        drawn = data.Screening(config.data).sound(data.subset(samples, flags.samples, config.data.seed))
         flags.out.write_bytes(show.png(show.drawing(drawn)))
         summary["drawing"] = str(flags.out)
     rows = list(summary["by_category"].items())[:CATEGORIES_SHOWN]

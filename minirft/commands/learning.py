@@ -149,7 +149,7 @@ def evaluate(args: list[str]) -> None:
         dry_run(config, "eval", flags)
         return
     run = Path(args[0])
-    screening = data.Screening.of(config.data, run if run.is_dir() else None, progress=sys.stderr.isatty())
+    screening = data.Screening(config.data, run if run.is_dir() else None, progress=sys.stderr.isatty())
     samples = data.held_out(config, screening)
     kind = data.evaluation_data(config.data).kind
     if flags.sam and kind != "reasonseg":

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from minirft import UserError
-from minirft.data.checks import find_picture, usable
-from minirft.data.findings import UPRIGHT, Findings
+from minirft.data.checks import find_picture, floats, usable
+from minirft.data.findings import Findings
 from minirft.data.tables import Row, Tables, make_tables
 from minirft.rewards import MODEL, convert, pixels
 from minirft.samples import Frame
@@ -43,25 +43,36 @@ class BoxRow:
     picture: Any = None  # the picture itself, if the reader has located it already
 
 
+def four(values: Iterable[Any], sides: bool = False) -> list[float] | str:
+    """Return a row's box as corners, or the reason why it is none; with `sides` it is given as [x, y, width, height].
+
+    >>> four(["1", "2", "3", "4"], sides=True), four([1, 2, "three"])
+    ([1.0, 2.0, 4.0, 6.0], "has the box [1, 2, 'three'], which is not four numbers; repair or remove it")
+    """
+    numbers = floats(values)
+    if len(numbers) != 4:
+        return f"has the box {values}, which is not four numbers; repair or remove it"
+    x, y, width, height = numbers
+    return [x, y, x + width, y + height] if sides else numbers
+
+
 def frame_of(box_format: BoxFormat, size: Size) -> Frame:
     """Return the frame in which a file gives its boxes, for a picture of `size`."""
     return {"pixels": pixels(*size), "unit": Frame("unit", 1, 1), "thousand": MODEL}[box_format]
 
 
-def picture_row(row: BoxRow, folder: Path, findings: Findings, ids: Iterable[str], turn: bool = True) -> Row | None:
+def picture_row(row: BoxRow, folder: Path, findings: Findings, ids: Iterable[str]) -> Row | None:
     """Return the row of "images" for the picture of `row`, with its size, or None if the picture cannot be used.
 
-    If `turn` is set, the boxes belong to the upright picture (after its EXIF rotation), otherwise to the stored one.
+    The boxes belong to the upright picture, after its EXIF rotation.
     """
     picture = row.picture or find_picture(findings, folder, row.image, row.at, ids)
-    header = picture and usable(findings, picture, f"{row.at[0]} names it", ids)
+    header = picture and usable(findings, picture, f"{row.at[0]} names it", ids, turn=True)
     if not header:
         return None
-    if turn and header.marked:
-        findings.note(UPRIGHT, picture)
-    width, height = header.upright if turn else header[:2]
-    made = {"id": row.image, "file_name": row.image, "picture": picture, "width": width, "height": height}
-    return made | {"at": (picture, "")} | ({"turn": header.marked} if turn else {})
+    width, height = header.upright
+    place = {"id": row.image, "file_name": row.image, "picture": picture, "at": (picture, "")}
+    return place | {"width": width, "height": height, "turn": header.marked}
 
 
 def tables_of_rows(
@@ -70,19 +81,18 @@ def tables_of_rows(
     box_format: BoxFormat,
     source: Path,
     findings: Findings,
-    turn: bool = True,
     names: dict[Any, str] | None = None,
 ) -> Tables:
     """Convert rows to COCO's three tables.  A picture that several rows name is opened once.
 
-    `names` is {category's id: name}; without it the categories are those of the boxes.  `turn` is as in `picture_row`.
+    `names` is {category's id: name}; without it the categories are those of the boxes.
     Raises `UserError` if the numbers cannot be in the units of `box_format`.
     """
     images: dict[str, Row | None] = {}
     annotations, checked = [], []
     for row in rows:
         if row.image not in images:
-            images[row.image] = picture_row(row, folder, findings, [f"{row.image}:"], turn)
+            images[row.image] = picture_row(row, folder, findings, [f"{row.image}:"])
         picture = images[row.image]
         for name, box in row.boxes if picture else ():
             made: Row = {"image_id": row.image, "category_id": name, "bbox": None, "at": row.at}
@@ -120,7 +130,7 @@ data.box_format = "unit"
             f'set data.box_format = "unit"'
         )
     outside = int((~fits[box_format]).sum())
-    others = [name for name in ("pixels", "thousand") if name != box_format and fits[name].all()]
     if 2 * outside > len(boxes):
-        advice = f'set data.box_format = "{others[0]}", in which all fit' if others else "check data.box_format"
+        fitting = next((name for name in ("pixels", "thousand") if fits[name].all()), None)
+        advice = f'set data.box_format = "{fitting}", in which all fit' if fitting else "check data.box_format"
         raise UserError(f"{source}: {outside} of {len(boxes)} boxes are no {NAMES[box_format]}: {advice}")

@@ -5,25 +5,25 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from minirft import UserError
-from minirft.data.findings import Findings, report
-from minirft.pictures import ASPECT, MARKED, UNREADABLE, kind_of_file, open_picture, orientation, size_of
+from minirft.data.findings import UPRIGHT, Findings, report
+from minirft.data.settings import PARTS
+from minirft.pictures import UNREADABLE, kind_of_file, open_picture, orientation, size_of
 
-Place = tuple[Any, str]  # a file and a row in it, as in `Findings`
+ASPECT = 200  # Qwen2-VL's processor refuses a picture with a side over 200 times the other
 JUNK = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}  # files that Windows and macOS create beside pictures
 
 
 class Header(NamedTuple):
-    """A `Header` holds the size of a picture in pixels, as stored and after its EXIF rotation."""
+    """A `Header` holds the size of a picture, (width, height) in pixels, as stored and after its EXIF rotation."""
 
-    width: int
-    height: int
-    upright: tuple[int, int]  # width and height
+    stored: tuple[int, int]
+    upright: tuple[int, int]
     marked: bool  # rotated in any way, or mirrored
 
 
@@ -36,14 +36,15 @@ def read_header(source: Any, where: str = "check data.images") -> Header:
     """
     try:
         with open_picture(source) as picture:
-            header = Header(*picture.size, size_of(picture, upright=True), orientation(picture) in MARKED)
+            header = Header(picture.size, size_of(picture, upright=True), orientation(picture) != 1)
     except FileNotFoundError:
         raise UserError(f"no picture at {source}; {where}") from None
     except UNREADABLE as error:
         raise UserError(f"{source} {will_not_open(source, error)}") from None
-    if max(header[:2]) > ASPECT * min(header[:2]):
+    width, height = header.stored
+    if max(width, height) > ASPECT * min(width, height):
         raise UserError(
-            f"{source} is {header.width} x {header.height} pixels: a side over {ASPECT} times the other (its aspect "
+            f"{source} is {width} x {height} pixels: a side over {ASPECT} times the other (its aspect "
             f"ratio), which Qwen2-VL's processor refuses; crop or remove it"
         )
     return header
@@ -57,10 +58,16 @@ def will_not_open(source: Any, error: Exception) -> str:
     return f"will not open as a picture ({error}); repair or remove it"
 
 
-def usable(findings: Findings, source: Any, where: str, ids: Iterable[str]) -> Header | None:
-    """Read the header of a picture; return None, and report the loss, if the picture cannot be used."""
+def usable(findings: Findings, source: Any, where: str, ids: Iterable[str], turn: bool = False) -> Header | None:
+    """Read the header of a picture; return None, and report the loss, if the picture cannot be used.
+
+    With `turn`, note that a picture which is marked as rotated will be turned upright.
+    """
     with findings.losing(source, "", ids):
-        return read_header(source, where)
+        header = read_header(source, where)
+        if turn and header.marked:
+            findings.note(UPRIGHT, source)
+        return header
     return None
 
 
@@ -71,6 +78,22 @@ def is_junk(path: Path, root: Path) -> bool:
     (True, False)
     """
     return any(part.startswith(".") or part.lower() in JUNK for part in path.relative_to(root).parts)
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted by name, without those of the operating system; [] if it is not there."""
+    return sorted(path for path in folder.glob("*") if path.is_dir() and not is_junk(path, folder))
+
+
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """Return the files below a folder in the same way; with `suffixes`, in lower case, only those that have one."""
+    files = (path for path in folder.rglob("*") if path.name.lower().endswith(suffixes or ""))
+    return sorted(path for path in files if path.is_file() and not is_junk(path, folder))
+
+
+def part_folders(root: Path) -> dict[str, Path]:
+    """Return {train, val or test: the folder in `root` that has one of this part's names}."""
+    return {part: path for part, names in PARTS.items() for path in folders_in(root) if path.name.lower() in names}
 
 
 def locate(folder: Path, name: str, findings: Findings) -> Path:
@@ -84,17 +107,15 @@ def locate(folder: Path, name: str, findings: Findings) -> Path:
         return first
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     tails = [folder.joinpath(*parts[i:]) for i in range(len(parts))]
-    files = list(dict.fromkeys(path for path in tails if path.is_file())) if parts else []
-    files = files or list(files_below(folder).get(parts[-1] if parts else "", ()))
+    files = [path for path in tails if path.is_file()] or files_below(folder).get((parts or [""])[-1], [])
     if len(files) == 1:
         findings.note("pictures found at another place than their names say", files[0])
         return files[0]
-    if files:
-        raise UserError(f"no picture at {first}, and {len(files)} of that name, such as {files[0]}; set data.images")
-    raise UserError(f"no picture at {first}; {_instead(folder)}")
+    several = f"there are {len(files)} of that name, such as {files[0]}; set data.images" if files else ""
+    raise UserError(f"no picture at {first}; {several or _instead(folder)}")
 
 
-def find_picture(findings: Findings, folder: Path, name: str, at: Place, ids: Iterable[str]) -> Path | None:
+def find_picture(findings: Findings, folder: Path, name: str, at: tuple[Any, str], ids: Iterable[str]) -> Path | None:
     """Locate the picture that the row at `at` names; return None, and report the loss, if there is no such file."""
     with findings.losing(*at, ids, "names a picture that is not there: "):
         return locate(folder, name, findings)
@@ -134,15 +155,15 @@ def choose(wanted: Sequence[str] | None, known: Iterable[str], source: Path | st
     every = list(dict.fromkeys(known))
     chosen = []
     for name in wanted or ():
-        alike = [one for one in every if plain(one) == plain(name)]
-        if name not in every and len(alike) != 1:
+        alike = [name] if name in every else [one for one in every if plain(one) == plain(name)]
+        if len(alike) != 1:
             near = difflib.get_close_matches(name, every, n=1)
             some = ", ".join(every[:20]) + (", ..." if len(every) > 20 else "")
             advice = f"did you mean {near[0]!r}?" if near else f"it has {some or 'none'}"
             raise UserError(f"{source} has no category {name!r}; {advice}")
-        if name not in every:
+        if alike[0] != name:
             report(f"{source} has no category {name!r} but {alike[0]!r}, which is taken")
-        chosen.append(name if name in every else alike[0])
+        chosen.append(alike[0])
     return list(dict.fromkeys(chosen or every))
 
 
@@ -166,6 +187,22 @@ def floats(values: Any) -> list[float]:
     except (TypeError, ValueError):
         return []
     return numbers if all(map(math.isfinite, numbers)) else []
+
+
+def column(wanted: Sequence[str], known: Collection[str], source: Any) -> str:
+    """Return the first of the `wanted` columns that is `known`.
+
+    >>> column(("label", "class"), ["image", "class"], "pets.csv")
+    'class'
+    >>> column(("label", "class"), ["image"], "pets.csv")
+    Traceback (most recent call last):
+    minirft.UserError: pets.csv has no column label or class; it has image: check data.kind and data.task
+    """
+    for name in wanted:
+        if name in known:
+            return name
+    has = ", ".join(known) or "nothing"
+    raise UserError(f"{source} has no column {' or '.join(wanted[:5])}; it has {has}: check data.kind and data.task")
 
 
 def text_lines(path: Path, advice: str) -> list[tuple[int, str]]:

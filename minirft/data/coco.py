@@ -17,6 +17,7 @@ boxes and crowds as they are in the file, except that some are clipped to the pi
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,9 @@ def samples_of_tables(
         count = round(len(keys) * data.negatives / (1 - data.negatives))
         keys += _absent(pairs, list(pictures), chosen, may_lack, count, data.seed)
     else:
-        absent = [key for key in _named(only, pictures, chosen) if key not in pairs] if may_lack is None else may_lack
-        ids = set(only)
+        ids, heads = set(only), {name.partition(":")[0] for name in only}  # a picture's id may contain a colon itself
+        asked = [picture for picture in pictures if str(picture).partition(":")[0] in heads]
+        absent = [key for key in product(asked, chosen) if key not in pairs] if may_lack is None else may_lack
         keys = [key for key in keys + absent if sample_id(key) in ids]
     place = {picture: position for position, picture in enumerate(pictures)}
     rank = {name: position for position, name in enumerate(chosen)}
@@ -116,17 +118,6 @@ def _absent(
     return [(pictures[index // len(chosen)], chosen[index % len(chosen)]) for index in drawn]
 
 
-def _named(ids: Collection[str], pictures: dict[Any, Row], chosen: list[str]) -> list[Key]:
-    """Return the pairs that ids such as 139:cat name, without the ids that name none."""
-    by_text = {str(picture): picture for picture in pictures}
-    pairs = []
-    for name in ids:
-        parts = name.split(":")  # a picture's id may be a path, which may contain a colon itself
-        places = [(":".join(parts[:i]), ":".join(parts[i:])) for i in range(1, len(parts))]
-        pairs += [(by_text[left], right) for left, right in places if left in by_text and right in chosen]
-    return pairs
-
-
 def _find(folder: Path, row: Row, findings: Findings) -> tuple[Any, bool] | None:
     """Return the file of a row's picture, and whether to rotate it by its EXIF orientation.
 
@@ -139,7 +130,7 @@ def _find(folder: Path, row: Row, findings: Findings) -> tuple[Any, bool] | None
     header = source and usable(findings, source, "check data.images", ids)
     if not header:
         return None
-    stored, annotated = (header.width, header.height), (row["width"], row["height"])
+    stored, annotated = header.stored, (row["width"], row["height"])
     if stored == annotated:
         if header.marked:
             findings.note("pictures marked as turned by a camera, taken as they are stored", source)

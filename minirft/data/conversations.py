@@ -6,20 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minirft import UserError, as_user_error
-from minirft.data.box_format import BoxFormat, BoxRow, check_format, frame_of, picture_row, tables_of_rows
-from minirft.data.checks import floats, read_text
+from minirft.data.box_format import BoxFormat, BoxRow, check_format, four, frame_of, picture_row, tables_of_rows
+from minirft.data.checks import read_text
 from minirft.data.findings import Findings
 from minirft.data.questions import question as ask
 from minirft.data.settings import DataConfig
 from minirft.data.tables import KEPT, Row, Tables
-from minirft.rewards import MODEL, convert, prompts
+from minirft.rewards import MODEL, boxes_anywhere, convert, prompts
 from minirft.samples import Sample
 
-_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
-_FOUR = re.compile(rf"[\[(]{_NUMBER},{_NUMBER}(?:,|\)\s*,\s*\(){_NUMBER},{_NUMBER}[\])]")
 _NAMED = re.compile(r"\"bbox(?:_2d)?\"\s*:\s*(\[[^\]]*\])[^{}]*?\"label\"\s*:\s*\"([^\"]*)\"")
 _MARKS = re.compile(r"<image>|<\|vision_start\|>|<\|image_pad\|>|<\|vision_end\|>|<ref-object>|<bbox>")
 
@@ -34,9 +30,8 @@ def read_rows(source: Path, findings: Findings) -> Iterator[BoxRow]:
             lines = [(i, json.dumps(row)) for i, row in enumerate(json.loads(text), 1)]
     for number, line in lines:
         at = (source, f"row {number}")
-        with findings.losing(*at, prefix="is no grounding row: "):
-            with as_user_error("{why}", ValueError):
-                row = json.loads(line)
+        with findings.losing(*at, prefix="is no grounding row: "), as_user_error("{why}", ValueError):
+            row = json.loads(line)
             yield BoxRow(at, *_row(row if isinstance(row, dict) else {}))
 
 
@@ -50,7 +45,12 @@ def load_grounding(data: DataConfig, source: Path, part: str, findings: Findings
         name = f"{source.stem}:{row.at[1].removeprefix('row ')}"
         picture = picture_row(row, data.images or source.parent, findings, [name])
         placed += [(name, row, picture)] if picture else []
-    sized = [(box, (picture["width"], picture["height"])) for _, row, picture in placed for _, box in row.boxes]
+    sized = [
+        (box, (picture["width"], picture["height"]))
+        for _, row, picture in placed
+        for _, box in row.boxes
+        if not isinstance(box, str)
+    ]
     check_format([box for box, _ in sized], [size for _, size in sized], data.box_format, source)
     samples = []
     for name, row, picture in placed:
@@ -66,23 +66,25 @@ def load_grounding(data: DataConfig, source: Path, part: str, findings: Findings
 
 def jsonl_tables(data: DataConfig, source: Path, part: str, findings: Findings) -> Tables:
     """Return the tables of COCO's format with the boxes of all rows."""
-    rows = read_rows(source, findings)
-    return tables_of_rows(rows, data.images or source.parent, data.box_format, source, findings)
+    return tables_of_rows(read_rows(source, findings), data.images or source.parent, data.box_format, source, findings)
 
 
 def _one_box(row: BoxRow, box_format: BoxFormat, size: tuple[int, int]) -> Any:
     """Return the box of a row in the model's frame; it is clipped if at least half of it lies inside the picture."""
     if len(row.boxes) != 1:
         raise UserError(f"has {len(row.boxes)} boxes, and grounding asks for one; data.task = detection takes several")
-    box = convert(np.array(row.boxes[0][1]), frame_of(box_format, size), MODEL)
+    given = row.boxes[0][1]
+    if isinstance(given, str):
+        raise UserError(given)
+    box = convert(given, frame_of(box_format, size), MODEL)
     inside = box.clip(0, MODEL.width)
     (x1, y1, x2, y2), area = inside, float((box[2] - box[0]) * (box[3] - box[1]))
     if not (x1 < x2 and y1 < y2 and (x2 - x1) * (y2 - y1) >= KEPT * area):
-        raise UserError(f"has the box {row.boxes[0][1]}, which is empty, inverted or outside its picture; repair it")
+        raise UserError(f"has the box {given}, which is empty, inverted or outside its picture; repair it")
     return inside
 
 
-def _row(row: dict[str, Any]) -> tuple[str, list[tuple[str, list[float]]], str]:
+def _row(row: dict[str, Any]) -> tuple[str, list[tuple[str, list[float] | str]], str]:
     """Return the picture's name, the boxes with their categories, and the instruction."""
     images = row.get("images", row.get("image"))
     images = [images] if isinstance(images, str) else images
@@ -93,15 +95,16 @@ def _row(row: dict[str, Any]) -> tuple[str, list[tuple[str, list[float]]], str]:
     objects = row.get("objects")
     if isinstance(objects, dict):
         return image, *_swift(instruction, objects)
-    boxes = [(label, _four(text)) for text, label in _NAMED.findall(answer if isinstance(answer, str) else "")]
+    boxes = [
+        (label, four(json.loads(text))) for text, label in _NAMED.findall(answer if isinstance(answer, str) else "")
+    ]
     if boxes:
         return image, boxes, instruction
-    texts = [answer] if isinstance(answer, list) else [list(four) for four in _FOUR.findall(answer or "")]
-    if texts and isinstance(texts[0], list) and texts[0] and isinstance(texts[0][0], list):
-        texts = texts[0]
-    if not instruction or not texts:
+    found = boxes_anywhere(answer).tolist() if isinstance(answer, str) else answer
+    if not instruction or not isinstance(found, list) or not found:
         raise UserError("it has no question, or no box [x1, y1, x2, y2] in its answer; take the row out")
-    return image, [("", _four(four)) for four in texts], instruction
+    found = found if isinstance(found[0], list) else [found]
+    return image, [("", four(box)) for box in found], instruction
 
 
 def _turns(row: dict[str, Any]) -> tuple[str, Any]:
@@ -119,19 +122,11 @@ def _turns(row: dict[str, Any]) -> tuple[str, Any]:
     return question, answer
 
 
-def _swift(instruction: str, objects: dict[str, Any]) -> tuple[list[tuple[str, list[float]]], str]:
+def _swift(instruction: str, objects: dict[str, Any]) -> tuple[list[tuple[str, list[float] | str]], str]:
     """Return the boxes and the instruction of ms-swift's objects, where one ref may have several boxes."""
-    refs, boxes = objects.get("ref") or [], objects.get("bbox")
+    refs, boxes = objects.get("ref") or [""], objects.get("bbox")
     if not isinstance(boxes, list) or not boxes:
         raise UserError("its objects have no bbox; take the row out")
     names = [str(ref).strip() for ref in (refs if len(refs) == len(boxes) else refs[:1] * len(boxes))]
-    names = names or [""] * len(boxes)
     only_name = names[0] if len(set(names)) == 1 else ""
-    return [(name, _four(box)) for name, box in zip(names, boxes, strict=True)], only_name or instruction
-
-
-def _four(box: Any) -> list[float]:
-    numbers = floats(json.loads(box) if isinstance(box, str) else box)
-    if len(numbers) != 4:
-        raise UserError(f"its box {box} is not four finite numbers [x1, y1, x2, y2]; repair it")
-    return numbers
+    return [(name, four(box)) for name, box in zip(names, boxes, strict=True)], only_name or instruction

@@ -16,6 +16,7 @@ from minirft import UserError
 from minirft.data.checks import choose
 from minirft.data.findings import report
 from minirft.data.identity import without_pictures_of
+from minirft.data.questions import together
 from minirft.data.screening import Screening, redraw
 from minirft.data.settings import DataConfig, evaluation_data
 from minirft.data.shots import k_shot, k_shot_of_stream, of_split, read_split
@@ -42,12 +43,12 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
     Without `screening` only rows and headers are read.
     """
     if data.kind == "tiny":
-        return k_shot_of_stream(
-            lambda n: _tiny(data, n, data.seed), _tiny_names(data), data.shots, data.seed, data.negatives
-        )
-    from minirft.data.together import together  # here, so that a run on the tiny world imports no reader
+        from minirft.tiny import FAMILIES
 
-    return together(_drawn(data, screening or Screening(data.on_bad, data.max_bad, open_pictures=False)), data)
+        options = _tiny_options(data)
+        names = options["categories"] if "categories" in options else tuple(FAMILIES[options["family"]])
+        return k_shot_of_stream(lambda n: _tiny(data, n, data.seed), names, data.shots, data.seed, data.negatives)
+    return together(_drawn(data, screening or Screening(data, open_pictures=False)), data)
 
 
 def first_samples(config: Any, steps: int, screening: Screening | None = None) -> list[Sample]:
@@ -60,7 +61,7 @@ def first_samples(config: Any, steps: int, screening: Screening | None = None) -
 
 def _drawn(data: DataConfig, screening: Screening) -> list[Sample]:
     """Return the questions of the training set, about one category each."""
-    from minirft.data.readers import candidates
+    from minirft.data.readers import candidates  # here, so that a run on the tiny world imports no reader
 
     ids = read_split(data.split, data.shots) if data.split else None
     every = candidates(data, only=ids, findings=screening.findings)
@@ -94,9 +95,8 @@ def held_out(config: Any, screening: Screening | None = None) -> list[Sample]:
     if other.kind == "tiny":
         return _held_out_of_tiny(config, "TEST")
     from minirft.data.readers import candidates, parts_of
-    from minirft.data.together import together
 
-    screening = screening or Screening(data.on_bad, data.max_bad, open_pictures=False)
+    screening = screening or Screening(data, open_pictures=False)
     part = _part(data.eval_part, parts_of(other))
     own = data.eval_annotations or data.eval_folder or (data.eval_kind or data.kind) != data.kind
     if part != "train" or own:
@@ -167,19 +167,9 @@ def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
 
 def _tiny_options(data: DataConfig) -> dict[str, Any]:
     """Return the options that restrict the tiny world's questions; in classification the category is a family."""
-    from minirft.tiny import CATEGORIES, FAMILIES
+    from minirft.tiny import BASE, CATEGORIES, FAMILIES
 
-    known = list(FAMILIES) if data.task == "classification" else list(CATEGORIES)
-    chosen = choose(data.categories, known, "data.categories: the tiny world") if data.categories else []
-    if data.task == "classification":
-        return {"family": chosen[0] if chosen else known[0]}
-    return {"categories": tuple(chosen)} if chosen else {}
-
-
-def _tiny_names(data: DataConfig) -> tuple[str, ...]:
-    """Return the categories of which a k-shot set has k samples each."""
-    from minirft.tiny import BASE, FAMILIES
-
-    if data.task == "classification":
-        return tuple(FAMILIES[_tiny_options(data)["family"]])
-    return _tiny_options(data).get("categories", BASE)
+    labels = data.task == "classification"
+    known, usual = (tuple(FAMILIES), tuple(FAMILIES)) if labels else (CATEGORIES, BASE)
+    chosen = tuple(choose(data.categories or usual, known, "data.categories: the tiny world"))
+    return {"family": chosen[0]} if labels else {"categories": chosen}

@@ -25,7 +25,6 @@ from typing import Any, Literal
 from minirft import UserError, as_user_error
 
 log = logging.getLogger(__name__)
-OnBad = Literal["skip", "stop"]
 BAD_SAMPLES = "bad_samples.jsonl"
 UPRIGHT = "pictures turned upright, as their annotations are"  # what is noted about them
 
@@ -55,8 +54,8 @@ class Findings:
     (True, False)
     """
 
-    def __init__(self, on_bad: OnBad = "stop", max_bad: float = 0.05) -> None:
-        self.on_bad, self.max_bad = on_bad, max_bad
+    def __init__(self, on_bad: Literal["skip", "stop"] = "stop") -> None:
+        self.on_bad = on_bad
         self.bad: dict[Bad, None] = {}  # an ordered set, because the same file may be read twice
         self._counted: dict[tuple[str, str, str], None] = {}
         self._lost: set[str] = set()

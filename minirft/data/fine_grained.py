@@ -20,7 +20,7 @@ another split.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,10 @@ def load_fine_grained(data: DataConfig, root: Path, part: str, findings: Finding
     Traceback (most recent call last):
     minirft.UserError: no file nowhere/annotations/trainval.txt; data.folder must hold annotations/ and images/
     """
+    read = {"flowers": _flowers, "pets": _pets, "aircraft": _aircraft, "cars": _cars}[data.kind]
     rows = [
         Labelled(f"{path.parent.name}/{path.name}", path, label, f"{where} names it: unpack the pictures there")
-        for where, path, label in _READERS[data.kind](root, part)
+        for where, path, label in read(root, part)
     ]
     return label_samples(data, root, rows, findings)
 
@@ -61,13 +62,9 @@ def _flowers(root: Path, part: str) -> LabelledRows:
     for field in ("trnid", "valid") if part == "train" else ("tstid",):
         for i, number in enumerate(_matrix(root / "setid.mat", field)):
             where = f"{root / 'setid.mat'}: {field}[{i}]"
-            if not 1 <= number <= len(labels):
-                raise UserError(f"{where} is picture {number}, imagelabels.mat has {len(labels)}; download both again")
-            label = labels[number - 1]
-            if not 1 <= label <= len(FLOWERS):
-                file = root / "imagelabels.mat"
-                raise UserError(f"{file}: labels[{number - 1}] is {label}, not 1 to {len(FLOWERS)}; download it again")
-            yield where, root / "jpg" / f"image_{number:05d}.jpg", FLOWERS[label - 1]
+            label = _entry(labels, number, f"{where} is picture")
+            flower = _entry(FLOWERS, label, f"{root / 'imagelabels.mat'}: labels[{number - 1}] is")
+            yield where, root / "jpg" / f"image_{number:05d}.jpg", flower
 
 
 def _pets(root: Path, part: str) -> LabelledRows:
@@ -105,12 +102,16 @@ def _cars(root: Path, part: str) -> LabelledRows:
             f"{path}: annotations have no {' and no '.join(sorted(lacking))}; take cars_test_annos_withlabels.mat"
         )
     for i, row in enumerate(annotations):
-        file, number = str(row["fname"]), int(row["class"])
-        if not 1 <= number <= len(names):
-            raise UserError(
-                f"{path}: annotations[{i}], {file}, is of class {number}, cars_meta.mat has {len(names)}; repair it"
-            )
-        yield f"{path}: annotations[{i}]", root / f"cars_{part}" / file, names[number - 1]
+        where, file = f"{path}: annotations[{i}]", str(row["fname"])
+        label = _entry(names, int(row["class"]), f"{where}, {file}, is of class")
+        yield where, root / f"cars_{part}" / file, label
+
+
+def _entry(table: Sequence[Any], number: int, what: str) -> Any:
+    """Return the entry of a table that MATLAB counts from 1; `what` begins the error for a number outside it."""
+    if not 1 <= number <= len(table):
+        raise UserError(f"{what} {number}, not 1 to {len(table)}; download the files of the set again")
+    return table[number - 1]
 
 
 def _year_first(name: str) -> str:
@@ -132,11 +133,3 @@ def _matrix(path: Path, field: str) -> np.ndarray:
     if field not in variables:
         raise UserError(f"{path} has no variable {field!r}; is it the file of this name that the authors distribute?")
     return np.atleast_1d(variables[field])
-
-
-_READERS: dict[str, Callable[[Path, str], LabelledRows]] = {
-    "flowers": _flowers,
-    "pets": _pets,
-    "aircraft": _aircraft,
-    "cars": _cars,
-}

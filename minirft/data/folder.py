@@ -16,10 +16,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from minirft import UserError
-from minirft.data.checks import is_junk, plain
+from minirft.data.checks import files_in, folders_in, part_folders, plain
 from minirft.data.findings import Findings, report
 from minirft.data.questions import Labelled, label_samples
-from minirft.data.settings import PARTS, DataConfig
+from minirft.data.settings import DataConfig
 from minirft.rewards import normalise
 from minirft.samples import Sample
 
@@ -29,10 +29,9 @@ def parts_of_folder(root: Path) -> dict[str, Path]:
 
     The folders are parts if all of them have a part's name, train is among them, and each contains folders.
     """
-    folders = _folders(root) if root.is_dir() else []
-    parts = {part: path for part, names in PARTS.items() for path in folders if path.name.lower() in names}
-    whole = len(folders) == len(parts) > 1 and "train" in parts
-    return parts if whole and all(_folders(path) for path in parts.values()) else {}
+    parts = part_folders(root)
+    whole = len(folders_in(root)) == len(parts) > 1 and "train" in parts
+    return parts if whole and all(map(folders_in, parts.values())) else {}
 
 
 def load_folder(data: DataConfig, root: Path, part: str, findings: Findings) -> list[Sample]:
@@ -52,7 +51,7 @@ def load_folder(data: DataConfig, root: Path, part: str, findings: Findings) -> 
     every = {label for path in parts.values() for label in _classes(path)}
     classes, rows = _classes(parts.get(part, root)), []
     for label, path in classes.items():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not is_junk(file, root))
+        files = files_in(path)
         if not files and (not data.categories or plain(label) in map(plain, data.categories)):
             raise UserError(f"{path} holds no picture; add some or remove the folder")
         rows += [Labelled(file.relative_to(root).as_posix(), file, label) for file in files]
@@ -61,7 +60,7 @@ def load_folder(data: DataConfig, root: Path, part: str, findings: Findings) -> 
 
 def _classes(root: Path) -> dict[str, Path]:
     """Return {label: folder}; refuse two folders whose labels an answer cannot distinguish (case, underscores)."""
-    folders = _folders(root)
+    folders = folders_in(root)
     if not folders:
         raise UserError(f"{root} has no folder in it; give each class its own: {root}/CLASS/picture.jpg")
     seen: dict[str, Path] = {}
@@ -70,7 +69,3 @@ def _classes(root: Path) -> dict[str, Path]:
         if other is not path or not normalise(path.name):
             raise UserError(f"{path} and {other} make the same label; rename one, because an answer could mean either")
     return {" ".join(path.name.replace("_", " ").split()): path for path in folders}
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not is_junk(path, root))

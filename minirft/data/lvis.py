@@ -19,6 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from minirft import UserError
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.tables import FIELDS, Key, Row, Tables, category_names, read_tables
@@ -32,7 +33,7 @@ def lvis_tables(data: DataConfig, source: Path, part: str, findings: Findings) -
 
     >>> lvis_tables(DataConfig("lvis"), Path("nowhere.json"), "train", Findings())
     Traceback (most recent call last):
-    minirft.UserError: no annotations at nowhere.json; check data.annotations
+    minirft.UserError: no file nowhere.json; give a COCO-format file in data.annotations
     """
     tables = read_tables(source, LVIS_FIELDS, findings)
     names = category_names(tables, source)
@@ -44,20 +45,20 @@ def _with_file(row: Row, names: dict[Any, str], findings: Findings) -> Row | Non
     """Return the picture's row with the `file_name` at the end of its URL, or None, with a report, if it is invalid.
 
     >>> url = "http://images.cocodataset.org/train2017/000000391895.jpg"
-    >>> _with_file({"coco_url": url, **{name: [] for name in LISTS}}, {}, Findings())["file_name"]
+    >>> row = {"id": 1, "at": ("lvis.json", "images[0]"), "coco_url": url, **{name: [] for name in LISTS}}
+    >>> _with_file(row, {}, Findings())["file_name"]
     'train2017/000000391895.jpg'
     """
-    parts, wrong = row["coco_url"].split("/")[-2:] if isinstance(row["coco_url"], str) else [], ""
-    if len(parts) < 2 or not all(parts) or ".." in parts:
-        wrong = f"has coco_url {row['coco_url']!r}, which does not end in FOLDER/FILE; repair the row"
-    for field in LISTS:
-        unknown = [i for i in row[field] if i not in names] if isinstance(row[field], list) else row[field]
-        if unknown or not isinstance(row[field], list):
-            wrong = wrong or f"has {field} {unknown!r}, which 'categories' does not list; repair the row"
-    if wrong:
-        findings.lose(*row["at"], wrong, [f"{row['id']}:"])
-        return None
-    return {**row, "file_name": "/".join(parts)}
+    with findings.losing(*row["at"], [f"{row['id']}:"]):
+        parts = row["coco_url"].split("/")[-2:] if isinstance(row["coco_url"], str) else []
+        if len(parts) < 2 or not all(parts) or ".." in parts:
+            raise UserError(f"has coco_url {row['coco_url']!r}, which does not end in FOLDER/FILE; repair the row")
+        for field in LISTS:
+            unknown = [i for i in row[field] if i not in names] if isinstance(row[field], list) else row[field]
+            if unknown != []:
+                raise UserError(f"has {field} {unknown!r}, which 'categories' does not list; repair the row")
+        return {**row, "file_name": "/".join(parts)}
+    return None
 
 
 def listed(pictures: dict[Any, Row], field: str, names: dict[Any, str], chosen: list[str]) -> dict[Key, None]:

@@ -1,20 +1,24 @@
-"""This module writes the question of a sample: the paper's or your own template, and the labels of a closed set."""
+"""This module writes the question of a sample: the paper's or your own template, and the labels of a closed set.
+
+It also joins the detection questions about one picture into questions about several categories.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from minirft import UserError
 from minirft.data.checks import choose, usable
-from minirft.data.findings import UPRIGHT, Findings, report
+from minirft.data.findings import Findings, report
 from minirft.data.settings import FAMILY, FIELD, DataConfig
-from minirft.rewards import prompts
-from minirft.samples import Sample, Task
+from minirft.rewards import parse_solution, prompts
+from minirft.samples import Sample, Task, TrueBoxes
 
-ListLabels = Literal["auto", "yes", "no"]
 LISTED = 30  # most labels of an own set that are listed in a question
 _FORMATS = ("Output the thinking process", "Write down your reasoning")  # the start of the answer instructions
 
@@ -42,10 +46,8 @@ def label_samples(
     text = label_question(FAMILY.get(data.kind, data.family), chosen, data.question, data.list_labels, own)
     samples = []
     for row in rows:
-        if row.label in wanted and (header := usable(findings, row.image, row.advice, [row.id])):
+        if row.label in wanted and (header := usable(findings, row.image, row.advice, [row.id], turn=own)):
             solution, upright = prompts.label_solution(row.label), own and header.marked
-            if upright:
-                findings.note(UPRIGHT, row.image)
             samples.append(Sample(row.id, row.image, "classification", text, solution, row.label, upright=upright))
     if not samples:
         raise UserError(f"{source} has no picture with a label to ask about; check the data settings")
@@ -75,7 +77,11 @@ def question(task: Task, what: str, template: str = "", usual: str = "") -> str:
 
 
 def label_question(
-    family: str, labels: Sequence[str], template: str = "", list_labels: ListLabels = "auto", own: bool = True
+    family: str,
+    labels: Sequence[str],
+    template: str = "",
+    list_labels: Literal["auto", "yes", "no"] = "auto",
+    own: bool = True,
 ) -> str:
     """Return the classification question of a set, the same for all its pictures.
 
@@ -125,3 +131,55 @@ def is_plural(label: str) -> bool:
     (True, False, False, False)
     """
     return label.endswith("s") and not label.endswith(("ss", "us", "is"))
+
+
+def together(samples: Sequence[Sample], data: DataConfig) -> list[Sample]:
+    """Join up to `data.categories_per_question` samples about the same picture into one.
+
+    A joined sample has the boxes of all its categories, each with its label; pictures keep their order.
+
+    >>> from pathlib import Path
+    >>> boxes = {"cat": prompts.detection_solution([[0, 0, 9, 9]]), "dog": prompts.detection_solution([])}
+    >>> pair = [Sample(f"7:{name}", Path("7.jpg"), "detection", "", text, name) for name, text in boxes.items()]
+    >>> (one,) = together(pair, DataConfig("coco", categories_per_question=2))
+    >>> one.id, one.asked, one.solution
+    ('7:cat+dog', ('cat', 'dog'), "<answer>[{'Position': [0, 0, 9, 9], 'Label': 'cat', 'Confidence': 1}]</answer>")
+    """
+    size = data.categories_per_question
+    if size == 1:
+        return list(samples)
+    pictures: dict[str, list[Sample]] = {}
+    for sample in samples:
+        pictures.setdefault(_picture(sample), []).append(sample)
+    return [_joined(own[first : first + size], data) for own in pictures.values() for first in range(0, len(own), size)]
+
+
+def _picture(sample: Sample) -> str:
+    """Return the part of an id such as 139:cat that names the picture."""
+    return sample.id.removesuffix(f":{sample.category}")
+
+
+def _joined(samples: Sequence[Sample], data: DataConfig) -> Sample:
+    names = tuple(sample.category for sample in samples)
+    boxes = [(box, s.category) for s in samples for box in parse_solution("detection", s.solution).boxes]
+    solution = prompts.detection_solution([box for box, _ in boxes], labels=[name for _, name in boxes])
+    problem = question("detection", ", ".join(names), data.question, prompts.detection_together(names))
+    return replace(
+        samples[0],
+        id=f"{_picture(samples[0])}:{'+'.join(names)}",
+        problem=problem,
+        solution=solution,
+        category=", ".join(names),
+        asked=names,
+        exact=_exact(samples),
+    )
+
+
+def _exact(samples: Sequence[Sample]) -> TrueBoxes | None:
+    known = [(sample.category, sample.exact) for sample in samples if sample.exact is not None]
+    if not known:
+        return None
+    labels = [name for name, exact in known for _ in exact.boxes]
+    labels += [name for name, exact in known for _ in exact.crowds]
+    boxes, crowds = (np.concatenate(side) for side in zip(*((e.boxes, e.crowds) for _, e in known), strict=True))
+    return TrueBoxes(known[0][1].frame, boxes, crowds, tuple(labels))

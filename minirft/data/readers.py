@@ -59,12 +59,16 @@ def candidates(
     Invalid rows are left out and added to `findings`.  Raises `UserError` for a path that is not set (`prefix` begins
     the field's name in the message), for files of another kind, and if more is invalid than `data.max_bad` allows.
     """
-    own = Findings(data.on_bad, data.max_bad)
-    samples = read_part(data, part, own, only, prefix)
+    own = Findings(data.on_bad)
+    source = _path_of(data, "annotations" if data.kind in FILES else "folder", prefix)
+    if data.kind in ("coco", "lvis"):
+        _path_of(data, "images", prefix)
+    if data.task in BOXES and data.kind in TABLES:
+        samples = samples_of_tables(data, TABLES[data.kind](data, source, part, own), source, own, only)
+    else:
+        samples = SAMPLES[data.kind](data, source, part, own)
     settle(list(own.bad), len(samples), data.max_bad)
-    if findings is None:
-        own.report_counts()
-    else:  # the owner of `findings` reports them
+    if findings is not None:
         findings.add(own)
     return samples
 
@@ -85,18 +89,6 @@ def question_of(data: DataConfig) -> str:
             return candidates(data)[0].problem
     family = subject if data.kind == "tiny" and data.categories else FAMILY.get(data.kind, data.family)
     return question("classification", "flower" if family == "object" else family, data.question)
-
-
-def read_part(
-    data: DataConfig, part: str, findings: Findings, only: Collection[str] | None = None, prefix: str = ""
-) -> list[Sample]:
-    """Return the samples as `candidates` does, but without a limit on the share of bad ones."""
-    source = _path_of(data, "annotations" if data.kind in FILES else "folder", prefix)
-    if data.kind in ("coco", "lvis"):
-        _path_of(data, "images", prefix)
-    if data.task in BOXES and data.kind in TABLES:
-        return samples_of_tables(data, TABLES[data.kind](data, source, part, findings), source, findings, only)
-    return SAMPLES[data.kind](data, source, part, findings)
 
 
 def _path_of(data: DataConfig, field: str, prefix: str) -> Path:

@@ -70,8 +70,8 @@ def masks(sample: Sample) -> tuple[Mask, Mask]:
     """
     if not isinstance(sample.image, Path) or not sample.image.with_suffix(".json").is_file():
         raise UserError(f"sample {sample.id} has no polygons beside its picture; masks are for ReasonSeg only")
-    width, height = read_header(sample.image)[:2]
-    polygons = _polygons(*_read(sample.image.with_suffix(".json")))
+    width, height = read_header(sample.image).stored
+    polygons = _read(sample.image.with_suffix(".json"))[1]
     drawn = [(label, _draw(corners, width, height)) for label, corners in polygons]
     canvas = np.zeros((height, width), dtype=np.uint8)
     for label, mask in sorted(drawn, key=lambda one: -one[1].sum()):
@@ -80,20 +80,19 @@ def masks(sample: Sample) -> tuple[Mask, Mask]:
 
 
 def _samples(path: Path, part: str, question: str) -> list[Sample]:
-    data, where = _read(path)
-    texts = data.get("text")
+    texts, polygons = _read(path)
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-        raise UserError(f"{where}: 'text' is {texts!r}, not a list of instructions; repair the file")
+        raise UserError(f"{path}: 'text' is {texts!r}, not a list of instructions; repair the file")
     image = path.with_suffix(".jpg")
-    frame = pixels(*read_header(image, f"{where} is about it")[:2])
-    corners = [points for label, points in _polygons(data, where) if label == "target"]
+    frame = pixels(*read_header(image, f"{path} is about it").stored)
+    corners = [points for label, points in polygons if label == "target"]
     if not corners:
-        raise UserError(f"{where} has no target polygon; repair or remove it")
+        raise UserError(f"{path} has no target polygon; repair or remove it")
     points = np.concatenate(corners).clip(0, [frame.width, frame.height])
     low, high = points.min(0), points.max(0)
     if not (low < high).all():
         raise UserError(
-            f"{where}: the target is empty, or outside the {frame.width} x {frame.height} picture; repair it"
+            f"{path}: the target is empty, or outside the {frame.width} x {frame.height} picture; repair it"
         )
     solution = prompts.grounding_solution(convert([*low, *high], frame, MODEL))
     return [
@@ -102,8 +101,8 @@ def _samples(path: Path, part: str, question: str) -> list[Sample]:
     ]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """Return the content of a file and its name; some published files are in Windows' encoding."""
+def _read(path: Path) -> tuple[Any, list[Polygon]]:
+    """Return the texts and the polygons of a file; some published files are in Windows' encoding."""
     with as_user_error(f"{path} cannot be read as JSON ({{why}}); unpack the archive again", OSError, ValueError):
         raw = path.read_bytes()
         try:
@@ -113,24 +112,20 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         data = json.loads(text)
     if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
         raise UserError(f"{path} has no list 'shapes'; repair or remove it")
-    return data, str(path)
-
-
-def _polygons(data: dict[str, Any], where: str) -> list[Polygon]:
-    polygons = []
+    polygons: list[Polygon] = []
     for i, shape in enumerate(data["shapes"]):
         label = shape.get("label") if isinstance(shape, dict) else None
         if not isinstance(label, str):
-            raise UserError(f"{where}: shapes[{i}] has no label; repair it")
+            raise UserError(f"{path}: shapes[{i}] has no label; repair it")
         if label.lower() == "flag":
             continue
-        what = f"{where}: shapes[{i}] needs 3 or more points [x, y] in pixels; repair it"
+        what = f"{path}: shapes[{i}] needs 3 or more points [x, y] in pixels; repair it"
         with as_user_error(what, TypeError, ValueError):
             corners = np.array(shape.get("points"), dtype=np.float64)
             if corners.shape[1:] != (2,) or len(corners) < 3 or not (np.abs(corners) < LARGEST).all():
                 raise ValueError("no polygon")
         polygons.append(("ignore" if "ignore" in label.lower() else "target", corners))
-    return polygons
+    return data.get("text"), polygons
 
 
 def _draw(corners: Array, width: int, height: int) -> Mask:

@@ -1,6 +1,6 @@
 """This module decodes every picture of a run before the first step, in parallel, and leaves out those that fail.
 
-    screening = Screening.of(config.data, folder_of_a_resumed_run)
+    screening = Screening(config.data, folder_of_a_resumed_run)
     samples = screening.sound(samples)        # decodes the pictures that it has not decoded yet
     screening.save(run_folder)                # bad_samples.jsonl, and pictures.json for a resume
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from minirft.data.checks import will_not_open
-from minirft.data.findings import BAD_SAMPLES, Bad, Findings, OnBad, settle, write_bad_samples, write_whole
+from minirft.data.findings import BAD_SAMPLES, Bad, Findings, settle, write_bad_samples, write_whole
 from minirft.data.settings import DataConfig, evaluation_data
 from minirft.pictures import UNREADABLE, habits, open_picture, to_rgb
 from minirft.samples import Sample
@@ -35,45 +35,38 @@ THREADS = min(16, 2 * (os.cpu_count() or 1))
 class Screening:
     """A `Screening` holds the findings in the data of one run, and which of its pictures open.
 
-    Without `open_pictures` only rows and headers are read, as in a dry run.
+    It starts with the results of the run in `folder`, if any.  Without `open_pictures` only rows and headers are read,
+    as in a dry run.
     """
 
     def __init__(
-        self, on_bad: OnBad = "skip", max_bad: float = 0.05, *, open_pictures: bool = True, progress: bool = False
+        self, data: DataConfig, folder: Path | None = None, progress: bool = False, *, open_pictures: bool = True
     ) -> None:
-        self.findings = Findings(on_bad, max_bad)
+        self.findings, self.max_bad = Findings(data.on_bad), data.max_bad
         self.open_pictures, self.progress = open_pictures, progress
         self.opened: dict[str, str] = {}
-
-    @classmethod
-    def of(cls, data: DataConfig, folder: Path | None = None, progress: bool = False) -> Screening:
-        """Return the screening for the settings `data`, with the results of the run in `folder`, if any."""
-        made = cls(data.on_bad, data.max_bad, progress=progress)
         if folder and (folder / OPENED).is_file():
             with contextlib.suppress(OSError, ValueError, TypeError):  # a damaged file: open the pictures once more
-                made.opened = dict(json.loads((folder / OPENED).read_text(encoding="utf-8")))
-        return made
+                self.opened = dict(json.loads((folder / OPENED).read_text(encoding="utf-8")))
 
     def sound(self, samples: Sequence[Sample]) -> list[Sample]:
         """Return the samples whose pictures decode, in their order; the others are reported as lost."""
         if not self.open_pictures:
             return list(samples)
-        first: dict[str, Sample] = {}
+        asked: dict[str, list[Sample]] = {}
         for sample in samples:
             if not isinstance(sample.image, Image.Image):
-                first.setdefault(key(sample), sample)
-        self._open({name: sample for name, sample in first.items() if name not in self.opened})
-        bad = {name for name in first if self.opened[name]}
-        for name in first:
-            if name in bad:
-                lost = [sample.id for sample in samples if key(sample) == name]
-                self.findings.lose(name, "", self.opened[name], lost)
-        return [sample for sample in samples if key(sample) not in bad]
+                asked.setdefault(key(sample), []).append(sample)
+        self._open({name: own[0] for name, own in asked.items() if name not in self.opened})
+        for name, own in asked.items():
+            if self.opened[name]:
+                self.findings.lose(name, "", self.opened[name], [sample.id for sample in own])
+        return [sample for sample in samples if not self.opened.get(key(sample))]
 
     def settle(self) -> None:
         """Raise `UserError` if more pictures are bad than `max_bad` allows; report the counts otherwise."""
         bad = [Bad(name, "", reason) for name, reason in self.opened.items() if reason]
-        settle(bad, len(self.opened) - len(bad), self.findings.max_bad)
+        settle(bad, len(self.opened) - len(bad), self.max_bad)
         self.findings.report_counts()
 
     def row(self) -> dict[str, Any]:
@@ -105,8 +98,8 @@ def check_all(data: DataConfig, progress: bool = False) -> tuple[Screening, int]
     """
     from minirft.data.readers import candidates
 
-    screening, kept = Screening("skip", 1.0, progress=progress), 0
     lenient = replace(data, on_bad="skip", max_bad=1.0, split=None, shots=0)
+    screening, kept = Screening(lenient, progress=progress), 0
     for settings, part, prefix in _places(lenient):
         samples = candidates(settings, part, prefix=prefix, findings=screening.findings)
         kept += len(screening.sound(samples))
@@ -151,7 +144,7 @@ def redraw(draw: Callable[[set[str]], list[Sample]], every: list[Sample], screen
     while True:
         drawn = draw(without)
         if not drawn:
-            settle(list(screening.findings.bad), 0, screening.findings.max_bad)
+            settle(list(screening.findings.bad), 0, screening.max_bad)
         if len(screening.sound(drawn)) == len(drawn):
             screening.settle()
             return drawn

@@ -20,13 +20,9 @@ Kind = Literal[
 LABELS, BOXES = ("classification",), ("detection", "presence")
 TASKS_OF: dict[str, tuple[str, ...]] = {
     "tiny": (*BOXES, *LABELS, "grounding"),
-    "coco": BOXES,
-    "lvis": BOXES,
-    "yolo": BOXES,
-    "voc": BOXES,
-    "csv": (*BOXES, *LABELS),
+    **dict.fromkeys(("coco", "lvis", "yolo", "voc"), BOXES),
+    **dict.fromkeys(("csv", "hf"), (*BOXES, *LABELS)),
     "jsonl": ("grounding", *BOXES),
-    "hf": (*BOXES, *LABELS),
     **dict.fromkeys(("folder", "flowers", "pets", "aircraft", "cars"), LABELS),
     "reasonseg": ("grounding",),
     "virft": ("detection", *LABELS, "grounding"),
@@ -122,25 +118,25 @@ def check(config: Any, rules: Iterator[Rule], prefix: str = "") -> None:
 
 def _rules(c: DataConfig) -> Iterator[Rule]:
     yield 0 <= c.negatives < 1, "negatives", "a share, at least 0 and below 1"
-    free = c.box_format == "pixels" or {c.kind, c.eval_kind} & {"csv", "jsonl", "hf"}
-    yield bool(free), "box_format", f"kind {c.kind} says in which units its boxes are; leave it out"
+    kinds = (c.kind, c.eval_kind or c.kind)
+    free = c.box_format == "pixels" or not {"csv", "jsonl", "hf"}.isdisjoint(kinds)
+    yield free, "box_format", f"kind {c.kind} says in which units its boxes are; leave it out"
     yield 0 <= c.max_bad <= 1, "max_bad", "a share, at least 0 and at most 1"
     field = FIELD[c.task]
     yield not c.question or field in c.question, "question", f"it must hold {field}, which is filled in"
-    many, plain = c.categories_per_question > 1, {c.kind, c.eval_kind or c.kind}.isdisjoint(("tiny", "virft"))
     yield c.categories_per_question >= 1, "categories_per_question", "use a whole number of at least 1"
     advice = "only detection on pictures with boxes of your own can ask for several; set it to 1"
-    yield not many or (plain and c.task == "detection"), "categories_per_question", advice
+    several = c.task == "detection" and {"tiny", "virft"}.isdisjoint(kinds)
+    yield several or c.categories_per_question == 1, "categories_per_question", advice
     yield c.shots >= 0, "shots", "pictures per category; 0 means all"
-    for kind in (c.kind, c.eval_kind or c.kind):
+    for kind in kinds:
         tasks = TASKS_OF[kind]
         words, choices = " or ".join(tasks), " or ".join(f'"{task}"' for task in tasks)
         yield c.task in tasks, "task", f"kind {kind} asks {words} questions only: set data.task = {choices}"
-    counts = c.task != "grounding"
-    yield counts or not c.shots, "shots", "instructions have no categories to count shots by; set it to 0"
+    advice = "instructions have no categories to count shots by; set it to 0"
+    yield c.task != "grounding" or not c.shots, "shots", advice
     nameless = not (c.categories or c.eval_categories)
-    yield nameless or "reasonseg" not in (c.kind, c.eval_kind), "kind", "it has instructions, no categories: name none"
+    yield nameless or "reasonseg" not in kinds, "kind", "it has instructions, no categories: name none"
     yield not c.split or c.kind != "tiny", "split", "the tiny world is drawn from data.seed, which is its split"
-    parted = (c.eval_kind or c.kind) in WITH_VAL
     advice = f"only {', '.join(WITH_VAL)} can have a val part; `train` is what was not drawn"
-    yield parted or c.eval_part != "val", "eval_part", advice
+    yield kinds[1] in WITH_VAL or c.eval_part != "val", "eval_part", advice

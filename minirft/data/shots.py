@@ -62,13 +62,13 @@ def k_shot_of_stream(
 
     `draw(n)` returns the first n samples of the stream.
     """
-    pool, every, enough = 64, [], False
-    while not enough:
+    pool = 64
+    while True:
         pool *= 2
         every = draw(pool)
         shown = Counter(sample.category for sample in every if is_present(sample))
-        enough = all(shown[name] >= k for name in names)
-    return k_shot(every, k, seed, negatives)
+        if all(shown[name] >= k for name in names):
+            return k_shot(every, k, seed, negatives)
 
 
 def is_present(sample: Sample) -> bool:
@@ -81,12 +81,11 @@ def is_present(sample: Sample) -> bool:
     return bool(truth) if isinstance(truth, Detections | bool) else True
 
 
-def write_split(path: str | Path, samples: list[Sample], overwrite: bool = False, **origin: Any) -> None:
+def write_split(path: Path, samples: list[Sample], overwrite: bool = False, **origin: Any) -> None:
     """Write the ids of `samples` and how they were drawn (`k=4, seed=0`, the annotations' name) to a JSON file.
 
     Raises `UserError` if a different file exists already, unless `overwrite` is set.
     """
-    path = Path(path)
     text = json.dumps({**origin, "samples": [sample.id for sample in samples]}, indent=1, ensure_ascii=False) + "\n"
     if path.exists() and not overwrite and path.read_bytes() != text.encode():
         raise UserError(f"{path} is there already and differs: name another --out, or give --overwrite")

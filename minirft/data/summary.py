@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minirft.data.identity import picture_keys
+from minirft.data.screening import key
 from minirft.data.shots import is_present
 from minirft.rewards import true_boxes
 from minirft.samples import Sample
@@ -31,13 +31,12 @@ def summarise(samples: Sequence[Sample]) -> dict[str, Any]:
         row["samples"] += 1
         row["absent"] += not is_present(sample)
         row["boxes"] += len(true_boxes(sample))
-    absent = sum(row["absent"] for row in table.values())
     listed = {sample.task for sample in samples} != {"grounding"}
     return {
         "samples": len(samples),
-        "pictures": len({_picture(sample) for sample in samples}),
+        "pictures": len({key(sample) for sample in samples}),
         "boxes": sum(row["boxes"] for row in table.values()),
-        "absent": absent / len(samples) if samples else 0.0,
+        "absent": sum(row["absent"] for row in table.values()) / max(len(samples), 1),
         "categories": len(table),
         "by_category": dict(sorted(table.items(), key=lambda item: -item[1]["samples"])) if listed else {},
     }
@@ -53,17 +52,16 @@ def warnings(
 
     `wanted` are the categories that the settings name.
     """
-    lines = []
+    lines, tasks = [], {sample.task for sample in samples}
     present, absent = Counter[str](), Counter[str]()
     for sample in samples:
         (present if is_present(sample) else absent)[sample.category] += 1
-    if {sample.task for sample in samples} & {"detection", "presence"} and not absent:
+    if tasks & {"detection", "presence"} and not absent:
         lines.append("no question is about an absent category: nothing teaches the answer No Objects (or no)")
     never = [name for name in dict.fromkeys([*wanted, *absent]) if name not in present]
     if never:
         lines.append(f"in no picture: {_some(never)}")
-    grounding = any(sample.task == "grounding" for sample in samples)
-    if present and not grounding and max(present.values()) >= UNEQUAL * min(present.values()):
+    if present and "grounding" not in tasks and max(present.values()) >= UNEQUAL * min(present.values()):
         (most, many), (least, few) = present.most_common()[0], present.most_common()[-1]
         lines.append(f"unequal categories: {many} pictures of {most}, {few} of {least}; data.shots evens them out")
     long = [sample.id for sample in samples if len(re.findall(r"\d", sample.solution)) > max_completion_length]
@@ -74,7 +72,7 @@ def warnings(
     thin = int(((boxes[:, 2:] - boxes[:, :2]).min(-1, initial=np.inf) < THIN).sum()) if len(boxes) else 0
     if thin > len(boxes) / 10:
         lines.append(f"{thin} of {len(boxes)} boxes are thinner than {THIN} thousandths of the picture: hard to hit")
-    twice = [name for (_, name), count in Counter((_picture(s), s.problem) for s in samples).items() if count > 1]
+    twice = [name for (_, name), count in Counter((key(s), s.problem) for s in samples).items() if count > 1]
     if twice:
         lines.append(f"{len(twice)} questions are asked more than once about the same picture")
     return lines + _copies(samples, held_out)
@@ -82,29 +80,19 @@ def warnings(
 
 def _copies(samples: Sequence[Sample], held_out: Sequence[Sample]) -> list[str]:
     """Return warnings of pictures with equal content under different names, within a part or in both."""
-    keys, lines = picture_keys([*samples, *held_out]), []
-    trained, tested = keys[: len(samples)], set(keys[len(samples) :])
-    places: dict[Any, set[Any]] = {}
-    for sample, key in zip(samples, trained, strict=True):
-        places.setdefault(key, set()).add(_picture(sample))
+    contents, lines = picture_keys([*samples, *held_out]), []
+    trained, tested = contents[: len(samples)], set(contents[len(samples) :])
+    places: dict[Any, set[str]] = {}
+    for sample, content in zip(samples, trained, strict=True):
+        places.setdefault(content, set()).add(key(sample))
     copies = sum(len(files) - 1 for files in places.values())
     if copies:
-        example = next(sorted(map(str, files)) for files in places.values() if len(files) > 1)
+        example = next(sorted(files) for files in places.values() if len(files) > 1)
         lines.append(f"{copies} pictures are copies of others, such as {example[0]} and {example[1]}")
-    shared = {key: sample.image for sample, key in zip(samples, trained, strict=True) if key in tested}
+    shared = [min(files) for content, files in places.items() if content in tested]
     if shared:
-        lines.append(
-            f"{len(shared)} pictures are both trained and evaluated on, such as {min(map(str, shared.values()))}"
-        )
+        lines.append(f"{len(shared)} pictures are both trained and evaluated on, such as {min(shared)}")
     return lines
-
-
-def _picture(sample: Sample) -> Any:
-    """Return the key of a sample's picture: its file, its row of a table, or its id if it exists only in memory."""
-    image: Any = sample.image
-    if isinstance(image, Path):
-        return image.resolve()
-    return ("in memory", id(image)) if image.__hash__ is None else image
 
 
 def _some(names: Sequence[str]) -> str:

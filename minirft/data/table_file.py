@@ -11,12 +11,11 @@ are in `images`, or below the folder of the file.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 from minirft import UserError
-from minirft.data.box_format import BoxRow, tables_of_rows
-from minirft.data.checks import find_picture, floats, read_text
+from minirft.data.box_format import BoxRow, four, tables_of_rows
+from minirft.data.checks import column, find_picture, read_text
 from minirft.data.findings import Findings
 from minirft.data.questions import Labelled, label_samples
 from minirft.data.settings import DataConfig
@@ -54,38 +53,18 @@ def csv_tables(data: DataConfig, source: Path, part: str, findings: Findings) ->
     made = []
     for where, name, label, row in rows:
         empty = not label and not any(row[column].strip() for column in box)
-        made.append(BoxRow((source, where), name, () if empty else [(label, _corners(row, box))]))
+        numbers = [row[column].replace(",", ".") for column in box]
+        made.append(BoxRow((source, where), name, () if empty else [(label, four(numbers, sides=box in SIDES))]))
     return tables_of_rows(made, data.images or source.parent, data.box_format, source, findings)
 
 
-def _rows(source: Path) -> tuple[Iterator[CsvRow], list[str]]:
+def _rows(source: Path) -> tuple[list[CsvRow], list[str]]:
     """Return the rows, and the names of the columns in lower case."""
     text = read_text(source, "set data.annotations to a CSV file")
     first = text.partition("\n")[0]
     reader = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count), restval="")
     reader.fieldnames = columns = [name.strip().lower() for name in reader.fieldnames or []]
-    picture, label = _column(source, columns, PICTURE), _column(source, columns, LABEL)
-
-    def rows() -> Iterator[CsvRow]:
-        for row in reader:
-            yield f"line {reader.line_num}", row[picture].strip(), " ".join(row[label].split()), row
-
-    return rows(), columns
-
-
-def _column(source: Path, columns: list[str], names: tuple[str, ...]) -> str:
-    match = next((name for name in names if name in columns), None)
-    if match is None:
-        has = ", ".join(columns) or "nothing"
-        raise UserError(f"{source} has no column {' or '.join(names[:4])} in its first line; it has {has}")
-    return match
-
-
-def _corners(row: dict[str, str], columns: tuple[str, ...]) -> list[float] | str:
-    words = [row[column] for column in columns]
-    numbers = floats(word.replace(",", ".") for word in words)
-    if not numbers:
-        return f"has the box {words}: not four numbers"
-    if columns in SIDES:
-        numbers[2:] = numbers[0] + numbers[2], numbers[1] + numbers[3]
-    return numbers
+    picture, label = (column(names, columns, f"the first line of {source}") for names in (PICTURE, LABEL))
+    return [
+        (f"line {reader.line_num}", row[picture].strip(), " ".join(row[label].split()), row) for row in reader
+    ], columns

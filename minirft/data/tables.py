@@ -44,15 +44,13 @@ def coco_tables(data: DataConfig, source: Path, part: str, findings: Findings) -
 
     >>> coco_tables(DataConfig("coco"), Path("nowhere.json"), "train", Findings())
     Traceback (most recent call last):
-    minirft.UserError: no annotations at nowhere.json; check data.annotations
+    minirft.UserError: no file nowhere.json; give a COCO-format file in data.annotations
     """
     return read_tables(source, FIELDS, findings)
 
 
 def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Findings) -> Tables:
     """Read the tables of the file, without the rows that lack a `needed` field."""
-    if not source.exists():
-        raise UserError(f"no annotations at {source}; check data.annotations")
     text = read_text(source, "give a COCO-format file in data.annotations")
     with as_user_error(f"{source} cannot be read as JSON ({{why}}); give a COCO-format file", ValueError):
         data = json.loads(text)
@@ -93,8 +91,7 @@ def sized_pictures(rows: Sequence[Row], folder: Path, findings: Findings) -> dic
         with findings.losing(*row["at"], [f"{row['id']}:"]):
             if None in size and not any(size):
                 source = row.get("picture") or locate(folder, str(row["file_name"]), findings)
-                header = read_header(source)
-                row = row | {"width": header.width, "height": header.height}
+                row = row | dict(zip(("width", "height"), read_header(source).stored, strict=True))
                 findings.note("pictures without a size in their rows, which is read off the files", source)
             elif not _numbers(size) or min(size) < 1:
                 raise UserError(f"has size {row.get('width')!r} x {row.get('height')!r}; give it in pixels")
@@ -152,72 +149,62 @@ def read_pairs(
     by_text = {str(picture): picture for picture in pictures}
     _refuse_corners(rows, pictures, source)
     for row in rows:
-        picture, name = _hashable(row["image_id"]), names.get(_hashable(row["category_id"]))
-        key = (picture if picture in pictures else by_text.get(str(picture)), name)
-        if picture not in pictures and findings.is_lost(f"{picture}:"):
+        image, name = _hashable(row["image_id"]), names.get(_hashable(row["category_id"]))
+        if image not in pictures and findings.is_lost(f"{image}:"):
             continue  # reported with its picture
-        problem = row.get("problem") or _misplaced(row, pictures, by_text, name)
-        box = None if problem else _box(row, pictures[picture], name, findings)
-        if key[0] is not None and name is not None:
-            pairs.setdefault(key, [])
-        if problem or isinstance(box, str):
-            known = key[0] is not None and name is not None
-            lost |= {key} if known else set()
-            findings.lose(*row["at"], problem or str(box), [f"{key[0]}:{name}"] if known else [])
-        elif box is not None:
-            (crowds.setdefault(key, []) if row.get("iscrowd") else pairs[key]).append(box)
+        key = (image if image in pictures else by_text.get(str(image)), name)
+        box = _box(row, pictures.get(image), key, findings)
+        if isinstance(box, str):
+            known = {key} if None not in key else set()
+            lost |= known
+            findings.lose(*row["at"], box, [f"{picture}:{category}" for picture, category in known])
+            continue
+        sound = pairs.setdefault(key, [])
+        if box is not None:
+            (crowds.setdefault(key, []) if row.get("iscrowd") else sound).append(box)
     return pairs | {key: [] for key in lost}, crowds
 
 
-def _misplaced(row: Row, pictures: dict[Any, Row], by_text: dict[str, Any], name: str | None) -> str:
-    """Return the reason why the row belongs to no picture or to no category, or ""."""
-    image, category = row["image_id"], row["category_id"]
-    if name is None:
-        return f"is of category {category!r}, which 'categories' does not list; repair the row"
-    if _hashable(image) in pictures:
-        return ""
-    other = f" (it has {by_text[str(image)]!r})" if str(image) in by_text else ""
-    return f"is of image {image!r}, which 'images' does not list{other}; repair or remove the row"
-
-
-def _box(row: Row, picture: Row, name: str | None, findings: Findings) -> Box | str | None:
-    """Return the box of a row, corrected if that is safe; None for an empty box, a text for an invalid one."""
-    bbox, corners = row["bbox"], _corners(row["bbox"], picture)
-    if not isinstance(corners, str) or row.get("iscrowd"):
-        return None if isinstance(corners, str) else corners
-    problem = f"is a {name} in {picture['file_name']} with the box {bbox}, which {corners}; repair the row"
-    if not _is_box(bbox) or min(bbox[2:]) < 0:
-        return problem
-    x, y, width, height = bbox
-    if not width or not height:
-        findings.mend("empty boxes left out", *row["at"], problem)
-        return None
-    inside = (max(x, 0), max(y, 0), min(x + width, picture["width"]), min(y + height, picture["height"]))
-    kept = max(inside[2] - inside[0], 0) * max(inside[3] - inside[1], 0) / (width * height)
-    if kept < KEPT:
-        return problem
-    findings.mend("boxes clipped to their pictures", *row["at"], problem)
-    return inside
-
-
-def _corners(bbox: Any, picture: Row) -> Box | str:
-    """Convert a COCO box [x, y, width, height] to corners, or return what is wrong with it.
+def _box(row: Row, picture: Row | None, key: tuple[Any, str | None], findings: Findings) -> Box | str | None:
+    """Return the corners of a row's box, corrected if that is safe; None for an empty box, a text for an invalid row.
 
     A box may exceed the picture by at most `TOLERANCE`.
 
-    >>> _corners([10, 20, 30, 40.5], {"width": 40, "height": 60})
+    >>> picture = {"width": 40, "height": 60, "file_name": "a.jpg"}
+    >>> _box({"bbox": [10, 20, 30, 40.5]}, picture, (1, "cat"), Findings())
     (10, 20, 40, 60.5)
-    >>> _corners([10, 20, -3, 40], {"width": 40, "height": 60})
-    'is inverted or empty (COCO boxes are [x, y, width, height])'
+    >>> _box({"bbox": [10, 20, -3, 40]}, picture, (1, "cat"), Findings())[-77:]
+    'is inverted or empty (COCO boxes are [x, y, width, height]); repair the row'
     """
+    near, name = key
+    if row.get("problem"):
+        return str(row["problem"])
+    if name is None:
+        return f"is of category {row['category_id']!r}, which 'categories' does not list; repair the row"
+    if picture is None:
+        other = f" (it has {near!r})" if near is not None else ""
+        return f"is of image {row['image_id']!r}, which 'images' does not list{other}; repair or remove the row"
+    bbox, right, bottom = row["bbox"], picture["width"], picture["height"]
+    what = f"is a {name} in {picture['file_name']} with the box {bbox}, which"
     if not _is_box(bbox):
-        return "is not four finite numbers"
+        return None if row.get("iscrowd") else f"{what} is not four finite numbers; repair the row"
     x, y, width, height = bbox
-    right, bottom = picture["width"], picture["height"]
-    if max(-x, -y, x + width - right, y + height - bottom) > TOLERANCE:
-        return f"reaches outside the picture of {right} x {bottom} pixels (COCO boxes are [x, y, width, height])"
-    inside = max(x, 0) < min(x + width, right) and max(y, 0) < min(y + height, bottom)
-    return (x, y, x + width, y + height) if inside else "is inverted or empty (COCO boxes are [x, y, width, height])"
+    inside = (max(x, 0), max(y, 0), min(x + width, right), min(y + height, bottom))
+    seen = max(inside[2] - inside[0], 0) * max(inside[3] - inside[1], 0)
+    outside = max(-x, -y, x + width - right, y + height - bottom) > TOLERANCE
+    if seen and not outside:
+        return x, y, x + width, y + height
+    if row.get("iscrowd"):
+        return None
+    why = f"reaches outside the picture of {right} x {bottom} pixels" if outside else "is inverted or empty"
+    problem = f"{what} {why} (COCO boxes are [x, y, width, height]); repair the row"
+    if min(width, height) == 0:
+        findings.mend("empty boxes left out", *row["at"], problem)
+        return None
+    if min(width, height) < 0 or not seen or seen < KEPT * width * height:
+        return problem
+    findings.mend("boxes clipped to their pictures", *row["at"], problem)
+    return inside
 
 
 def _refuse_corners(rows: Sequence[Row], pictures: dict[Any, Row], source: Path) -> None:

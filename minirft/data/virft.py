@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from minirft import UserError, as_user_error
-from minirft.data.checks import choose, read_header
+from minirft.data.checks import choose, column, usable
 from minirft.data.findings import Findings
+from minirft.data.hub import StoredPicture, open_split, stored_pictures
 from minirft.data.settings import DataConfig
-from minirft.data.stored import StoredPicture, open_set, stored_pictures
 from minirft.rewards import Detections, parse, parse_solution, prompts
 from minirft.samples import Sample, Task
 
-COLUMNS = ("image", "problem", "solution")
 _CATEGORY = re.compile(r"belonging to the category '(.*?)' in the image")
 _INSTRUCTION = re.compile(r"corresponding to the instruction: (.*?) ?Output the thinking process", re.DOTALL)
 _IMAGE_MARK = re.compile(r"\A\s*<image>\n?")
@@ -46,17 +45,15 @@ def load_virft(data: DataConfig, source: Path, part: str, findings: Findings) ->
     """
     if not source.exists():
         raise UserError(f"no {source}; set data.folder to a .parquet file, a folder of them or a save_to_disk folder")
-    table = open_set(source, by_name=False)
-    table = table.get("train") if isinstance(table, dict) else table
-    if table is None:
-        raise UserError(f"{source} has no .parquet file and no split 'train'; check data.folder")
-    lacking = [name for name in COLUMNS if name not in table.column_names]
-    if lacking:
-        raise UserError(f"{source} has no column {' and no '.join(lacking)}; it has {', '.join(table.column_names)}")
-    pictures, kept = stored_pictures(table, "image", str(source)), []
+    table = open_split(source, "train")
+    for name in ("image", "problem", "solution"):
+        column((name,), table.column_names, source)
+    pictures, kept = stored_pictures(table, str(source)), []
     for i, (picture, row) in enumerate(zip(pictures, table.select_columns(["problem", "solution"]), strict=True)):
-        with findings.losing(source, f"row {i}", [f"{source.stem}:{i}"]):
-            kept.append(_sample(source, picture, row, data.task, findings))
+        ids = [f"{source.stem}:{i}"]
+        if usable(findings, picture, "check data.folder", ids):
+            with findings.losing(source, f"row {i}", ids):
+                kept.append(_sample(source, picture, row, data.task, findings))
     if not kept:
         raise UserError(f"{source} has no row that can be used; check data.folder")
     chosen = set(choose(data.categories, (sample.category for sample in kept), source))
@@ -73,10 +70,6 @@ def _sample(source: Path, picture: StoredPicture, texts: dict[str, Any], task: T
         findings.mend("empty or inverted boxes left out of solutions", source, f"row {picture.row}", what)
     with as_user_error(f"has a solution that cannot be read: {{why}}; is data.task = {task!r} right?", UserError):
         truth = parse_solution(task, sound)
-    try:
-        read_header(picture)
-    except UserError as error:
-        raise UserError(f"has a picture that {str(error).removeprefix(f'{picture} ')}") from None
     category = truth if isinstance(truth, str) else _subject(task, problem)
     return Sample(f"{source.stem}:{picture.row}", picture, task, problem, sound, category)
 

@@ -19,10 +19,10 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
-from minirft import UserError
-from minirft.data.checks import is_junk, read_text
+from minirft import UserError, as_user_error
+from minirft.data.checks import files_in, part_folders, read_text, text_lines
 from minirft.data.findings import Findings
-from minirft.data.settings import PARTS, DataConfig
+from minirft.data.settings import DataConfig
 from minirft.data.tables import Row, Tables, make_tables
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -32,14 +32,10 @@ def parts_of_voc(root: Path) -> dict[str, list[Path]]:
     """Return {train, val or test: its annotation files}, or {} if there are no parts."""
     lists = root / "ImageSets" / "Main"
     if lists.is_dir():
-        names = {"train": "train", "val": "val", "test": "test"}
-        if not (lists / "train.txt").is_file():
-            names["train"] = "trainval"
-        files = {part: lists / f"{name}.txt" for part, name in names.items()}
-        return {part: list(_listed(root, path)) for part, path in files.items() if path.is_file()}
-    below = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
-    folders = {part: path for part, names in PARTS.items() for path in below if path.name.lower() in names}
-    parts = {part: _annotations(path) for part, path in folders.items()}
+        names = {"trainval": "train", "train": "train", "val": "val", "test": "test"}  # train.txt before trainval.txt
+        files = {part: path for name, part in names.items() if (path := lists / f"{name}.txt").is_file()}
+        return {part: _listed(root, path) for part, path in files.items()}
+    parts = {part: files_in(path, ".xml") for part, path in part_folders(root).items()}
     return parts if parts.get("train") else {}
 
 
@@ -49,45 +45,35 @@ def voc_tables(data: DataConfig, root: Path, part: str, findings: Findings) -> T
     Raises `UserError` for a folder without annotations; an invalid file goes to `findings`.
     """
     parts = parts_of_voc(root)
-    files = parts.get(part, []) if parts else _annotations(root)
+    files = parts.get(part, []) if parts else files_in(root, ".xml")
     if not files:
         raise UserError(f"{root} holds no .xml annotations for {part}; set data.folder to a folder in VOC's layout")
     images: list[Row] = []
     annotations: list[Row] = []
     for path in files:
         name = path.relative_to(root).with_suffix("").as_posix()
-        try:
-            tree = ElementTree.fromstring(read_text(path, "the list of its part names it"))
-        except (ElementTree.ParseError, UserError) as error:
-            findings.lose(path, "", f"cannot be read as XML ({error}); repair or remove it", [f"{name}:"])
-            continue
-        picture = _picture(path, tree.findtext("filename") or f"{path.stem}.jpg")
-        size = {side: _whole(tree.findtext(f"size/{side}")) for side in ("width", "height")}
-        known = {side: value for side, value in size.items() if value}
-        row = {"id": name, "file_name": picture.name, "at": (path, "")} | known
-        images.append(row | ({"picture": picture} if picture.is_file() else {}))
-        annotations += _objects(path, name, tree)
+        with findings.losing(path, "", [f"{name}:"], "cannot be read as XML: "):
+            with as_user_error("{why}; repair or remove it", ElementTree.ParseError):
+                tree = ElementTree.fromstring(read_text(path, "the list of its part names it"))
+            file = (tree.findtext("filename") or f"{path.stem}.jpg").replace("\\", "/").split("/")[-1]
+            size = {side: _whole(tree.findtext(f"size/{side}")) for side in ("width", "height")}
+            images.append({"id": name, "file_name": file, "picture": _picture(path, file), "at": (path, ""), **size})
+            annotations += _objects(path, name, tree)
     return make_tables(images, annotations, root)
 
 
-def _listed(root: Path, path: Path) -> Iterator[Path]:
-    for line in read_text(path, "it lists the pictures of a part").splitlines():
-        if line.strip():
-            yield root / "Annotations" / f"{line.split()[0]}.xml"
+def _listed(root: Path, path: Path) -> list[Path]:
+    lines = text_lines(path, "it lists the pictures of a part")
+    return [root / "Annotations" / f"{line.split()[0]}.xml" for _, line in lines]
 
 
-def _annotations(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.xml") if not is_junk(path, folder)) if folder.is_dir() else []
-
-
-def _picture(path: Path, name: str) -> Path:
+def _picture(path: Path, name: str) -> Path | None:
     """Return the picture of an annotation file: with the name in it or the file's stem, beside it or in JPEGImages."""
-    base = name.replace("\\", "/").split("/")[-1]
     folders = (path.parent, path.parent.parent / "JPEGImages", path.parent.parent / "images")
-    by_name = [folder / base for folder in folders]
-    by_stem = [file for folder in folders if folder.is_dir() for file in sorted(folder.glob(f"{path.stem}.*"))]
+    by_name = [folder / name for folder in folders]
+    by_stem = [file for folder in folders for file in sorted(folder.glob(f"{path.stem}.*"))]
     pictures = [file for file in by_stem if file.suffix.lower() not in (".xml", ".txt")]
-    return next((file for file in (*by_name, *pictures) if file.is_file()), by_name[0])
+    return next((file for file in (*by_name, *pictures) if file.is_file()), None)
 
 
 def _objects(path: Path, name: str, tree: ElementTree.Element) -> Iterator[Row]:
@@ -106,5 +92,6 @@ def _objects(path: Path, name: str, tree: ElementTree.Element) -> Iterator[Row]:
         yield row
 
 
-def _whole(text: str | None) -> int:
-    return int(float(text)) if text and text.strip().replace(".", "", 1).isdigit() else 0
+def _whole(text: str | None) -> int | None:
+    """Return a number of pixels; None, which is then read from the picture, for 0 or no number."""
+    return int(float(text)) or None if text and text.strip().replace(".", "", 1).isdigit() else None

@@ -14,6 +14,7 @@ Ultralytics.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import yaml
 
 from minirft import UserError, as_user_error
 from minirft.data.box_format import SLACK, BoxRow, tables_of_rows
-from minirft.data.checks import floats, is_junk, read_text
+from minirft.data.checks import files_in, floats, read_text, text_lines
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
 from minirft.data.tables import Tables
@@ -52,13 +53,11 @@ def yolo_tables(data: DataConfig, folder: Path, part: str, findings: Findings) -
 
 
 def _yaml(folder: Path) -> Path:
-    if folder.is_file():
-        return folder
-    files = [path for name in ("data.yaml", "dataset.yaml", "data.yml") if (path := folder / name).is_file()]
-    files = files or sorted(folder.glob("*.yaml"))
-    if not files:
-        raise UserError(f"no data.yaml in {folder}; set data.folder to it or to its folder")
-    return files[0]
+    usual = [folder / name for name in ("data.yaml", "dataset.yaml", "data.yml")]
+    for path in (folder, *usual, *sorted(folder.glob("*.yaml"))):
+        if path.is_file():
+            return path
+    raise UserError(f"no data.yaml in {folder}; set data.folder to it or to its folder")
 
 
 def _settings(source: Path) -> dict[str, Any]:
@@ -83,30 +82,24 @@ def _pictures(source: Path, data: dict[str, Any], part: str) -> Iterator[Path]:
             lines = read_text(place, "list a picture on each line").split()
             yield from (root / line if (root / line).exists() else place.parent / line for line in lines)
         elif place.is_dir():
-            files = (path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and not is_junk(path, place))
-            yield from sorted(files)
+            yield from files_in(place, *SUFFIXES)
         else:
             raise UserError(f"{source}: {part} is {entry!r}, and there is no {place}; check path and {part}")
 
 
 def _label_file(picture: Path) -> Path:
     """Return the label file of a picture: the last folder "images" becomes "labels", as in labels/a.txt."""
-    parts = list(picture.parts)
-    at = max((i for i, part in enumerate(parts[:-1]) if part == "images"), default=None)
-    if at is not None:
-        parts[at] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    return Path(re.sub(r"^(.*/|)images/", r"\1labels/", picture.as_posix())).with_suffix(".txt")
 
 
 def _rows(picture: Path, name: str, source: Path) -> Iterator[BoxRow]:
     """Yield a row without boxes for the picture itself, and a row for each line of its label file."""
     yield BoxRow((source, ""), name, picture=picture)
     path = _label_file(picture)
-    for number, line in enumerate(read_text(path, "").splitlines() if path.is_file() else [], 1):
-        if line.strip():
-            first, *rest = line.split()
-            category = int(first) if first.isdigit() else first
-            yield BoxRow((path, f"line {number}"), name, [(category, _corners(rest))])
+    for number, line in text_lines(path, "") if path.is_file() else ():
+        first, *rest = line.split()
+        category = int(first) if first.isdigit() else first
+        yield BoxRow((path, f"line {number}"), name, [(category, _corners(rest))])
 
 
 def _corners(words: list[str]) -> list[float] | str:
@@ -124,7 +117,5 @@ def _corners(words: list[str]) -> list[float] | str:
 
 
 def _below(path: Path, root: Path) -> str:
-    try:
-        return path.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        return path.as_posix()
+    inside, root = path.resolve(), root.resolve()
+    return (inside.relative_to(root) if inside.is_relative_to(root) else path).as_posix()

@@ -71,10 +71,9 @@ def _precision(
     truth: Sequence[Row], results: Sequence[Row], annotations: Row, categories: list[int]
 ) -> dict[int, np.ndarray]:
     """Compute precision of each category by IoU, recall and area range: (10, 101, 4), -1 where there is no truth."""
-    marked = {(row["image_id"], row["category_id"]) for row in truth}
-    absent = {(row["id"], k) for row in annotations["images"] for k in row["neg_category_ids"]}
+    looked_for = {(row["image_id"], row["category_id"]) for row in truth}
+    looked_for |= {(row["id"], k) for row in annotations["images"] for k in row["neg_category_ids"]}
     partly = {(row["id"], k) for row in annotations["images"] for k in row["not_exhaustive_category_ids"]}
-    looked_for = marked | absent
     kept = [row for row in _surest(results) if (row["image_id"], row["category_id"]) in looked_for]
     with contextlib.redirect_stdout(io.StringIO()):
         run = COCOeval(_coco(truth, annotations), _coco(kept, annotations), "bbox")

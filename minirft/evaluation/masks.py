@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from minirft import UserError, as_user_error
+from minirft.evaluation.measures import divide
 from minirft.evaluation.resampling import Statistic, intervals, resampled
 from minirft.evaluation.scores import check_pairs
 from minirft.rewards import MODEL, Array, ParseFailure, convert, parse, pixels
@@ -76,10 +77,8 @@ def mask_statistic(intersections: Array, unions: Array) -> Statistic:
     single = np.where(unions > 0, intersections / np.maximum(unions, 1), 1.0)
 
     def statistic(weights: Array) -> dict[str, Array]:
-        union = weights @ unions
-        cumulative = np.full_like(union, np.nan)
-        np.divide(weights @ intersections, union, out=cumulative, where=union > 0)
-        return {"mask_giou": weights @ single / weights.sum(1), "mask_ciou": cumulative}
+        means = weights @ single / weights.sum(1)
+        return {"mask_giou": means, "mask_ciou": divide(weights @ intersections, weights @ unions)}
 
     return statistic
 
@@ -96,20 +95,16 @@ def mask_overlaps(
     pairs = zip(completions, samples, strict=True)
     for text, sample in tqdm(pairs, total=len(samples), disable=not progress, unit="mask", dynamic_ncols=True):
         true, ignored = truth(sample)
-        found = _found(text, sample, segment, true.shape)
+        box, picture = parse("grounding", text), sample.picture()
+        if isinstance(box, ParseFailure):
+            found = np.zeros_like(true)
+        else:
+            found = segment(picture, convert(box, MODEL, pixels(*picture.size)))
         if found.shape != true.shape:
             raise ValueError(f"sample {sample.id}: the mask found is {found.shape}, the true one {true.shape}")
         counts.append([(found & true & ~ignored).sum(), ((found | true) & ~ignored).sum()])
     intersections, unions = np.array(counts, dtype=np.float64).reshape(-1, 2).T
     return intersections, unions
-
-
-def _found(text: str, sample: Sample, segment: Segmenter, shape: tuple[int, ...]) -> Mask:
-    box = parse("grounding", text)
-    if isinstance(box, ParseFailure):
-        return np.zeros(shape, dtype=bool)
-    picture = sample.picture()
-    return segment(picture, convert(box, MODEL, pixels(*picture.size)))
 
 
 class Sam:

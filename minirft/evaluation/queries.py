@@ -43,9 +43,9 @@ def parse_boxes(completions: Sequence[str], samples: Sequence[Sample]) -> tuple[
         for name in sample.asked or ("",):  # "": a question about one category has no labels
             parts = (labelled(boxes, name, sample.asked) for boxes in (found, true))
             region = labelled(crowds, name, sample.asked).boxes
-            columns.append((answer, *parts, region, well_formed[q], q, name or sample.category))
-    *lists, sound, owner, names = (list(column) for column in zip(*columns, strict=True))
-    return *lists, np.array(sound), np.array(owner), names
+            columns.append((answer, *parts, region, q, name or sample.category))
+    *lists, owner, names = (list(column) for column in zip(*columns, strict=True))
+    return *lists, well_formed[owner], np.array(owner), names
 
 
 def labelled(boxes: Detections, name: str, asked: Sequence[str] = ()) -> Detections:
@@ -60,5 +60,4 @@ def labelled(boxes: Detections, name: str, asked: Sequence[str] = ()) -> Detecti
     first = not asked or name == normalise(asked[0])
     strays = sum(label not in known for label in labels) + boxes.invalid if first else 0
     mine = np.array([label == name for label in labels], dtype=bool)
-    kept = tuple(label for label, is_mine in zip(boxes.labels, mine, strict=False) if is_mine)
-    return replace(boxes, boxes=boxes.boxes[mine], confidence=boxes.confidence[mine], invalid=strays, labels=kept)
+    return Detections(boxes.boxes[mine], boxes.confidence[mine], invalid=strays)

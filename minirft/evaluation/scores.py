@@ -32,7 +32,7 @@ from minirft.evaluation.measures import (
 )
 from minirft.evaluation.queries import parse_all, parse_boxes
 from minirft.evaluation.resampling import Statistic, intervals, resampled
-from minirft.rewards import Detections, ParseFailure, match_hungarian, normalise
+from minirft.rewards import Detections, ParseFailure, iou_score, matched_iou, normalise
 from minirft.rewards import giou as generalised_iou
 from minirft.rewards import iou as overlaps
 from minirft.samples import Sample, Task
@@ -70,14 +70,15 @@ def bootstrap(
     The answers are matched once for both.  The errors are those of `metrics`.
     """
     check_pairs(completions, samples)
-    return resampled(STATISTICS[task](completions, samples), len(samples), resamples)
+    of_task: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]]
+    of_task = {"detection": detection, "classification": classification, "grounding": grounding, "presence": presence}
+    return resampled(of_task[task](completions, samples), len(samples), resamples)
 
 
 def check_pairs(completions: Sequence[str], samples: Sequence[Sample]) -> None:
     """Raise `ValueError` unless there is one completion for each sample, and at least one."""
-    number = len(samples)
-    if len(completions) != number or not number:
-        raise ValueError(f"one completion per sample and at least one: got {len(completions)} for {number} samples")
+    if len(completions) != len(samples) or len(samples) == 0:
+        raise ValueError(f"one completion per sample, at least one: got {len(completions)} for {len(samples)} samples")
 
 
 def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
@@ -103,7 +104,8 @@ def detection(completions: Sequence[str], samples: Sequence[Sample]) -> Statisti
     true, predicted = (np.array([len(side) for side in sides], dtype=np.float64) for sides in (truth, found))
     pairs = zip(answers, found, strict=True)
     silent = np.array([isinstance(a, Detections) and len(f) == 0 for a, f in pairs], dtype=np.float64)
-    overlap = np.array([_overlap(f, t) for f, t in zip(found, truth, strict=True)])
+    pairs = zip(found, truth, strict=True)
+    overlap = np.array([iou_score(matched_iou(f, t), len(f), len(t), abstention=0.0) for f, t in pairs])
     category = np.unique(names, return_inverse=True)[1]
     ranked = rank_boxes(found, truth, crowds)
     hit, ignored = ranked.hit[AT_50], ranked.ignored[AT_50]
@@ -138,12 +140,10 @@ def confidence_levels(completions: Sequence[str], samples: Sequence[Sample]) -> 
     _, found, truth, crowds, *_ = parse_boxes(completions, samples)
     ranked = rank_boxes(found, truth, crowds)
     counted = ~ranked.ignored[AT_50]
-    levels: dict[str, list[int]] = {}
-    for confidence, hit in zip(ranked.confidence[counted], ranked.hit[AT_50][counted], strict=True):
-        level = levels.setdefault(f"{confidence:.2f}", [0, 0])
-        level[0] += 1
-        level[1] += int(hit)
-    return dict(sorted(levels.items()))
+    texts = [f"{confidence:.2f}" for confidence in ranked.confidence[counted]]
+    levels, level = np.unique(texts, return_inverse=True)
+    boxes, hits = np.bincount(level).tolist(), np.bincount(level, ranked.hit[AT_50][counted]).astype(int).tolist()
+    return {name: [n, m] for name, n, m in zip(levels.tolist(), boxes, hits, strict=True)}
 
 
 def classification(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic:
@@ -172,20 +172,6 @@ def presence(completions: Sequence[str], samples: Sequence[Sample]) -> Statistic
     answers, truths, well_formed = parse_all("presence", completions, samples)
     right = [answer is truth for answer, truth in zip(answers, truths, strict=True)]
     return _means(accuracy=right, parse_rate=well_formed)
-
-
-STATISTICS: dict[Task, Callable[[Sequence[str], Sequence[Sample]], Statistic]] = {
-    "detection": detection,
-    "classification": classification,
-    "grounding": grounding,
-    "presence": presence,
-}
-"""These functions make the metrics of each task as functions of query weights."""
-
-
-def _overlap(found: Detections, truth: Detections) -> float:
-    iou = overlaps(found.boxes, truth.boxes)
-    return sum(iou[pair] for pair in match_hungarian(iou, 0.0)) / max(len(found), len(truth), 1)
 
 
 def _by_category(ranked: Ranked, weights: Array, category: np.ndarray, true: Array) -> tuple[Array, Array]:

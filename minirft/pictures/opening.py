@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-TURNED, MARKED, ORIENTATION = range(5, 9), range(2, 9), 0x0112  # EXIF values: quarter turns, any change; their tag
+from minirft.pictures.kinds import kind_of_file
+
+TURNED, ORIENTATION = range(5, 9), 0x0112  # EXIF: the values of quarter turns; their tag
 # Pillow's errors for a damaged file, a file that is no picture, and a decompression bomb.
 UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError)
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif")
-ASPECT = 200  # Qwen2-VL's processor refuses a picture with a side over 200 times the other
 
 
 def to_rgb(picture: Image.Image, upright: bool = False) -> Image.Image:
@@ -36,7 +36,7 @@ def to_rgb(picture: Image.Image, upright: bool = False) -> Image.Image:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode[0] in "IF":
         picture = _eight_bits(picture)
-    if is_transparent(picture):
+    if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return picture.convert("RGB")
@@ -49,18 +49,14 @@ def size_of(picture: Image.Image, upright: bool = False) -> tuple[int, int]:
 
 
 def orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8, from the header alone."""
+    """Return the EXIF orientation from the header alone: 2 to 8 if it is rotated or mirrored, 1 if not."""
     if picture.format == "PNG" and "exif" not in picture.info:  # Pillow would decode all pixels to search behind them
         return 1
     try:
-        return int(picture.getexif().get(ORIENTATION, 1))
+        value = int(picture.getexif().get(ORIENTATION, 1))
     except (ValueError, TypeError, SyntaxError, OSError):  # damaged EXIF
         return 1
-
-
-def is_transparent(picture: Image.Image) -> bool:
-    """Check whether the picture has an alpha channel or a transparent colour."""
-    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+    return value if value in range(2, 9) else 1
 
 
 def habits(picture: Image.Image) -> list[str]:
@@ -72,7 +68,7 @@ def habits(picture: Image.Image) -> list[str]:
     found = []
     if picture.mode[0] in "IF":
         found.append("pictures of more than 8 bits a pixel, scaled to 8")
-    if is_transparent(picture):
+    if picture.has_transparency_data:
         found.append("pictures with transparency, laid on white")
     if getattr(picture, "is_animated", False) and picture.format != "MPO":  # a phone's JPEG with a small copy inside
         found.append("pictures with several frames, of which the first is taken")
@@ -82,62 +78,11 @@ def habits(picture: Image.Image) -> list[str]:
 def _eight_bits(picture: Image.Image) -> Image.Image:
     values: Any = np.asarray(picture).astype(np.float64)
     low, high = (values.min(), values.max()) if values.size else (0, 0)
-    if picture.mode == "F":
-        if not 0 <= low <= high <= 1:
-            raise ValueError(f"its pixels are decimal numbers from {low:g} to {high:g}; save it with 8 bits")
-        return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    if not 0 <= low <= high <= 65535:
-        raise ValueError(f"its pixels are whole numbers from {low:g} to {high:g}; save it with 8 bits")
-    scale = 1 if picture.mode == "I" and high <= 255 else 255 / 65535
+    kind, largest = ("decimal", 1) if picture.mode == "F" else ("whole", 65535)
+    if not 0 <= low <= high <= largest:
+        raise ValueError(f"its pixels are {kind} numbers from {low:g} to {high:g}; save it with 8 bits")
+    scale = 1 if picture.mode == "I" and high <= 255 else 255 / largest
     return Image.fromarray(np.rint(values * scale).astype(np.uint8))
-
-
-# ------------------------------------------------------------------ the kind of a file, from its first bytes
-
-SIGNATURES = (
-    (b"PK\x03\x04", "a ZIP archive: unpack it first"),
-    (b"\x1f\x8b", "a gzip archive: unpack it first"),
-    (b"%PDF", "a PDF"),
-    (b"PAR1", "a Parquet file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"GIF8", "a GIF picture"),
-    (b"ARROW1", "an Arrow file"),
-    (b"SQLite format", "a SQLite database"),
-)
-HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
-
-
-def kind_of_file(path: Path) -> str:
-    """Name the kind of a file from its first bytes; "" if they are not known.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = (Path(folder) / "a.jpg").write_text("<!DOCTYPE html><html>")
-    ...     kind_of_file(Path(folder) / "a.jpg")
-    'a web page: the download gave a page in place of the file'
-    """
-    if path.is_dir():
-        return "a folder"
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except OSError:
-        return ""
-    if not start:
-        return "an empty file"
-    for signature, name in SIGNATURES:
-        if start.startswith(signature):
-            return name
-    if start[4:8] == b"ftyp":
-        return "a HEIC picture" if start[8:12] in HEIC else "a video (MP4)"
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "a web page: the download gave a page in place of the file"
-    if text.startswith((b"{", b"[")):
-        return "JSON text"
-    return "XML text" if text.startswith((b"<?xml", b"<annotation")) else ""
 
 
 def open_picture(source: Any) -> Image.Image:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         matched_iou,
         shifted_score,
     )
-    from minirft.rewards.frames import check_frames, displayed_size
+    from minirft.rewards.frames import boxes_anywhere, check_frames, displayed_size
     from minirft.rewards.own import OwnFunction, OwnReward, Scorer, fingerprint, is_own, load_function, reward_for
     from minirft.rewards.prompts import detection_solution, grounding_solution, label_solution
     from minirft.rewards.readings import Reward, RewardFn, Score, Variant, format_reward, reading

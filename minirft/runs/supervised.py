@@ -30,7 +30,7 @@ from minirft.samples import Rollout, Sample
 def sft(config: GRPOConfig, resume: Path | None = None, progress: bool = False) -> Iterator[Row]:
     """Start or resume a supervised run; yield every row when it is logged.  Raises as `minirft.train.run` does."""
     config = anchored(config)
-    screening = Screening.of(config.data, resume, progress)
+    screening = Screening(config.data, resume, progress)
     feed = training_feed(config, screening)
     run = open_run("sft", config, resume)
 

@@ -55,7 +55,7 @@ def export_for_verl(config: GRPOConfig, folder: Path) -> dict[str, Any]:
     if (folder / "train.parquet").exists():
         raise UserError(f"{folder} holds an export already: name another --out")
     reward_for(config.data.task, config.reward, config.reward_weights)  # a wrong one is found before anything is read
-    screening, warnings = Screening.of(config.data), []
+    screening, warnings = Screening(config.data), []
     parts = {"train": first_samples(config, config.steps, screening)}
     try:
         parts["held_out"] = held_out(config, screening)

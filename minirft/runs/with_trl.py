@@ -103,7 +103,7 @@ def train_with_trl(config: GRPOConfig, progress: bool = False) -> Iterator[Row]:
     check(config, rules(config, processes))
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         raise UserError("accelerate is set to DeepSpeed, with which nothing here was tested: use FSDP 2 or torchrun")
-    screening = Screening.of(config.data, None, progress and is_main())
+    screening = Screening(config.data, None, progress and is_main())
     feed = lru_cache(2)(training_feed(config, screening))
     reward = reward_for(config.data.task, config.reward, config.reward_weights, config.reward_timeout)
     with quietly(), as_user_error("TRL refuses these settings: {why}", ValueError):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from minirft.tiny import world
     from minirft.tiny.annotators import BROKEN_TAGS, CAREFUL_SHARE, CAREFUL_START, QUICK_THOUGHT, annotate, careful
     from minirft.tiny.lookalikes import FAMILIES
-    from minirft.tiny.model import CHAT_TEMPLATE, PATCH, new_image_processor, new_model, save
+    from minirft.tiny.model import CHAT_TEMPLATE, PATCH, new_model, save
     from minirft.tiny.questions import Question
     from minirft.tiny.scenes import BASE, CATEGORIES, COLOURS, FEWSHOT, GRID, NOVEL, RARE, RARE_WEIGHT, SHAPES, SIDE
     from minirft.tiny.silhouettes import segment, true_mask

@@ -9,7 +9,7 @@ alone does not favour one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,13 +26,11 @@ THEREFORE = ". so "
 VERDICTS = (": no", ": yes")
 CONFIDENCES = tuple(f"{k / 20:.2f}" for k in range(21))  # steps of 0.05
 
-Annotator = Callable[[Question, np.random.Generator], str]
-
 
 def annotate(question: Question, rng: np.random.Generator, careful_share: float = CAREFUL_SHARE) -> str:
     """Write one completion as one of the two annotators; one in five loses a tag."""
-    annotator: Annotator = careful if rng.random() < careful_share else quick
-    text = annotator(question, rng)
+    write = careful if rng.random() < careful_share else quick
+    text = write(question, rng)
     return break_tags(text, rng) if rng.random() < BROKEN_TAGS else text
 
 
@@ -58,9 +56,8 @@ def careful(question: Question, rng: np.random.Generator) -> str:
     """Write a careful completion: all objects and their places, then a right answer with an honest confidence."""
     solution = question.solution()
     if question.task == "detection":
-        solution = prompts.detection_solution(
-            model_boxes(question.things), [_honest_confidence(thing, rng) for thing in question.things]
-        )
+        confidences = [_honest_confidence(thing, rng) for thing in question.things]
+        solution = prompts.detection_solution(model_boxes(question.things), confidences)
     return completion(reasoning(question), solution)
 
 
@@ -137,7 +134,6 @@ def _guess(question: Question, rng: np.random.Generator) -> str:
 
 def _any_thing(question: Question, rng: np.random.Generator) -> Thing:
     """Choose one of the right objects, or any object if there is none (in grounding, in 30% of the cases too)."""
-    assert question.scene is not None
     wrong = not question.things or (question.task == "grounding" and rng.random() < 0.3)
     pool = question.scene.things if wrong else question.things
     return pool[int(rng.integers(len(pool)))]

@@ -17,11 +17,7 @@ from PIL import Image, ImageDraw
 
 from minirft.tiny.scenes import SIDE, background
 
-_FILE = Path(__file__).with_name("families.toml")
-FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {
-    family: {name: tuple(features) for name, features in classes.items()}
-    for family, classes in tomllib.loads(_FILE.read_text(encoding="utf-8")).items()
-}
+FAMILIES: dict[str, dict[str, list[str]]] = tomllib.loads(Path(__file__).with_name("families.toml").read_text("utf-8"))
 """Each family maps its classes to their features, which the careful annotator names."""
 NUMBERS = {"four": 4, "five": 5, "six": 6, "eight": 8}
 PAINTS = [(205, 60, 60), (235, 170, 50), (70, 150, 80), (60, 110, 200), (150, 80, 180), (230, 225, 215)]
@@ -77,7 +73,7 @@ class Pen:
         self.canvas.polygon([self.place(*point) for point in points], fill=fill)
 
 
-def _flower(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
+def _flower(pen: Pen, features: list[str], paint: Paint) -> None:
     count, form = features
     for angle in 2 * np.pi * np.arange(NUMBERS[count]) / NUMBERS[count] - np.pi / 2:
         tip = np.array([np.cos(angle), np.sin(angle)])
@@ -89,7 +85,7 @@ def _flower(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
     pen.oval(0, 0, 0.24, 0.24, (250, 215, 60))
 
 
-def _pet(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
+def _pet(pen: Pen, features: list[str], paint: Paint) -> None:
     ears, coat = features
     face = replace(pen, radius=pen.radius * 0.78)
     for side in (-1, 1):
@@ -112,7 +108,7 @@ def _pet(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
         face.oval(side * 0.36, -0.2, 0.13, 0.13, (250, 250, 120))
 
 
-def _aircraft(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
+def _aircraft(pen: Pen, features: list[str], paint: Paint) -> None:
     wings, engines, tail = features
     sweep = 0.5 if wings == "swept wings" else 0.0
     pen.oval(0, 0, 0.13, 1, paint)
@@ -125,7 +121,7 @@ def _aircraft(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
     pen.polygon([(-0.42, end), (0, end - 0.2), (0.42, end)], colour)
 
 
-def _car(pen: Pen, features: tuple[str, ...], paint: Paint) -> None:
+def _car(pen: Pen, features: list[str], paint: Paint) -> None:
     body, trim = features
     roofs = {
         "notched": [(-0.5, 0), (-0.3, -0.5), (0.3, -0.5), (0.5, 0)],

@@ -12,15 +12,10 @@ from pathlib import Path
 import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from minirft.engine import TINY, Qwen2VLImageProcessorPil
+from minirft.engine import TINY
 
 PATCH = 14  # pixels; 2 x 2 patches merge into one picture token of 28 x 28 pixels
 CHAT_TEMPLATE = (TINY / "chat_template.jinja").read_text(encoding="utf-8")
-
-
-def new_image_processor() -> Qwen2VLImageProcessorPil:
-    """Load the picture processor, which resizes every picture to 112 x 112 pixels: 64 patches, 16 picture tokens."""
-    return Qwen2VLImageProcessorPil.from_pretrained(TINY)
 
 
 def new_model(seed: int, folder: Path | None = None) -> Qwen2VLForConditionalGeneration:

@@ -13,9 +13,6 @@ from minirft.samples import Task
 from minirft.tiny.lookalikes import render_lookalike
 from minirft.tiny.scenes import SIDE, Scene, Thing, render
 
-# Task -> its question; that of classification depends on the family instead.
-PROMPTS = {"detection": prompts.detection, "grounding": prompts.grounding, "presence": prompts.presence}
-
 
 @dataclass(frozen=True)
 class Question:
@@ -37,10 +34,8 @@ class Question:
         return render(self.scene) if self.scene else render_lookalike(self.family, self.subject, self.seed)
 
     def problem(self) -> str:
-        """Write the question in the paper's words."""
-        if self.task == "classification":
-            return prompts.classification(self.family)
-        return PROMPTS[self.task](self.subject)
+        """Write the question in the paper's words: about the subject, or for classification about the family."""
+        return str(getattr(prompts, self.task)(self.family or self.subject))
 
     def solution(self) -> str:
         """Write the checkable answer, in the text format of the published sets."""

@@ -74,16 +74,10 @@ def ask_grounding(rng: np.random.Generator, categories: tuple[str, ...] = BASE, 
                 return Question("grounding", f"the {thing.category}", scene.seed, scene, (thing,))
             continue
         instruction = str(rng.choice(list(EXTREMES)))
-        winner = clear_winner(instruction, scene.things)
-        if winner is not None:
-            return Question("grounding", instruction, scene.seed, scene, (winner,))
-
-
-def clear_winner(instruction: str, things: Sequence[Thing]) -> Thing | None:
-    """Find the object that the instruction means; None if the best two are too similar."""
-    key, margin = EXTREMES[instruction]
-    first, second = sorted(things, key=key, reverse=True)[:2]
-    return first if key(first) - key(second) >= margin else None
+        key, margin = EXTREMES[instruction]
+        first, second = sorted(scene.things, key=key, reverse=True)[:2]
+        if key(first) - key(second) >= margin:
+            return Question("grounding", instruction, scene.seed, scene, (first,))
 
 
 def ask_classification(rng: np.random.Generator, family: str | None = None) -> Question:

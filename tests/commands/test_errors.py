@@ -55,7 +55,9 @@ def boxes(*box: float) -> list[dict[str, Any]]:
 def test_missing_files(attempt, tmp_path: Path):
     """A stack of frames that ends in FileNotFoundError."""
     files = coco(tmp_path / "data")
-    assert "no annotations at nowhere.json; check data.annotations" in attempt(Path("nowhere.json"), files["images"])
+    assert "no file nowhere.json; give a COCO-format file in data.annotations" in attempt(
+        Path("nowhere.json"), files["images"]
+    )
     assert "a.png" in attempt(files["annotations"], tmp_path / "nowhere")
 
 

@@ -37,7 +37,7 @@ def picture(path: Path, i: int = 0, size=SIZE, **options) -> Path:
 
 
 def screened(data: DataConfig):
-    screening = Screening.of(data)
+    screening = Screening(data)
     return training_set(data, screening), list(screening.findings.bad)
 
 

@@ -63,7 +63,7 @@ def data_of(path: Path, tables: dict, encoding: str = "utf-8", **options) -> Dat
 
 
 def screened(data: DataConfig):
-    screening = Screening.of(data)
+    screening = Screening(data)
     return training_set(data, screening), screening
 
 
@@ -394,7 +394,7 @@ def test_held_out_pictures_are_opened_too(tmp_path):
     data = data_of(path, tables, shots=4)
     left = held_out(GRPOConfig(data=data, eval_samples=0))
     torn(left[0].image)
-    sound = held_out(GRPOConfig(data=data, eval_samples=0), Screening.of(data))
+    sound = held_out(GRPOConfig(data=data, eval_samples=0), Screening(data))
     assert sound == left[1:]
 
 

@@ -202,7 +202,7 @@ def test_wrong_rows_of_flowers(tmp_path):
     savemat(tmp_path / "imagelabels.mat", {"labels": [[1, 1, 1, 0, 1]]})
     assert "labels[3] is 0, not 1 to 102" in refusal(read, "flowers", tmp_path, part="train")
     savemat(tmp_path / "setid.mat", {"trnid": [[6]], "valid": [[1]]})
-    assert "trnid[0] is picture 6, imagelabels.mat has 5" in refusal(read, "flowers", tmp_path, part="train")
+    assert "trnid[0] is picture 6, not 1 to 5" in refusal(read, "flowers", tmp_path, part="train")
     assert "no variable 'tstid'" in refusal(read, "flowers", tmp_path, part="test")
     (tmp_path / "setid.mat").write_bytes(b"<html>404</html>")
     assert "cannot be read as a MATLAB file" in refusal(read, "flowers", tmp_path, part="train")

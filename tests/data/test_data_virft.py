@@ -9,7 +9,7 @@ from readings import read
 
 from minirft import UserError
 from minirft.data.findings import Findings
-from minirft.data.stored import StoredPicture
+from minirft.data.hub import StoredPicture
 from minirft.rewards import prompts
 from minirft.rewards.answers import parse_detection
 
@@ -145,7 +145,7 @@ def test_a_wrong_row_is_named(name, tmp_path):
 def test_a_picture_that_will_not_open(tmp_path):
     """Catches a torn picture met in the middle of a run."""
     place = stored("save_to_disk", table(ROWS["detection"][:2], [encoded(), encoded()[:20]]), tmp_path)
-    with pytest.raises(UserError, match="row 1 has a picture that will not open"):
+    with pytest.raises(UserError, match="row 1 will not open as a picture"):
         read("virft", place, task="detection")
 
 

@@ -10,12 +10,13 @@ from small_runs import small_config
 from minirft import UserError
 from minirft.evaluation.scores import metrics
 from minirft.experiments.settings import find
+from minirft.rewards import prompts
 from minirft.rewards.answers import parse
 from minirft.runs import predictions, two_stages
 from minirft.runs.folder import load_policy
 from minirft.runs.two_stages import NO, answers_in_two_stages, presence_question
 from minirft.samples import Sample
-from minirft.tiny import questions, world
+from minirft.tiny import world
 
 
 def perfect(answers: dict[str, str], asked: list[str]):
@@ -75,7 +76,7 @@ def test_the_first_question_is_the_world_s_own():
     """Another wording than the one the base was trained on, or a yes where nothing is there."""
     for sample in world.detection(12, 3, absent=0.5):
         question = presence_question(sample)
-        assert question.problem == questions.PROMPTS["presence"](sample.category)
+        assert question.problem == prompts.presence(sample.category)
         assert ("yes" in question.solution) == ("No Objects" not in sample.solution)
 
 

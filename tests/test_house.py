@@ -143,11 +143,11 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_face_is_small_and_so_is_the_package():
-    """Growth that nobody decided on.  The aim is 14,000; own rewards, families and engines took it over."""
+    """Growth that nobody decided on."""
     face = [path for path in PACKAGE.glob("*.py") if not path.name.startswith("__")]
     assert len(face) == 7
     assert sum(map(code_lines, face)) <= 650
-    assert sum(map(code_lines, MODULES)) < 14_500
+    assert sum(map(code_lines, MODULES)) < 14_000
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

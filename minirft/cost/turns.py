@@ -77,13 +77,13 @@ def watched(trainer: Ours | Trl, record: Record, turn: int, read: Read, counted:
 
 def summary(seconds: list[Spent], processor: bool) -> Row:
     """Return medians over the timed steps, of `processor` time or of wall time."""
-    by_phase = {phase: [step[phase][int(processor)] for step in seconds] for phase in PHASES}
+    by_phase = {phase: [float(step[phase][int(processor)]) for step in seconds] for phase in PHASES}
     whole = [sum(step) for step in zip(*by_phase.values(), strict=True)]
     return {
         "seconds": statistics.median(whole),
         "seconds_spread": [min(whole), max(whole)],
         "seconds_by_phase": {phase: statistics.median(spent) for phase, spent in by_phase.items()},
-        "wall_seconds": statistics.median(sum(step[phase][0] for phase in PHASES) for step in seconds),
+        "wall_seconds": statistics.median(float(sum(step[phase][0] for phase in PHASES)) for step in seconds),
         "steps": len(seconds),
     }
 

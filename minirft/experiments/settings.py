@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from minirft import UserError
 from minirft.data import k_shot_of_stream
@@ -104,7 +104,8 @@ class Part:
         return [replace(sample, id=f"test-{sample.id}") for sample in self.draw(count, TEST, **self.tests[name])]
 
 
-class Experiment(NamedTuple):
+@dataclass(frozen=True)
+class Experiment:
     """One of the paper's comparisons on the tiny world."""
 
     title: str

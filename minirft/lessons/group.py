@@ -9,8 +9,8 @@ a high confidence, and one is poor with a low confidence.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -24,7 +24,8 @@ from minirft.tiny import world
 FILE = Path(__file__).with_name("group.json")
 
 
-class Lesson(NamedTuple):
+@dataclass(frozen=True)
+class Lesson:
     """The embedded policy, the question, its eight completions as a rollout, and their scores under `strict`."""
 
     policy: Policy

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from minirft.experiments import Board, Key, choose, find, measured, prediction_interval, run_cell
 
@@ -12,7 +13,8 @@ RESULTS = Path("../results")  # relative to the folder of the notebooks
 FRESH_SEED = 6
 
 
-class LiveCell(NamedTuple):
+@dataclass(frozen=True)
+class LiveCell:
     """A run of a method on a fresh seed, with the value that the stored seeds predict."""
 
     value: float

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from minirft import UserError
 from minirft.rewards import true_boxes
@@ -23,7 +23,8 @@ SIDE = 320  # pixels of a picture's longer side
 LONGEST = 4000  # characters of a completion
 
 
-class Moment(NamedTuple):
+@dataclass(frozen=True)
+class Moment:
     """One group at one step, with the reward parts of all B completions of the batch, which the scale "batch" needs.
 
     `parts` has B numbers for each part; those of the group begin at `first`.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,8 @@ def average(texts: Sequence[str], solutions: Sequence[str], behaviours: Behaviou
 # ------------------------------------------------------------------ the same rollouts again
 
 
-class Rescored(NamedTuple):
+@dataclass(frozen=True)
+class Rescored:
     """The same P groups under one reward: rewards and advantages (P, G), and the number of degenerate groups."""
 
     rewards: Tensor

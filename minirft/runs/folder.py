@@ -140,7 +140,9 @@ def run_config(folder: Path) -> GRPOConfig:
         config = load_config(folder / EXPORTED)
         return replace(config, model=str(folder)) if is_merged(folder) else config
     if not (folder / "config.toml").is_file():
-        raise UserError(f"{folder} holds no run (there is no config.toml in it); check the path")
+        inside = " and ".join(str(path.parent) for path in sorted(folder.glob("*/config.toml")))  # as of a demo
+        advice = f"there are {inside}" if inside else "check the path"
+        raise UserError(f"{folder} holds no run (there is no config.toml in it); {advice}")
     return load_config(folder / "config.toml")
 
 

@@ -334,6 +334,10 @@ def test_resuming_nothing_is_refused(config: GRPOConfig):
     """A misspelt folder that starts a run from nothing."""
     with pytest.raises(UserError, match=r"holds no run .*check the path"):
         next(train(config, resume=config.out))
+    (config.out / "rft").mkdir(parents=True)
+    (config.out / "rft" / "config.toml").write_text("")
+    with pytest.raises(UserError, match=r"holds no run .*; there are .*rft"):  # the folder of a demo
+        next(train(config, resume=config.out))
 
 
 def test_resuming_a_run_of_another_kind_is_refused(config: GRPOConfig):

@@ -173,7 +173,7 @@ def _box(row: Row, picture: Row | None, key: tuple[Any, str | None], findings: F
     >>> picture = {"width": 40, "height": 60, "file_name": "a.jpg"}
     >>> _box({"bbox": [10, 20, 30, 40.5]}, picture, (1, "cat"), Findings())
     (10, 20, 40, 60.5)
-    >>> _box({"bbox": [10, 20, -3, 40]}, picture, (1, "cat"), Findings())[-76:]
+    >>> _box({"bbox": [10, 20, -3, 40]}, picture, (1, "cat"), Findings())[-75:]
     'is inverted or empty (COCO boxes are [x, y, width, height]); repair the row'
     """
     near, name = key

@@ -4,6 +4,7 @@ import io
 import re
 import time
 from contextlib import contextmanager
+from statistics import median
 
 import ipywidgets
 import numpy as np
@@ -95,13 +96,14 @@ def test_every_control_redraws_at_once_and_in_place(playground):
     the mouse; a redraw so slow that the slider sticks.
 
     The bound is in processor time, and in figures with four empty parts that matplotlib lays out and draws: a redraw
-    keeps its places, so it costs less than one (.3 to .7 were measured).
+    keeps its places, so it costs less than one (.3 to .7 were measured).  Both are medians: a busy machine makes
+    single ones slow.
     """
-    one = cost_of_a_plain_figure()
-    size, start = playground.image.value[16:24], time.process_time()  # width and height stand in a PNG's header
+    one = median(cost_of_a_plain_figure() for _ in range(3))
+    size, spent = playground.image.value[16:24], []  # width and height stand in a PNG's header
     found = [control for control in controls(playground.widget) if not isinstance(control, ipywidgets.Button)]
     for control in sorted(found, key=lambda control: isinstance(control, ipywidgets.Dropdown)):
-        before = playground.image.value, playground.readout.value
+        before, start = (playground.image.value, playground.readout.value), time.process_time()
         if isinstance(control, ipywidgets.IntRangeSlider):
             control.value = (control.value[0] + 50, control.value[1])
         elif isinstance(control, ipywidgets.FloatLogSlider):
@@ -112,9 +114,10 @@ def test_every_control_redraws_at_once_and_in_place(playground):
             control.value = not control.value
         else:
             control.value = other(control)
+        spent.append(time.process_time() - start)
         assert (playground.image.value, playground.readout.value) != before, control.description
     assert playground.image.value[16:24] == size
-    assert time.process_time() - start < 1.5 * one * len(found)
+    assert median(spent) < 1.5 * one
 
 
 def cost_of_a_plain_figure() -> float:

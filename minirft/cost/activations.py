@@ -124,12 +124,9 @@ def _norms_saved(shape: Shape) -> float:
     The norms of queries and keys, if the model has them, keep the copy of their input only.
     """
     d, learning = shape.model.text_config.hidden_size, shape.config.train == "full"
-    heads = (
-        (shape.queries + shape.keys) * (4 + shape.b * learning)
-        if hasattr(first_attention(shape.model), "q_norm")
-        else 0
-    )
-    heads *= shape.attention_layers / shape.model.text_config.num_hidden_layers  # the mean over all layers
+    of_heads = hasattr(first_attention(shape.model), "q_norm")
+    share = shape.attention_layers / shape.model.text_config.num_hidden_layers  # the mean over all layers
+    heads = of_heads * share * (shape.queries + shape.keys) * (4 + shape.b * learning)
     return shape.packed * (2 * d * _rms_norm(shape) + heads)
 
 

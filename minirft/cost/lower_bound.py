@@ -58,6 +58,7 @@ from minirft.cost.sizes import (
     linears,
     mixers,
     skeleton,
+    state_numbers,
     tower_widths,
 )
 
@@ -113,11 +114,10 @@ def backward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float
 
 def _attention(config: PreTrainedConfig, tokens: list[tuple[float, float]], products: int) -> float:
     """Count products of attention, 2 forward and 5 backward, and 3 and 6 of a token with the state of such a layer."""
-    carrying = [mixer for mixer in mixers(config) if carries_state(mixer)]
+    carrying = [state_numbers(mixer) for mixer in mixers(config) if carries_state(mixer)]
     pairs = 2 * head_widths(config)[0] * sum(count * keys for count, keys in tokens)
     layers = len(mixers(config)) - len(carrying)
-    states = sum(layer.num_v_heads * layer.head_k_dim * layer.head_v_dim for layer in carrying)
-    return products * pairs * layers + 6 * (products // 2) * states * sum(count for count, _ in tokens)
+    return products * pairs * layers + 6 * (products // 2) * sum(carrying) * sum(count for count, _ in tokens)
 
 
 def vision_flops(config: PreTrainedConfig, picture: tuple[int, int]) -> int:

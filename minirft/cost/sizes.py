@@ -139,6 +139,11 @@ def carries_state(mixer: Any) -> bool:
     return not hasattr(mixer, "k_proj")
 
 
+def state_numbers(mixer: Any) -> int:
+    """Count the numbers of the state of one row in such a layer: a matrix per head."""
+    return mixer.num_v_heads * mixer.head_k_dim * mixer.head_v_dim
+
+
 def tower_widths(model: PreTrainedConfig) -> tuple[int, int]:
     """Return E and M of the vision tower."""
     tower = skeleton(model).model.visual

@@ -2,7 +2,7 @@
 
 Their arithmetic is in chunks of tokens, in float32, with a matrix per head between the chunks: too many tensors to list
 by hand, and other ones in the next release of transformers.  One layer on the device "meta" computes nothing and takes
-a tenth of a second.  What is counted is the path without the kernels of `flash-linear-attention`, which need less.
+half a second.  What is counted is the path without the kernels of `flash-linear-attention`, which need less.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
 
-from minirft.cost.sizes import Shape, adapted, carries_state, mixers
+from minirft.cost.sizes import Shape, adapted, carries_state, mixers, state_numbers
 from minirft.engine import family_of
 
 
@@ -104,8 +104,7 @@ def state_bytes(shape: Shape) -> int:
     if not shape.state_layers:
         return 0
     layer = _first(shape.model)
-    matrices = layer.num_v_heads * layer.head_k_dim * layer.head_v_dim * 4
-    return matrices + layer.conv_dim * layer.conv_kernel_size * shape.b
+    return 4 * state_numbers(layer) + layer.conv_dim * layer.conv_kernel_size * shape.b
 
 
 def _first(model: PreTrainedConfig) -> Any:

@@ -106,9 +106,17 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scaling: float
 
 def _behind_its_prompt(prompts: Tensor, packed: Tensor, spans: Spans) -> Tensor:
     """Put keys or values of each completion behind a copy of its prompt's: (R, kv heads, S + T, d)."""
-    # The copies are made by `expand`, whose backward sums in a fixed order on any device.
-    copies = [prompts[p : p + 1].expand(n, -1, -1, -1) for p, n in enumerate(spans.counts)]
-    return torch.cat([torch.cat(copies), _gather(packed, spans.completions)], dim=2)
+    return torch.cat([copied(prompts, spans.counts), _gather(packed, spans.completions)], dim=2)
+
+
+def copied(x: Tensor, counts: list[int]) -> Tensor:
+    """Make `counts[p]` copies of row p.
+
+    >>> copied(torch.tensor([[1], [2]]), [1, 2]).tolist()
+    [[1], [2], [2]]
+    """
+    # Not `repeat_interleave`: the backward of `expand` sums in a fixed order on any device.
+    return torch.cat([x[p : p + 1].expand(n, *x.shape[1:]) for p, n in enumerate(counts)])
 
 
 def _gather(x: Tensor, positions: Tensor) -> Tensor:

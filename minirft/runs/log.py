@@ -109,7 +109,7 @@ class RunLog:
         """Append one row and return it; infinite numbers and NaN are written as null."""
         unknown = sorted(key for key in values.keys() - METRICS.keys() if not key.startswith("reward_"))
         if unknown or kind == "header":
-            raise ValueError(f"row of kind {kind!r} with undefined keys {unknown}; define them in runlog.METRICS")
+            raise ValueError(f"row of kind {kind!r} with undefined keys {unknown}; define them in runs/metrics.toml")
         row = {"kind": kind, **values}
         write_rows(self.path, [plain(row)], "the run log ")
         return row

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, LinearAttentionLayer
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
 from minirft.engine.families import LANGUAGE_LINEARS, Family
-from minirft.engine.layers import Spans
+from minirft.engine.layers import Spans, copied
 
 
 class State(LinearAttentionLayer):
@@ -40,8 +40,7 @@ class State(LinearAttentionLayer):
         """Make the state with `counts[p]` copies of row p, and of the inputs only the last `window`."""
         state = State()
         for kept, own in ((state.conv_states, self.conv_states), (state.recurrent_states, self.recurrent_states)):
-            # The copies are made by `expand`, whose backward sums in a fixed order on any device.
-            kept[0] = torch.cat([own[0][p : p + 1].expand(n, *own[0].shape[1:]) for p, n in enumerate(counts)])
+            kept[0] = copied(own[0], counts)
         state.conv_states[0] = state.conv_states[0][..., -window:]
         state.is_conv_states_initialized[0] = state.is_recurrent_states_initialized[0] = True
         state.has_previous_state[0] = True

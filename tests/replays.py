@@ -9,8 +9,7 @@ from minirft.advantages import group_advantages
 from minirft.rewards import prompts
 from minirft.samples import Sample
 from minirft.show.pictures import Group
-from minirft.show.replay import Moment, Replay
-from minirft.show.report import ReportData
+from minirft.show.report import Moment, Replay, ReportData
 
 HOSTILE = "</script><script>document.title = 'ran'</script><img src=https://evil.example/x onerror=alert(1)> \ud800"
 EPS = 1e-4
@@ -32,7 +31,7 @@ def data(text: str = HOSTILE) -> ReportData:
     advantages = group_advantages(total.view(2, 4), eps=EPS)
     found = "<answer>[{'Position': [600, 100, 900, 300], 'Confidence': 0.5}]</answer>"
     moments = [
-        Moment(step, Group(sample, [found, text, text, text], total[:4].tolist(), advantages[0].tolist()), every)
+        Moment(Group(sample, [found, text, text, text], total[:4].tolist(), advantages[0].tolist(), step=step), every)
         for step in (1, 7)
     ]
     weights = dict.fromkeys(every, 1.0)

@@ -151,8 +151,8 @@ def _widest(step: int, rows: list[dict[str, Any]], samples: Sequence[Sample], si
     )
     own = {name: values[best * size :][:size] for name, values in parts.items()}
     note = f"Of step {step}, the group whose rewards differ most."
-    group = show.Group(by_id[groups[best][0]["sample"]], texts, totals, advantages, own, note)
-    return show.Moment(step, group, parts, best * size, failures)
+    sample = by_id[groups[best][0]["sample"]]
+    return show.Moment(show.Group(sample, texts, totals, advantages, own, note, failures, step), parts, best * size)
 
 
 def _spread(steps: Sequence[int], count: int) -> list[int]:

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from minirft.data.screening import Screening, check_all
     from minirft.data.settings import FAMILY, DataConfig, Rule, check, evaluation_data
     from minirft.data.shots import is_present, k_shot_of_stream, write_split
-    from minirft.data.summary import summarise, true_boxes, warnings
+    from minirft.data.summary import summarise, warnings
     from minirft.data.tables import category_names
-    from minirft.samples import step_seed
 
 __getattr__, __all__ = lazily(__name__)

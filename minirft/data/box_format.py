@@ -25,7 +25,6 @@ from minirft.samples import Frame
 BoxFormat = Literal["pixels", "unit", "thousand"]
 MIN_BOXES = 3  # fewer prove nothing
 SLACK = 0.01  # share of the picture that rounding may leave a box too large
-Size = tuple[int, int]  # width, height
 NAMES = {"pixels": "pixels of the picture", "unit": "shares from 0 to 1", "thousand": "thousandths from 0 to 1000"}
 
 
@@ -56,8 +55,8 @@ def four(values: Iterable[Any], sides: bool = False) -> list[float] | str:
     return [x, y, x + width, y + height] if sides else numbers
 
 
-def frame_of(box_format: BoxFormat, size: Size) -> Frame:
-    """Return the frame in which a file gives its boxes, for a picture of `size`."""
+def frame_of(box_format: BoxFormat, size: tuple[int, int]) -> Frame:
+    """Return the frame in which a file gives its boxes, for a picture of `size`, (width, height)."""
     return {"pixels": pixels(*size), "unit": Frame("unit", 1, 1), "thousand": MODEL}[box_format]
 
 
@@ -89,12 +88,14 @@ def tables_of_rows(
     Raises `UserError` if the numbers cannot be in the units of `box_format`.
     """
     images: dict[str, Row | None] = {}
-    annotations, checked = [], []
+    annotations, placed = [], []
     for row in rows:
         if row.image not in images:
             images[row.image] = picture_row(row, folder, findings, [f"{row.image}:"])
-        picture = images[row.image]
-        for name, box in row.boxes if picture else ():
+        if (picture := images[row.image]) is None:
+            continue
+        placed.append((row, picture))
+        for name, box in row.boxes:
             made: Row = {"image_id": row.image, "category_id": name, "bbox": None, "at": row.at}
             if isinstance(box, str):
                 made["problem"] = box
@@ -102,25 +103,27 @@ def tables_of_rows(
                 size = picture["width"], picture["height"]
                 x1, y1, x2, y2 = convert(np.array(box, float), frame_of(box_format, size), pixels(*size)).tolist()
                 made["bbox"] = [x1, y1, x2 - x1, y2 - y1]
-                checked.append((box, size))
             annotations.append(made if name != "" else made | {"problem": "has no label (or ref); repair or remove it"})
-    check_format([box for box, _ in checked], [size for _, size in checked], box_format, source)
+    check_format(placed, box_format, source)
     return make_tables([image for image in images.values() if image], annotations, source, names)
 
 
-def check_format(boxes: Sequence[Sequence[float]], sizes: Sequence[Size], box_format: BoxFormat, source: Path) -> None:
-    """Raise `UserError` if the numbers cannot be in the units of `box_format`; `boxes` are corners as in the file.
+def check_format(placed: Iterable[tuple[BoxRow, Row]], box_format: BoxFormat, source: Path) -> None:
+    """Raise `UserError` if the boxes of the rows, each with its picture, cannot be in the units of `box_format`.
 
-    >>> check_format([[0.1, 0.2, 0.5, 0.6]] * 9, [(640, 480)] * 9, "pixels", Path("a.jsonl"))
+    >>> row = BoxRow((Path("a.jsonl"), "row 1"), "1.jpg", [("cat", [0.1, 0.2, 0.5, 0.6])] * 9)
+    >>> check_format([(row, {"width": 640, "height": 480})], "pixels", Path("a.jsonl"))
     Traceback (most recent call last):
     minirft.UserError: a.jsonl: all of 9 boxes lie between 0 and 1, so they are no pixels of the picture: set \
 data.box_format = "unit"
     """
-    if len(boxes) < MIN_BOXES:
+    sized = [(box, of["width"], of["height"]) for row, of in placed for _, box in row.boxes if not isinstance(box, str)]
+    if len(sized) < MIN_BOXES:
         return
-    corners, largest = np.array(boxes, float), np.array(boxes, float).max(-1)
+    boxes = np.array([box for box, *_ in sized], float)
+    largest = boxes.max(-1)
     fits = {
-        "pixels": (corners[:, 2:] <= np.array(sizes, float) + 1).all(-1),
+        "pixels": (boxes[:, 2:] <= np.array([size for _, *size in sized], float) + 1).all(-1),
         "unit": largest <= 1 + SLACK,
         "thousand": largest <= 1000 * (1 + SLACK),
     }

@@ -45,13 +45,7 @@ def load_grounding(data: DataConfig, source: Path, part: str, findings: Findings
         name = f"{source.stem}:{row.at[1].removeprefix('row ')}"
         picture = picture_row(row, data.images or source.parent, findings, [name])
         placed += [(name, row, picture)] if picture else []
-    sized = [
-        (box, (picture["width"], picture["height"]))
-        for _, row, picture in placed
-        for _, box in row.boxes
-        if not isinstance(box, str)
-    ]
-    check_format([box for box, _ in sized], [size for _, size in sized], data.box_format, source)
+    check_format([(row, picture) for _, row, picture in placed], data.box_format, source)
     samples = []
     for name, row, picture in placed:
         with findings.losing(*row.at, [name]):

@@ -15,12 +15,12 @@ import numpy as np
 from minirft import UserError
 from minirft.data.checks import choose
 from minirft.data.findings import report
-from minirft.data.identity import without_pictures_of
 from minirft.data.questions import together
-from minirft.data.screening import Screening, redraw
+from minirft.data.screening import Screening, redraw, without_pictures_of
 from minirft.data.settings import DataConfig, evaluation_data
 from minirft.data.shots import k_shot, k_shot_of_stream, of_split, read_split
 from minirft.samples import Sample, step_seed
+from minirft.tiny import BASE, CATEGORIES, FAMILIES, world
 
 Feed = Callable[[int], list[Sample]]  # step -> P samples
 
@@ -43,8 +43,6 @@ def training_set(data: DataConfig, screening: Screening | None = None) -> list[S
     Without `screening` only rows and headers are read.
     """
     if data.kind == "tiny":
-        from minirft.tiny import FAMILIES
-
         options = _tiny_options(data)
         names = options["categories"] if "categories" in options else tuple(FAMILIES[options["family"]])
         return k_shot_of_stream(lambda n: _tiny(data, n, data.seed), names, data.shots, data.seed, data.negatives)
@@ -79,7 +77,7 @@ def validation(config: Any, screening: Screening | None = None) -> list[Sample]:
     test questions.  For other data they are the questions of `held_out`.
     """
     if evaluation_data(config.data).kind == "tiny":
-        return _held_out_of_tiny(config, "VALIDATION")
+        return _held_out_of_tiny(config, world.VALIDATION)
     return held_out(config, screening)
 
 
@@ -93,7 +91,7 @@ def held_out(config: Any, screening: Screening | None = None) -> list[Sample]:
     data, count = config.data, config.eval_samples or None
     other = evaluation_data(data)
     if other.kind == "tiny":
-        return _held_out_of_tiny(config, "TEST")
+        return _held_out_of_tiny(config, world.TEST)
     from minirft.data.readers import candidates, parts_of
 
     screening = screening or Screening(data, open_pictures=False)
@@ -113,11 +111,9 @@ def held_out(config: Any, screening: Screening | None = None) -> list[Sample]:
     return sound
 
 
-def _held_out_of_tiny(config: Any, stream: str) -> list[Sample]:
-    from minirft.tiny import world
-
+def _held_out_of_tiny(config: Any, stream: int) -> list[Sample]:
     data = evaluation_data(config.data)
-    return world.held_out(data.task, config.eval_samples or 1000, getattr(world, stream), **_tiny_options(data))
+    return world.held_out(data.task, config.eval_samples or 1000, stream, **_tiny_options(data))
 
 
 def _part(wanted: str, parts: Collection[str]) -> str:
@@ -157,8 +153,6 @@ def cycle(samples: list[Sample], seed: int, count: int, step: int) -> list[Sampl
 
 
 def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
-    from minirft.tiny import world
-
     options = _tiny_options(data)
     if data.task == "detection":
         options["absent"] = data.negatives
@@ -167,8 +161,6 @@ def _tiny(data: DataConfig, count: int, seed: int) -> list[Sample]:
 
 def _tiny_options(data: DataConfig) -> dict[str, Any]:
     """Return the options that restrict the tiny world's questions; in classification the category is a family."""
-    from minirft.tiny import BASE, CATEGORIES, FAMILIES
-
     labels = data.task == "classification"
     known, usual = (tuple(FAMILIES), tuple(FAMILIES)) if labels else (CATEGORIES, BASE)
     chosen = tuple(choose(data.categories or usual, known, "data.categories: the tiny world"))

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,14 +132,10 @@ no bbox; `minirft data check CONFIG` lists all of them
         )
 
 
-_reported: set[str] = set()
-
-
+@cache
 def report(text: str) -> None:
     """Log a warning about the data, once in a process."""
-    if text not in _reported:
-        _reported.add(text)
-        log.warning("%s", text)
+    log.warning("%s", text)
 
 
 def write_bad_samples(path: Path, bad: Iterable[Bad]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def label_samples(
     """
     chosen = choose(data.categories, known or sorted({row.label for row in rows}), source)
     own, wanted = data.kind not in FAMILY, set(chosen)
-    text = label_question(FAMILY.get(data.kind, data.family), chosen, data.question, data.list_labels, own)
+    text = label_question(data, chosen)
     samples = []
     for row in rows:
         if row.label in wanted and (header := usable(findings, row.image, row.advice, [row.id], turn=own)):
@@ -76,29 +76,23 @@ def question(task: Task, what: str, template: str = "", usual: str = "") -> str:
     return f"{text}\n{usual[start:]}"
 
 
-def label_question(
-    family: str,
-    labels: Sequence[str],
-    template: str = "",
-    list_labels: Literal["auto", "yes", "no"] = "auto",
-    own: bool = True,
-) -> str:
+def label_question(data: DataConfig, labels: Sequence[str]) -> str:
     """Return the classification question of a set, the same for all its pictures.
 
-    {labels} in a template becomes the list of labels.  Without it, the list is added to the question if `list_labels`
-    is "yes", or if it is "auto" and the set is the user's own with at most `LISTED` labels (the published sets keep
-    the paper's words).  Without the list a model cannot know that the label of a dog is "dogs" here.
+    {labels} in `data.question` becomes the list of labels.  Without it, the list is added to the question if
+    `data.list_labels` is "yes", or if it is "auto" and the set is the user's own with at most `LISTED` labels (the
+    published sets keep the paper's words).  Without the list a model cannot know that a dog's label is "dogs" here.
 
-    >>> label_question("pet", ["dogs", "cats"]).splitlines()[0][-33:]
+    >>> label_question(DataConfig("folder", "classification"), ["dogs", "cats"]).splitlines()[0][-33:]
     'The answer is one of: dogs, cats.'
     """
-    listed = ", ".join(labels)
+    listed, own = ", ".join(labels), data.kind not in FAMILY
     if own and (pair := one_class_twice(labels)):
         report(f"the labels {pair[0]!r} and {pair[1]!r} look like one class: rename one, or answers to it are wrong")
-    text = question("classification", family, template.replace("{labels}", listed))
-    if "{labels}" in template:
+    text = question("classification", FAMILY.get(data.kind, data.family), data.question.replace("{labels}", listed))
+    if "{labels}" in data.question:
         return text
-    if list_labels == "yes" or (list_labels == "auto" and own and 1 < len(labels) <= LISTED):
+    if data.list_labels == "yes" or (data.list_labels == "auto" and own and 1 < len(labels) <= LISTED):
         first, _, rest = text.partition("\n")
         return f"{first} The answer is one of: {listed}.\n{rest}"
     if own and (plurals := [label for label in labels if is_plural(label)]):

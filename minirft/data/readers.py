@@ -7,13 +7,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from minirft import UserError
-from minirft.data.coco import samples_of_tables
+from minirft.data.coco import lvis_tables, samples_of_tables
 from minirft.data.conversations import jsonl_tables, load_grounding
 from minirft.data.findings import Findings, settle
 from minirft.data.fine_grained import load_fine_grained
 from minirft.data.folder import load_folder, parts_of_folder
 from minirft.data.hub import hub_samples, hub_tables, parts_of_set
-from minirft.data.lvis import lvis_tables
 from minirft.data.questions import question
 from minirft.data.reasonseg import load_reasonseg
 from minirft.data.settings import BOXES, FAMILY, DataConfig
@@ -24,9 +23,9 @@ from minirft.data.voc import parts_of_voc, voc_tables
 from minirft.data.yolo import parts_of_yolo, yolo_tables
 from minirft.samples import Sample
 
-PARTS = {"reasonseg": ("train", "val", "test")} | dict.fromkeys(FAMILY, ("train", "test"))
-NAMED_PARTS: dict[str, Callable[[Path], Collection[str]]] = {
+PARTS: dict[str, Callable[[Path], Collection[str]]] = {
     "folder": parts_of_folder, "yolo": parts_of_yolo, "voc": parts_of_voc, "hf": parts_of_set,
+    "reasonseg": lambda root: ("train", "val", "test"), **dict.fromkeys(FAMILY, lambda root: ("train", "test")),
 }  # fmt: skip
 FILES = {"coco": "COCO-format JSON", "lvis": "LVIS-format JSON", "csv": "CSV", "jsonl": "JSONL"}
 # The reader of each kind takes the settings, the file or folder, the part and the findings.
@@ -42,9 +41,7 @@ SAMPLES: dict[str, Callable[[DataConfig, Path, str, Findings], list[Sample]]] = 
 
 def parts_of(data: DataConfig) -> Collection[str]:
     """Return the parts (train, val, test) into which the files are divided; empty if they are not."""
-    if data.kind in NAMED_PARTS and data.folder:
-        return NAMED_PARTS[data.kind](data.folder)
-    return PARTS.get(data.kind, ())
+    return PARTS[data.kind](data.folder) if data.kind in PARTS and data.folder else ()
 
 
 def candidates(

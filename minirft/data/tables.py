@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,15 @@ Key = tuple[Any, str]  # a picture's id and a category
 Pairs = dict[Key, list[Box]]
 
 
-def coco_tables(data: DataConfig, source: Path, part: str, findings: Findings) -> Tables:
-    """Read the tables of a COCO-format file; a row that lacks a field goes to `findings`.
+def coco_tables(
+    data: DataConfig, source: Path, part: str, findings: Findings, needed: Mapping[str, tuple[str, ...]] = FIELDS
+) -> Tables:
+    """Read the tables of a COCO-format file; a row that lacks a `needed` field goes to `findings`.
 
     >>> coco_tables(DataConfig("coco"), Path("nowhere.json"), "train", Findings())
     Traceback (most recent call last):
     minirft.UserError: no file nowhere.json; give a COCO-format file in data.annotations
     """
-    return read_tables(source, FIELDS, findings)
-
-
-def read_tables(source: Path, needed: dict[str, tuple[str, ...]], findings: Findings) -> Tables:
-    """Read the tables of the file, without the rows that lack a `needed` field."""
     text = read_text(source, "give a COCO-format file in data.annotations")
     with as_user_error(f"{source} cannot be read as JSON ({{why}}); give a COCO-format file", ValueError):
         data = json.loads(text)
@@ -110,17 +107,15 @@ def category_names(data: Tables, source: str | Path) -> dict[Any, str]:
     {1: 'cat'}
     """
     used = {row["category_id"] for row in data["annotations"] if isinstance(row["category_id"], int | str)}
-    names: dict[Any, str] = {}
     ids: dict[str, Any] = {}
     for row in sorted(data["categories"], key=lambda row: row["id"] not in used):
         name = " ".join(str(row["name"]).split())
-        if name not in ids:
-            names[row["id"]], ids[name] = name, row["id"]
-        elif row["id"] in used and row["id"] != ids[name]:
+        if ids.setdefault(name, row["id"]) != row["id"] and row["id"] in used:
             raise UserError(
                 f"{source}: the categories {ids[name]!r} and {row['id']!r} are both called {name!r} and both have "
                 f"boxes: rename one, or give the boxes of both one category_id"
             )
+    names = {number: name for name, number in ids.items()}
     return {row["id"]: names[row["id"]] for row in data["categories"] if row["id"] in names}
 
 

@@ -87,15 +87,11 @@ def _pictures(source: Path, data: dict[str, Any], part: str) -> Iterator[Path]:
             raise UserError(f"{source}: {part} is {entry!r}, and there is no {place}; check path and {part}")
 
 
-def _label_file(picture: Path) -> Path:
-    """Return the label file of a picture: the last folder "images" becomes "labels", as in labels/a.txt."""
-    return Path(re.sub(r"^(.*/|)images/", r"\1labels/", picture.as_posix())).with_suffix(".txt")
-
-
 def _rows(picture: Path, name: str, source: Path) -> Iterator[BoxRow]:
     """Yield a row without boxes for the picture itself, and a row for each line of its label file."""
     yield BoxRow((source, ""), name, picture=picture)
-    path = _label_file(picture)
+    # The last folder "images" becomes "labels": images/a.jpg has labels/a.txt.
+    path = Path(re.sub(r"^(.*/|)images/", r"\1labels/", picture.as_posix())).with_suffix(".txt")
     for number, line in text_lines(path, "") if path.is_file() else ():
         first, *rest = line.split()
         category = int(first) if first.isdigit() else first

@@ -21,7 +21,7 @@ from minirft.runs import given_rollout
 from minirft.samples import Rollout, Sample
 from minirft.tiny import world
 
-FILE = Path(__file__).with_name("group.json")
+SAVED = json.loads(Path(__file__).with_name("group.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Lesson:
 
 def the_sample() -> Sample:
     """Return the question, "where is the blue square?", without loading a model."""
-    scene = json.loads(FILE.read_text(encoding="utf-8"))["scene"]
+    scene = SAVED["scene"]
     return world.detection(scene["count"], seed=scene["seed"])[scene["index"]]
 
 
 def the_texts() -> list[str]:
     """Return the eight completions as text, without loading a model."""
-    return json.loads(FILE.read_text(encoding="utf-8"))["texts"]
+    return list(SAVED["texts"])
 
 
 def the_group() -> Lesson:
@@ -62,9 +62,8 @@ def the_group() -> Lesson:
     >>> lesson.sample.category, [round(reward, 2) for reward in lesson.rewards[0].tolist()]
     ('blue square', [2.83, 2.55, 1.29, 0.0, 2.9, 1.84, 0.32, 3.0])
     """
-    saved = json.loads(FILE.read_text(encoding="utf-8"))
-    policy, sample, ids = Policy.load("tiny"), the_sample(), saved["token_ids"]
-    rollout = given_rollout(policy, [sample], [policy.decode(row) for row in ids], ids, saved["temperature"])
+    policy, sample, ids = Policy.load("tiny"), the_sample(), SAVED["token_ids"]
+    rollout = given_rollout(policy, [sample], [policy.decode(row) for row in ids], ids, SAVED["temperature"])
     with torch.no_grad():
         rollout.logprobs.copy_(policy.logprobs(rollout))
     reward = reading("detection", "strict")

@@ -97,14 +97,13 @@ def lab_rewards() -> dict[str, Reward]:
         return 0.0 if answer.failure else min(1.0, len(answer.value) / 3)
 
     charged = strict.weights | {"words": -2.0}
-    only = {part: {name: float(name == part) for name in strict.parts} for part in strict.parts}
     return {
         "strict": strict,
         "paper": reading("detection", "paper"),
         "no format": reading("detection", "strict", {"format": 0.0}),
         "over predictions": reading("detection", "strict", denominator="predictions"),
-        "confidence only": reading("detection", "strict", only["confidence"]),
-        "format only": reading("detection", "strict", only["format"]),
+        "confidence only": reading("detection", "strict", {"iou": 0.0, "format": 0.0}),
+        "format only": reading("detection", "strict", {"iou": 0.0, "confidence": 0.0}),
         "charges for words": replace(strict, parts=strict.parts | {"words": words}, weights=charged),
         "words only": replace(strict, parts={"words": words}, weights={"words": 1.0}),
         "boxes only": replace(strict, parts={"boxes": boxes}, weights={"boxes": 1.0}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +45,7 @@ def records(
         "KL": kl_estimate(now, reference),
         "gradient weight": token_weights(rollout, advantages, now, config or GRPOConfig()),
     }
-    return _records(policy, rollout, scores, advantages, numbers, step)
+    return list(_records(policy, rollout, scores, advantages, numbers, step))
 
 
 def token_weights(rollout: Rollout, advantages: Tensor, logprobs: Tensor, config: GRPOConfig) -> Tensor:
@@ -92,17 +92,16 @@ def records_written(
     totals = [float("nan") if row["reward"] is None else row["reward"] for row in rows]
     scores = [Score(total, row["parts"], row["failure"]) for total, row in zip(totals, rows, strict=True)]
     advantages = torch.tensor([row["advantage"] for row in rows]).view(len(samples), -1)
-    return _records(before, rollout, scores, advantages, numbers, step)
+    return list(_records(before, rollout, scores, advantages, numbers, step))
 
 
 def _records(
-    policy: Policy, rollout: Rollout, scores: Sequence[Score], advantages: Tensor, numbers: Mapping[str, Tensor],
-    step: int,
-) -> list[Record]:  # fmt: skip
-    lengths, found = rollout.lengths.tolist(), []
+    policy: Policy, rollout: Rollout, scores: Sequence[Score], advantages: Tensor, numbers: dict[str, Tensor], step: int
+) -> Iterator[Record]:
+    lengths = rollout.lengths.tolist()
     for p, sample in enumerate(rollout.samples):
         rows, mine = range(len(scores))[rollout.rows(p)], scores[rollout.rows(p)]
-        found.append(Record(
+        yield Record(
             sample=sample,
             texts=rollout.texts[rollout.rows(p)],
             rewards=[score.total for score in mine],
@@ -112,5 +111,4 @@ def _records(
             heat={name: [values[b, : lengths[b]].tolist() for b in rows] for name, values in numbers.items()},
             failures=[score.failure for score in mine],
             step=step,
-        ))  # fmt: skip
-    return found
+        )

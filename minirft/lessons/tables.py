@@ -15,15 +15,16 @@ FRESH_SEED = 6
 
 @dataclass(frozen=True)
 class LiveCell:
-    """A run of a method on a fresh seed, with the value that the stored seeds predict."""
+    """A run of a method on a fresh seed, with the value that the stored seeds predict.
+
+    `value` is the headline metric of the greedy answers.  The interval from `low` to `high`, computed from the stored
+    seeds, should contain 99 of 100 new ones.  `record` is the result of `run_cell`.
+    """
 
     value: float
-    """The headline metric of the greedy answers."""
     low: float
     high: float
-    """The interval that should contain 99 of 100 new seeds, computed from the stored ones."""
     record: dict[str, Any]
-    """The result of `run_cell`."""
 
     @property
     def expected(self) -> bool:
@@ -64,18 +65,16 @@ def by_seed(
     return [board.cells[k]["tests"][test][mode][key] for k in chosen if not (shots and k.shots) or k.shots == shots]
 
 
-def live_cell(
-    board: Board, name: str, part: str, method: str, shots: int, test: str, seed: int = FRESH_SEED
-) -> LiveCell:
-    """Train `method` at its chosen rate and length on the shots of a new seed, and answer all questions of every test.
+def live_cell(board: Board, name: str, part: str, method: str, shots: int, test: str) -> LiveCell:
+    """Train `method` at its chosen rate and length on shots of a fresh seed, and answer all questions of every test.
 
     This trains the only policy of the process: call `fresh_policy` again afterwards.  Raises `ValueError` if the table
     already has that seed, or has no seeds of the method.
     """
-    key = Key(name, part, method, shots, seed, *choose(board, name, part, method, shots))
+    key = Key(name, part, method, shots, FRESH_SEED, *choose(board, name, part, method, shots))
     known = measured(board, name, part, method, shots, test)
     if key in board.cells or not known:
-        raise ValueError(f"seed {seed} of {method} is no fresh seed beside committed ones")
+        raise ValueError(f"seed {FRESH_SEED} of {method} is no fresh seed beside committed ones")
     record = run_cell(key)
     value = record["tests"][test]["greedy"][find(name).parts[part].metric]
     return LiveCell(value, *prediction_interval(known[0]), record)

@@ -39,7 +39,7 @@ from minirft.samples import Task
 Prediction = tuple[tuple[Any, ...], float]  # position, confidence: unchecked
 
 _CORNERS = re.compile(r"\(\s*N\s*,\s*N\s*\)\s*,\s*\(\s*N\s*,\s*N\s*\)".replace("N", r"(\d+)"))
-_MATCH = np.nextafter(0.5, 1)  # the released code needs IoU > 0.5, `match_greedy` IoU >= its threshold
+MATCH = np.nextafter(0.5, 1)  # the released code needs IoU > 0.5, `match_greedy` IoU >= its threshold
 
 
 def detection_iou(completion: str, solution: str) -> float:
@@ -199,7 +199,7 @@ def _overlaps(found: list[Prediction] | ParseFailure, truth: list[Prediction] | 
         return None
     overlap = iou([box or (0.0, 0.0, 0.0, 0.0) for box in boxes], objects)
     confidence = np.array([confidence for _, confidence in found])
-    pairs = match_greedy(overlap, confidence, float(_MATCH))
+    pairs = match_greedy(overlap, confidence, float(MATCH))
     order = np.argsort(-confidence, kind="stable").tolist()
     looked_at = order if len(pairs) < len(objects) else order[: order.index(pairs[-1][0])]
     if any(boxes[n] is None for n in looked_at):

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from minirft.show.play_kl import KLExplorer
     from minirft.show.play_ratio import ClipExplorer
     from minirft.show.plots import bars, heatmap, histogram, lines
-    from minirft.show.replay import Moment, Replay
     from minirft.show.replication import METHODS, Line, differences, method_dots, name_of, of_paper, shot_curves
-    from minirft.show.report import HEADLINE, ReportData, intervals_apart, write_report
+    from minirft.show.report import HEADLINE, Moment, Replay, ReportData, intervals_apart, write_report
     from minirft.show.rescoring import BEHAVIOURS, Behaviour, average, pushes, red_team, rescore, reversed_pairs
     from minirft.show.rollouts import Record, RolloutBrowser
     from minirft.show.style import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION, png

@@ -57,7 +57,7 @@ def visible(spans: Spans) -> Tensor:
     sees = torch.zeros(len(spans.places), len(spans.places), dtype=torch.bool)
     for prompt in spans.prompts:
         real = prompt[prompt.diff(prepend=prompt[:1] - 1) > 0]  # padding points at position 0
-        sees[real[:, None], real] = torch.ones(len(real), len(real), dtype=torch.bool).tril()
+        sees[real[:, None], real] = real[:, None] >= real
     owner = torch.arange(len(spans.counts)).repeat_interleave(torch.tensor(spans.counts))
     for p, places, bias in zip(owner, spans.completions, spans.bias[:, 0], strict=True):
         keys = torch.cat([spans.prompts[p], places])

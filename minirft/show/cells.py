@@ -17,7 +17,7 @@ from minirft.rewards import extract, reading
 from minirft.samples import Sample
 from minirft.show.pictures import answer_grid
 from minirft.show.plots import lines
-from minirft.show.replication import METHODS, settled
+from minirft.show.replication import METHODS, settled, top_of
 from minirft.show.style import BLUE, GREEN, INK, ORANGE, PINK, QUIET, SKY, VERMILION
 
 FIRST = ("base", "sft", "sft-reasoning", "rft")
@@ -28,13 +28,10 @@ BINS = 10
 RING = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 2, "linestyle": ""}
 
 
-def answers_of(
-    cells: Iterable[Mapping[str, Any]], part: str, shots: int, test: str = "same", methods: Sequence[str] = FIRST
-) -> dict[str, list[str]]:
-    """Return method -> the answers that its cell of seed 1 kept, in the order of `methods`; without missing cells."""
-    tested = [(method, tests[test]) for method, tests in _tested(cells, part, shots) if test in tests]
-    found = {method: list(of_test["answers"]) for method, of_test in tested if "answers" in of_test}
-    return {method: found[method] for method in methods if method in found}
+def answers_of(cells: Iterable[Cell], part: str, shots: int, test: str = "same") -> dict[str, list[str]]:
+    """Return method -> the answers that its cell of seed 1 kept, in the order of `FIRST`; without missing cells."""
+    tested = {method: tests[test] for method, tests in _tested(cells, part, shots) if "answers" in tests.get(test, ())}
+    return {method: list(tested[method]["answers"]) for method in FIRST if method in tested}
 
 
 def _tested(cells: Iterable[Cell], part: str, shots: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -157,14 +154,13 @@ def learning_choice(cells: Iterable[Cell], part: str, shots: int, metric: str) -
             ticks[title] = [step for step, _ in curve]
             of_method[f"learning rate {rate:g}"] = tuple(zip(*curve, strict=True))
             of_method |= {"chosen": tuple(zip(*chosen, strict=True))} if chosen else {}
-    top = max((max(curve[1]) for of in shown.values() for curve in of.values()), default=1)
     names = [f"learning rate {rate:g}" for rate in rates]
     figure = lines(
         shown,
         style=dict(zip(names, ("v-", "^-", "o-", "s-", "D-", "P-"), strict=False)) | {"chosen": RING},
         colours=dict(zip(names, (SKY, BLUE, INK, GREEN, ORANGE, PINK), strict=False)) | {"chosen": VERMILION},
         xscale="log", xticks=ticks, xticklabels=ticks, xlabel="steps of training", ylabel=f"{metric}, validation",
-        ylim=(0, 1.12 * top), **_columns(len(shown), -0.5),
+        ylim=(0, 1.12 * top_of(shown, shown)), **_columns(len(shown), -0.5),
     )  # fmt: skip
     return settled(figure)
 

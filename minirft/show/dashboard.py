@@ -60,7 +60,7 @@ class Dashboard(Playground):
         self.probes: list[tuple[int, Probe]] = []  # (steps done, answers)
         self.error: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._going, self._stopped, self._looked = (threading.Event() for _ in range(3))
+        self._going, self._stopped = threading.Event(), threading.Event()
         self._going.set()
         log = {"kind": ipywidgets.FloatLogSlider, "readout_format": ".1e"}
         self.rate = slider("learning rate", learning_rate, -6, -2, 0.1, named=90, **log)
@@ -76,10 +76,15 @@ class Dashboard(Playground):
     # ------------------------------------------------------------------ the buttons
 
     def start(self) -> Dashboard:
-        """Start or continue the run in the background; return the dashboard at once, so that a cell displays it."""
+        """Start or continue the run in the background; return the dashboard, so that a cell displays it.
+
+        The probe before the first step comes first, so that a page without a kernel keeps the answers before training.
+        """
         if not self.running:
             self._stopped.clear()
             self.error = None
+            if not self.rows:
+                self._look()
             self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
             self._thread.start()
         return self
@@ -135,9 +140,6 @@ class Dashboard(Playground):
 
     def _run(self) -> None:
         try:
-            if not self.rows:
-                self._look()
-            self._looked.set()
             while len(self.rows) < self.steps and not self._stopped.is_set():
                 done, rate = len(self.rows), self.rate.value
                 self.rows.append({"kind": "train", "step": done + 1, "lr": rate, **self.step(done + 1, rate)})
@@ -148,7 +150,6 @@ class Dashboard(Playground):
                 self._going.wait()
         except BaseException as error:  # a thread's exception would be printed and lost: `wait` raises it
             self.error = error
-        self._looked.set()
         self._report(ended=True)
 
     def _look(self) -> None:
@@ -197,6 +198,4 @@ class Dashboard(Playground):
         return figure
 
     def _ipython_display_(self) -> None:
-        if self._thread:
-            self._looked.wait()  # a page without a kernel keeps the answers before training
         live(self.widget, self.figure(), small=True)

@@ -32,10 +32,8 @@ def knowledge_map(rows: Mapping[str, Iterable[Line]]) -> Figure:
     """
     cells = {label: _of_one_test(lines) for label, lines in rows.items()}
     columns = sorted({k for of in cells.values() for what, k in of if what in PAIRS}, key=lambda k: k or 10**9)
-    found = {
-        pair: [[of.get((pair, shots)) for shots in columns] for of in cells.values()]
-        for pair in (PAIRS if columns else ())
-    }
+    pairs = PAIRS if columns else ()
+    found = {pair: [[of.get((pair, shots)) for shots in columns] for of in cells.values()] for pair in pairs}
     size = (9.0 / max(2, len(found)), 1.2 + 0.42 * len(rows))
     shares = {name_of(pair): [[cell.mean if cell else nan for cell in row] for row in of] for pair, of in found.items()}
     shots = [str(shots or ALL) for shots in columns]

@@ -97,8 +97,7 @@ class RewardLab(Playground):
         _draw_order(left, f"order of group {p}", before.rewards[p].tolist(), after.rewards[p].tolist(), self._names())
         pushed = [pushes(self.groups, found.advantages, self.behaviours) for found in (before, after)]
         series = {name: [*push.values()] for name, push in zip(self._names(), pushed, strict=True)}
-        title = "push: correlation of advantage and behaviour"
-        bars({title: series}, [*pushed[0]], form="", ylim=(-1, 1), on=right)
+        bars({"push: correlation of advantage and behaviour": series}, [*pushed[0]], form="", ylim=(-1, 1), on=right)
         return figure
 
     def words(self) -> str:

@@ -36,7 +36,11 @@ MAX_DRAWN = 50  # boxes of one answer; more would hide the picture
 
 @dataclass(frozen=True)
 class Group:
-    """The completions of one prompt with their rewards: lists of length G; `parts` has a list for each reward part."""
+    """The completions of one prompt with their rewards: lists of length G; `parts` has a list for each reward part.
+
+    `failures` has the reason why a completion is unreadable (None if it is readable); `step` is the training step that
+    sampled the group.
+    """
 
     sample: Sample
     texts: list[str]
@@ -44,6 +48,8 @@ class Group:
     advantages: list[float]
     parts: dict[str, list[float]] = field(default_factory=dict)
     note: str = ""  # one sentence: the source of the group and how it was chosen
+    failures: list[str | None] = field(default_factory=list)
+    step: int = 0
 
 
 def draw_boxes(

@@ -28,7 +28,6 @@ from minirft.show.style import BLUE, GREEN, INK, ORANGE, VERMILION
 PARTS = {"iou": ("R_IoU", BLUE), "confidence": ("R_conf", ORANGE), "format": ("R_format", GREEN)}
 ITEM = "{{'Position': [{}, {}, {}, {}], 'Confidence': {:.2f}}}"  # a box with no width can be written too
 MOST = 6  # boxes; more rows of sliders than fit on a screen
-ABOVE_HALF = float(np.nextafter(0.5, 1))  # the released code matches above 0.5, the paper's reading from 0.5 on
 RANGE = {"low": 0, "high": 1000, "step": 1, "kind": ipywidgets.IntRangeSlider}
 Value = tuple[tuple[int, int], tuple[int, int], float]  # (x1, x2), (y1, y2), confidence
 FRESH: Value = ((350, 650), (350, 650), 0.5)  # a new box
@@ -91,17 +90,13 @@ class BoxPlayground(Playground):
         answer = f"[{', '.join(items)}]" if items else "No Objects"
         return f"<think>a look at the picture</think> <answer>{answer}</answer>"
 
-    def solution(self) -> str:
-        """Write the true boxes as the text of a solution."""
-        return rewards.detection_solution(self.true)
-
     def overlap(self) -> Array:
         """Compute the IoU of every predicted box with every true box, (N, M)."""
         return rewards.iou(self.predicted(), self.true)
 
     def scores(self) -> dict[str, rewards.Score]:
         """Score the completion with each reading, part by part."""
-        text, solution = self.completion(), self.solution()
+        text, solution = self.completion(), rewards.detection_solution(self.true)
         return {name: rewards.reading("detection", name)(text, solution) for name in get_args(rewards.Variant)}
 
     def pairs(self) -> dict[str, list[tuple[int, int]]]:
@@ -109,7 +104,7 @@ class BoxPlayground(Playground):
         overlap, confidence = self.overlap(), self.confidence()
         listed = self.predicted().tolist()
         kept = [n for n, box in enumerate(listed) if box not in listed[:n]]  # the released code drops equal boxes
-        of_official = rewards.match_greedy(overlap[kept], confidence[kept], ABOVE_HALF)
+        of_official = rewards.match_greedy(overlap[kept], confidence[kept], rewards.official.MATCH)
         return {
             "strict": rewards.match_hungarian(overlap, rewards.STRICT.threshold, confidence),
             "paper": rewards.match_greedy(overlap, confidence, rewards.PAPER.threshold),
@@ -191,8 +186,7 @@ def _number(axes: Axes, image: Image.Image, true: Array, predicted: Array) -> No
 def _draw_overlap(part: SubFigure, overlap: Array, pairs: dict[str, list[tuple[int, int]]]) -> None:
     """Draw the IoU of every pair as a shade and a number; a frame and names mark what the readings match."""
     names = [f"box {n + 1}" for n in range(len(overlap))], [f"true {_letter(m)}" for m in range(overlap.shape[1])]
-    title = "IoU, and who matches it"
-    heatmap({title: overlap}, *names, form="{:.2f}", low=0, high=1.25, on=part)
+    heatmap({"IoU, and who matches it": overlap}, *names, form="{:.2f}", low=0, high=1.25, on=part)
     for text in part.axes[0].texts:
         column, row = text.get_position()
         who = [name for name in pairs if (row, column) in pairs[name]]

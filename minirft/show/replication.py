@@ -98,7 +98,7 @@ def shot_curves(
         wide=columns, size=(9.0 / max(3, columns), 2.4), xlabel="shots of each category", ylabel=labels,
         xticks={title: [*places] for title, places in ticks.items()},
         xticklabels={title: [*places.values()] for title, places in ticks.items()},
-        ylim={title: (0, 1.05 * _top(curves, ours if title in ours else papers)) for title in shown},
+        ylim={title: (0, 1.05 * top_of(curves, ours if title in ours else papers)) for title in shown},
     )  # fmt: skip
     for axes in figure.axes[len(ours) :]:
         axes.set_facecolor(PAPER_GROUND)
@@ -196,7 +196,7 @@ def _over_shots(numbers: Mapping[str, Mapping[int, Any]]) -> tuple[dict[str, tup
     return curves, {x: str(shots or ALL) for shots, x in place.items()}
 
 
-def _top(curves: Mapping[str, Mapping[str, tuple]], titles: Iterable[str]) -> float:
+def top_of(curves: Mapping[str, Mapping[str, tuple]], titles: Iterable[str]) -> float:
     """Return the largest y-value of some panels, so that they have one height."""
     return max((max(map(max, curve[1:])) for title in titles for curve in curves[title].values()), default=1)
 

@@ -3,11 +3,16 @@
 The only judgement in it is whether two intervals overlap.  The pictures are the first held-out samples, which nobody
 chose, and the worst misses.  A model's text may be hostile: the template escapes everything, and a content security
 policy forbids the page to load anything, or to run any script but that of the replay, identified by its digest.
+
+The replay shows one group of completions for each of some steps.  Its script, `replay.js`, draws the boxes, and
+recomputes the advantages from the reward parts when a weight or the scale changes.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +22,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from minirft import UserError
+from minirft.rewards import true_boxes
 from minirft.runs import METRICS
 from minirft.samples import Sample
 from minirft.show.cells import Levels, calibration
-from minirft.show.charts import curves, metric_bars
-from minirft.show.pictures import Group, answer_grid, before_after, group_panel
-from minirft.show.replay import SCRIPT, Replay, replay_json, script_hash
+from minirft.show.charts import Row, curves, metric_bars
+from minirft.show.pictures import MAX_DRAWN, Group, answer_grid, before_after, boxes_of, group_panel
 from minirft.show.style import png
 
-Row = Mapping[str, Any]
 # The metrics of each section in order; a run need not have all of them.
 HEADLINE = ("ap50_pooled", "accuracy", "box_iou", "mean_iou", "parse_rate", "auc", "abstention", "acc50")
 TRAINING = (
@@ -37,6 +41,32 @@ HELD_OUT = (
 )  # fmt: skip
 PICTURES = 8  # samples drawn
 NOT_METRICS = {"n", "ci", "step", "mode", "seconds"}  # keys of a block that are shown elsewhere or not at all
+SCRIPT = (Path(__file__).parent / "replay.js").read_text(encoding="utf-8")
+SIDE = 320  # pixels of the longer side of a picture in the replay
+LONGEST = 4000  # characters of a completion in the replay
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One group of a step, with the reward parts of all B completions of the batch, which the scale "batch" needs.
+
+    `parts` has B numbers for each part; those of the group begin at `first`.
+    """
+
+    group: Group
+    parts: Mapping[str, Sequence[float]]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Some steps of a run, with the weights of the reward parts and the scaling of the advantages."""
+
+    name: str
+    moments: Sequence[Moment]
+    weights: Mapping[str, float]
+    scale: str
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +110,7 @@ def render(data: ReportData) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"number": number, "interval": interval}
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the reward parts keep their order
     blocks = {"before": data.before, data.name: data.after, **data.beside}
     blocks = {name: block for name, block in blocks.items() if block}
     metrics = [key for key in data.before or data.after if key not in NOT_METRICS]
@@ -88,26 +119,56 @@ def render(data: ReportData) -> str:
     used = dict.fromkeys([*metrics, *keys["train"], *keys["eval"], "n", "ci"])
     return environment.get_template("report.html.jinja").render(
         data=data, blocks=blocks, metrics=metrics, tiles=tiles[:4], figures=_figures(data, blocks, tiles, keys),
-        verdict=verdict(data.before, data.after, tiles[0]) if tiles else "",
+        apart=intervals_apart(data.before, data.after, tiles[0]) if tiles else None,
         answers=list(zip(data.samples, data.before_texts, data.after_texts, strict=True))[:PICTURES],
         config=json.dumps(data.header.get("config", {}), indent=1, default=str),
         facts={key: value for key, value in data.header.items() if key not in ("config", "kind")},
         glossary={key: METRICS[key] for key in used if key in METRICS},
-        script=SCRIPT, script_hash=script_hash(), replay=replay_json(data.replays),
+        script=SCRIPT, script_hash=script_hash(),
+        replays=[vars(replay) | {"moments": list(map(moment_row, replay.moments))} for replay in data.replays],
     )  # fmt: skip
 
 
-def verdict(before: Row, after: Row, key: str) -> str:
-    """Describe whether the intervals of a metric overlap before and after training.
+def script_hash() -> str:
+    """Return the digest of the script in the form of a content security policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 
-    >>> verdict({"ap50": 0.2, "ci": {"ap50": [0.1, 0.3]}}, {"ap50": 0.5, "ci": {"ap50": [0.4, 0.6]}}, "ap50")
-    'The 95% intervals do not overlap.'
-    """
+
+def moment_row(moment: Moment) -> dict[str, Any]:
+    """Return what the script draws of a moment, ready for JSON."""
+    group = moment.group
     return {
-        None: "There are no intervals, so chance cannot be excluded.",
-        True: "The 95% intervals do not overlap.",
-        False: "The 95% intervals overlap, so this one run does not show that it changed.",
-    }[intervals_apart(before, after, key)]
+        "step": group.step,
+        "sample": f"{group.sample.id} {group.sample.category}".strip(),
+        "question": group.sample.problem,
+        "picture": _small_picture(group),
+        "truth": true_boxes(group.sample).tolist(),
+        "texts": [text[:LONGEST] for text in group.texts],
+        "boxes": [boxes_of(group.sample.task, text)[0][:MAX_DRAWN].tolist() for text in group.texts],
+        "parts": {name: list(values) for name, values in moment.parts.items()},
+        "first": moment.first,
+        "failures": group.failures or [None] * len(group.texts),
+        "advantages": group.advantages,
+    }
+
+
+def _small_picture(group: Group) -> str | None:
+    """Encode the picture as a small JPEG or PNG in a data URL, whichever is smaller; None if the file is missing."""
+    try:
+        picture = group.sample.picture()
+    except UserError:
+        return None
+    picture.thumbnail((SIDE, SIDE))
+    written = []
+    for kind, options in (("jpeg", {"quality": 82}), ("png", {"optimize": True})):
+        buffer = io.BytesIO()
+        picture.save(buffer, kind, **options)
+        written.append(_data_url(kind, buffer.getvalue()))
+    return min(written, key=len)
+
+
+def _data_url(kind: str, picture: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def intervals_apart(before: Row, after: Row, key: str) -> bool | None:
@@ -156,8 +217,7 @@ def _figures(data: ReportData, blocks: Mapping[str, Row], tiles: list[str], keys
         "misses": data.misses and answer_grid(missed),
         "group": data.group and group_panel(data.group),
     }
-    pictures = {name: base64.b64encode(png(figure)).decode() for name, figure in figures.items() if figure}
-    return {name: f"data:image/png;base64,{picture}" for name, picture in pictures.items()}
+    return {name: _data_url("png", png(figure)) for name, figure in figures.items() if figure}
 
 
 def _present(runs: Mapping[str, Sequence[Row]], keys: Sequence[str], kind: str) -> list[str]:

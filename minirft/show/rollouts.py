@@ -33,14 +33,11 @@ NEUTRAL = {"ratio": 1.0}  # every other number is neutral at 0
 class Record(Group):
     """A group with its tokens: G completions as lists of strings, and numbers of each token by name.
 
-    `heat` is, for example, {"log-prob": G lists}; a list has one number for each token.  `failures` has the reason why
-    a completion is unreadable (None if it is readable); `step` is the training step that sampled it.
+    `heat` is, for example, {"log-prob": G lists}; a list has one number for each token.
     """
 
     tokens: list[list[str]] = field(default_factory=list)
     heat: dict[str, list[list[float]]] = field(default_factory=dict)
-    failures: list[str | None] = field(default_factory=list)
-    step: int = 0
 
     @property
     def degenerate(self) -> bool:

@@ -36,9 +36,9 @@ def test_a_history_is_what_the_run_wrote(runs: Path):
         wanted = {line["sample"]: line["text"] for line in lines if line["step"] == step}
         assert [wanted[sample.id] for sample in history.samples] == list(texts)
     shown = moments(history, 3)
-    assert [moment.step for moment in shown] in ([1, 3, 4], [1, 2, 4])
+    assert [moment.group.step for moment in shown] in ([1, 3, 4], [1, 2, 4])
     for moment in shown:
-        group, rows = moment.group, history.scored[moment.step][moment.first : moment.first + 4]
+        group, rows = moment.group, history.scored[moment.group.step][moment.first : moment.first + 4]
         assert {row["sample"] for row in rows} == {group.sample.id} and len(rows) == 4
         assert group.texts == [row["text"] for row in rows] and group.rewards == [row["reward"] for row in rows]
         for name, values in moment.parts.items():

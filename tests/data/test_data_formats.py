@@ -26,8 +26,8 @@ CAT = [[100, 100, 600, 600]]  # in thousandths: 20, 10 to 120, 60 pixels
 
 
 @pytest.fixture(autouse=True)
-def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(findings_module, "_reported", set())
+def nothing_said_yet():
+    findings_module.report.cache_clear()
 
 
 def picture(path: Path, i: int = 0, size=SIZE, **options) -> Path:

@@ -34,9 +34,9 @@ BOX = [6, 4, 30, 20]
 
 
 @pytest.fixture(autouse=True)
-def nothing_said_yet(monkeypatch):
+def nothing_said_yet():
     """What is said once in a process would be silent in the second test."""
-    monkeypatch.setattr(findings_module, "_reported", set())
+    findings_module.report.cache_clear()
 
 
 def photograph(i: int = 0) -> Image.Image:

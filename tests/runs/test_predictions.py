@@ -21,8 +21,8 @@ from minirft import UserError
 from minirft.commands.cli import main
 from minirft.data.findings import Findings
 from minirft.data.settings import DataConfig
-from minirft.data.summary import true_boxes
 from minirft.evaluation.scores import metrics
+from minirft.rewards import true_boxes
 from minirft.rewards.boxes import pixels
 from minirft.runs import predictions
 from minirft.runs.config import GRPOConfig

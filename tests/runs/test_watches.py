@@ -11,8 +11,8 @@ from small_runs import small_config
 
 from minirft.data.feed import held_out, training_feed
 from minirft.data.settings import DataConfig
-from minirft.data.summary import true_boxes
 from minirft.policy import Policy
+from minirft.rewards import true_boxes
 from minirft.rewards.frames import displayed_size
 from minirft.runs import loop, watches
 from minirft.runs.config import GRPOConfig

@@ -17,8 +17,7 @@ from minirft.advantages import group_advantages
 from minirft.rewards import prompts
 from minirft.samples import Sample
 from minirft.show.pictures import Group
-from minirft.show.replay import SCRIPT, Moment, Replay, replay_json, script_hash
-from minirft.show.report import ReportData, render
+from minirft.show.report import SCRIPT, Moment, ReportData, moment_row, render, script_hash
 
 NODE = shutil.which("node")
 SCALES = ("std", "mean", "batch", "none")
@@ -66,8 +65,7 @@ def test_a_moment_holds_what_the_script_draws():
     gone = Sample("q", Path("nowhere.jpg"), "detection", "?", prompts.detection_solution([]))
     found = "<answer>[{'Position': [1, 2, 3, 4], 'Confidence': 0.5}]</answer>"
     groups = [Group(sample, ["", found], [0.0, 1.0], [-0.7, 0.7]) for sample in (big, gone)]
-    moments = [Moment(step, group, {"iou": [0.0, 1.0]}) for step, group in enumerate(groups)]
-    first, second = json.loads(replay_json([Replay("a", moments, {"iou": 1.0}, "std", EPS)]))[0]["moments"]
+    first, second = (moment_row(Moment(group, {"iou": [0.0, 1.0]})) for group in groups)
     assert first["boxes"] == [[], [[1, 2, 3, 4]]] and first["failures"] == [None, None]
     assert first["picture"].startswith("data:image/jpeg") and len(first["picture"]) < 80_000
     assert second["picture"] is None

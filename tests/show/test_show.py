@@ -19,7 +19,7 @@ from minirft.rewards import prompts
 from minirft.samples import Sample
 from minirft.show.charts import curves, metric_bars, running_mean
 from minirft.show.pictures import Group, before_after, draw_boxes, group_panel
-from minirft.show.report import ReportData, number, render, verdict, write_report
+from minirft.show.report import ReportData, number, render, write_report
 from minirft.show.style import VERMILION, png
 
 WIDE = Image.new("RGB", (200, 100), "teal")
@@ -251,10 +251,14 @@ def test_report_without_anything_optional(data):
 
 def test_verdict_claims_no_more_than_the_intervals():
     """Catches an improvement claimed from overlapping intervals, or missed in a fall."""
-    low, mid, high = ({"x": m, "ci": {"x": [m - 0.1, m + 0.1]}} for m in (0.2, 0.35, 0.6))
-    assert "do not overlap" in verdict(low, high, "x") and "do not overlap" in verdict(high, low, "x")
-    assert "does not show" in verdict(low, mid, "x")
-    assert "no intervals" in verdict({"x": 0.1}, high, "x")
+    low, mid, high = ({"auc": m, "n": 9, "ci": {"auc": [m - 0.1, m + 0.1]}} for m in (0.2, 0.35, 0.6))
+
+    def verdict(before, after):
+        return " ".join(Page(render(ReportData(before, after, steps=1))).words)
+
+    assert "do not overlap" in verdict(low, high) and "do not overlap" in verdict(high, low)
+    assert "does not show" in verdict(low, mid) and "do not overlap" not in verdict(low, mid)
+    assert "no intervals" in verdict({"auc": 0.1, "n": 9}, high)
 
 
 def test_unwritable_report_is_a_user_error(data, tmp_path):

@@ -380,13 +380,16 @@ def test_a_probe_without_a_box_says_why(undrawn):
 
 
 def test_what_is_stored_shows_the_answers_before_training(undrawn, monkeypatch):
-    """Catches a page whose dashboard is a sentence, and a display that waits for ever where the probe fails."""
+    """Catches a page whose dashboard is a sentence, and a run that begins although the probe fails."""
     stored = []
     monkeypatch.setattr("minirft.show.dashboard.live", lambda widget, static, small: stored.append(static))
-    probes = [lambda: time.sleep(0.1) or Probe([SAMPLE], TEXTS[:1]), lambda: 1 / 0]
-    for probe in probes:
-        Dashboard(lambda k, rate: {}, probe, steps=1, learning_rate=1e-3).start()._ipython_display_()
-    assert [[axes.get_title(loc="left")[:6] for axes in figure.axes[2:]] for figure in stored] == [["step 0"], []]
+    slow = lambda: time.sleep(0.1) or Probe([SAMPLE], TEXTS[:1])  # noqa: E731
+    Dashboard(lambda k, rate: {}, slow, steps=1, learning_rate=1e-3).start()._ipython_display_()
+    assert [[axes.get_title(loc="left")[:6] for axes in figure.axes[2:]] for figure in stored] == [["step 0"]]
+    failing = Dashboard(lambda k, rate: {}, lambda: 1 / 0, steps=1, learning_rate=1e-3)
+    with pytest.raises(ZeroDivisionError):
+        failing.start()
+    assert not failing.running and not failing.rows
 
 
 def test_the_learning_rate_reaches_the_next_step(undrawn):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,8 @@ def growth_figure(folder: Path) -> bytes:
         curves = {}
         for arm, label in (("ours", "ours"), ("trl", "TRL, naive")):
             lengths = {other: np.full(50, float(middle[other])) for other in middle} | {name: np.linspace(2, reach, 50)}
-            order = [lengths[other] for other in ("group", "prompt", "completion")]
-            law = sum(laws[arm][term][0] * TERMS[term](*order) for term in TERMS) / 1e9
+            of = {other[0].upper(): values for other, values in lengths.items()}
+            law = sum(laws[arm][term][0] * prod(of[factor] for factor in TERMS[term]) for term in TERMS) / 1e9
             on_axis = [p for p in points if all(p[other] == middle[other] for other in middle if other != name)]
             curves[label] = lengths[name], law
             curves[f"_{label}"] = [p[name] for p in on_axis], [p[arm]["language_flops"] / 1e9 for p in on_axis]

@@ -6,7 +6,6 @@ from minirft import lazily
 
 if TYPE_CHECKING:
     from minirft.cost import dryrun, fit
-    from minirft.cost.architectures import architecture
     from minirft.cost.benchmark import measure
     from minirft.cost.dryrun import Method, Rates, dry_run, plan, spell
     from minirft.cost.gpu import run_gpu_bench
@@ -14,6 +13,6 @@ if TYPE_CHECKING:
     from minirft.cost.report import table
     from minirft.cost.request import Request
     from minirft.cost.scaling import measure_scaling, panels, scaling_table
-    from minirft.cost.sizes import NF4, adapter_weights, count_weights
+    from minirft.cost.sizes import NF4, adapter_weights, architecture, count_weights
 
 __getattr__, __all__ = lazily(__name__)

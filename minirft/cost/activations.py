@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from minirft.cost.sizes import Shape, adapter_weights, first_attention, linears, skeleton, tower_learns, tower_widths
+from minirft.cost.sizes import Shape, adapter_weights, first_mixer, linears, skeleton, tower_learns, tower_widths
 from minirft.cost.states import state_bytes, state_layer
+from minirft.engine import CHUNK
 
-CHUNK = 128
-"""Tokens whose logits exist at once: `logprobs.token_logprobs`."""
 LOGIT_COPIES = 5
 """float32 (chunk, V) in the backward pass: logits, the gathered gradient, and three of log-sum-exp."""
 
@@ -124,7 +123,7 @@ def _norms_saved(shape: Shape) -> float:
     The norms of queries and keys, if the model has them, keep the copy of their input only.
     """
     d, learning = shape.model.text_config.hidden_size, shape.config.train == "full"
-    of_heads = hasattr(first_attention(shape.model), "q_norm")
+    of_heads = hasattr(first_mixer(shape.model), "q_norm")
     share = shape.attention_layers / shape.model.text_config.num_hidden_layers  # the mean over all layers
     heads = of_heads * share * (shape.queries + shape.keys) * (4 + shape.b * learning)
     return shape.packed * (2 * d * _rms_norm(shape) + heads)

@@ -11,8 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from minirft.cost.architectures import architecture
-from minirft.cost.sizes import Shape, tower_learns
+from minirft.cost.sizes import Shape, architecture, tower_learns
 from minirft.engine import family_of
 from minirft.runs import GRPOConfig
 
@@ -98,5 +97,4 @@ CHANGES: list[Change] = [
     _halve("max_completion_length", lambda c: c.max_completion_length, 64),
     _group,
     _set(lambda c: _model(c.model).text_config.hidden_size > 1536, model="qwen2-vl-2b", offload_embedding=False),
-]
-"""All changes, the least harmful first."""
+]  # the least harmful first

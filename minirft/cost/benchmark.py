@@ -10,6 +10,7 @@ import torch
 
 from minirft import UserError
 from minirft.cost.lower_bound import floor
+from minirft.cost.report import TITLES
 from minirft.cost.request import Request
 from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, model_source, questions
 from minirft.cost.steps import Ours, difference, loss_and_gradients, settings, tolerance
@@ -36,25 +37,29 @@ def measure(request: Request) -> dict[str, Any]:
         if (asked := getattr(request, name)) is not None and asked < least:
             raise UserError(f"--{name} is {asked}; it must be at least {least}")
     torch.set_num_threads(request.threads)
-    with model_source(request.model) as source:
-        return _measure(request, source)
-
-
-def _measure(request: Request, source: str) -> dict[str, Any]:
     lora = None if request.model == "tiny" else LoraSettings()
-    ours = new_ours(request, source, lora)
-    naive = replace(ours, config=replace(ours.config, shared_prefix=False), cached=False)
-    trl, why_not = new_trl(request, source, ours)
-    equal = agreement(ours, trl)
-    records = take_turns({"ours": ours, **({"naive": naive} if request.naive else {})}, trl, request.steps)
+    with model_source(request.model) as source:
+        ours = new_ours(request, source, lora)
+        naive = replace(ours, config=replace(ours.config, shared_prefix=False), cached=False)
+        trl, why_not = new_trl(request, source, ours)
+        equal = agreement(ours, trl)
+        records = take_turns({"ours": ours, **({"naive": naive} if request.naive else {})}, trl, request.steps)
     least = floor(ours.policy.core.config, ours.shape, lora.r if lora else 0, request.kl_coef > 0, not request.cached)
-    rows: dict[str, Any] = dict.fromkeys(("ours", "naive", "trl"))
+    rows: dict[str, Any] = dict.fromkeys(TITLES)
     for name, found in records.items():
         flops = {"flops": sum(found.work.flops_by_phase.values())}
         rows[name] = flops | asdict(found.work) | summary(found.seconds, processor=request.threads == 1)
+    packages = ("torch", "transformers", "peft", *(() if why_not else ("trl",)))
     return {
         "shape": asdict(ours.shape) | {"picture_tokens": prod(ours.shape.picture)},
-        "setting": _setting_row(request, ours, why_not),
+        "setting": {
+            **{name: getattr(request, name) for name in ("model", "checkpointing", "kl_coef", "cached", "threads")},
+            "policy": ours.policy.describe(),
+            "train": "lora" if lora else "full",
+            "clock": "processor" if request.threads == 1 else "wall",
+            "trl": why_not or "measured",
+            "versions": {name: library_version(name) for name in packages},
+        },
         **rows,
         "floor": least,
         "ratio": ratios(rows, least["flops"]),
@@ -127,15 +132,3 @@ def ratios(rows: dict[str, dict[str, Any] | None], least: int) -> dict[str, floa
         update = row and row["seconds_by_phase"]["update"] / ours["seconds_by_phase"]["update"]
         found[f"{name}_to_ours_update_seconds"] = update
     return found
-
-
-def _setting_row(request: Request, ours: Ours, why_not: str) -> dict[str, Any]:
-    packages = ("torch", "transformers", "peft", *(() if why_not else ("trl",)))
-    return {
-        **{name: getattr(request, name) for name in ("model", "checkpointing", "kl_coef", "cached", "threads")},
-        "policy": ours.policy.describe(),
-        "train": "lora" if ours.policy.has_lora else "full",
-        "clock": "processor" if request.threads == 1 else "wall",
-        "trl": why_not or "measured",
-        "versions": {name: library_version(name) for name in packages},
-    }

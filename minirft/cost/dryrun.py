@@ -23,12 +23,11 @@ import torch
 
 from minirft import UserError
 from minirft.cost import fit
-from minirft.cost.architectures import architecture
 from minirft.cost.lower_bound import floor
 from minirft.cost.memory import resident
 from minirft.cost.report import render
 from minirft.cost.shapes import Shape as StepShape
-from minirft.cost.sizes import Shape
+from minirft.cost.sizes import Shape, architecture
 from minirft.data import held_out, training_feed, training_set
 from minirft.engine import Processor, family_of, load_processor, resolve
 from minirft.rewards import displayed_size

@@ -14,10 +14,9 @@ from typing import Any
 
 from minirft import UserError
 from minirft.cost.advice import least_harm
-from minirft.cost.architectures import architecture
 from minirft.cost.memory import GIB, Ledger, ledger
 from minirft.cost.report import render
-from minirft.cost.sizes import Shape
+from minirft.cost.sizes import Shape, architecture
 from minirft.runs import GRPOConfig, differences
 
 CARDS = (4.0, 6.0, 8.0, 12.0, 16.0, 24.0)  # GiB

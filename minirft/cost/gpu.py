@@ -30,20 +30,16 @@ from typing import Any
 import torch
 
 from minirft import UserError
-from minirft.cost.architectures import architecture
 from minirft.cost.gpu_checks import correct, decode
-from minirft.cost.gpu_parts import REHEARSAL, Cases, Sizes, free, memory, times
+from minirft.cost.gpu_parts import REHEARSAL, Sizes, free, memory, times
 from minirft.cost.random_weights import write_random
+from minirft.cost.sizes import architecture
 from minirft.cost.turns import one_line
+from minirft.data import write_whole
 from minirft.engine import quieten_libraries
 from minirft.runs import library_version, provenance
 
-PARTS: dict[str, Callable[[str, str, Sizes], Cases]] = {
-    "correct": correct,
-    "memory": memory,
-    "decode": decode,
-    "time": times,
-}
+PARTS = {"correct": correct, "memory": memory, "decode": decode, "time": times}
 DEMO = "demo"
 STAND_IN = "a rehearsal on a CPU with a small model and short lengths: no number here is a card's"
 
@@ -62,43 +58,40 @@ def run_gpu_bench(
     on_card = device == "cuda"
     if on_card and not torch.cuda.is_available():
         raise UserError("--gpu needs a CUDA card, and torch sees none here: check nvidia-smi and the torch build")
-    out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
     for part in parts:
         _write(out / f"{part}.json", {"part": part, "rows": []} | ({} if on_card else {"stand_in": STAND_IN}))
     of_a_model = [part for part in PARTS if part in parts]
     waiting = len(models) * len(of_a_model) + (DEMO in parts)
+    card, call = ("cuda:0", in_own_process) if on_card else (device, in_this_process)
     for model in models if of_a_model else ():
+        architecture(model)  # an error of the name, before a process starts
         with tempfile.TemporaryDirectory(prefix="minirft-gpu-") as folder:
             _print(f"{model}: writing random weights")
-            _write_weights(Path(folder), model, device, end - time.monotonic())
+            if error := call(write_random, (Path(folder), model, 0, card), end - time.monotonic()):
+                # Its parts fail too, and their files name the error.
+                _print(f"{model}: the random weights were not written: {error}")
             for part in of_a_model:
-                share = (end - time.monotonic()) * min(1.0, 2 / waiting)
-                run_job(part, model, folder, device, out / f"{part}.json", share)
+                file, share = out / f"{part}.json", (end - time.monotonic()) * min(1.0, 2 / waiting)
+                if error := call(run_part, (part, model, folder, card, file), share):
+                    _add_row(file, {"model": model, "error": error})
                 waiting -= 1
     if DEMO in parts:
         _add_row(out / f"{DEMO}.json", demo(device, max(0.0, end - time.monotonic())))
     _print(f"wrote {', '.join(f'{part}.json' for part in parts)} in {out}" + ("" if on_card else f": {STAND_IN}"))
 
 
-def _write_weights(folder: Path, model: str, device: str, seconds: float) -> None:
-    architecture(model)  # an error of the name, before a process starts
-    if device != "cuda":
-        write_random(folder, model)
-    elif error := in_own_process(write_random, (folder, model, 0, "cuda:0"), seconds):  # its memory is given back
-        _print(f"{model}: the random weights were not written: {error}")  # its parts fail, and their files name it
+def in_this_process(target: Callable[..., object], args: tuple[Any, ...], seconds: float) -> str | None:
+    """Call a function, which has all the time it needs; its errors are raised."""
+    target(*args)
+    return None
 
 
-def run_job(part: str, model: str, source: str, device: str, file: Path, seconds: float) -> None:
-    """Run a part within `seconds`, on CUDA in a separate process; add its error, if any, to its file."""
-    if device != "cuda":
-        run_part(part, model, source, device, file)
-    elif error := in_own_process(run_part, (part, model, source, "cuda:0", file), seconds):
-        _add_row(file, {"model": model, "error": error})
+def in_own_process(target: Callable[..., object], args: tuple[Any, ...], seconds: float) -> str | None:
+    """Call a function in a process of its own, for at most `seconds`; return its error, if any.
 
-
-def in_own_process(target: Callable[..., None], args: tuple[Any, ...], seconds: float) -> str | None:
-    """Call a function in a process of its own, for at most `seconds`; return its error, if any."""
+    The process gives back all memory of the card, and what it does wrong ends only itself.
+    """
     if seconds <= 0:
         return "not started: the time for all parts was spent"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one card, also for TRL, which would use all visible cards
@@ -136,12 +129,10 @@ def demo(device: str, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="minirft-demo-") as folder:
         command = [sys.executable, "-m", "minirft", *words, "--json", "--out", f"{folder}/demo"]
         try:
-            done = subprocess.run(
-                command, env=os.environ | sees, capture_output=True, text=True, check=True, timeout=seconds
-            )
+            text = subprocess.check_output(command, env=os.environ | sees, stderr=subprocess.PIPE, timeout=seconds)
         except subprocess.SubprocessError as error:
             return row | {"error": one_line(error), "output": str(getattr(error, "stderr", ""))[-500:]}
-    summary = json.loads(done.stdout)
+    summary = json.loads(text)
     scores = {name: summary[name]["ap50_pooled"] for name in ("before", "after", "sft")}
     return row | {"seconds": summary["seconds"], "ap50_pooled": scores}
 
@@ -162,9 +153,7 @@ def _add_row(file: Path, row: dict[str, Any]) -> None:
 
 
 def _write(file: Path, record: dict[str, Any]) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
-    new.replace(file)  # at once: the process may be killed at any time
+    write_whole(file, json.dumps(record, indent=1, default=str) + "\n")  # the process may be killed at any time
 
 
 def _print(line: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -25,7 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from minirft.cost.gpu_parts import LORA, Cases, Sizes, free
 from minirft.cost.shapes import Shape, filler, fit_shape, load_policy, questions
-from minirft.cost.turns import Row, synchronise
+from minirft.cost.turns import Row
+from minirft.cost.work import clock
 from minirft.engine import DECODERS
 from minirft.policy import Policy
 from minirft.sampler import pick, sample_groups
@@ -144,11 +144,10 @@ def milliseconds(run: Callable[[], object], device: torch.device, times: int) ->
     """Measure the median wall time of several runs, each to its end on the card."""
     spent = []
     for _ in range(times):
-        synchronise(device)
-        start = time.perf_counter()
+        start, _ = clock(device)
         run()
-        synchronise(device)
-        spent.append(1e3 * (time.perf_counter() - start))
+        end, _ = clock(device)
+        spent.append(1e3 * (end - start))
     return statistics.median(spent)
 
 

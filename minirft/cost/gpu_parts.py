@@ -20,13 +20,13 @@ from unittest import mock
 import torch
 
 from minirft import train
-from minirft.cost.architectures import architecture
 from minirft.cost.fit import account, usable
 from minirft.cost.memory import GIB
 from minirft.cost.shapes import PICTURE_SHARE, Shape, endless, filler, fit_shape, load_policy, questions
+from minirft.cost.sizes import architecture
 from minirft.cost.steps import Ours, reward, settings
 from minirft.cost.trl_step import Trl
-from minirft.cost.turns import Row, one_line, summary, synchronise, take_turns
+from minirft.cost.turns import Row, one_line, summary, take_turns
 from minirft.engine import DECODERS, FeatureCache, LoraSettings
 from minirft.reference import make_reference
 from minirft.runs import GRPOConfig, make_optimiser
@@ -155,7 +155,7 @@ def in_gib(device: torch.device) -> dict[str, float | None]:
     """
     if device.type != "cuda":
         return dict.fromkeys(("peak", "reserved", "context"))
-    synchronise(device)
+    torch.cuda.synchronize(device)
     unused, total = torch.cuda.mem_get_info(device)
     return {
         "peak": torch.cuda.max_memory_allocated(device) / GIB,
@@ -176,9 +176,8 @@ def free() -> None:
 
 def times(source: str, device: str, sizes: Sizes) -> Cases:
     """Yield one case for each shape."""
-    for prompt, completion, group in sizes.shapes:
-        shape = Shape(prompt, completion, group)
-        yield f"P {prompt}, C {completion}, G {group}", partial(step_seconds, source, device, shape, sizes.steps)
+    for lengths in sizes.shapes:
+        yield "P {}, C {}, G {}".format(*lengths), partial(step_seconds, source, device, Shape(*lengths), sizes.steps)
 
 
 def step_seconds(source: str, device: str, shape: Shape, steps: int) -> Row:

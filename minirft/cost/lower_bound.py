@@ -49,18 +49,8 @@ from math import prod
 from torch import nn
 from transformers import PreTrainedConfig
 
+from minirft.cost import sizes
 from minirft.cost.shapes import Shape
-from minirft.cost.sizes import (
-    adapter_widths,
-    carries_state,
-    count_weights,
-    head_widths,
-    linears,
-    mixers,
-    skeleton,
-    state_numbers,
-    tower_widths,
-)
 
 
 def floor(
@@ -87,7 +77,7 @@ def floor(
 
 def per_token(config: PreTrainedConfig, rank: int) -> tuple[int, int]:
     """Return W and A: multiplications of one token in the linear layers, and in adapters of this rank."""
-    return count_weights(config)["language linears"]["linear"], rank * adapter_widths(config)["language"]
+    return sizes.count_weights(config)["language linears"]["linear"], rank * sizes.adapter_widths(config)["language"]
 
 
 def forward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float, float]], places: int) -> float:
@@ -106,7 +96,7 @@ def backward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float
     activations = 2 * count * (weights + adapters) + head + _attention(config, tokens, 5)
     if not rank:
         return activations + 2 * count * weights + head
-    first = mixers(config)[0].named_children()
+    first = sizes.mixers(config)[0].named_children()
     inputs = [x for name, x in first if isinstance(x, nn.Linear) and name not in ("o_proj", "out_proj")]
     below = sum(layer.weight.numel() + rank * layer.in_features for layer in inputs)
     return activations + 2 * count * adapters - 2 * count * below
@@ -114,17 +104,17 @@ def backward_flops(config: PreTrainedConfig, rank: int, tokens: list[tuple[float
 
 def _attention(config: PreTrainedConfig, tokens: list[tuple[float, float]], products: int) -> float:
     """Count products of attention, 2 forward and 5 backward, and 3 and 6 of a token with the state of such a layer."""
-    carrying = [state_numbers(mixer) for mixer in mixers(config) if carries_state(mixer)]
-    pairs = 2 * head_widths(config)[0] * sum(count * keys for count, keys in tokens)
-    layers = len(mixers(config)) - len(carrying)
+    carrying = [sizes.state_numbers(mixer) for mixer in sizes.mixers(config) if sizes.carries_state(mixer)]
+    pairs = 2 * sizes.head_widths(config)[0] * sum(count * keys for count, keys in tokens)
+    layers = len(sizes.mixers(config)) - len(carrying)
     return products * pairs * layers + 6 * (products // 2) * sum(carrying) * sum(count for count, _ in tokens)
 
 
 def vision_flops(config: PreTrainedConfig, picture: tuple[int, int]) -> int:
     """Count the forward pass of one picture of (high, wide) tokens through the vision tower."""
-    vision, tower, (width, _) = config.vision_config, skeleton(config).model.visual, tower_widths(config)
+    vision, tower, (width, _) = config.vision_config, sizes.skeleton(config).model.visual, sizes.tower_widths(config)
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    blocks, whole = (sum(layer.weight.numel() for layer in linears(part)) for part in (tower.blocks, tower))
+    blocks, whole = (sum(layer.weight.numel() for layer in sizes.linears(part)) for part in (tower.blocks, tower))
     tokens = prod(picture)
     patches = tokens * vision.spatial_merge_size**2
     attention = 4 * width * _pairs(vision, picture)

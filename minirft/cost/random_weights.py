@@ -27,15 +27,13 @@ from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from minirft import UserError
-from minirft.cost.architectures import architecture
-from minirft.cost.sizes import DEFAULT_MAX_PIXELS
+from minirft.cost.sizes import DEFAULT_MAX_PIXELS, architecture
 from minirft.engine import TINY, Qwen2VLImageProcessorPil
 
 EMBEDDING_STD = 0.02
 RAW_SCORE = 1e4
 """The biases add this to every unscaled score, on the slowest rotary pair, which hardly rotates over a prompt."""
-PIXELS = {"shortest_edge": 56 * 56, "longest_edge": DEFAULT_MAX_PIXELS}
-"""The smallest and the largest picture of Qwen2-VL's own preprocessor_config.json."""
+PIXELS = {"shortest_edge": 56 * 56, "longest_edge": DEFAULT_MAX_PIXELS}  # as in Qwen2-VL's own processor
 
 
 def write_random(folder: Path, name: str, seed: int = 0, device: str = "cpu") -> Path:
@@ -91,11 +89,11 @@ def random_weights(config: Qwen2VLConfig, seed: int, device: str = "cpu") -> Ite
         yield name.replace("model.visual.", "visual.").replace("model.language_model.", "model."), weight.cpu()
 
 
-def raise_scores(name: str, weight: Tensor, width: int, raw: float = RAW_SCORE) -> None:
-    """Change the bias of a query or key projection in place, so that every score rises by `raw`; others are kept.
+def raise_scores(name: str, weight: Tensor, width: int) -> None:
+    """Change the bias of a query or key projection in place, so that every score rises by `RAW_SCORE`; others are kept.
 
-    `weight` belongs to heads of `width` numbers.  The bias is √raw on the slowest rotary pair of each head, and the
-    weights of its rows are divided by √raw.
+    `weight` belongs to heads of `width` numbers.  The bias is √RAW_SCORE on the slowest rotary pair of each head,
+    and the weights of its rows are divided by √RAW_SCORE.
 
     >>> weight = torch.ones(8, 2)
     >>> raise_scores("layers.0.self_attn.k_proj.weight", weight, width=4)
@@ -104,9 +102,9 @@ def raise_scores(name: str, weight: Tensor, width: int, raw: float = RAW_SCORE) 
     """
     pair = width // 2 - 1
     if name.endswith(("q_proj.bias", "k_proj.bias")):  # the tower's have other names
-        weight.view(-1, width)[:, pair] = raw**0.5
+        weight.view(-1, width)[:, pair] = RAW_SCORE**0.5
     elif name.endswith(("q_proj.weight", "k_proj.weight")):
-        weight.view(-1, width, weight.shape[1])[:, pair] /= raw**0.5
+        weight.view(-1, width, weight.shape[1])[:, pair] /= RAW_SCORE**0.5
 
 
 def _std(name: str, inputs: int) -> float:

@@ -11,9 +11,7 @@ from jinja2 import Template
 
 from minirft.cost.work import PHASES
 
-Found = dict[str, Any]
 TITLES = {"ours": "ours", "naive": "naive", "trl": "TRL"}
-KINDS = ("prompt", "completion")
 
 
 def render(name: str, **values: Any) -> str:
@@ -22,7 +20,7 @@ def render(name: str, **values: Any) -> str:
     return Template(text, trim_blocks=True).render(values).removesuffix("\n")
 
 
-def table(result: Found) -> str:
+def table(result: dict[str, Any]) -> str:
     """Write the result of `measure` as text."""
     lines = [f"{'one step':<34}" + "".join(f"{title:>12}" for title in TITLES.values())]
     trainers = [result[name] for name in TITLES]
@@ -35,7 +33,7 @@ def table(result: Found) -> str:
     return render("report", result=result, shape=result["shape"], setting=result["setting"], lines=lines, titles=TITLES)
 
 
-def rows(result: Found) -> list[tuple[str, tuple, float, str]]:
+def rows(result: dict[str, Any]) -> list[tuple[str, tuple, float, str]]:
     """List (label, path of the number in a trainer's record, divisor, format)."""
     # Without a reference, "score" has only the rewards.
     phases = [phase for phase in PHASES[1:] if phase != "score" or result["setting"]["kl_coef"]]
@@ -44,7 +42,8 @@ def rows(result: Found) -> list[tuple[str, tuple, float, str]]:
         *((f"  {phase}", ("flops_by_phase", phase), 1e9, ".2f") for phase in phases),
         ("pictures through the vision tower", ("vision_passes",), 1, ",.0f"),
         ("pictures cut into patches", ("preprocessings",), 1, ",.0f"),
-        *((f"{kind} tokens, {p}", (f"{kind}_tokens", p), 1, ",.0f") for kind in KINDS for p in phases),
+        *((f"prompt tokens, {phase}", ("prompt_tokens", phase), 1, ",.0f") for phase in phases),
+        *((f"completion tokens, {phase}", ("completion_tokens", phase), 1, ",.0f") for phase in phases),
         ("activations saved, MB", ("saved_bytes",), 1e6, ".1f"),
         ("seconds, median", ("seconds",), 1, ".3f"),
         *((f"  {end} step", ("seconds_spread", place), 1, ".3f") for place, end in enumerate(("fastest", "slowest"))),

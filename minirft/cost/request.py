@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
-
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
@@ -26,15 +21,15 @@ class Request:
     """Prompts in a step; 8 for tiny, as in its shipped config, else 1."""
     steps: int = 5
     """Timed steps, after one warm-up step and one counted step."""
-    checkpointing: Switch = False
+    checkpointing: bool = False
     """Recompute activations in the backward pass, ours, naive and TRL (whose default it is)."""
     kl_coef: float = 0.0
     """beta; above 0 there is a reference."""
-    cached: Switch = False
+    cached: bool = False
     """Our pictures are in the cache, as in any epoch but the first."""
-    naive: Switch = True
+    naive: bool = True
     """Measure the naive path too; --no-naive leaves it out."""
-    trl: Switch = True
+    trl: bool = True
     """Measure TRL too, where it is installed; --no-trl leaves it out."""
     threads: int = 1
     """CPU threads.  With 1, seconds are processor time, which other processes disturb least; else wall time."""

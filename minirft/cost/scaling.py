@@ -19,8 +19,9 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ import numpy as np
 import psutil
 from scipy import stats
 
-from minirft.cost.architectures import architecture
 from minirft.cost.benchmark import measure
 from minirft.cost.lower_bound import vision_flops
 from minirft.cost.report import TITLES
 from minirft.cost.request import Request
 from minirft.cost.shapes import model_source
+from minirft.cost.sizes import architecture
 from minirft.runs import provenance
 
 AXES = {"group": (0.5, 2, 4, 8, 16), "prompt": (0.5, 2, 4, 8, 16), "completion": (0.5, 2, 4, 8)}
@@ -47,17 +48,8 @@ CORNERS = (
 MIDDLE = {"prompt": 256, "completion": 64, "group": 4}
 Lengths = dict[str, int]
 Found = dict[str, Any]
-TERMS: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "1": lambda g, p, c: 1,
-    "P": lambda g, p, c: p,
-    "P²": lambda g, p, c: p * p,
-    "G": lambda g, p, c: g,
-    "GC": lambda g, p, c: g * c,
-    "GC²": lambda g, p, c: g * c * c,
-    "GPC": lambda g, p, c: g * p * c,
-    "GP": lambda g, p, c: g * p,
-    "GP²": lambda g, p, c: g * p * p,
-}
+TERMS = {"1": "", "P": "P", "P²": "PP", "G": "G", "GC": "GC", "GC²": "GCC", "GPC": "GPC", "GP": "GP", "GP²": "GPP"}
+"""Each term with its factors."""
 TIMED = ("1", "P", "GC", "GP", "GP²")
 """The terms of seconds, which are not exact: those that the points determine."""
 BEFORE = 2.0
@@ -147,9 +139,9 @@ def fit(points: list[Found], arm: str, key: str, terms: Sequence[str]) -> Found 
     rows = [point for point in points if point[arm]]
     if len(rows) <= len(terms):
         return None
-    lengths = np.array([[row[name] for row in rows] for name in ("group", "prompt", "completion")], dtype=float)
+    lengths = [{"G": row["group"], "P": row["prompt"], "C": row["completion"]} for row in rows]
     y = np.array([row[arm][key] for row in rows], dtype=float)
-    x = np.stack([np.broadcast_to(TERMS[term](*lengths), y.shape) / y for term in terms], axis=1)
+    x = np.array([[prod(of[factor] for factor in TERMS[term]) for term in terms] for of in lengths]) / y[:, None]
     scale = np.linalg.norm(x, axis=0)
     x = x / scale
     if np.linalg.matrix_rank(x) < len(terms):
@@ -194,6 +186,5 @@ def scaling_table(found: Found) -> str:
             cells.append("{:.3g} ({:.3g} to {:.3g})".format(*bounds) if bounds else "")
         lines.append(f"| {' | '.join([term, *cells])} |")
     left = [f"P {p['prompt']}, C {p['completion']}, G {p['group']} ({p['why']})" for p in found["not_measured"]]
-    return "\n".join(
-        [*lines, "", f"{len(found['points'])} points were measured, not {'; '.join(left) or 'one left out'}."]
-    )
+    measured = f"{len(found['points'])} points were measured, not {'; '.join(left) or 'one left out'}."
+    return "\n".join([*lines, "", measured])

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from minirft import UserError
-from minirft.cost.architectures import RANDOM
 from minirft.cost.random_weights import PIXELS, check_qwen2_vl, write_random
 from minirft.engine import LoraSettings
 from minirft.policy import Policy
 from minirft.samples import Sample
 
+RANDOM = ("small", "mid")  # models that exist with random weights only
 PICTURE_SHARE = 400 / 512
 """Share of the prompt that is picture, as in a detection prompt."""
 

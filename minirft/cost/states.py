@@ -8,18 +8,16 @@ half a second.  What is counted is the path without the kernels of `flash-linear
 from __future__ import annotations
 
 import copy
-import json
 import weakref
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import PreTrainedConfig
 
-from minirft.cost.sizes import Shape, adapted, carries_state, mixers, state_numbers
+from minirft.cost.sizes import Shape, first_mixer, state_numbers
 from minirft.engine import family_of
 
 
@@ -63,19 +61,20 @@ def state_layer(shape: Shape) -> StateLayer:
     """Count one layer in the passes of `shape`; all zeros if the model has no such layer."""
     if not shape.state_layers:
         return StateLayer()
-    learns = "all" if shape.config.train == "full" else "inputs" if "language" in adapted(shape.config) else "none"
-    sizes = shape.together, shape.prompt, shape.prompts, shape.rows, shape.config.max_completion_length
-    return _counted(shape.model.model_type, shape.model.to_json_string(use_diff=False), shape.b, learns, *sizes)
+    config = shape.config
+    adapters = "none" if config.lora.targets == "vision" else "inputs"
+    sizes = shape.together, shape.prompt, shape.prompts, shape.rows, config.max_completion_length
+    learns = "all" if config.train == "full" else adapters
+    return _counted(first_mixer(shape.model, stateful=True), shape.model.model_type, shape.b, learns, *sizes)
 
 
 @lru_cache(maxsize=256)
 def _counted(
-    family: str, config: str, b: int, learns: str, together: int, s: int, prompts: int, rows: int, t: int
+    first: nn.Module, family: str, b: int, learns: str, together: int, s: int, prompts: int, rows: int, t: int
 ) -> StateLayer:
     """Count the layer; with adapters a linear layer keeps its input, as it does when its own weights learn."""
-    known = family_of(family, "the configuration")
-    layer = copy.deepcopy(_first(known.config_class.from_dict(json.loads(config))))
-    known.prepare(layer)
+    layer: Any = copy.deepcopy(first)
+    family_of(family, "the configuration").prepare(layer)
     dtype = {2: torch.bfloat16, 4: torch.float32}[b]
     for weight in layer.to(dtype).parameters():
         weight.requires_grad_(learns == "all" or (learns == "inputs" and weight.dim() == 2))
@@ -103,9 +102,5 @@ def state_bytes(shape: Shape) -> int:
     """Count the state of one row in one layer: a float32 matrix per head, and the last inputs of the convolution."""
     if not shape.state_layers:
         return 0
-    layer = _first(shape.model)
+    layer = first_mixer(shape.model, stateful=True)
     return 4 * state_numbers(layer) + layer.conv_dim * layer.conv_kernel_size * shape.b
-
-
-def _first(model: PreTrainedConfig) -> Any:
-    return next(mixer for mixer in mixers(model) if carries_state(mixer))

@@ -122,12 +122,10 @@ def difference(ours: Found, other: Found, allowed: float, what: str) -> dict[str
 
     Raises `UserError` if more than rounding, `allowed`, is between them, because times would mean nothing.
     """
-    names = ours[1].keys() | other[1].keys()
-    missing = [name for name in names if name not in ours[1] or name not in other[1]]
-    if missing:
-        raise UserError(f"the two paths differ: only one gives {missing[0]} a gradient; nothing was timed")
-    gap = sum((ours[1][name] - other[1][name]).double().square().sum().item() for name in names)
-    size = sum(ours[1][name].double().square().sum().item() for name in names)
+    if missing := ours[1].keys() ^ other[1].keys():
+        raise UserError(f"the two paths differ: only one gives {min(missing)} a gradient; nothing was timed")
+    gap = sum((gradient - other[1][name]).double().square().sum().item() for name, gradient in ours[1].items())
+    size = sum(gradient.double().square().sum().item() for gradient in ours[1].values())
     gaps = {"loss": abs(ours[0] - other[0]), "gradient": (gap / size) ** 0.5}
     if not max(gaps.values()) < allowed:
         raise UserError(

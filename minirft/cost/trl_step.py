@@ -28,9 +28,6 @@ from minirft.policy import Policy
 from minirft.runs import PictureProcessor, trl_settings, with_trl
 from minirft.samples import Rollout
 
-Watch = Callable[[int], AbstractContextManager]
-"""Turn -> the context in which that turn's step runs."""
-
 
 class Trl:
     """A TRL trainer to measure, on the weights in `source`.  Raises `ImportError` if TRL is not installed."""
@@ -51,17 +48,15 @@ class Trl:
     @property
     def marks(self) -> list[Mark]:
         """Return the phase of each marked function; the rest of the step is "update"."""
-        # Without the three others, "score" has the rewards and the reference.
-        own = {
-            "_generate_and_score_completions": "score",
-            "_tokenize_prompts": "prepare",
-            "_generate_single_turn": "generate",
-        }
-        marks = [(self.trainer, name, phase) for name, phase in own.items()]
-        return [*marks, (PictureProcessor, "__call__", "prepare")]
+        return [
+            (self.trainer, "_generate_and_score_completions", "score"),  # less the others: rewards and reference
+            (self.trainer, "_tokenize_prompts", "prepare"),
+            (self.trainer, "_generate_single_turn", "generate"),
+            (PictureProcessor, "__call__", "prepare"),
+        ]
 
-    def run(self, watch: Watch, between: Callable[[int], None]) -> None:
-        """Run `GRPOTrainer.train`; after each of its steps, `between` does the steps of the other trainers."""
+    def run(self, watch: Callable[[int], AbstractContextManager], between: Callable[[int], None]) -> None:
+        """Run `GRPOTrainer.train`, each step inside `watch(turn)`; `between(turn)` then does the others' steps."""
         self.trainer.add_callback(_Turns(watch, between))
         with with_trl.quietly():
             self.trainer.train()
@@ -72,8 +67,7 @@ class Trl:
         model.load_state_dict(self.ours.policy.trainable(), strict=False)
         model.train()
         trainer.current_gradient_accumulation_steps = 1
-        asked = [rollout.sample_of(b) for b in range(len(rollout.texts))]
-        rows = [{"prompt": [{"role": "user", "content": s.problem}], "image": s.picture(), "sample": s} for s in asked]
+        rows = [with_trl.row_of(rollout.sample_of(b)) for b in range(len(rollout.texts))]
         answers = mock.Mock(return_value=(rollout.completion_ids.tolist(), None))
         with with_trl.quietly(), mock.patch.object(trainer, "_generate_single_turn", answers):
             inputs = trainer._generate_and_score_completions(rows)
@@ -86,7 +80,7 @@ class Trl:
 class _Turns(TrainerCallback):
     """The callback that measures each step of TRL's loop."""
 
-    def __init__(self, watch: Watch, between: Callable[[int], None]) -> None:
+    def __init__(self, watch: Callable[[int], AbstractContextManager], between: Callable[[int], None]) -> None:
         self.watch, self.between, self.stack = watch, between, ExitStack()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def take_turns(
 
     With a `device` the clock waits for it, nothing is counted, and an error ends only the trainer that raises it.
     """
-    survive, read = ((Exception,), on(device)) if device else ((), clock)
+    survive, read = (Exception,) if device else (), partial(clock, device or torch.device("cpu"))
     records = {name: Record() for name in [*trainers, *(["trl"] if trl else [])]}
     done = 0
 
@@ -86,22 +87,6 @@ def summary(seconds: list[Spent], processor: bool) -> Row:
         "wall_seconds": statistics.median(float(sum(step[phase][0] for phase in PHASES)) for step in seconds),
         "steps": len(seconds),
     }
-
-
-def on(device: torch.device) -> Read:
-    """Return a clock that waits for the card before each reading, so that the work that was launched is over."""
-
-    def read() -> tuple[float, float]:
-        synchronise(device)
-        return clock()
-
-    return read
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the card, if `device` is one."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def one_line(error: BaseException) -> str:

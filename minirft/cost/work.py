@@ -7,6 +7,7 @@ are the same for ours, for the naive path and for TRL.
 from __future__ import annotations
 
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -72,8 +73,9 @@ class Phases:
         self.now, self._last = phase, reading
 
 
-def clock() -> tuple[float, float]:
-    """Return seconds of wall time, and of processor time of this process."""
+def clock(device: torch.device) -> tuple[float, float]:
+    """Wait until `device` has done what was launched; return seconds of wall and of this process's processor time."""
+    torch.get_device_module(device).synchronize()
     return time.perf_counter(), time.process_time()
 
 
@@ -109,28 +111,22 @@ class SavedActivations:
 
     def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
         """Return the context in which graphs are counted."""
-        return torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Held(self, tensor), lambda held: held.tensor)
+        return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept)
 
-    def add(self, storage: torch.UntypedStorage, sign: int) -> None:
-        """Count one more (or one fewer) tensor of a storage."""
-        place = storage.data_ptr()
-        if place in self._weights:
-            return
+    def _keep(self, tensor: Tensor) -> Tensor:
+        """Return what the graph keeps in place of a tensor, and count it until the graph lets go of it."""
+        kept, storage = tensor.detach(), tensor.untyped_storage()
+        if storage.data_ptr() not in self._weights:
+            self._add(storage.data_ptr(), storage.nbytes(), 1)
+            weakref.finalize(kept, self._add, storage.data_ptr(), storage.nbytes(), -1)
+        return kept
+
+    def _add(self, place: int, size: int, sign: int) -> None:
+        """Count one more (or one fewer) tensor of the storage at a place."""
         before = self.held[place] > 0
         self.held[place] += sign
-        self.bytes += storage.nbytes() * ((self.held[place] > 0) - before)
+        self.bytes += size * ((self.held[place] > 0) - before)
         self.peak = max(self.peak, self.bytes)
-
-
-class _Held:
-    """A saved tensor; it goes when the graph lets go of it."""
-
-    def __init__(self, owner: SavedActivations, tensor: Tensor) -> None:
-        self.owner, self.tensor = owner, tensor.detach()
-        owner.add(self.tensor.untyped_storage(), 1)
-
-    def __del__(self) -> None:
-        self.owner.add(self.tensor.untyped_storage(), -1)
 
 
 # ------------------------------------------------------------------ one step

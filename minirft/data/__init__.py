@@ -6,7 +6,7 @@ from minirft import lazily
 
 if TYPE_CHECKING:
     from minirft.data.feed import Feed, cycle, first_samples, held_out, subset, training_feed, training_set, validation
-    from minirft.data.findings import Bad, settle, write_bad_samples
+    from minirft.data.findings import Bad, settle, write_bad_samples, write_whole
     from minirft.data.questions import question
     from minirft.data.readers import question_of
     from minirft.data.reasonseg import masks

@@ -144,8 +144,9 @@ def write_bad_samples(path: Path, bad: Iterable[Bad]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all.  Raises `UserError` when it cannot be written."""
+    """Write a file, in a new folder if need be, completely or not at all.  Raises `UserError` if that fails."""
     part = path.with_name(f".{path.name}.part")
     with as_user_error(f"cannot write {path} ({{why}}); free some space", OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8", errors="replace")
         os.replace(part, path)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         tidy_after_quantising,
     )
     from minirft.engine.logprobs import (
+        CHUNK,
         Rows,
         gather_logprobs,
         naive_logits,

@@ -53,6 +53,10 @@ class LoraSettings:
     targets: Literal["language", "vision", "all"] = "language"
     seed: int = 0
 
+    def part(self, train_vision: bool) -> str:
+        """Return the part with adapters, a key of `PARTS`; `train_vision` widens "language" to "all"."""
+        return "all" if train_vision and self.targets == "language" else self.targets
+
 
 def resolve(name: str) -> str:
     """Resolve a model's name to a folder or a hub id.  Raises `UserError` when it can be neither."""
@@ -205,7 +209,7 @@ def nf4_settings(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 def lora_config(family: Family, lora: LoraSettings, train_vision: bool = False) -> LoraConfig:
     """Make PEFT's settings: linear layers by name, without the other part of the model, where names may be the same."""
-    part = "all" if train_vision and lora.targets == "language" else lora.targets
+    part = lora.part(train_vision)
     language, vision = family.language_linears, family.vision_linears
     targets = {"language": language, "vision": vision, "all": {*language, *vision}}
     return LoraConfig(

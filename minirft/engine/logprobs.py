@@ -46,6 +46,8 @@ from minirft.engine.layers import Spans
 from minirft.engine.model import Model
 from minirft.samples import Prompt, Rollout
 
+CHUNK = 128  # tokens whose logits exist at once
+
 
 def passes(rollout: Rollout, rows_per_pass: int | None = None, rows: Sequence[int] | None = None) -> list[list[int]]:
     """Split the rows of a rollout (all, or `rows`) into packed passes of at most `rows_per_pass` completions.
@@ -168,7 +170,7 @@ def token_logprobs(
     token_ids: Tensor,
     temperature: float = 1.0,
     banned: Tensor | None = None,
-    chunk: int = 128,
+    chunk: int = CHUNK,
     entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Compute the log-probability of each token at the sampling temperature, in chunks that backward recomputes.

@@ -20,13 +20,13 @@ from typing import Any
 from tqdm import tqdm
 
 from minirft import UserError
+from minirft.data import write_whole
 from minirft.engine import quieten_libraries
 from minirft.experiments.cells import TUNING_SEED, Key, run_cell
 from minirft.experiments.settings import RATES, RFT, STOPS, TEST_ON, VALIDATION, find
 from minirft.runs import provenance
 
 Work = Callable[[Key], dict[str, Any]]
-Cell = dict[str, Any]  # "key": the fields of a `Key`, and the result of `run_cell`
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Board:
 
     file: Path
     header: dict[str, Any] = field(default_factory=dict)
-    cells: dict[Key, Cell] = field(default_factory=dict)
+    cells: dict[Key, dict[str, Any]] = field(default_factory=dict)  # "key", as a table, and the result of `run_cell`
 
     @classmethod
     def open(cls, file: Path, name: str, header: dict[str, Any] | None = None) -> Board:
@@ -63,10 +63,7 @@ class Board:
         order = sorted(self.cells, key=lambda key: (key.part, key.shots, key.method, key.seed, key.rate))
         rows = ",\n".join(json.dumps(self.cells[key]) for key in order)
         text = f'{{"header": {json.dumps(self.header)},\n"cells": [\n{rows}\n]}}\n'
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_name(self.file.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, self.file)
+        write_whole(self.file, text)
 
 
 def run_experiment(name: str, out: Path, seeds: int = 5, workers: int = 0, progress: bool = True) -> Board:

@@ -137,12 +137,12 @@ def asked(experiment: str, part: str, test: str = "") -> list[Sample]:
 
 
 def settings_of(key: Key) -> GRPOConfig:
-    """Return the settings of training with the rate, length, target and reward of the cell."""
-    return replace(
-        config(key.seed), steps=key.steps, sft_steps=key.steps, learning_rate=key.rate, sft_learning_rate=key.rate,
-        sft_target="answer" if key.method == "sft" else "reasoning",
-        reward="official" if key.method == "rft-official" else "strict",
-    )  # fmt: skip
+    """Return the settings of training with the rate and length of the cell, and the reward or target of its method."""
+    if key.method in RFT:
+        reward = "official" if key.method == "rft-official" else "strict"
+        return replace(config(key.seed), steps=key.steps, learning_rate=key.rate, reward=reward)
+    target = "answer" if key.method == "sft" else "reasoning"
+    return replace(config(key.seed), sft_steps=key.steps, sft_learning_rate=key.rate, sft_target=target)
 
 
 def effort(method: str, settings: GRPOConfig, steps: int) -> dict[str, int]:

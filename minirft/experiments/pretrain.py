@@ -12,14 +12,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
@@ -33,16 +31,16 @@ from minirft import UserError, tiny
 from minirft.engine import Processor, load_processor
 from minirft.experiments.gate import measure, requirements, write_card
 from minirft.policy import Policy
+from minirft.runs import write_rows
 
 CELL = 2 * tiny.PATCH  # pixels on a side of a picture token
 CELLS = tiny.SIDE // CELL
 STEPS = tiny.SIDE // tiny.GRID + 1  # coordinates on the grid
-FEATURES = tuple(
-    dict.fromkeys(word for classes in tiny.FAMILIES.values() for words in classes.values() for word in words)
-)
+FEATURES = list(dict.fromkeys(word for family in tiny.FAMILIES.values() for words in family.values() for word in words))
 SLOTS = 3  # the most features a class has
 IGNORE = -100
 STAGES = ("vision", "skill", "habit")
+Shares = tuple[tuple[str, float], ...]  # of the kinds of questions
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,7 @@ class PretrainConfig:
     habit_learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05
-    shares: tuple[tuple[str, float], ...] = (
-        ("detection", 0.62), ("grounding", 0.14), ("classification", 0.16), ("presence", 0.08),
-    )  # fmt: skip
+    shares: Shares = (("detection", 0.62), ("grounding", 0.14), ("classification", 0.16), ("presence", 0.08))
 
 
 # ------------------------------------------------------------------ data
@@ -92,10 +88,9 @@ def collate(questions: list[tiny.Question], texts: list[str], processor: Process
     pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
     input_ids = pad([torch.cat(pair) for pair in pairs], padding_value=processor.tokenizer.pad_token_id)
     labels = [torch.cat([torch.full_like(prompt, IGNORE), answer]) for prompt, answer in pairs]
-    lengths = torch.tensor([len(row) for row in labels])
     return {
         "input_ids": input_ids,
-        "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+        "attention_mask": pad([torch.ones_like(row) for row in labels]),
         "labels": pad(labels, padding_value=IGNORE),
         "mm_token_type_ids": (input_ids == processor.picture_id).long(),
         **{name: torch.cat([prompt[name] for prompt in prompts]) for name in ("pixel_values", "image_grid_thw")},
@@ -158,14 +153,13 @@ def pretrain(config: PretrainConfig, folder: Path) -> Path:
     torch.manual_seed(config.seed)
     model = tiny.new_model(config.seed)
     heads = SideHeads(model.config.text_config.hidden_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "pretrain.jsonl", "w") as log:
-        log.write(json.dumps({"config": asdict(config), "torch": torch.__version__}) + "\n")
-        tower = [*model.model.visual.parameters(), *heads.parameters()]
-        run_stage("vision", model, heads, tower, config, log)
-        text = list(model.requires_grad_(False).model.language_model.requires_grad_(True).parameters())
-        for stage in ("skill", "habit"):
-            run_stage(stage, model, partial(text_loss, model), text, config, log)
+    log = folder / "pretrain.jsonl"
+    write_rows(log, [{"config": asdict(config), "torch": torch.__version__}], mode="wb")
+    tower = [*model.model.visual.parameters(), *heads.parameters()]
+    run_stage("vision", model, heads, tower, config, log)
+    text = list(model.requires_grad_(False).model.language_model.requires_grad_(True).parameters())
+    for stage in ("skill", "habit"):
+        run_stage(stage, model, partial(text_loss, model), text, config, log)
     tiny.save(model, folder)
     return folder
 
@@ -176,7 +170,7 @@ def run_stage(
     loss_of: Callable[[Tensor, dict[str, Tensor]], Tensor],
     parameters: list[nn.Parameter],
     config: PretrainConfig,
-    log: TextIO,
+    log: Path,
 ) -> None:
     """Minimise `loss_of(picture features, batch)` by AdamW, with a linear warm-up and a cosine to zero."""
     number, steps = 1 + STAGES.index(stage), getattr(config, f"{stage}_steps")
@@ -196,8 +190,7 @@ def run_stage(
             if step % 50 == 0 or step == steps - 1:
                 bar.set_postfix(loss=loss.item())
                 seconds = round(time.time() - started, 1)
-                log.write(json.dumps({"stage": number, "step": step, "loss": loss.item(), "seconds": seconds}) + "\n")
-                log.flush()
+                write_rows(log, [{"stage": number, "step": step, "loss": loss.item(), "seconds": seconds}])
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:

@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 from minirft import UserError
 from minirft.data import DataConfig
-from minirft.experiments.settings import HEADLINE, TABLES, Columns
+from minirft.experiments.settings import METRICS, TABLES, Columns
 from minirft.runs import SHIPPED, load_config, read_toml
 from minirft.samples import Task
 
 Size = Literal["2b", "7b"]
-METRIC: dict[Task, str] = HEADLINE | {"detection": "ap"}
-"""The metric by which methods are compared."""
+METRIC: dict[Task, str] = METRICS | {"detection": "ap"}
 
 # ------------------------------------------------------------------ training and tests
 
@@ -31,7 +30,6 @@ class RealPart:
 
     config: str
     source: str = "coco"
-    """The source of the files, a key of `PLACES`."""
     shots: Sequence[int] = (0,)
     tests: dict[str, dict[str, Any]] = field(default_factory=lambda: {"same": {}})
     columns: Columns = field(default_factory=dict)
@@ -94,10 +92,8 @@ def names_of(name: str, size: Size = "2b") -> list[str]:
 
 # ------------------------------------------------------------------ files
 
-PLACES: dict[str, dict[str, str]] = read_toml(Path(__file__).with_name("places.toml"))
-"""The path below the data root of each data setting, by source."""
+PLACES: dict[str, dict[str, str]] = read_toml(Path(__file__).with_name("places.toml"))  # which explains itself
 INSIDE: dict[str, list[str]] = {source: places.pop("inside", []) for source, places in PLACES.items()}
-"""The required contents of the folder of pictures in `PLACES`."""
 
 
 def located(data: DataConfig, source: str, root: Path) -> DataConfig:

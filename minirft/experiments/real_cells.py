@@ -170,9 +170,8 @@ def outlook(
         trained = [(what, study.config(Key(study.name, part, what, max(spec.shots), 0)), cells) for what in METHODS]
         asked = [(test, study.test(part, test), 1 + cells * len(METHODS)) for test in spec.tests]
         for what, config, times in trained + asked:
-            found = cost.dry_run(
-                config, TRAINING.get(what, "eval"), cost.Rates.of(config, tflops, bandwidth), processor
-            )
+            rates = cost.Rates.of(config, tflops, bandwidth)
+            found = cost.dry_run(config, TRAINING.get(what, "eval"), rates, processor)
             del found["prompts"]
             yield {"experiment": study.name, "config": part, "what": what, "cells": times, **found}
 

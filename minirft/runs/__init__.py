@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         source_policy,
     )
     from minirft.runs.history import History, read_history
-    from minirft.runs.log import METRICS, library_version, plain, provenance, read_log
+    from minirft.runs.log import METRICS, library_version, plain, provenance, read_log, write_rows
     from minirft.runs.loop import generate, judged, run_steps
     from minirft.runs.predictions import default_file, predict, settings, write_coco_results
     from minirft.runs.step import (

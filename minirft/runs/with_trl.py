@@ -204,14 +204,15 @@ def _dataset(config: GRPOConfig, policy: Policy, feed: Feed) -> Any:
         asked = {n: feed(1 + n // count)[n % count] for n in batch["n"]}
         for sample in asked.values():
             policy.encode(sample)  # refuses a prompt that is too long, which TRL does not
-        pictures = {n: sample.picture() for n, sample in asked.items()}
-        return {
-            "prompt": [[{"role": "user", "content": asked[n].problem}] for n in batch["n"]],
-            "image": [pictures[n] for n in batch["n"]],
-            "sample": [asked[n] for n in batch["n"]],
-        }
+        found = {n: row_of(sample) for n, sample in asked.items()}
+        return {name: [found[n][name] for n in batch["n"]] for name in ("prompt", "image", "sample")}
 
     return datasets.Dataset.from_dict({"n": list(range(config.steps * count))}).with_transform(rows)
+
+
+def row_of(sample: Sample) -> dict[str, Any]:
+    """Return a sample as a row of TRL's data set."""
+    return {"prompt": [{"role": "user", "content": sample.problem}], "image": sample.picture(), "sample": sample}
 
 
 class _Rows(TrainerCallback):

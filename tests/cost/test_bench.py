@@ -19,7 +19,6 @@ from minirft import UserError
 from minirft.commands.bench import bench
 from minirft.cost import benchmark as measuring
 from minirft.cost import steps
-from minirft.cost.architectures import architecture
 from minirft.cost.benchmark import Request, agreement, measure
 from minirft.cost.lower_bound import backward_flops, floor, forward_flops, vision_flops
 from minirft.cost.random_weights import RAW_SCORE, write_random
@@ -33,6 +32,7 @@ from minirft.cost.shapes import (
     question,
     questions,
 )
+from minirft.cost.sizes import architecture
 from minirft.cost.work import SavedActivations, flop_counter
 from minirft.engine import logprobs
 from minirft.engine.loading import LoraSettings

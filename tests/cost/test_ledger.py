@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2VLConfig, Qwen3_5Config
 
-from minirft.cost.architectures import architecture
 from minirft.cost.memory import GIB, ledger, resident
-from minirft.cost.sizes import NF4, Shape, adapter_weights, count_weights
+from minirft.cost.sizes import NF4, Shape, adapter_weights, architecture, count_weights
 from minirft.engine.decoding import prefill
 from minirft.engine.loading import LoraSettings
 from minirft.policy import Policy

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 import minirft.cost.random_weights as module
 from minirft import UserError
-from minirft.cost.architectures import architecture
 from minirft.cost.benchmark import measure
 from minirft.cost.random_weights import random_weights, write_random
 from minirft.cost.request import Request
+from minirft.cost.sizes import architecture
 from minirft.engine.logprobs import naive_logits
 from minirft.policy import LoraSettings, Policy
 from minirft.sampler import sample_groups

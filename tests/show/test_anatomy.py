@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from minirft.cost.architectures import architecture
 from minirft.cost.memory import GIB, ledger
+from minirft.cost.sizes import architecture
 from minirft.engine.layers import Spans
 from minirft.policy import Policy
 from minirft.runs.config import load_config

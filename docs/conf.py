@@ -4,8 +4,6 @@ Nothing on it is fetched from elsewhere: formulas become MathML when the site is
 pictures that stand in for them.  A module named in a text leads to its page of pdoc, which `make docs` puts into api/.
 """
 
-from __future__ import annotations
-
 import os
 import posixpath
 from pathlib import Path

@@ -6,8 +6,6 @@ its questions are intervals to be checked.  Those of several seeds (`statistics`
 whose two methods are equally good.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """The table of `results/notebooks/README.md`: what is in each notebook, and the seconds of its cells in a run.
 
-    make test-notebooks PYTEST_ADDOPTS=--junitxml=/tmp/notebooks.xml
-    python docs/notebook_table.py /tmp/notebooks.xml
+make test-notebooks PYTEST_ADDOPTS=--junitxml=/tmp/notebooks.xml
+python docs/notebook_table.py /tmp/notebooks.xml
 """
 
 import re

@@ -7,8 +7,6 @@ experiments     docs/replication.md: every experiment beside the paper
 effects         docs/replication.md: effect by effect what held
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator

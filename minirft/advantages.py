@@ -8,8 +8,6 @@ Deviation: the papers do not define their std; ours is the sample std (ddof 1) p
 Visual-RFT's released code.  With G = 4 and rewards 1, 1, 0, 0 this gives ±0.866, and ddof 0 gives ±1.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

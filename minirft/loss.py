@@ -24,8 +24,6 @@ of ρ are 1 - clip_eps and 1 + clip_eps_high in all losses; for CISPO, TRL's `ep
 as in MiniMax-M1.  The GSPO and DAPO papers have no KL term; `kl_coef=0` reproduces them.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

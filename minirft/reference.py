@@ -4,8 +4,6 @@ With LoRA it is the same model with its adapters switched off, and costs no memo
 frozen copy.  With kl_coef = 0 there is no reference.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from contextlib import nullcontext

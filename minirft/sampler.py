@@ -6,8 +6,6 @@ inverse CDF of a uniform number drawn beforehand.  So the tokens of a row depend
 neighbours, nor on the path that computed the logits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -6,8 +6,6 @@ A page is moved by real keys and clicks; only "run all", which a click loses whi
 through JupyterLab's own commands.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

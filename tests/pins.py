@@ -4,8 +4,6 @@
 for it runs before there is an environment.  `installed`: what constraints.txt holds, from the environment that runs it.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import tomllib

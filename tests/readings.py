@@ -1,7 +1,5 @@
 """Reading files of one kind in a test, by the settings that a config has."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

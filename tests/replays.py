@@ -1,7 +1,5 @@
 """A report with a replay, made up: hostile texts, three parts, two steps."""
 
-from __future__ import annotations
-
 import torch
 from PIL import Image
 

@@ -1,7 +1,5 @@
 """Training runs of milliseconds a step: the tiny architecture with random weights, and a reward that it can earn."""
 
-from __future__ import annotations
-
 import json
 import os
 import traceback

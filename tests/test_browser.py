@@ -5,8 +5,6 @@ click does is seen by no other test: nbval runs cells, and cells do not click.  
 page in the folder that SCREENSHOTS names, else in a temporary one; those in docs/screenshots were looked at.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

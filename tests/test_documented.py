@@ -4,8 +4,6 @@
 block that is not marked as one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

@@ -5,8 +5,6 @@ is not.  π_old is the learning path before the rollout's first update.  Source:
 framework secretly brings you off-policy RL training" (truncated importance sampling, per token).
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 import textwrap

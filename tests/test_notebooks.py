@@ -1,7 +1,5 @@
 """The notebooks as files: what keeps them readable and honest.  That they run is nbval's part (`make test`)."""
 
-from __future__ import annotations
-
 import re
 import statistics
 from pathlib import Path

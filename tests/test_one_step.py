@@ -1,7 +1,5 @@
 """The minimal core as a number: what one GRPO step enters and runs, traced, and what importing it brings."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Loading, adapting, quantising, saving; and what a wrong model folder gets."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A user's screen is quiet: on stderr nothing but our own lines and progress bars, with Python's own filters."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

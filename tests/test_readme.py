@@ -1,7 +1,5 @@
 """The README says only what is so: its tables are made from the committed results (test_documented runs the rest)."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The reference stays what the policy was."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """The report in a real browser: the slider, the weights and the scale answer, and hostile text stays text."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

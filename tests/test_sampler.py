@@ -1,7 +1,5 @@
 """Sampling through the shared cache against sampling the plain way."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The site lists what exists and its links hold; built in full (`pytest --slow`), its pages and search are there."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import subprocess

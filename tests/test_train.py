@@ -1,7 +1,5 @@
 """One step of GRPO against the plain computation, and what a whole run promises."""
 
-from __future__ import annotations
-
 import copy
 import json
 import signal

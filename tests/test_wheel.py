@@ -4,8 +4,6 @@ Run by `make test-wheel`.  To save gigabytes, the new environment holds links to
 of what the wheel asks for, directly or not: no extra, no repository.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

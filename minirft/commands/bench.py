@@ -1,7 +1,5 @@
 """This module holds the command that measures a GRPO step beside the naive path, TRL and the least possible."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

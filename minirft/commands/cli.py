@@ -7,8 +7,6 @@ Torch and transformers take seconds to load and `minirft --help` needs neither: 
 their files at first use.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import sys

@@ -1,7 +1,5 @@
 """This module holds the command that estimates whether a run fits into the memory of a card."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ input.  CUDA's fast attention under a mask has no grouped key heads, so keys and
 every query head, which makes them A wide.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from minirft.cost.sizes import Shape, adapter_weights, first_mixer, linears, skeleton, tower_learns, tower_widths

@@ -4,8 +4,6 @@ First come changes that only cost time, then coarser number formats, then smalle
 groups, and a smaller model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache

@@ -1,7 +1,5 @@
 """The comparison of `minirft bench`: check that the paths agree, then count and time steps of each trainer."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 from math import prod
 from typing import Any

@@ -4,8 +4,6 @@ The ledger counts the tensors.  The CUDA context and the allocator's gaps also t
 the run, so there are allowances for both: `CONTEXT`, and `SLACK`, a share of the card.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from dataclasses import dataclass

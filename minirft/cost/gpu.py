@@ -13,8 +13,6 @@ may take twice its equal share of the time that is left, so that the next ones g
 With `device` cpu the same code rehearses the run on a small model: lengths are short, and what needs a card is null.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

@@ -8,8 +8,6 @@ step reads every weight of the language model and all keys and values, and compu
 with a large copy, so the bound is that of this card.
 """
 
-from __future__ import annotations
-
 import importlib
 import statistics
 from collections.abc import Callable

@@ -8,8 +8,6 @@ Steps of ours and of TRL are timed in turns and split into the same phases.  Bot
 waits for the card at every change of phase, which costs both the same few microseconds.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -42,8 +42,6 @@ in every trainer; keeping the graph of the prompt's pass would save one more for
 the last layer, prompt tokens whose output is not used: less than 1 / L of the prompt.
 """
 
-from __future__ import annotations
-
 from math import prod
 
 from torch import nn

@@ -19,8 +19,6 @@ Letters: L packed tokens of a pass, R its completions, D hidden, I the width ins
 K the width of keys, V vocabulary, E and M the same of the vision tower, b bytes of a number (2 in bfloat16).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedConfig

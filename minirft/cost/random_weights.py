@@ -14,8 +14,6 @@ change a softmax, but it changes arithmetic that rounds scores to 16 bits.  The 
 by 100: multiplied by a bias of 100 they would choose one key for every query, and greedy decoding would repeat a token.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The texts of `bench`, `fit` and the dry run, written from the numbers of their JSON."""
 
-from __future__ import annotations
-
 from functools import reduce
 from operator import getitem
 from pathlib import Path

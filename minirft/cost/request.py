@@ -1,7 +1,5 @@
 """The settings of `minirft bench`; the command line reads them too, so this module imports nothing heavy."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -13,8 +13,6 @@ coefficients to rounding, because the counts are exact.  The vision tower's FLOP
 (`lower_bound`), and the pictures' sizes are not smooth in P.
 """
 
-from __future__ import annotations
-
 import platform
 import re
 import sys

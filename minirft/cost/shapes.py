@@ -4,8 +4,6 @@ Time does not depend on the values of the weights if sampling is not degenerate,
 Qwen2-VL-2B need no download.  Completions have exactly C tokens: no trainer may end one earlier.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager

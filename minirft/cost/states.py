@@ -5,8 +5,6 @@ by hand, and other ones in the next release of transformers.  One layer on the d
 half a second.  What is counted is the path without the kernels of `flash-linear-attention`, which need less.
 """
 
-from __future__ import annotations
-
 import copy
 import weakref
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Our trainers of the comparison: the real `grpo_step` with and without the shared prefix, checked to be equal."""
 
-from __future__ import annotations
-
 import copy
 import zlib
 from contextlib import AbstractContextManager

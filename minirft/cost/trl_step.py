@@ -6,8 +6,6 @@ Where TRL's defaults (in brackets) differ, its settings are set to ours: loss "g
 checkpointing as requested (on), a frozen vision tower also without adapters.  Every completion has exactly C tokens.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack

@@ -4,8 +4,6 @@ Turn 0 warms up, and its work is counted; the others are timed.  The ratios of a
 its seconds.
 """
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

@@ -4,8 +4,6 @@ A trainer is measured from outside: its functions are marked with their phase, a
 are the same for ours, for the naive path and for TRL.
 """
 
-from __future__ import annotations
-
 import time
 import weakref
 from collections import Counter

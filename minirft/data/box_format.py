@@ -6,8 +6,6 @@ Values that cannot be in the chosen units are refused here.  Some mistakes canno
 model's boxes with the true boxes in every frame, and prints a warning.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

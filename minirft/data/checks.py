@@ -1,7 +1,5 @@
 """This module holds the checks that all readers share: pictures open, categories exist, text files can be read."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import os

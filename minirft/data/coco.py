@@ -27,8 +27,6 @@ any other category without boxes may be in the picture.  Where the boxes are not
 is not asked, but "is there one" is.  Category names are used exactly as in the file, with underscores (horse_buggy).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from itertools import product
 from pathlib import Path

@@ -4,8 +4,6 @@ No state is kept between steps, so step 41 gets the same samples in a resumed ru
 or any object with its fields `data`, `seed`, `prompts_per_step` and `eval_samples`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any

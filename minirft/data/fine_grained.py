@@ -17,8 +17,6 @@ Flowers102 this means 20 pictures per class for training and 6,149 for testing; 
 another split.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -11,8 +11,6 @@ In the second layout the run trains on one part and holds out the other.  EXIF r
 those that Windows and macOS create (.DS_Store, Thumbs.db) are ignored; any other file that is no picture is reported.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from minirft import UserError

@@ -11,8 +11,6 @@ Pictures stay on disk and are read when needed; EXIF rotations are applied, as t
 problem and solution is of kind `virft`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache

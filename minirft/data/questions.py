@@ -3,8 +3,6 @@
 It also joins the detection questions about one picture into questions about several categories.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """This module chooses the reader for a set's kind and returns the samples of one part."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Collection
 from pathlib import Path

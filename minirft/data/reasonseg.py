@@ -15,8 +15,6 @@ evaluates the first instruction only.  As in LISA's own reader, "flag" polygons 
 neither "flag" nor "ignore" is a target.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -10,8 +10,6 @@ as the first one, even if the files have changed since.
 Pictures are also compared by their content here, so that copies under different names count as one picture.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

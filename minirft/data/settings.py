@@ -3,8 +3,6 @@
 They are `config.data` in `minirft.runs.config`, and `minirft.data.feed` uses them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Deviation from the paper: it published its 4-shot splits only; the others here a
 seed the 1-shot pictures are among the 2-shot pictures, so more shots only add pictures.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections import Counter

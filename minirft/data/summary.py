@@ -1,7 +1,5 @@
 """This module counts what a set of samples holds, and warns of properties that would spoil a run."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -8,8 +8,6 @@ Columns are found by their names, in any order and case; the separator may be a 
 are in `images`, or below the folder of the file.
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -9,8 +9,6 @@ have the "picture" itself, and "turn": whether to rotate it by its EXIF orientat
 upright picture).  A row of "annotations" may have a "problem", which makes it invalid.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -14,8 +14,6 @@ The released code reads only the second form, while the hub provides the first; 
 trains at reward 0 without any message.  Here both forms are read, and a wrong task is refused.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -13,8 +13,6 @@ As in the VOC development kit, pixels are counted from 1 and the last one belong
 here.  A difficult object is treated like a COCO crowd: it is not part of a solution, and a box on it is no error.
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path

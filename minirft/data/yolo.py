@@ -12,8 +12,6 @@ A picture without a label file shows none of the categories.  Shares refer to th
 Ultralytics.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

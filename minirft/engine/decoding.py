@@ -12,8 +12,6 @@ once and replayed, and its hundreds of small kernels are launched as one.  On a 
 recording.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """This module loads a model from its name: it finds and checks it, in 4 bits or not, with LoRA; errors are one line."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import importlib

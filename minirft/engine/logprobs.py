@@ -33,8 +33,6 @@ Sampling shares the prefix in another form (`decoding`).  Its keys and values ar
 checkpointing the result would be wrong without an error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import groupby
 

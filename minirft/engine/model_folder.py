@@ -4,8 +4,6 @@ transformers replaces missing files: without `tokenizer.json` it makes a tokeniz
 every answer is empty.  Of the weights only the headers are read, so the check takes a second for 7B.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

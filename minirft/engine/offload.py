@@ -5,8 +5,6 @@ Of the embeddings only the rows of the current tokens are copied, 7 KiB each for
 same, and nothing changes.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any, cast
 

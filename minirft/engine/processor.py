@@ -4,8 +4,6 @@ The tokenizer and the PIL picture processor are loaded directly, because `AutoPr
 processor that is not used here.
 """
 
-from __future__ import annotations
-
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

@@ -1,7 +1,5 @@
 """This module switches the libraries' own messages off; it imports transformers only when it is called."""
 
-from __future__ import annotations
-
 import os
 
 

@@ -4,8 +4,6 @@ Each choice depends on what the library offers, not on its version number: a bui
 the next release would need a new line here even without a change.
 """
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """This module converts answers to COCO results, which pycocotools loads and from which LVIS's AP is computed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

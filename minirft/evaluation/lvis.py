@@ -9,8 +9,6 @@ These rules of the `lvis` package (0.5.3, lvis/eval.py) are added to COCOeval:
 Deviation: only the (picture, category) pairs of the questions count as truth, because only they have answers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

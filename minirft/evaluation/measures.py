@@ -7,8 +7,6 @@ Deviations from the usual definitions: none.  With weights 1, `average_precision
 `ranking_auc` equals the Mann-Whitney statistic; both are tested.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterable, Mapping, Sequence

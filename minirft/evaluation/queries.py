@@ -1,7 +1,5 @@
 """A query is one category in one picture; this module turns completions and samples into queries."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

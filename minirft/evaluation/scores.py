@@ -11,8 +11,6 @@ beside it as `accuracy_substring`.  If an annotation file has boxes in pixels (`
 pixels against those, and a box on a crowd is ignored, as in COCO; otherwise the solution is the truth.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -11,8 +11,6 @@ on fresh pictures, so they differ from it in habit and hardly in ability.  They 
 answer that is never sampled is never rewarded.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cache
 

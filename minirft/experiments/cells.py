@@ -5,8 +5,6 @@ questions after every length of training that may be chosen.  A cell that *tests
 answers every test question once greedily and once sampled.  The result of a cell depends only on its key.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

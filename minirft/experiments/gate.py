@@ -4,8 +4,6 @@ A base passes if the careful habit, forced by the first words of the answer, has
 already the default.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

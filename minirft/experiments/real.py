@@ -5,8 +5,6 @@ Table 8 tests the training of table 7, so one run of `coco_base65` serves both. 
 its training pictures, with questions about other categories.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

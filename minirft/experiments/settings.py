@@ -4,8 +4,6 @@ Training, validation and test pictures are disjoint: training uses the seeds 1, 
 other seed each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The numbers of an experiment's file: means over seeds, and differences of methods."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import product

@@ -1,7 +1,5 @@
 """Cells of a notebook: predictions with a hidden answer, checks of the reader's code, and commands as in a terminal."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import html

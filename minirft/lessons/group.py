@@ -6,8 +6,6 @@ completions look before they answer, five do not; two break the format, and one 
 a high confidence, and one is poor with a low confidence.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

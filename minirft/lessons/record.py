@@ -1,7 +1,5 @@
 """Rollouts as plain data for the rollout browser: groups, with four numbers for every token."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The stored tables of `minirft experiment` for notebooks, and live runs of one of their cells on a fresh seed."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """This module names the kind of a file: from its suffix, or from its first bytes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif")

@@ -7,8 +7,6 @@ transparent                  opaque on white
 animated                     its first frame
 """
 
-from __future__ import annotations
-
 import importlib
 import io
 from pathlib import Path

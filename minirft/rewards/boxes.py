@@ -5,8 +5,6 @@ coordinate system; the models answer in `MODEL`, 0-1000 along both axes.  IoU do
 so rewards stay in the model frame.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

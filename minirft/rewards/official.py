@@ -22,8 +22,6 @@ math-verify 0.5.2, docs/experiments.md.  A NaN confidence sorts last here; in th
 sorting algorithm.  Texts longer than `answers.MAX_CHARACTERS` earn 0.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -12,8 +12,6 @@ once, and the parts take the results: (answer, truth).  A solution that cannot b
 completion may be any text.  `own` holds rewards of your own, which may use the picture too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace

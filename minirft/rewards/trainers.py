@@ -9,8 +9,6 @@ verl scores one completion, `compute_score(data_source, solution_str, ground_tru
 package, so nothing that this room imports may import transformers or torch.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Mapping

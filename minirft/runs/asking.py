@@ -5,8 +5,6 @@ stays unchanged.  With several sampled answers to a picture, their agreement sho
 independently of the confidence in its answers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

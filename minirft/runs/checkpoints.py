@@ -9,8 +9,6 @@ A checkpoint is written completely or not at all: it is written under another na
 It contains no pickle.  If the manifest shows that a checkpoint is damaged, the one before it is used.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -7,8 +7,6 @@ The defaults train the embedded model on one CPU core; `configs/coco_8cate_4shot
 A mistake in a file or a flag raises a `UserError` of one line: what is wrong, where, and what to do.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Iterator

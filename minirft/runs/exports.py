@@ -13,8 +13,6 @@ whole processor with the run's `max_pixels`, and a model card: its origin, its s
 torchvision, which `AutoProcessor` of transformers 5 requires.  All values of the card come from the run.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

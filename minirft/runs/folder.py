@@ -11,8 +11,6 @@ A step is a pure function of (weights, optimiser state, loss scale, seed, step).
 three and the step is enough to continue bit for bit, and everything written after it can be cut off and done again.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -3,8 +3,6 @@
 Pictures are loaded again with the run's settings.  If the data has moved, everything that needs no picture still works.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

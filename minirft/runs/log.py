@@ -4,8 +4,6 @@ The header holds configuration, seed, commit, versions and device, that is, the 
 is one row, and every key of a row is defined in `METRICS`, the metrics glossary.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -3,8 +3,6 @@
 GRPO and SFT differ only in the step; `run_steps` runs both.
 """
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import sys

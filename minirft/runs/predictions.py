@@ -7,8 +7,6 @@ Each batch is one write, and a rerun continues after the last complete batch: eq
 bit.  A file of other settings, other weights or other samples is refused.  COCO's tools can load the second file.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """This module holds the parts of a step besides its loss: the optimiser, the cause of a NaN, the row of the log."""
 
-from __future__ import annotations
-
 import math
 import sys
 from itertools import pairwise

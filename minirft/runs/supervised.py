@@ -8,8 +8,6 @@ Deviation from the paper: its baseline is LoRA with 64 rows per step and half th
 weights with 16 rows per step; here the two differ only in the objective.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 A mistake raises a `UserError` with the key, the expected type, and the nearest known key.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import json

@@ -3,8 +3,6 @@
 The run's log stays the complete record; a tracker gets every number in it, under `train/` and `eval/`, and no text.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping

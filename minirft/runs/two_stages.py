@@ -5,8 +5,6 @@ prompt was not released, ours is `prompts.presence`.  Here one policy answers bo
 stage, a missed or an invented object, counts in the result.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from minirft import UserError

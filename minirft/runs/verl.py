@@ -9,8 +9,6 @@ A prompt is the one message that our policy gets.  A picture is stored as the po
 older transformers than this package, so `reward.py` imports `minirft.rewards` alone.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

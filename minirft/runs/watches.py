@@ -3,8 +3,6 @@
 Each starts from the rows that are already in the log, so that a resumed run warns when an uninterrupted one would.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence

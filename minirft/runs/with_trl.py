@@ -11,8 +11,6 @@ TRL's.  The policy that `load_policy` makes is trained in place, so the run's fo
 switch, and what changes.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -1,7 +1,5 @@
 """Figures of the policy's parts: the order of the patches, the attention mask of a packed sequence, and the memory."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import chain, product
 

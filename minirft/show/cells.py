@@ -3,8 +3,6 @@
 A cell is a mapping of an experiment's file: "key" with the method, part, shots, seed, rate and steps; and its results.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """Curves of a run and bars of metrics side by side, with their intervals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from math import nan
 from typing import Any

@@ -4,8 +4,6 @@ Reinforcement can only favour answers that are sampled.  The caller sorts the ro
 itself to one that always does.  The difference of a hatched cell may be zero: one of its intervals holds zero.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from math import nan
 from typing import Any

@@ -3,8 +3,6 @@
 `minirft.show.rescoring` computes the numbers.  A button scores the cheats of the red team.
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@ its size and the places of its axes, so the page does not jump, and a redraw nee
 kernel (GitHub, the site) show the figure of the first state.
 """
 
-from __future__ import annotations
-
 import base64
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ A rule is proper if the best confidence for a box that hits with chance p is p i
 proper; the rule of `strict` is.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import ipywidgets

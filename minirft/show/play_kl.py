@@ -4,8 +4,6 @@ With few tokens every expectation is a sum, so nothing is sampled.  The value an
 estimator are exact, and are compared with those of the true divergence.
 """
 
-from __future__ import annotations
-
 from typing import get_args
 
 import ipywidgets

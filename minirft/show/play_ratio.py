@@ -3,8 +3,6 @@
 Every number is a value or a gradient (by autograd) of a function of `minirft.loss`; nothing is derived by hand.
 """
 
-from __future__ import annotations
-
 import ipywidgets
 import numpy as np
 import torch

@@ -6,8 +6,6 @@ which method is better, and how the gap changes with the shots.  A method has on
 The mark of a difference that may be zero (not `excludes_zero`) is hollow.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ The replay shows one group of completions for each of some steps.  Its script, `
 recomputes the advantages from the reward parts when a weight or the scale changes.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -5,8 +5,6 @@ distance of its number from the neutral value (1 for the ratio, 0 for all else):
 of a browser have the same scale, so their colours can be compared.  Pages without a kernel show a drawing.
 """
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field

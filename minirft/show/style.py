@@ -4,8 +4,6 @@ Figures are matplotlib `Figure` objects and never pyplot's, so they share no sta
 displays a figure that is the last value of a cell.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Sequence

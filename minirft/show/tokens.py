@@ -1,7 +1,5 @@
 """Text with a coloured background for each token, which shows a number of the token."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

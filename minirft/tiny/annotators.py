@@ -7,8 +7,6 @@ all that match, and gives an honest confidence.  Both break the answer format eq
 alone does not favour one of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ or three visible features, such as the number and the form of petals.  Some car 
 sport"), as in Cars196: a metric that accepts substrings counts wrong answers as right here too.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

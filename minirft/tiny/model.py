@@ -5,8 +5,6 @@ each word, number and sentence of the tiny world; a prompt of the paper with 550
 them for the picture.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """A question about the tiny world has a picture, a text, and the facts that a perfect annotator would know."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

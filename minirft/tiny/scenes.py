@@ -8,8 +8,6 @@ Some objects are *shattered*: the 4 x 4 blocks of a 60-pixel square around them 
 destroys the shape and the place, so a good detector gives such an object a low confidence.
 """
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import dataclass
 from itertools import product

@@ -4,8 +4,6 @@ Each function draws `n` samples from a seed.  The same seed gives the same sampl
 not depend on n.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial

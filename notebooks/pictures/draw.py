@@ -6,8 +6,6 @@ Every picture is made here from a seed, so that nobody's rights are in them.  Tw
 is stored lying on its side with an EXIF mark that says so, and 09 was cut off while it was copied.
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The command line as scripts see it: exit codes, one line on stderr, JSON and nothing else on stdout."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

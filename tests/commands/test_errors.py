@@ -1,7 +1,5 @@
 """What bad input gets from the command: one line that says what, where and what to do; exit code 2; nothing lost."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

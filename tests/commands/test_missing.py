@@ -1,7 +1,5 @@
 """What a machine that lacks something gets: one line with what is missing and what to type; and help that helps."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from pathlib import Path

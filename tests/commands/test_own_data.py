@@ -1,7 +1,5 @@
 """What a user does with own pictures, from any folder: train, resume, evaluate, score, split, and a demo cut short."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`report` on runs as they are left: with and without evaluations, of SFT, of a demo, with data that has moved."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """`minirft bench` counts what it says it counts: against numbers worked out by hand, and against torch's counter."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The benchmark for cards, run on a CPU with a miniature: it must not need a card to be shown to work."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

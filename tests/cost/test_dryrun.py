@@ -1,7 +1,5 @@
 """The dry run: what it says of prompts, plan and memory is what the run will do, and over-long prompts stop it."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

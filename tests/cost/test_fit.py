@@ -1,7 +1,5 @@
 """`minirft fit`: verdicts, advice that is true, and what it prints."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

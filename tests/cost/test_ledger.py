@@ -1,7 +1,5 @@
 """The ledger against what torch, PEFT and bitsandbytes make: weights, adapters, keys, and a whole step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod

@@ -1,7 +1,5 @@
 """A random model of any architecture: it loads, it is sane, and it is written tensor by tensor."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

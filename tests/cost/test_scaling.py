@@ -1,7 +1,5 @@
 """`minirft bench --scaling`: counts are exact, so the growth of each arm is a formula, and a budget is kept."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The layouts that people export: each written as its tool writes it, read into the same samples."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace

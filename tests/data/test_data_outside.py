@@ -1,7 +1,5 @@
 """Pictures and annotation files as people have them: what each becomes, and that one bad one never stops a run."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Decoding step by step: buffers, shared prompts, dropped rows, and the step of one shape."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from conftest import FORWARD, apart, rounding

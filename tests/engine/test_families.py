@@ -1,7 +1,5 @@
 """Every family on a miniature of the real classes with random weights: the engine against plain transformers."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is kept so that it need not be computed twice."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hypothesis import given

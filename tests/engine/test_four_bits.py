@@ -1,7 +1,5 @@
 """4-bit weights in a rollout, counted at the operators: a token step reads each weight once, and expands none."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

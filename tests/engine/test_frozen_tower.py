@@ -1,7 +1,5 @@
 """A frozen vision tower stays out of the autograd graph, under gradient checkpointing too."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The layers computed in fewer operations against the libraries' own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

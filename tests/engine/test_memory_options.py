@@ -1,7 +1,5 @@
 """Settings that save memory: what each saves, that it changes nothing else, and what it refuses."""
 
-from __future__ import annotations
-
 import math
 import shutil
 import weakref

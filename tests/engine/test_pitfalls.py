@@ -12,8 +12,6 @@ Each of these costs nothing but the right result, and most were met once.  Some 
 The rest, and what these leave open, is here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The shared prefix against the plain model: same log-probs, same gradients."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The processor: what it refuses, and the real Qwen2-VL files where they are at hand."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

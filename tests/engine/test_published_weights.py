@@ -4,8 +4,6 @@ u is half a unit in the last place: 2⁻⁹ in bfloat16, 2⁻¹² in float16 (fo
 float32.  `tolerance` is the bound that `minirft bench` takes too: ordinary roundings, and those of the raw scores.
 """
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -4,8 +4,6 @@ Rounding: bfloat16 keeps 8 significant bits and float16 11, so a raw score of 1e
 is no float16 at all.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The one file that knows how versions of transformers differ, and that nothing else does."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path

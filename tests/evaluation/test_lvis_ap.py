@@ -1,7 +1,5 @@
 """LVIS's AP against the `lvis` package's own numbers, and against a case small enough to enumerate."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """LISA's metrics by hand and against one loop a sample, SAM of random weights, and `minirft eval --sam`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Several categories in one question: the same numbers as one question for each, by reward and by every metric."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The intervals that are printed hold the truth, in small; docs/experiments.md has the whole simulation."""
 
-from __future__ import annotations
-
 import interval_coverage as coverage
 import numpy as np
 import pytest

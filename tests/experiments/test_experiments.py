@@ -1,7 +1,5 @@
 """The comparison of methods: streams that never meet, a board that loses nothing, statistics that are right."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

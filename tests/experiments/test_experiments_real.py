@@ -1,7 +1,5 @@
 """The paper's tables on real data: what is read from where, cells that a stop does not lose, the paper's numbers."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import partial

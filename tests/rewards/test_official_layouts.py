@@ -1,7 +1,5 @@
 """The released rewards on layouts as models write them: values recorded from the released code, and an oracle."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -1,7 +1,5 @@
 """A reward of one's own: its form, what a mistake in it says, what a failure costs, and what a resume holds it to."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """Questions about new pictures: whose pixels the boxes are in, what agreement counts, and what a bad picture costs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

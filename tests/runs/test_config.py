@@ -1,7 +1,5 @@
 """Settings: what a TOML file may say, what a wrong one gets, and that a run's file reads back equal."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import inspect

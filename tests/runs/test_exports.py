@@ -1,7 +1,5 @@
 """Exports: what transformers and PEFT load is what was trained, and what differs is said and can be scored."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

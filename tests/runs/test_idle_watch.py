@@ -1,7 +1,5 @@
 """A run that learns nothing says so, once, with what to change; and a progress bar that fits a terminal."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

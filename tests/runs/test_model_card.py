@@ -1,7 +1,5 @@
 """The card of an export is true, its lines run as they stand, and any PEFT adapter can be evaluated."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Answers on disk: gone on with as if never stopped, refused where they are others', and read alike by pycocotools."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

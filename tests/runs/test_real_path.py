@@ -3,8 +3,6 @@
 Skipped where Qwen2-VL's processor and COCO128 are not beside the repository.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -4,8 +4,6 @@ What a small model cannot show: that nothing in the path holds a second copy of 
 activations.  MINIRFT_RECORD=FOLDER keeps the measurements as FOLDER/qwen2_vl_2b_cpu.json.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import math

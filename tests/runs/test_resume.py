@@ -1,7 +1,5 @@
 """A run that was stopped, killed, or damaged goes on bit for bit as if nothing had happened."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -1,7 +1,5 @@
 """The supervised baseline: cross-entropy on written answers, through the same path as GRPO."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The shipped settings of real models: what their files say of memory, and that they ask for the paper's data."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Trackers get the numbers of a run and change nothing in it; a missing package is one line before anything is made."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace

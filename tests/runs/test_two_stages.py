@@ -1,7 +1,5 @@
 """Detection in two stages: a no hides a picture's objects, everything else is asked where."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`minirft data export --to verl`: what verl reads from the files is what our policy gets, and scores as we score."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

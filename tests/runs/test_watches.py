@@ -1,7 +1,5 @@
 """The coordinate check where it is needed: in evaluations and in training that earns nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

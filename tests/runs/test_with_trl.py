@@ -1,7 +1,5 @@
 """`minirft train --engine trl`: the same run on TRL's trainer, by one process and by two."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -6,8 +6,6 @@ On a fixed rollout a step's gradient is taken; then the command line trains 20 s
 `split` the weights are split by FSDP 2, and the command line trains 2 steps.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """Figures of the policy: the order of patches, who sees whom, and bars that add up."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from PIL import Image

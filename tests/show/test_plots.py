@@ -1,7 +1,5 @@
 """Figures of one call: heights, places, colours and legends are the data's."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

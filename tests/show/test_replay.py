@@ -1,7 +1,5 @@
 """The replay: its script recomputes what minirft.advantages computes, and the page asks nobody for anything."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Figures of the experiments: the numbers drawn are the numbers given, and a board half done gives what is there."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Rollout browser, reward lab and dashboard: what a click changes, and that the numbers shown are the right ones."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time

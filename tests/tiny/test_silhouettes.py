@@ -1,7 +1,5 @@
 """Box to mask on the tiny world: true masks against geometry, the segmenter against true masks and made pictures."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The embedded world: what is drawn is what is asked, what is asked can be said, and the base is what its card says."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator

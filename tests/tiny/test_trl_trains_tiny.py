@@ -1,7 +1,5 @@
 """The embedded folder is a real Qwen2-VL: TRL's own GRPO trainer can train it."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

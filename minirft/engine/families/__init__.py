@@ -6,8 +6,6 @@ language model, window attention inside the tower).  All other models, and layer
 are refused by name, because a packed pass over them could give wrong results without an error.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass

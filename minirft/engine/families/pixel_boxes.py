@@ -5,8 +5,6 @@ answer are converted to pixels before the model reads them, and a sampled answer
 other code has pixels.  Both conversions give whole numbers, so no side moves by more than half a unit.
 """
 
-from __future__ import annotations
-
 import re
 
 from minirft import UserError

@@ -3,8 +3,6 @@
 The tower's MLP has the same layer names as the language model's, so LoRA must choose one of the two parts.
 """
 
-from __future__ import annotations
-
 from minirft.engine.families import Family
 
 FAMILY = Family(

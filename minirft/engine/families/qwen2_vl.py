@@ -1,7 +1,5 @@
 """Qwen2-VL, 2B and 7B, has picture tokens of 28 x 28 pixels, a tower with full attention, and boxes in thousandths."""
 
-from __future__ import annotations
-
 from minirft.engine.families import Family
 
 FAMILY = Family(

@@ -5,8 +5,6 @@ language model.  These levels are stored next to the embedding of their token, (
 text token, so they are cached, packed, padded and given a gradient with the embeddings.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

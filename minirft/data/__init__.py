@@ -15,5 +15,6 @@ if TYPE_CHECKING:
     from minirft.data.shots import is_present, k_shot_of_stream, write_split
     from minirft.data.summary import summarise, warnings
     from minirft.data.tables import category_names
+    from minirft.samples import step_seed
 
 __getattr__, __all__ = lazily(__name__)

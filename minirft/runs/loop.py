@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from minirft import as_user_error
-from minirft.data import Feed, Screening, validation
+from minirft.data import Feed, Screening, step_seed, validation
 from minirft.evaluation import metrics
 from minirft.policy import Policy
 from minirft.runs.config import GRPOConfig
@@ -22,7 +22,7 @@ from minirft.runs.folder import HELD_OUT, Row, Run, export
 from minirft.runs.log import read_log
 from minirft.runs.watches import FailedRewards, FrameWatch, IdleWatch, frame_warning
 from minirft.sampler import sample_groups
-from minirft.samples import Sample, step_seed
+from minirft.samples import Sample
 
 DoStep = Callable[[list[Sample], int], tuple[Row, list[Row]]]
 

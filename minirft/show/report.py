@@ -205,14 +205,13 @@ def interval(block: Row, key: str) -> str:
 def _figures(data: ReportData, blocks: Mapping[str, Row], tiles: list[str], keys: Mapping[str, Any]) -> dict[str, str]:
     """Draw the figures that have data, as data URLs."""
     asked = [of[:PICTURES] for of in (data.samples, data.before_texts, data.after_texts)]
-    missed = [(sample, text, f"{score:.2f}: {sample.category}", {}) for sample, text, score in data.misses]
     figures = {
         "bars": tiles and metric_bars(blocks, tiles[:5]),
         "training": keys["train"] and curves(data.runs, keys["train"]),
         "held_out": keys["eval"] and curves(data.runs, keys["eval"], kind="eval"),
         "pictures": data.samples and before_after(*asked),
         "calibration": data.levels and calibration(data.levels),
-        "misses": data.misses and answer_grid(missed),
+        "misses": data.misses and answer_grid([(s, text, f"{x:.2f}: {s.category}", {}) for s, text, x in data.misses]),
         "group": data.group and group_panel(data.group),
     }
     return {name: _data_url("png", png(figure)) for name, figure in figures.items() if figure}

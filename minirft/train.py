@@ -8,6 +8,8 @@ Deviations from the released code: completions are packed behind a shared prompt
 adapter switched off (or a frozen copy); prompts are never truncated; a step that is not finite stops the run.
 """
 
+from __future__ import annotations
+
 import time
 from collections import Counter
 from collections.abc import Iterator

@@ -9,6 +9,8 @@ polygon; cIoU is reported beside gIoU; an answer that is no box gets an empty ma
 not.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """This module resamples the questions, and makes those intervals that contain the truth as often as their level."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

@@ -10,6 +10,8 @@ in 91% of simulated experiments, and a t interval over the seeds in 94% (`docs/i
 intervals are computed, and a difference is significant only if both exclude zero.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,6 +5,8 @@ coordinate system; the models answer in `MODEL`, 0-1000 along both axes.  IoU do
 so rewards stay in the model frame.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -11,6 +11,8 @@ that a miss costs as much as a false alarm, pays a right abstention in full, and
 an inverted box is malformed.  The paper does not define how boxes are matched, so both usual ways are here.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

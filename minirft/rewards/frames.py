@@ -16,6 +16,8 @@ The fit of an answer is Σ IoU / max(n_pred, n_true) over the best matching.  On
 is about a batch: another frame is reported only if its mean fit is clearly better.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

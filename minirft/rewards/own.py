@@ -12,6 +12,8 @@ A function that raises, does not return numbers, or runs too long must not stop 
 reason, and `train.grpo_step` leaves the whole group out, because an advantage compares all completions of a group.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import importlib.util

@@ -8,6 +8,8 @@ Deviation: the presence question is our own.  The paper's two-stage detection ha
 is in the picture, but its text was not released.
 """
 
+from __future__ import annotations
+
 import math
 import tomllib
 from collections.abc import Sequence

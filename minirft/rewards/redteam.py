@@ -8,6 +8,8 @@ Some shares cannot be 0: a blind `No Objects` is right for every absent category
 with that label.  This is the base rate of the questions, not an exploit.
 """
 
+from __future__ import annotations
+
 import math
 import re
 import tomllib

@@ -4,6 +4,8 @@ True boxes are dashed black on white and predicted boxes are solid vermilion, so
 The label of a predicted box is its confidence and, when it is matched (highest confidence first, IoU >= .5), its IoU.
 """
 
+from __future__ import annotations
+
 import io
 import textwrap
 from collections.abc import Sequence

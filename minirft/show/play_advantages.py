@@ -1,5 +1,7 @@
 """The advantage playground: sliders for the rewards of a group, and their advantages under each way of scaling."""
 
+from __future__ import annotations
+
 import ipywidgets
 import numpy as np
 import torch

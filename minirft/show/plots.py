@@ -6,6 +6,8 @@ on) go to matplotlib's `Axes.set` of every panel; a mapping has one value for ea
 panels and one entry in the legend; an empty name, or a name that begins with "_", has no entry.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

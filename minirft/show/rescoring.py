@@ -5,6 +5,8 @@ x then changes by η Cov(A, x).  `pushes` returns that covariance within the gro
 behaviours of different units can be compared.  Later training also depends on what the policy can vary.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,6 +5,8 @@ the box that differ from it, keep one object.  Deviation: SAM's mask may leave t
 that cuts an object loses the part outside.  `true_mask` gives the mask to compare with.
 """
 
+from __future__ import annotations
+
 import re
 
 import numpy as np

@@ -116,11 +116,9 @@ browser:
 	@$(MAKE) --no-print-directory setup STAMP=$(VENV)/.installed-browser EXTRAS=notebook,test,browser
 	$(UNIT) $(STRICT) -m browser tests/test_browser.py tests/test_report_page.py
 
-# Every module by its name: pdoc follows __all__ of a room, which names no files.
-MODULES = $(shell find minirft -name "*.py" ! -name __main__.py | sed "s,/__init__,,; s,\.py$$,,; s,/,.,g" | sort)
 docs: setup-docs
 	$(BIN)/sphinx-build --quiet -W -d docs/_site/doctrees -c docs . docs/_site/html
-	$(BIN)/python -W error::UserWarning:pdoc.doc_types -W error::RuntimeWarning:pdoc.extract -m pdoc --output-directory docs/_site/html/api $(MODULES)
+	$(BIN)/python -W error::UserWarning:pdoc.doc_types -W error::RuntimeWarning:pdoc.extract docs/api_pages.py docs/_site/html/api
 	@echo "docs/_site/html/index.html"
 
 .PHONY: setup-docs

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urldefrag
@@ -195,3 +196,14 @@ def test_search_knows_the_words(site: Path):
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     assert all(f'"{word}"' in index or f"{word}:" in index for word in ("degener", "advantag", "entropi"))
     assert (site / "search.html").exists() and (site / "api" / "search.js").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ["minirft", "minirft.rewards", "minirft.cost"])
+def test_a_room_shows_what_it_exports(site: Path, room: str):
+    """A page of a package without a word about its names, because each is imported at its first use."""
+    page = site / "api" / f"{room.replace('.', '/')}.html"
+    ids, exported = Links(page).ids, import_module(room).__all__
+    own_pages = {name for name in exported if (page.with_suffix("") / f"{name}.html").exists()}
+    assert exported and set(exported) - ids - own_pages == set()
+    assert not re.search(r"<empty>|not resolve", page.read_text(encoding="utf-8"))

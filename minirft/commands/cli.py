@@ -56,7 +56,7 @@ def run(command: Callable[[list[str]], None], args: list[str]) -> int:
         print(f"minirft: the package {error.name} is missing: pip install {error.name}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"minirft: {stop or 'stopped'}", file=sys.stderr)
+        print(f"minirft: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the program that reads our output has ended, as in `minirft score ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -114,16 +114,20 @@ def write_page(summary: dict[str, Any], out: Path, samples: list[Sample], before
 
 
 def headline(summary: dict[str, Any]) -> str:
-    """Return the summary as a small table.
+    """Return the summary as a small table, with the meaning of each row below it.
 
     >>> block = {"ap50_pooled": 0.25, "n": 300}
     >>> print(headline({"before": block, "after": {"ap50_pooled": 0.5}, "sft": block}))
     300 questions         before     RFT     SFT
     ap50_pooled            0.250   0.500   0.250
+    <BLANKLINE>
+    ap50_pooled: AP at IoU .50 of all boxes in one ranking, whatever their category; compared between runs
     """
+    meanings = [""]
     lines = [f"{summary['before']['n']} questions".ljust(20) + f"{'before':>8}{'RFT':>8}{'SFT':>8}"]
     for key in HEADLINE:
         values = [summary[block].get(key) for block in ("before", "after", "sft")]
         if any(value is not None for value in values):
             lines.append(f"{key:<20}" + "".join(f"{'-' if v is None else format(v, '.3f'):>8}" for v in values))
-    return "\n".join(lines)
+            meanings.append(f"{key}: {runs.METRICS[key]}")
+    return "\n".join(lines + meanings)

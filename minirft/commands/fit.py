@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from minirft import UserError, as_user_error, cost, engine, runs
 from minirft.commands.flags import Switch, parse_config
@@ -44,8 +43,7 @@ def config_and_flags(args: list[str]) -> tuple[str, list[str]]:
         return BASE, args
     name, rest = args[0], args[1:]
     try:
-        if not (Path(name) / "config.toml").is_file():
-            runs.find_config(name)
+        runs.find_config(name)
         return name, args
     except UserError as no_config:
         with as_user_error(f"{no_config}; {{why}}", UserError):

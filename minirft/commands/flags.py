@@ -114,6 +114,8 @@ def print_result(result: Any, as_json: bool, indent: str = "", beside: Any = Non
             if name.endswith("_by_category") and None in value.values():
                 print(f"{indent}  -: the category is in no held-out picture, so it has no AP")
         else:
+            if isinstance(value, list):  # an interval
+                value = " to ".join(f"{end:.3f}" for end in value)
             shown = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else value
             base = f"  (base {other:.3f})" if isinstance(other, float) else ""
             print(f"{indent}{name:<20} {shown}{base}")

@@ -115,16 +115,18 @@ def _held_out_of_tiny(config: Any, stream: int) -> list[Sample]:
 
 
 def _part(wanted: str, parts: Collection[str]) -> str:
-    """Return the part to evaluate on: `wanted`, or val if there is no test part, or train if there are no parts.
+    """Return the part to evaluate on: `wanted`; if there is no test part val, and if there is no val part either train.
 
-    >>> _part("test", ["train", "test"]), _part("test", ["train", "val"]), _part("test", [])
-    ('test', 'val', 'train')
+    >>> _part("test", ["train", "test"]), _part("test", ["train", "val"]), _part("test", ["train"]), _part("val", [])
+    ('test', 'val', 'train', 'train')
     """
-    if wanted in parts or not parts:
-        return wanted if parts else "train"
+    if wanted in parts:
+        return wanted
     if wanted == "test" and "val" in parts:
         report("there is no test part: the val part is held out")
         return "val"
+    if wanted == "test" or not parts:
+        return "train"
     raise UserError(f"data.eval_part = {wanted!r}: this data has the parts {', '.join(parts)}; name one of them")
 
 

@@ -194,7 +194,7 @@ def _rules(c: GRPOConfig) -> Iterator[Rule]:
 
 
 def load_config(source: str | Path) -> GRPOConfig:
-    """Read the configuration in a TOML file; `source` is its path or the name of a shipped one.
+    """Read the configuration in a TOML file; `source` is its path, the folder of a run, or a shipped name.
 
     Raises `UserError` for a missing file, wrong syntax (with the line), an unknown key (with the nearest right
     one), a wrong type, or a value that cannot work.
@@ -208,11 +208,11 @@ def load_config(source: str | Path) -> GRPOConfig:
 
 
 def find_config(source: str | Path) -> Path:
-    """Return the TOML file that `source` names: a path, or a shipped configuration without its ending."""
-    for path in (SHIPPED / f"{source}.toml", Path(source)):
+    """Return the TOML file that `source` names: a path, the folder of a run, or a shipped file without its ending."""
+    for path in (SHIPPED / f"{source}.toml", Path(source), Path(source) / "config.toml"):
         if path.is_file():
             return path
     names = sorted(file.stem for file in SHIPPED.glob("*.toml"))
     near = difflib.get_close_matches(str(source), names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"no config {source}: {hint}give a TOML file or one of {', '.join(names)}")
+    raise UserError(f"no config {source}: {hint}give a TOML file, the folder of a run, or one of {', '.join(names)}")

@@ -90,7 +90,7 @@ def test_the_flags_of_the_contract(capsys: pytest.CaptureFixture[str]):
         ("train tiny_detection --group-size 1", "group_size = 1"),
         ("train tiny_detection --temperature 0", "temperature = 0"),
         ("train --resume nowhere", "no config nowhere"),
-        ("eval nowhere", "no config nowhere"),
+        ("eval nowhere", "no config nowhere: give a TOML file, the folder of a run, or one of"),
         ("score --task detection nowhere.jsonl", "cannot read nowhere.jsonl"),
         ("score nowhere.jsonl", "--task"),
         ("audit --task counting", "counting"),

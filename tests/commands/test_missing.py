@@ -44,6 +44,13 @@ def test_bitsandbytes_is_wanted_for_few_bits_only(miniature: Path, monkeypatch: 
         assert not any(str(node.module).startswith("bitsandbytes") for node in top), path
 
 
+def test_a_stop_while_loading_has_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """`minirft: ` and nothing more after Ctrl-C while torch or a model loads."""
+    monkeypatch.setitem(COMMANDS, "version", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["version"]) == 130
+    assert capsys.readouterr().err == "minirft: stopped\n"
+
+
 def test_a_package_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """A traceback for a half-finished installation; and a mistake in this package taken for one."""
 

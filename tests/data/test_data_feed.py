@@ -152,6 +152,22 @@ def test_what_was_not_drawn_can_be_held_out(tmp_path):
     assert "containing a pet" in left[0].problem
 
 
+def test_a_set_with_a_train_part_only_is_evaluated_on_the_rest(tmp_path):
+    """Catches a YOLO set whose data.yaml names no val: trained on, and then nothing to evaluate on."""
+    for i in range(6):
+        picture(tmp_path / "images" / f"{i}.png", (20 + i, 10))
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / f"{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [mug]\n")
+    data = DataConfig(kind="yolo", folder=tmp_path, shots=2, negatives=0.0)
+    trained, left = training_set(data), held_out(GRPOConfig(data=data))
+    assert (len(trained), len(left)) == (2, 4) and not {s.image for s in trained} & {s.image for s in left}
+    with pytest.raises(UserError, match=r"training uses every picture.*set data\.eval_folder"):
+        held_out(GRPOConfig(data=replace(data, shots=0)))
+    with pytest.raises(UserError, match="'val': this data has the parts train; name one of them"):
+        held_out(GRPOConfig(data=replace(data, eval_part="val")))
+
+
 def test_reasonseg_has_two_parts_to_evaluate_on(tmp_path):
     """Catches val figures reported as test."""
     for part in ("train", "val", "test"):

@@ -149,6 +149,12 @@ def test_missing_config_names_the_nearest():
         load_config("tiny_detecton")
 
 
+def test_the_folder_of_a_run_is_a_config(tmp_path: Path):
+    """`minirft demo --config runs/mine` refused as "no config", with the advice to give the folder of a run."""
+    written(tmp_path, "steps = 7").rename(tmp_path / "config.toml")
+    assert load_config(tmp_path).steps == 7
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -3,8 +3,6 @@
 pdoc shows only what a package holds already, and `minirft.lazily` imports a name at its first use: this is that use.
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from importlib import import_module

@@ -16,8 +16,11 @@ if __name__ == "__main__":
     files = [path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "minirft").rglob("*.py"))]
     names = [".".join(path.parts).removesuffix(".__init__") for path in files if path.name != "__main__"]
     for module in map(import_module, names):
-        for name in getattr(module, "__all__", ()):
-            setattr(module, name, getattr(module, name))
+        for name in list(getattr(module, "__all__", ())):
+            value = getattr(module, name)
+            setattr(module, name, value)
+            if isinstance(value, type) and not value.__module__.startswith("minirft"):
+                module.__all__.remove(name)  # a class of another library: its text links to what is not on the page
     # A file that its package exports by name comes twice: with the package, and by itself.
     warnings.filterwarnings("ignore", "The module specification .* adds a module named")
     pdoc.pdoc(*names, output_directory=Path(sys.argv[1]))

@@ -52,7 +52,8 @@ def load_grounding(data: DataConfig, source: Path, part: str, findings: Findings
             image, turn = picture["picture"], picture["turn"]
             samples.append(Sample(name, image, "grounding", problem, solution, row.instruction, upright=turn))
     if not samples:
-        raise UserError(f"{source} has no row with a question and one box; check data.annotations and data.task")
+        why = f"; the first bad row: {next(iter(findings.bad))}" if findings.bad else ""
+        raise UserError(f"{source} has no row with a question and one box; check data.annotations and data.task{why}")
     return samples
 
 

@@ -327,6 +327,17 @@ def test_units_that_the_numbers_contradict(tmp_path, declared, box, advice):
     assert parse("grounding", training_set(jsonl(tmp_path, rows, box_format=right))[0].solution).tolist() == CAT[0]
 
 
+@pytest.mark.parametrize(
+    ("row", "why"), [('{"image": "1.jpg", "box": [1, 2, 3, 4]}', "no question"), ("{", "Expecting")]
+)
+def test_a_file_of_bad_grounding_rows_says_why(tmp_path, row, why):
+    """Catches "has no row with a question and one box" for a misnamed column or broken JSON, without the reason."""
+    (tmp_path / "rows.jsonl").write_text(row)
+    data = DataConfig(kind="jsonl", task="grounding", annotations=tmp_path / "rows.jsonl")
+    with pytest.raises(UserError, match=f"has no row with .*; the first bad row: .*rows.jsonl: row 1 is .*{why}"):
+        training_set(data)
+
+
 def test_bad_grounding_rows_cost_themselves(tmp_path):
     """Catches a torn line, a row about arithmetic, two pictures or an inverted box that stops the run."""
     good = [ROWS["VLM-R1 REC"] | {"image": f"{i % 4}.png"} for i in range(96)]

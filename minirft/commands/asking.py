@@ -82,7 +82,9 @@ def find_pictures(names: Sequence[str]) -> list[Path]:
             files = [path] if path.exists() else sorted(map(Path, glob.glob(name, recursive=True)))
         files = [file for file in files if not file.name.endswith(DRAWN) and not file.is_dir()]
         if not files and (path.is_dir() or any(mark in name for mark in "*?[")):
-            raise UserError(f"no picture in {name}; pictures end in {', '.join(SUFFIXES)}")
+            raise UserError(
+                f"no picture in {name} (its subfolders are not searched); they end in {', '.join(SUFFIXES)}"
+            )
         paths |= dict.fromkeys(files or [path])  # a missing file gets an answer with a failure later
     return list(paths)
 

@@ -108,7 +108,7 @@ def print_result(result: Any, as_json: bool, indent: str = "", beside: Any = Non
         return
     for name, value in result.items():
         other = (beside or {}).get(name)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             print(f"{indent}{name}")
             print_result(value, False, indent + "  ", other)
             if name.endswith("_by_category") and None in value.values():
@@ -116,6 +116,6 @@ def print_result(result: Any, as_json: bool, indent: str = "", beside: Any = Non
         else:
             if isinstance(value, list):  # an interval
                 value = " to ".join(f"{end:.3f}" for end in value)
-            shown = "-" if value is None else f"{value:.3f}" if isinstance(value, float) else value
+            shown = "-" if value in (None, {}) else f"{value:.3f}" if isinstance(value, float) else value
             base = f"  (base {other:.3f})" if isinstance(other, float) else ""
             print(f"{indent}{name:<20} {shown}{base}")

@@ -173,7 +173,9 @@ def _box(row: Row, picture: Row | None, key: tuple[Any, str | None], findings: F
     if row.get("problem"):
         return str(row["problem"])
     if name is None:
-        return f"is of category {row['category_id']!r}, which 'categories' does not list; repair the row"
+        return (
+            f"is of category {row['category_id']!r}, which 'categories' (in YOLO 'names') does not list; repair the row"
+        )
     if picture is None:
         other = f" (it has {near!r})" if near is not None else ""
         return f"is of image {row['image_id']!r}, which 'images' does not list{other}; repair or remove the row"

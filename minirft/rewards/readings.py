@@ -134,7 +134,7 @@ def _check_options(task: Task, variant: Variant, options: Mapping[str, Any]) -> 
     if task not in get_args(Task):
         raise UserError(f"no task called {task!r}; use {', '.join(get_args(Task))}")
     if variant not in get_args(Variant):
-        raise UserError(f"no reading called {variant!r}; use strict, paper or official")
+        raise UserError(f"no reading called {variant!r}; use strict, paper or official, or your own as FILE.py:NAME")
     known = {field.name for field in fields(STRICT)} if task == "detection" and variant != "official" else set()
     if unknown := set(options) - known:
         takes = f"takes {', '.join(sorted(known))}" if known else "takes no options"

@@ -36,7 +36,9 @@ def run_steps(run: Run, steps: int, feed: Feed, do_step: DoStep, progress: bool,
     """
     config = run.config
     shape = "{n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
-    bar = tqdm(total=steps, initial=run.step, disable=not progress, dynamic_ncols=True, bar_format=shape)
+    # Without smoothing, the time left comes from the mean of all steps, and an evaluation does not make it jump.
+    look = {"dynamic_ncols": True, "bar_format": shape, "smoothing": 0}
+    bar = tqdm(total=steps, initial=run.step, disable=not progress, **look)
     with contextlib.ExitStack() as at_end, bar, _interrupts() as interrupted:
         at_end.callback(run.lock.release, force=True)
         questions = validation(config, screening) if config.eval_every else []  # read once: a file can take a minute

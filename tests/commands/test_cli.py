@@ -94,6 +94,7 @@ def test_the_flags_of_the_contract(capsys: pytest.CaptureFixture[str]):
         ("score --task detection nowhere.jsonl", "cannot read nowhere.jsonl"),
         ("score nowhere.jsonl", "--task"),
         ("audit --task counting", "counting"),
+        ("audit rewards.py --task detection", "FILE.py:NAME"),
         ("export nowhere", "nowhere holds no run"),
         ("demo --sed 3", "did you mean --seed?"),
     ],

@@ -161,7 +161,7 @@ def test_predict_prints_rows_of_the_contract(photos: Path, tmp_path: Path, capsy
     assert find_pictures([str(photos / "*.png"), str(photos)]) == [
         photos / name for name in ("a.png", "b.PNG", "c.jpg")
     ]
-    with pytest.raises(UserError, match="no picture in"):
+    with pytest.raises(UserError, match="subfolders are not searched"):
         find_pictures([str(out)])
 
 

@@ -1,4 +1,4 @@
-"""This module turns annotations in the format of COCO or LVIS into samples: a question for each category in a picture.
+"""This module turns COCO-format annotations into samples: one question for each category in a picture.
 
     instances.json    {"images": [{"id", "file_name", "width", "height"}, ...], "categories": [{"id", "name"}, ...],
                        "annotations": [{"image_id", "category_id", "bbox": [x, y, width, height]}, ...]}
@@ -12,19 +12,6 @@ Deviations from COCO.  A solution contains no crowd regions, because "detect all
 If a picture shows a category only as a crowd, there is no question about it there, neither as present nor absent.  The
 boxes of a solution are rounded to whole units of the model's frame, a thousandth of the picture.  `Sample.exact` keeps
 boxes and crowds as they are in the file, except that some are clipped to the picture; evaluation uses `Sample.exact`.
-
-LVIS v1 has COCO's pictures with 1,203 categories, and each picture is annotated for some of them:
-
-    lvis_v1_train.json    a COCO file, but "images" have "coco_url" instead of "file_name", and
-                          "neg_category_ids": categories verified to be absent
-                          "not_exhaustive_category_ids": present, but perhaps not every object has a box
-    images/
-      train2017/000000391895.jpg    the end of the "coco_url"
-      val2017/...                   the validation file uses pictures of both folders
-
-All questions have a known true answer.  An absent question is drawn from `neg_category_ids` alone, because
-any other category without boxes may be in the picture.  Where the boxes are not exhaustive, the question "detect all"
-is not asked, but "is there one" is.  Category names are used exactly as in the file, with underscores (horse_buggy).
 """
 
 from collections.abc import Collection
@@ -38,14 +25,12 @@ from minirft import UserError
 from minirft.data import tables
 from minirft.data.checks import choose, find_picture, usable
 from minirft.data.findings import UPRIGHT, Findings
+from minirft.data.lvis import listed
 from minirft.data.questions import question as ask
 from minirft.data.settings import DataConfig
-from minirft.data.tables import FIELDS, Box, Key, Pairs, Row, Tables
+from minirft.data.tables import Box, Key, Pairs, Row, Tables
 from minirft.rewards import MODEL, convert, pixels, prompts
 from minirft.samples import Sample, TrueBoxes
-
-LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
-LVIS_FIELDS = FIELDS | {"images": ("id", "coco_url", *LISTS)}
 
 
 def samples_of_tables(
@@ -162,46 +147,3 @@ def _sample(
         solution = prompts.detection_solution(convert(exact.boxes, frame, MODEL).clip(0, MODEL.width))
     problem = ask(data.task, name, data.question)
     return Sample(sample_id(key), image, data.task, problem, solution, name, exact=exact, upright=upright)
-
-
-# ------------------------------------------------------------------ LVIS
-
-
-def lvis_tables(data: DataConfig, source: Path, part: str, findings: Findings) -> Tables:
-    """Read the tables of an LVIS v1 file and name its pictures as COCO does.
-
-    >>> lvis_tables(DataConfig("lvis"), Path("nowhere.json"), "train", Findings())
-    Traceback (most recent call last):
-    minirft.UserError: no file nowhere.json; give a COCO-format file in data.annotations
-    """
-    found = tables.coco_tables(data, source, part, findings, LVIS_FIELDS)
-    names = tables.category_names(found, source)
-    images = [image for row in found["images"] if (image := _with_file(row, names, findings)) is not None]
-    return found | {"images": images}
-
-
-def _with_file(row: Row, names: dict[Any, str], findings: Findings) -> Row | None:
-    """Return the picture's row with the `file_name` at the end of its URL, or None, with a report, if it is invalid.
-
-    >>> url = "http://images.cocodataset.org/train2017/000000391895.jpg"
-    >>> row = {"id": 1, "at": ("lvis.json", "images[0]"), "coco_url": url, **{name: [] for name in LISTS}}
-    >>> _with_file(row, {}, Findings())["file_name"]
-    'train2017/000000391895.jpg'
-    """
-    with findings.losing(*row["at"], [f"{row['id']}:"]):
-        parts = row["coco_url"].split("/")[-2:] if isinstance(row["coco_url"], str) else []
-        if len(parts) < 2 or not all(parts) or ".." in parts:
-            raise UserError(f"has coco_url {row['coco_url']!r}, which does not end in FOLDER/FILE; repair the row")
-        for field in LISTS:
-            unknown = [i for i in row[field] if i not in names] if isinstance(row[field], list) else row[field]
-            if unknown != []:
-                raise UserError(f"has {field} {unknown!r}, which 'categories' does not list; repair the row")
-        return {**row, "file_name": "/".join(parts)}
-    return None
-
-
-def listed(pictures: dict[Any, Row], field: str, names: dict[Any, str], chosen: list[str]) -> dict[Key, None]:
-    """Return the pairs (picture, chosen category) that a field of the pictures lists."""
-    wanted = set(chosen)
-    pairs = [(picture, names[i]) for picture, row in pictures.items() for i in row[field] if names[i] in wanted]
-    return dict.fromkeys(pairs)

@@ -13,8 +13,9 @@ import numpy as np
 from minirft import UserError
 from minirft.data.checks import choose
 from minirft.data.findings import report
+from minirft.data.identity import without_pictures_of
 from minirft.data.questions import together
-from minirft.data.screening import Screening, redraw, without_pictures_of
+from minirft.data.screening import Screening, redraw
 from minirft.data.settings import DataConfig, evaluation_data
 from minirft.data.shots import k_shot, k_shot_of_stream, of_split, read_split
 from minirft.samples import Sample, step_seed

@@ -5,12 +5,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from minirft import UserError
-from minirft.data.coco import lvis_tables, samples_of_tables
+from minirft.data.coco import samples_of_tables
 from minirft.data.conversations import jsonl_tables, load_grounding
 from minirft.data.findings import Findings, settle
 from minirft.data.fine_grained import load_fine_grained
 from minirft.data.folder import load_folder, parts_of_folder
 from minirft.data.hub import hub_samples, hub_tables, parts_of_set
+from minirft.data.lvis import lvis_tables
 from minirft.data.questions import question
 from minirft.data.reasonseg import load_reasonseg
 from minirft.data.settings import BOXES, FAMILY, DataConfig

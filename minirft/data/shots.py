@@ -15,7 +15,7 @@ import numpy as np
 
 from minirft import UserError, as_user_error
 from minirft.data.findings import Findings, report
-from minirft.data.screening import picture_keys
+from minirft.data.identity import picture_keys
 from minirft.rewards import Detections, parse_solution
 from minirft.samples import Sample
 

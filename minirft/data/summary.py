@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minirft.data.screening import key, picture_keys
+from minirft.data.identity import picture_keys
+from minirft.data.screening import key
 from minirft.data.shots import is_present
 from minirft.rewards import true_boxes
 from minirft.samples import Sample

@@ -126,7 +126,7 @@ def test_an_undefined_number_is_a_dash(capsys: pytest.CaptureFixture[str]):
 
 
 def test_an_interval_has_three_digits(capsys: pytest.CaptureFixture[str]):
-    """`ap50_pooled [0.01351941115164148, 0.2310701805474666]` below numbers of three digits; a heading above nothing."""
+    """`ap50_pooled [0.01351941115164148, 0.2310701805474666]` below numbers of three digits; `ci` above nothing."""
     print_result({"ci": {"ap50_pooled": [0.01351941115164148, 0.2310701805474666]}}, False)
     print_result({"ci": {}}, False)
     assert capsys.readouterr().out == f"ci\n  ap50_pooled          0.014 to 0.231\n{'ci':<20} -\n"

@@ -404,15 +404,15 @@ def test_shots_are_different_pictures(tmp_path):
 
 def test_only_files_of_one_size_are_read(tmp_path, monkeypatch):
     """Catches a large set whose every picture is read to find out that all differ."""
-    from minirft.data import screening
+    from minirft.data import identity
 
     for i in range(6):
         (tmp_path / f"{i}.png").write_bytes(b"x" * (i + 1) + b"y" * (i == 5))
     (tmp_path / "copy.png").write_bytes((tmp_path / "3.png").read_bytes())
     read = []
-    monkeypatch.setattr(screening, "picture_digest", lambda path: read.append(path.name) or path.read_bytes())
+    monkeypatch.setattr(identity, "picture_digest", lambda path: read.append(path.name) or path.read_bytes())
     names = [*(f"{i}.png" for i in range(6)), "copy.png"]
-    keys = screening.picture_keys([Sample(n, tmp_path / n, "presence", "?", "") for n in names])
+    keys = identity.picture_keys([Sample(n, tmp_path / n, "presence", "?", "") for n in names])
     assert read == ["3.png", "copy.png"] and keys[3] == keys[6] and len(set(keys)) == 6
 
 
@@ -427,7 +427,7 @@ def test_settings_are_not_chosen_on_the_test_questions():
 def test_a_row_with_the_same_picture_is_not_held_out(tmp_path):
     """Catches a question about a picture that is trained on, in another row of a published set."""
     datasets = pytest.importorskip("datasets")
-    from minirft.data.screening import picture_digest
+    from minirft.data.identity import picture_digest
 
     rows = []
     for i in range(12):

@@ -4,8 +4,8 @@ A part is a generator of named cases.  A case is a function that returns a row f
 The same code runs on a CPU, with None for numbers that need a card.
 
 Steps of ours and of TRL are timed in turns and split into the same phases.  Both train adapters of rank 16 on a frozen
-4-bit model with gradient checkpointing, in float32; TRL runs without vLLM.  The clock
-waits for the card at every change of phase, which costs both the same few microseconds.
+4-bit model with gradient checkpointing, in float32; TRL runs without vLLM.  The clock waits for the card at every
+change of phase, which costs both the same few microseconds.
 """
 
 import gc

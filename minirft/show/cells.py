@@ -26,10 +26,12 @@ BINS = 10
 RING = {"marker": "o", "markersize": 12, "markerfacecolor": "none", "markeredgewidth": 2, "linestyle": ""}
 
 
-def answers_of(cells: Iterable[Cell], part: str, shots: int, test: str = "same") -> dict[str, list[str]]:
-    """Return method -> the answers that its cell of seed 1 kept, in the order of `FIRST`; without missing cells."""
+def answers_of(
+    cells: Iterable[Cell], part: str, shots: int, test: str = "same", methods: Sequence[str] = FIRST
+) -> dict[str, list[str]]:
+    """Return method -> the answers that its cell of seed 1 kept, in the order of `methods`; without missing cells."""
     tested = {method: tests[test] for method, tests in _tested(cells, part, shots) if "answers" in tests.get(test, ())}
-    return {method: list(tested[method]["answers"]) for method in FIRST if method in tested}
+    return {method: list(tested[method]["answers"]) for method in methods if method in tested}
 
 
 def _tested(cells: Iterable[Cell], part: str, shots: int) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -21,6 +21,11 @@ if __name__ == "__main__":
             setattr(module, name, value)
             if isinstance(value, type) and not value.__module__.startswith("minirft"):
                 module.__all__.remove(name)  # a class of another library: its text links to what is not on the page
+    for name in names[1:]:  # beside the names that a package exports, its page lists its files
+        package, _, file = name.rpartition(".")
+        exported = getattr(sys.modules[package], "__all__", [])  # without it, all files are listed anyway
+        if file not in exported:
+            exported.append(file)
     # A file that its package exports by name comes twice: with the package, and by itself.
     warnings.filterwarnings("ignore", "The module specification .* adds a module named")
     pdoc.pdoc(*names, output_directory=Path(sys.argv[1]))

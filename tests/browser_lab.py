@@ -70,6 +70,7 @@ window.notebook.activeCellIndex = arguments[0];
 const shown = arguments[1] ? cell.outputArea.node : cell.node;
 shown.style.scrollMarginTop = '8px';
 shown.scrollIntoView({block: 'start'});
+return shown.isConnected;
 """
 BROKEN = """
 const page = window.notebook.node, broken = [];
@@ -239,8 +240,11 @@ class Page:
         self.script(RUN, first, last)
 
     def output(self, cell: int) -> Any:
-        """What stands below a cell, scrolled into view, as a Selenium element."""
-        self.script(SCROLL, cell, True)
+        """What stands below a cell, scrolled into view, as a Selenium element.
+
+        JupyterLab takes cells that are far out of view off the page, and puts a cell back some time after it is chosen.
+        """
+        wait(lambda: self.script(SCROLL, cell, True), 30, f"cell {cell} is not on the page")
         return self.script(OUTPUT, cell)
 
     def read(self, cell: int, pattern: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from notebook_table import count_words, is_guard, is_hidden
 
 ROOT = Path(__file__).parents[1]
 DRAWS = re.compile(r"\b(axe?s|plt|figure|figs?)\.|\b(panels|plain_axes|legend_below|draw_answer|subplots?)\(|axes\[")
@@ -27,15 +28,6 @@ def notebook(path: Path) -> Any:
 
 def code(notebook: Any) -> list[Any]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def is_guard(cell: Any) -> bool:
-    return "guard" in cell.metadata.get("tags", [])
-
-
-def is_hidden(cell: Any) -> bool:
-    """Guards and solutions: a reader opens them, or not."""
-    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
 
 
 def lines_of(cells: list[Any]) -> list[str]:
@@ -82,9 +74,7 @@ def test_no_path_of_one_machine_and_no_pasted_pictures(path: Path, notebook: Any
 def test_readable_size(notebook: Any):
     """Too long for an evening, or too bare to understand without a lecture."""
     assert 25 <= sum(not is_guard(cell) for cell in notebook.cells) <= 45
-    # without formulas, code and links
-    spoken = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)", " ", prose(notebook), flags=re.S)
-    words = len(re.findall(r"[A-Za-z][A-Za-z'-]*", spoken))
+    words = count_words(prose(notebook))
     assert 600 <= words <= 1200, f"{words} words"
     visible = [cell for cell in code(notebook) if not is_guard(cell)]
     lines = [len(cell.source.splitlines()) for cell in visible]

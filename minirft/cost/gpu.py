@@ -127,7 +127,9 @@ def demo(device: str, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="minirft-demo-") as folder:
         command = [sys.executable, "-m", "minirft", *words, "--json", "--out", f"{folder}/demo"]
         try:
-            text = subprocess.check_output(command, env=os.environ | sees, stderr=subprocess.PIPE, timeout=seconds)
+            text = subprocess.check_output(
+                command, env=os.environ | sees, stderr=subprocess.PIPE, text=True, timeout=seconds
+            )
         except subprocess.SubprocessError as error:
             return row | {"error": one_line(error), "output": str(getattr(error, "stderr", ""))[-500:]}
     summary = json.loads(text)

@@ -73,7 +73,7 @@ class Phases:
 
 def clock(device: torch.device) -> tuple[float, float]:
     """Wait until `device` has done what was launched; return seconds of wall and of this process's processor time."""
-    torch.get_device_module(device).synchronize()
+    torch.get_device_module(device).synchronize(device)
     return time.perf_counter(), time.process_time()
 
 
